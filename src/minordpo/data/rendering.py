@@ -1,0 +1,180 @@
+"""`Pair` → text: the chat template applied, and where assistant turns begin and end in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import jinja2
+from transformers import PreTrainedTokenizerBase
+
+from minordpo.data.formats import Message, Pair
+from minordpo.errors import InputError
+
+
+class RowProblem(InputError):
+    """Why one row cannot be used; `minordpo.data.doctor` collects these over a whole source."""
+
+    def __init__(self, kind: str, message: str, *, tokens: int = 0):
+        super().__init__(message)
+        self.kind = kind  # for counting: "empty_response", "identical", "too_long", …
+        self.tokens = tokens  # of the prompt with the longer response, where the length is the problem
+
+
+@dataclass(frozen=True)
+class Response:
+    """A response in its context: the whole text, and where scored and unscored text alternate in it.
+
+    `cuts[0]` is the prompt's end, where the first scored stretch begins; the last cut is the text's end.
+    """
+
+    text: str
+    cuts: tuple[int, ...]
+
+    @property
+    def heads(self) -> list[str]:
+        """The text up to each cut but the last."""
+        return [self.text[:cut] for cut in self.cuts[:-1]]
+
+    @property
+    def around(self) -> str:
+        """The prompt's end and what follows it, for messages."""
+        cut = self.cuts[0]
+        return f"the prompt's end {self.text[max(0, cut - 15) : cut]!r} | {self.text[cut : cut + 15]!r}"
+
+    @property
+    def pieces(self) -> list[str]:
+        """The text between the cuts: scored, unscored, scored, …"""
+        return [self.text[a:b] for a, b in zip(self.cuts, self.cuts[1:], strict=False)]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A pair as text."""
+
+    prompt: str
+    chosen: Response
+    rejected: Response
+    is_chat: bool
+
+    @property
+    def texts(self) -> Iterable[str]:
+        """All that has to be tokenised."""
+        for response in (self.chosen, self.rejected):
+            yield response.text
+            yield from response.heads
+
+
+def render(pair: Pair, tokenizer: PreTrainedTokenizerBase) -> Rendered:
+    """The prompt and both responses as the model reads them.
+
+    Raises:
+        RowProblem: the row cannot be rendered, or the template does not say where its responses begin.
+        InputError: the tokenizer has no chat template, or no end-of-text token for plain text.
+    """
+    if isinstance(pair.prompt, list):
+        return _render_chat(pair, pair.prompt, tokenizer)
+    if not tokenizer.eos_token:
+        raise InputError(
+            f"the tokenizer {tokenizer.name_or_path!r} has no eos_token, but a plain-text response needs one "
+            "at its end. Set tokenizer.eos_token, or give the pairs as chat messages."
+        )
+    responses = {}
+    for name, text in (("chosen", pair.chosen), ("rejected", pair.rejected)):
+        assert isinstance(text, str)
+        if not text.removesuffix(tokenizer.eos_token).strip():
+            raise RowProblem("empty_response", f"the {name} response is empty")
+        whole = pair.prompt + text + ("" if text.endswith(tokenizer.eos_token) else tokenizer.eos_token)
+        responses[name] = Response(whole, (len(pair.prompt), len(whole)))
+    return Rendered(pair.prompt, responses["chosen"], responses["rejected"], is_chat=False)
+
+
+def _render_chat(pair: Pair, prompt: list[Message], tokenizer: PreTrainedTokenizerBase) -> Rendered:
+    if not tokenizer.chat_template:
+        raise InputError(
+            f"the tokenizer {tokenizer.name_or_path!r} has no chat template, but the pairs are chats. "
+            "Set tokenizer.chat_template (the instruct version of a model has one) or give the pairs as text."
+        )
+    if not prompt:
+        raise RowProblem("empty_prompt", "the prompt has no messages")
+    if prompt[-1]["role"] == "assistant":
+        # A prefill to continue, or a turn that is over? The data cannot say, and the tokens differ.
+        raise RowProblem(
+            "assistant_prompt",
+            "the prompt ends with an assistant message, but one that the assistant answers is needed. "
+            "Move that message to the beginning of both responses",
+        )
+    head = _apply_template(pair, prompt, tokenizer, asks=True)
+    chosen, rejected = (
+        _render_response(pair, prompt, head, name, tokenizer) for name in ("chosen", "rejected")
+    )
+    return Rendered(head, chosen, rejected, is_chat=True)
+
+
+def _render_response(
+    pair: Pair, prompt: list[Message], head: str, name: str, tokenizer: PreTrainedTokenizerBase
+) -> Response:
+    """The rendering up to the end of the last assistant turn, cut where assistant turns begin and end."""
+    response: list[Message] = getattr(pair, name)
+    turns = [i for i, message in enumerate(response) if message["role"] == "assistant"]
+    if not any(_says_something(response[i]) for i in turns):
+        raise RowProblem("empty_response", f"the {name} response is empty")
+    if turns[0] != 0:
+        role = response[0]["role"]
+        raise RowProblem(
+            "response_role",
+            f"the {name} response begins with a message of {role!r}, but an assistant's is needed",
+        )
+    response = response[: turns[-1] + 1]
+    whole = _apply_template(pair, prompt + response, tokenizer)
+    cuts: list[int] = []
+    for i in turns:
+        before = head if i == 0 else _apply_template(pair, prompt + response[:i], tokenizer, asks=True)
+        last = i == turns[-1]
+        after = whole if last else _apply_template(pair, prompt + response[: i + 1], tokenizer)
+        what = f"the {name} response" if i == 0 else f"message {i + 1} of the {name} response"
+        _check_prefix(before, whole, f"what stands before {what}" if i else f"the prompt before {what}")
+        _check_prefix(after, whole, f"{what} as the last turn")
+        cuts += [len(before), len(after)]
+    return Response(whole, tuple(cuts))
+
+
+def _says_something(message: Message) -> bool:
+    """Whether an assistant message holds content, thoughts or tool calls."""
+    values = [value for key, value in message.items() if key not in ("role", "name")]
+    return any(bool(value.strip()) if isinstance(value, str) else bool(value) for value in values)
+
+
+def _apply_template(
+    pair: Pair, messages: list[Message], tokenizer: PreTrainedTokenizerBase, *, asks: bool = False
+) -> str:
+    """The messages as text, with the generation prompt behind them if `asks`."""
+    tools: list[Any] | None = pair.tools
+    try:
+        text = tokenizer.apply_chat_template(
+            messages, tools=tools, tokenize=False, add_generation_prompt=asks, **pair.template_kwargs
+        )
+    except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+        # Templates raise on purpose (roles that do not alternate) and by accident (no content).
+        raise RowProblem("template_error", f"the chat template fails on it: {_one_line(error)}") from error
+    assert isinstance(text, str)
+    return text
+
+
+def _check_prefix(head: str, whole: str, what: str) -> None:
+    if whole.startswith(head):
+        return
+    parts = next((i for i, (a, b) in enumerate(zip(head, whole, strict=False)) if a != b), len(whole))
+    start = max(0, parts - 30)
+    dots = "…" if start else ""
+    raise RowProblem(
+        "template_prefix",
+        f"the chat template renders {what} as {dots + head[start : parts + 30]!r} alone but as "
+        f"{dots + whole[start : parts + 30]!r} in the whole conversation, so where scoring starts is "
+        "unknown. Use a template that leaves earlier text as it was (or other chat_template_kwargs)",
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

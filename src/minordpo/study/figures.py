@@ -1,0 +1,349 @@
+"""metrics.jsonl → figures. They read files only, so a finished or a stopped run can be drawn anywhere."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.style
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from minordpo.data.files import read_jsonl
+from minordpo.errors import InputError
+
+PANELS = {
+    "logratios/chosen": "Chosen responses",
+    "logratios/rejected": "Rejected responses",
+    "logratios/margin": "Margin: chosen − rejected",
+}
+# Okabe and Ito's colours, told apart by the colour-blind too; their yellow is left out, too light on white.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+_DASHES = ("-", "--")
+_GREY = "#5f5f5f"
+_WIDTH, _LINE = 11.0, 0.25  # inches; a line of the title or the legend
+SMOOTHED_ABOVE = 60  # logged steps; shorter runs are legible as they are
+APART = 8.0  # times; beyond it the smaller of two runs is a flat line on the larger one's scale
+
+_STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.edgecolor": _GREY,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,
+    "axes.xmargin": 0.02,
+    "grid.color": "#e3e3e3",
+    "grid.linewidth": 0.8,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "lines.solid_capstyle": "round",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """The β-free log-ratios of one run, in nats a response: over its batches, and over held-out pairs."""
+
+    steps: np.ndarray
+    values: dict[str, np.ndarray]  # by the names of `PANELS`
+    eval_steps: np.ndarray
+    eval_values: dict[str, np.ndarray]
+
+    @property
+    def magnitude(self) -> float:
+        """The largest absolute value of any panel."""
+        return max(float(np.abs(values).max()) for values in self.values.values())
+
+    @property
+    def window(self) -> int:
+        """Logged steps that a smoothed point is the mean of; 1 where the run is too short to be smoothed."""
+        return 1 if len(self.steps) <= SMOOTHED_ABOVE else 2 * max(2, len(self.steps) // 40) + 1
+
+
+def read_curves(metrics: Path) -> Curves:
+    """The log-ratios of a run's metrics.jsonl, in the order of steps.
+
+    Raises:
+        InputError: the file cannot be read, has no training step with log-ratios, or a value is not finite.
+    """
+    train: dict[int, list[float]] = {}
+    held_out: dict[int, list[float]] = {}
+    for number, row in read_jsonl(metrics):
+        for prefix, rows in (("", train), ("eval_", held_out)):
+            if any(prefix + name in row for name in PANELS):
+                where = f"line {number} of {metrics}"
+                step = int(_number(row, "step", where))
+                rows[step] = [_number(row, prefix + name, where) for name in PANELS]
+    if not train:
+        raise InputError(
+            f"{metrics} has no training step with log-ratios ({', '.join(PANELS)}), but a figure needs one. "
+            "Name the metrics.jsonl of a run that has begun, with metrics.reference on."
+        )
+    return Curves(*_columns(train), *_columns(held_out))
+
+
+def _number(row: dict[str, Any], name: str, where: str) -> float:
+    value = row.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        given = f"{name}={value!r}" if name in row else f"no {name}"
+        raise InputError(f"{where} has {given}, but a finite number is needed. Correct or drop the line.")
+    return float(value)
+
+
+def _columns(rows: dict[int, list[float]]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    steps = sorted(rows)
+    table = np.array([rows[step] for step in steps], dtype=np.float64).reshape(len(steps), len(PANELS))
+    return np.array(steps, dtype=np.int64), {name: table[:, i] for i, name in enumerate(PANELS)}
+
+
+def smooth(values: np.ndarray, window: int) -> np.ndarray:
+    """The mean of the `window` (odd) values around each; at both ends a line fitted to the `window` there.
+
+    Centred and fitted, so that a steady trend is neither delayed nor bent, the ends included.
+    """
+    half = window // 2
+    smoothed = np.array(values, dtype=np.float64)
+    smoothed[half : len(values) - half] = np.convolve(values, np.full(window, 1 / window), mode="valid")
+    if half:
+        places = np.arange(window)
+        smoothed[:half] = np.polyval(np.polyfit(places, values[:window], 1), places[:half])
+        smoothed[-half:] = np.polyval(np.polyfit(places, values[-window:], 1), places[-half:])
+    return smoothed
+
+
+def reward_figure(metrics: Path, out: Path, *, title: str) -> None:
+    """Draw a run's log-ratios against its steps: chosen, rejected, margin; a PNG.
+
+    These are the curves of Figures 2 to 5 of the MinorDPO paper, where they are called rewards/chosen,
+    rewards/reject and rewards/margin: log π(y|x) − log π_ref(y|x) in nats, without β. Panels share
+    one scale.
+
+    Raises:
+        InputError: `metrics` cannot be read or has no log-ratios, or `out` cannot be written.
+    """
+    curves = read_curves(metrics)
+    with _new_figure() as figure:
+        axes = figure.subplots(1, len(PANELS), sharex=True, sharey=True)
+        for axis, (name, heading), color in zip(axes, PANELS.items(), COLORS, strict=False):
+            _prepare(axis, heading)
+            _draw(axis, curves, name, color=color)
+        _label([axes], [curves])
+        _surround(figure, 3.4, title=title, legends=[_keys([curves])])
+        _write(figure, out)
+
+
+def compare_figure(runs: dict[str, Path], out: Path, *, title: str, note: str | None = None) -> None:
+    """Draw the log-ratios of several runs, by label, in the panels of `reward_figure`; a PNG.
+
+    Where one run's values dwarf another's (DPO at −255 nats beside MinorDPO at +21), a second row shows the
+    small ones on their own scale: linear like the first, for a logarithmic one hides how far apart they are.
+
+    Raises:
+        InputError: no runs or more than fourteen, one that cannot be read, or `out` cannot be written.
+    """
+    most = len(COLORS) * len(_DASHES)
+    if not 1 <= len(runs) <= most:
+        raise InputError(
+            f"there are {len(runs)} runs to compare, but a figure holds 1 to {most}. Draw several figures."
+        )
+    curves = [read_curves(metrics) for metrics in runs.values()]
+    zoom = zoom_range(curves)
+    rows = 1 if zoom is None else 2
+    with _new_figure() as figure:
+        grid = figure.subplots(rows, len(PANELS), sharex=True, sharey="row", squeeze=False)
+        for number, row in enumerate(grid):
+            for axis, (name, heading) in zip(row, PANELS.items(), strict=True):
+                _prepare(axis, heading if number == 0 else None, last=number == rows - 1)
+                for place, run in enumerate(curves):
+                    _draw(axis, run, name, **_line_style(place))
+        if zoom is not None:
+            _mark_zoom(grid, zoom)
+        _label(list(grid), curves)
+        lines = [Line2D([], [], **_line_style(place)) for place in range(len(curves))]
+        legends = [list(zip(runs, lines, strict=True)), _keys(curves)]
+        _surround(figure, 3.4 * rows, title=title, legends=legends, note=note)
+        _write(figure, out)
+
+
+def zoom_range(curves: Sequence[Curves]) -> tuple[float, float] | None:
+    """The range, in nats, that the smaller runs and zero fill; None where one scale serves all runs.
+
+    Smaller are the runs that reach less than a quarter as far as the one that reaches farthest, if the least
+    of them reaches less than an eighth. A run that never left zero is well drawn on any scale.
+    """
+    largest = max(run.magnitude for run in curves)
+    smaller = [run for run in curves if 0 < run.magnitude < largest / 4]
+    if not smaller or min(run.magnitude for run in smaller) >= largest / APART:
+        return None
+    tables = [table for run in smaller for table in (run.values, run.eval_values)]
+    values = np.concatenate([column for table in tables for column in table.values()])
+    low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
+    return low - 0.08 * (high - low), high + 0.08 * (high - low)
+
+
+def _line_style(place: int) -> dict[str, Any]:
+    return {"color": COLORS[place % len(COLORS)], "linestyle": _DASHES[place // len(COLORS)]}
+
+
+@contextlib.contextmanager
+def _new_figure() -> Iterator[Figure]:
+    """A figure without pyplot's state, drawn in our style whatever the user's matplotlibrc says."""
+    with matplotlib.style.context(["default", _STYLE]):
+        figure = Figure(layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
+
+
+def _prepare(axis: Axes, heading: str | None, *, last: bool = True) -> None:
+    if heading is not None:
+        axis.set_title(heading, loc="left")
+    axis.axhline(0, color=_GREY, linewidth=1.0, zorder=1.5)
+    axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, steps=[1, 2, 5, 10]))
+    axis.tick_params(color=_GREY, labelleft=True)
+    if last:
+        axis.set_xlabel("optimizer step")
+
+
+def _draw(axis: Axes, curves: Curves, name: str, *, color: str, linestyle: str = "-") -> None:
+    steps, values = curves.steps, curves.values[name]
+    if curves.window > 1:
+        axis.plot(steps, values, color=color, alpha=0.22, linewidth=0.8)
+        values = smooth(values, curves.window)
+    axis.plot(steps, values, color=color, linestyle=linestyle, marker="." if len(steps) == 1 else "")
+    dots: dict[str, Any] = {"markersize": 5.5, "markerfacecolor": color, "markeredgecolor": "white"}
+    axis.plot(curves.eval_steps, curves.eval_values[name], linestyle="", marker="o", zorder=3, **dots)
+
+
+def _label(grid: Sequence[Any], curves: Sequence[Curves]) -> None:
+    """What an axis says: the quantity and its unit, and what zero means."""
+    for row in grid:
+        row[0].set_ylabel("log-ratio to the reference\n(nats per response)")
+    first, last = min(int(run.steps[0]) for run in curves), max(int(run.steps[-1]) for run in curves)
+    if first == last:
+        grid[0][0].set_xlim(first - 1, last + 1)
+    axis = grid[-1][0]
+    low, high = axis.get_ylim()
+    up = -1 if high >= -low else 1  # the side where fewer curves run
+    axis.annotate(
+        "0: as likely as under the reference",
+        (0.99, 0),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 3 * up),
+        textcoords="offset points",
+        ha="right",
+        va="bottom" if up > 0 else "top",
+        fontsize=8,
+        color=_GREY,
+    )
+
+
+def _mark_zoom(grid: np.ndarray, zoom: tuple[float, float]) -> None:
+    """Tie the rows: the band of the upper one is the whole of the lower one."""
+    for axis in grid[0]:
+        axis.axhspan(*zoom, color="#f0e9c8", zorder=0.5, linewidth=0)
+    for axis in grid[1]:
+        axis.set_ylim(zoom)
+        axis.set_facecolor("#fcfaf0")
+        axis.set_title("the shaded band, enlarged", loc="left", fontsize=9, color=_GREY)
+
+
+Entries = list[tuple[str, Line2D]]
+
+
+def _keys(runs: Sequence[Curves]) -> Entries:
+    """What the legend says beside the runs: smoothing and held-out pairs, where there are any."""
+    keys = []
+    windows = sorted({run.window for run in runs if run.window > 1})
+    if windows:
+        span = f"{windows[0]}" if len(windows) == 1 else f"{windows[0]} to {windows[-1]}"
+        keys.append(("each logged step", Line2D([], [], color=_GREY, alpha=0.4, linewidth=0.8)))
+        keys.append((f"mean of {span} of them", Line2D([], [], color=_GREY)))
+    if any(len(run.eval_steps) for run in runs):
+        keys.append(("held-out pairs", Line2D([], [], color=_GREY, linestyle="", marker="o", markersize=5.5)))
+    return keys
+
+
+def _surround(
+    figure: Figure, body: float, *, title: str, legends: Sequence[Entries], note: str | None = None
+) -> None:
+    """Put title and legends above the panels (`body` inches high) and the note below, each in its own room.
+
+    Constrained layout keeps room for one thing on each side only, so the rooms are counted in lines here.
+    """
+    title, note = textwrap.fill(title, 95), textwrap.fill(note or "", 165)
+    columns = [_columns_of(entries) for entries in legends]
+    lines = [math.ceil(len(entries) / n) for entries, n in zip(legends, columns, strict=True)]
+    header = 0.15 + _LINE * (title.count("\n") + 1 + sum(lines))
+    footer = 0.1 + 0.16 * (note.count("\n") + 1) if note else 0.0
+    height = header + body + footer
+    figure.set_size_inches(_WIDTH, height)
+    figure.set_layout_engine("constrained", rect=(0, footer / height, 1, body / height))
+    # The texts are the caller's: "$5" in them is no formula.
+    figure.text(
+        0.008, 1 - 0.08 / height, title, va="top", fontsize=13, fontweight="bold", parse_math=False
+    ).set_in_layout(False)
+    figure.text(
+        0.008, 0.06 / height, note, va="bottom", fontsize=8.5, color=_GREY, parse_math=False
+    ).set_in_layout(False)
+    top = height - 0.15 - _LINE * (title.count("\n") + 1)
+    for entries, ncols, used in zip(legends, columns, lines, strict=True):
+        if entries:
+            _legend(figure, entries, ncols, top / height)
+            top -= _LINE * used
+
+
+def _columns_of(entries: Entries) -> int:
+    """How many entries of a legend fit side by side, by their longest label."""
+    widest = max((len(label) for label, _ in entries), default=0)
+    return max(1, min(len(entries), 150 // (widest + 8)))
+
+
+def _legend(figure: Figure, entries: Entries, ncols: int, top: float) -> None:
+    legend = figure.legend(
+        [line for _, line in entries],
+        [" "] * len(entries),
+        loc="upper left",
+        bbox_to_anchor=(0.004, top),
+        borderaxespad=0.0,
+        ncols=ncols,
+        fontsize=9.5,
+    )
+    # Set afterwards: matplotlib drops a label that begins with an underscore, and reads "$" as a formula.
+    for text, (label, _) in zip(legend.get_texts(), entries, strict=True):
+        text.set_parse_math(False)
+        text.set_text(label)
+
+
+def _write(figure: Figure, out: Path) -> None:
+    """Write the figure as a PNG, whole or not at all, without dates: the same data gives the same bytes."""
+    if out.suffix.lower() != ".png":
+        raise InputError(f"{out} is not a .png file, but figures are PNG. Name a .png file.")
+    aside = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(aside, format="png", dpi=150, metadata={"Software": None})
+            os.replace(aside, out)
+        except OSError as error:
+            raise InputError(
+                f"{out} cannot be written ({error.strerror or error}). Free some space, check the "
+                "permissions or name another file."
+            ) from error
+    except BaseException:
+        with contextlib.suppress(OSError):
+            aside.unlink()
+        raise

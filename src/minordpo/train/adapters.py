@@ -1,0 +1,58 @@
+"""Adapters being trained: added on top of what is there, saved with it, loaded again, merged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from peft import PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft.tuners.lora import LoraConfig
+from safetensors.torch import load_file
+from transformers import PreTrainedModel
+
+from minordpo.engine.models import POLICY_ADAPTER, REFERENCE_ADAPTER, tuner
+from minordpo.errors import InputError
+
+# These write the adapter's start into the base weights, so that "without the adapter" is no longer the model given.
+_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
+
+def add_adapter(model: PreTrainedModel | PeftModel, config: PeftConfig) -> PeftModel:
+    """A new trainable adapter; one that the model already wears stays active and frozen below it.
+
+    Raises:
+        InputError: an initialisation that changes the base, or an adapter kind that cannot be stacked.
+    """
+    start = getattr(config, "init_lora_weights", True)
+    if isinstance(start, str) and start.lower().startswith(_CHANGES_BASE):
+        raise InputError(
+            f"lora.init_lora_weights is {start!r}, which rewrites the base weights, so the reference would be lost. "
+            "Leave it out, or use gaussian"
+        )
+    if not isinstance(model, PeftModel):
+        return get_peft_model(model, config, adapter_name=POLICY_ADAPTER)
+    if not isinstance(config, LoraConfig):
+        raise InputError(f"a {type(config).__name__} cannot be stacked on an adapter; use a LoraConfig")
+    (existing,) = model.peft_config
+    if existing != REFERENCE_ADAPTER:
+        raise InputError(
+            f"the model wears an adapter named {existing!r}; load it with minordpo.engine.models.load_model, "
+            f"or name it {REFERENCE_ADAPTER!r}"
+        )
+    model.add_adapter(POLICY_ADAPTER, config)
+    wear_both(model)
+    return model
+
+
+def wear_both(model: PeftModel) -> None:
+    """Both adapters active, only the new one trainable."""
+    tuner(model).set_adapter([REFERENCE_ADAPTER, POLICY_ADAPTER])
+    model.active_adapter = POLICY_ADAPTER
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(f".{POLICY_ADAPTER}." in name)
+
+
+def load_adapter_weights(model: PeftModel, folder: Path) -> None:
+    """The trained adapter's weights from a checkpoint, into the model in place."""
+    weights: dict[str, Any] = load_file(folder / "adapter_model.safetensors")
+    set_peft_model_state_dict(model, weights, adapter_name=model.active_adapter)

@@ -1,0 +1,94 @@
+"""Checkpoints written aside and renamed: one that has its name is whole."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import Trainer
+from transformers.trainer_callback import TrainerState
+from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
+
+from minordpo.errors import InputError
+
+_ASIDE = ".writing"
+
+
+class StagedCheckpoints(Trainer):
+    """Mixin over `transformers.Trainer`: `_save_checkpoint` goes through a folder of its own."""
+
+    _staging = False
+
+    def find_checkpoint(self, resume: str | bool | None) -> Path | None:
+        """The checkpoint to go on from: a named one, or with True the last whole one.
+
+        Raises:
+            InputError: there is none.
+        """
+        if resume is None or resume is False:
+            return None
+        if isinstance(resume, str):
+            if not (Path(resume) / "trainer_state.json").exists():
+                raise InputError(f"{resume} is no checkpoint. Name a folder checkpoint-N")
+            return Path(resume)
+        found = get_last_checkpoint(self.args.output_dir)
+        if found is None:
+            raise InputError(f"{self.args.output_dir} holds no checkpoint to resume from")
+        return Path(found)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        folder = super()._get_output_dir(trial)
+        return os.path.join(folder, _ASIDE) if self._staging else folder
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        folder = Path(self._get_output_dir(trial))
+        aside = folder / _ASIDE
+        name = f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            shutil.rmtree(aside, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self._staging = True
+        try:
+            super()._save_checkpoint(model, trial)
+        except OSError as error:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise InputError(
+                f"{folder / name} cannot be written: {error.strerror or error}. "
+                "Free some space, then go on with --resume"
+            ) from error
+        finally:
+            self._staging = False
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            self._point_at_final_names(aside / name, folder)
+            _sync_to_disk(aside / name)
+            shutil.rmtree(folder / name, ignore_errors=True)
+            os.replace(aside / name, folder / name)
+            shutil.rmtree(aside, ignore_errors=True)
+            rotate_checkpoints(
+                output_dir=str(folder),
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=True,
+            )
+        self.accelerator.wait_for_everyone()
+
+    def _point_at_final_names(self, written: Path, folder: Path) -> None:
+        """The best checkpoint was looked for where this one was being written."""
+        if self.state.best_global_step:
+            best = folder / f"checkpoint-{self.state.best_global_step}"
+            if best.exists() or best.name == written.name:
+                self.state.best_model_checkpoint = str(best)
+            state = TrainerState.load_from_json(str(written / "trainer_state.json"))
+            state.best_model_checkpoint = self.state.best_model_checkpoint
+            state.save_to_json(str(written / "trainer_state.json"))
+
+
+def _sync_to_disk(folder: Path) -> None:
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())

@@ -1,0 +1,306 @@
+"""config → finished run folder. Read this first.
+
+data  ─► pairs ─► tokens          what will be trained on, told before anything slow happens
+model ─► adapter ─► check        packed log-probs equal plain ones, or the run is refused
+answers before ─► train ─► held-out pairs ─► answers after
+→ model/  metrics.jsonl  samples.jsonl  figures/rewards.png
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from minordpo import __version__, objectives
+from minordpo.config import RunConfig, build_lora_config, build_training_arguments, dump_config, load_config
+from minordpo.data.doctor import prepare_pairs
+from minordpo.data.files import write_jsonl
+from minordpo.data.formats import LoadedPairs, load_pairs
+from minordpo.data.tokens import TokenOptions, TokenPair
+from minordpo.engine.models import load_model, load_tokenizer, save_model
+from minordpo.engine.reference import cache_folder, pair_key
+from minordpo.errors import InputError
+from minordpo.evaluate.generation import Answer, generate_answers, summarize
+from minordpo.study.figures import reward_figure
+from minordpo.train.card import model_card
+from minordpo.train.progress import show_progress
+from minordpo.train.trainer import PreferenceTrainer
+
+# Where a run's config leaves TrainingArguments alone and their own default would not serve: a line of metrics each
+# step, checkpoints at quarters of the run.
+DEFAULTS = {"logging_steps": 1, "save_steps": 0.25, "save_total_limit": 2, "report_to": "none"}
+
+
+@dataclass(frozen=True, eq=False)
+class RunData:
+    """What a run trains on and what it holds out."""
+
+    train: list[TokenPair]
+    held_out: list[TokenPair] | None
+    report: str
+
+    def digest(self) -> str:
+        """Hex digest of every token and mask."""
+        digest = xxhash.xxh3_128()
+        for pair in [*self.train, *(self.held_out or [])]:
+            digest.update(pair_key(pair))
+        return digest.hexdigest()
+
+
+def run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> Path:
+    """Train as the config says and return the run folder, complete; `quiet` leaves only the progress bars.
+
+    Raises:
+        InputError: anything the user can correct; what was there before is untouched.
+    """
+    folder = Path(config.output)
+    validate(config)
+    if resume and finished(folder):
+        print(f"{folder} is a finished run; there is nothing to resume")
+        return folder
+    going_on = _claim(folder, config, resume)
+    transformers_logging.disable_progress_bar()  # a bar for every file written would break ours
+    tokenizer = load_run_tokenizer(config)
+    data = load_data(config, tokenizer)
+    trainer = build_trainer(config, tokenizer, data, folder)
+    main = trainer.is_world_process_zero()
+    if main:
+        _write_environment(folder, data)
+    if main and not quiet:
+        print(data.report, flush=True)
+    samples = _Samples(config, tokenizer, data, folder / "samples.jsonl")
+    if main and not (going_on and samples.has("before")):
+        samples.answer(trainer, "before")
+    show_progress(trainer)
+    checkpoints = sorted((folder / "checkpoints").glob("checkpoint-*"))
+    trainer.train(resume_from_checkpoint=bool(going_on and checkpoints))
+    if data.held_out and not trainer.evaluated_now():
+        trainer.evaluate()
+    trainer.accelerator.wait_for_everyone()
+    if main:
+        after = samples.answer(trainer, "after")
+        card = model_card(config, trainer, after)
+        save_model(trainer.accelerator.unwrap_model(trainer.model), tokenizer, folder / "model", card=card)
+        draw(folder, config)
+    if main and not quiet:
+        print(
+            f"\n{folder}/model is the tuned model, {folder}/figures/rewards.png shows its log-ratios",
+            flush=True,
+        )
+    return folder
+
+
+def validate(config: RunConfig) -> None:
+    """Refuse what can be seen in the config alone."""
+    objectives.resolve(config.objective.name, config.objective.hyper)
+    if not config.metrics.reference:
+        raise InputError(
+            f"metrics.reference is false, but the objective {config.objective.name} is made of reference log-probs. "
+            "Leave metrics.reference out"
+        )
+    if config.model.dtype == "bfloat16" and config.lora is None:
+        raise InputError(
+            "model.dtype is bfloat16 and every weight would be tuned, which loses most of a small update. Set "
+            "model.dtype=float32 with training.bf16=true, or train an adapter (lora.r=16)"
+        )
+
+
+def load_run_tokenizer(config: RunConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer of the model that is tuned."""
+    model = config.model
+    return load_tokenizer(
+        model.path,
+        revision=model.revision,
+        gguf_file=model.gguf_file,
+        trust_remote_code=model.trust_remote_code,
+    )
+
+
+def load_data(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> RunData:
+    """Training and held-out pairs, and the report on their rows."""
+    data = config.data
+    loaded = load_pairs(data.train, split=data.split, strip_few_shot=data.strip_few_shot)
+    if data.limit is not None:
+        loaded = LoadedPairs(loaded.pairs[: data.limit], loaded.source, loaded.layout, loaded.notes)
+    options = TokenOptions(max_length=data.max_length, overlong=data.overlong, score_end=data.score_end)
+    prepared = prepare_pairs(loaded, tokenizer, options, invalid=data.invalid, progress=True)
+    if isinstance(data.eval, str):
+        held = load_pairs(data.eval, split=data.eval_split, strip_few_shot=data.strip_few_shot)
+        held_out = prepare_pairs(held, tokenizer, options, invalid=data.invalid, progress=True)
+        return RunData(prepared.pairs, held_out.pairs, f"{prepared.report}\n\nheld out:\n{held_out.report}")
+    if not data.eval:
+        return RunData(prepared.pairs, None, str(prepared.report))
+    if data.eval >= len(prepared.pairs):
+        raise InputError(
+            f"data.eval holds out {data.eval} pairs, but {data.train} has only {len(prepared.pairs)} usable ones. "
+            "Lower data.eval"
+        )
+    # The same pairs whatever the run's seed, so that runs of a sweep are measured on equal terms.
+    order = np.random.default_rng(0).permutation(len(prepared.pairs))
+    out, kept = np.sort(order[: data.eval]), np.sort(order[data.eval :])
+    report = f"{prepared.report}\nheld out: {data.eval} of these pairs"
+    return RunData([prepared.pairs[i] for i in kept], [prepared.pairs[i] for i in out], report)
+
+
+def build_trainer(
+    config: RunConfig, tokenizer: PreTrainedTokenizerBase, data: RunData, folder: Path, **changes: Any
+) -> PreferenceTrainer:
+    """The trainer that `PreferenceTrainer` users would build by hand."""
+    model = config.model
+    arguments = {**DEFAULTS, **config.training.arguments, **changes}
+    if arguments.get("save_strategy", "steps") != "steps":
+        arguments.pop("save_steps") if "save_steps" not in config.training.arguments else None
+    settings = {k: v for k, v in arguments.items() if k not in config.training.arguments or k in changes}
+    return PreferenceTrainer(
+        load_model(
+            model.path,
+            dtype=model.dtype,
+            gguf_file=model.gguf_file,
+            revision=model.revision,
+            trust_remote_code=model.trust_remote_code,
+        ),
+        objective=config.objective.name,
+        args=build_training_arguments(config, output_dir=str(folder / "checkpoints"), **settings),
+        train_dataset=data.train,
+        eval_dataset=data.held_out,
+        processing_class=tokenizer,
+        ref_model=None if model.reference is None else load_model(model.reference, dtype=model.dtype),
+        peft_config=build_lora_config(config),
+        token_budget=config.training.token_budget,
+        dropout=model.dropout,
+        cache=cache_folder() / "reference",
+        metrics_file=folder / "metrics.jsonl",
+        **config.objective.hyper,
+    )
+
+
+def finished(folder: Path) -> bool:
+    """Whether a run ended there: its model is written last but for the figure."""
+    return (folder / "model").is_dir() and (folder / "figures" / "rewards.png").exists()
+
+
+def draw(folder: Path, config: RunConfig) -> None:
+    """The run's figure, from its files."""
+    hyper = {**objectives.hyperparameter_defaults(config.objective.name), **config.objective.hyper}
+    said = ", ".join(f"{name} {value:g}" for name, value in hyper.items())
+    rate = config.training.arguments.get("learning_rate", 5e-5)
+    (folder / "figures").mkdir(exist_ok=True)
+    reward_figure(
+        folder / "metrics.jsonl",
+        folder / "figures" / "rewards.png",
+        title=f"{config.objective.name}, {said}, learning rate {rate:g}",
+    )
+
+
+def _claim(folder: Path, config: RunConfig, resume: bool) -> bool:
+    """Make the run folder, or find it to be this run's; true where an earlier start is gone on with."""
+    text, file = dump_config(config), folder / "config.yaml"
+    if file.exists() and not resume:
+        raise InputError(f"{folder} holds another run. Name another output, or go on with it by --resume")
+    if file.exists():
+        if file.read_text(encoding="utf-8") != text:
+            raise InputError(
+                f"{folder} was started with another config ({_difference(load_config(file, []), config)}). "
+                "Resume it with its own config.yaml, or name another output"
+            )
+        return True
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} exists and is not a run folder. Name another output")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        aside = folder / f".config.{os.getpid()}"
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, file)
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be written: {error.strerror or error}. Name another output"
+        ) from error
+    return False
+
+
+def _difference(before: RunConfig, now: RunConfig) -> str:
+    lines = zip(dump_config(before).splitlines(), dump_config(now).splitlines(), strict=False)
+    old, new = next(((a.strip(), b.strip()) for a, b in lines if a != b), ("", ""))
+    return f"{old or 'fewer keys'}, not {new or 'more keys'}"
+
+
+def _write_environment(folder: Path, data: RunData) -> None:
+    file = folder / "environment.json"
+    if file.exists():
+        return
+    packages = ("torch", "transformers", "accelerate", "peft", "datasets", "tokenizers", "numpy")
+    facts = {
+        "minordpo": __version__,
+        **{name: version(name) for name in packages},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "pairs": len(data.train),
+        "held_out_pairs": len(data.held_out or []),
+        "data_digest": data.digest(),
+        "command": " ".join(Path(a).name if i == 0 else a for i, a in enumerate(sys.argv)),
+    }
+    aside = file.with_suffix(".writing")
+    aside.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    os.replace(aside, file)
+
+
+class _Samples:
+    """`samples.jsonl`: greedy answers on held-out prompts, before and after."""
+
+    def __init__(
+        self, config: RunConfig, tokenizer: PreTrainedTokenizerBase, data: RunData, file: Path
+    ) -> None:
+        self.tokenizer, self.file = tokenizer, file
+        self.pairs = (data.held_out or [])[: config.samples.prompts]
+        self.max_new_tokens = config.samples.max_new_tokens
+        if config.samples.prompts and not data.held_out:
+            print("no pairs are held out (data.eval), so there will be no sample answers")
+
+    def has(self, when: str) -> bool:
+        return any(row["when"] == when for row in self._rows())
+
+    def answer(self, trainer: PreferenceTrainer, when: str) -> dict[str, float]:
+        """Answer the prompts, add them to the file; return the measures of the answers."""
+        if not self.pairs:
+            return {}
+        prompts = [pair.prompt_ids for pair in self.pairs]
+        answers = generate_answers(
+            trainer.accelerator.unwrap_model(trainer.model),
+            self.tokenizer,
+            prompts,
+            max_new_tokens=self.max_new_tokens,
+            progress=f"answers {when}",
+        )
+        fresh = [self._row(when, pair, answer) for pair, answer in zip(self.pairs, answers, strict=True)]
+        write_jsonl(self.file, [row for row in self._rows() if row["when"] != when] + fresh)
+        return summarize(answers)
+
+    def _row(self, when: str, pair: TokenPair, answer: Answer) -> dict[str, Any]:
+        return {
+            "when": when,
+            "row": pair.row,
+            "prompt": self.tokenizer.decode(pair.prompt_ids.tolist()),
+            "answer": answer.text,
+            "stopped": answer.stopped,
+            "tokens": answer.tokens,
+        }
+
+    def _rows(self) -> list[dict[str, Any]]:
+        if not self.file.exists():
+            return []
+        return [json.loads(line) for line in self.file.read_text(encoding="utf-8").splitlines()]

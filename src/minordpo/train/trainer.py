@@ -1,0 +1,423 @@
+"""A thin `transformers.Trainer`: its loop, optimizer, schedule and checkpoints; our steps, data and metrics."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from peft import PeftConfig, PeftModel
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_utils import TrainOutput
+
+from minordpo import objectives
+from minordpo.data.packing import split_by_budget, tree_size
+from minordpo.data.tokens import TokenOptions, TokenPair
+from minordpo.engine import attention, logprobs
+from minordpo.engine.check import check_packing
+from minordpo.engine.models import causal_model, load_model
+from minordpo.engine.reference import ReferenceCache, as_reference, fingerprint, reference_logps
+from minordpo.errors import InputError
+from minordpo.train.adapters import add_adapter, load_adapter_weights
+from minordpo.train.arguments import own_copy
+from minordpo.train.checkpoints import StagedCheckpoints
+from minordpo.train.guards import (
+    longest_sequence,
+    out_of_memory,
+    prepare_rows,
+    refuse_mismatch,
+    refuse_narrow_weights,
+    switch_off_dropout,
+)
+from minordpo.train.loader import Packer, StepSampler, step_loader
+from minordpo.train.metrics import MetricsFile, pair_metrics
+from minordpo.train.step import PairRecord, StepBatch, preference_evaluation, preference_step
+
+# Tokens of a packed row: enough to fill the device, small enough that a row's activations stay modest.
+TOKEN_BUDGET = {"cpu": 2048, "cuda": 16384}
+
+
+class TrainingStopped(RuntimeError):
+    """Training cannot go on: a loss or gradient that is not finite, or a single pair that does not fit in memory."""
+
+
+class PreferenceTrainer(StagedCheckpoints, Trainer):
+    """Tune a causal language model on preference pairs.
+
+    `train_dataset` is a `datasets.Dataset` or list of rows in any layout `minordpo.data.formats` knows (TRL's among
+    them), or a list of `TokenPair`. A step's pairs are `per_device_train_batch_size × gradient_accumulation_steps`
+    a device. `hyperparameters` are the objective's own. With `peft_config` a new adapter is trained and the reference
+    is the model without it; without `ref_model` the reference is the model as it is given.
+
+    Raises:
+        InputError: arguments, data, model or objective that cannot be used; the message says what to do.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel | PeftModel | str,
+        *,
+        objective: str = "minordpo",
+        args: TrainingArguments | None = None,
+        train_dataset: Any,
+        eval_dataset: Any = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        ref_model: PreTrainedModel | PeftModel | str | None = None,
+        peft_config: PeftConfig | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        token_options: TokenOptions | None = None,
+        invalid: Literal["refuse", "drop"] = "refuse",
+        token_budget: int | None = None,
+        dropout: bool = False,
+        cache: Path | None = None,
+        metrics_file: Path | None = None,
+        **hyperparameters: float,
+    ) -> None:
+        self.objective: objectives.Objective = objectives.resolve(objective, hyperparameters)
+        self.beta = float(
+            {**objectives.hyperparameter_defaults(objective), **hyperparameters}.get("beta", 1.0)
+        )
+        if isinstance(model, str):
+            model = load_model(model)
+        args, pairs_per_device = own_copy(args or TrainingArguments(output_dir="preference-tuned"))
+        if args.n_gpu > 1:
+            raise InputError(
+                f"{args.n_gpu} GPUs are visible to one process. Start one process a GPU with torchrun, or show one "
+                "with CUDA_VISIBLE_DEVICES"
+            )
+        options = token_options or TokenOptions()
+        self.pairs = prepare_rows(train_dataset, "train_dataset", processing_class, options, invalid)
+        self.held_out: list[TokenPair] = []
+        if eval_dataset is not None:
+            self.held_out = prepare_rows(eval_dataset, "eval_dataset", processing_class, options, invalid)
+        longest = max(longest_sequence(pair) for pair in [*self.pairs, *self.held_out])
+
+        self.new_adapter = peft_config is not None
+        if peft_config is not None:
+            model = add_adapter(model, peft_config)
+        elif isinstance(model, PeftModel) and not any(p.requires_grad for p in model.parameters()):
+            raise InputError(
+                "every weight of the model is frozen; pass peft_config to train a new adapter on top of it"
+            )
+        refuse_narrow_weights(model)
+        dropouts = switch_off_dropout(model)
+        check_packing(model, longest=longest)
+        logprobs.install(causal_model(model))
+        self.dropout = dropout and bool(dropouts)
+        for module, name, value in dropouts if dropout else ():
+            setattr(module, name, value)
+        if isinstance(ref_model, str):
+            ref_model = load_model(ref_model)
+        if ref_model is not None:
+            check_packing(ref_model, longest=longest)
+            logprobs.install(causal_model(ref_model))
+            ref_model.eval()
+        self.ref_model = ref_model
+        self.cache_folder = cache
+        self._precomputed: dict[str, list[np.ndarray]] = {}
+        self._pending: dict[str, Any] | None = None
+        self._since_log: list[dict[str, float]] = []
+        self.last_metrics: dict[str, Any] = {}
+        self.last_evaluation: dict[str, float] = {}
+        self._evaluated_at = -1
+
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=self.pairs,
+            eval_dataset=self.held_out or None,
+            processing_class=processing_class,
+            callbacks=callbacks,
+            optimizers=optimizers,
+        )
+        self.token_budget = token_budget or TOKEN_BUDGET.get(self.args.device.type, 8192)
+        self.packer = Packer(self.token_budget, rank=args.process_index, world=args.world_size)
+        self.sampler = StepSampler(
+            len(self.pairs),
+            pairs_per_device * args.world_size,
+            seed=args.seed if args.data_seed is None else args.data_seed,
+            shuffle=getattr(args, "train_sampling_strategy", "random") == "random",
+            drop_last=args.dataloader_drop_last,
+        )
+        self.metrics_file = MetricsFile(
+            (metrics_file or Path(str(args.output_dir)) / "metrics.jsonl")
+            if self.is_world_process_zero()
+            else None
+        )
+        self.add_callback(_EpochOrder(self.sampler))
+
+    @property
+    def policy(self) -> nn.Module:
+        """The model being tuned, without distribution wrappers."""
+        return self.accelerator.unwrap_model(self.model)
+
+    # ---- data ----
+    def get_train_dataloader(self) -> DataLoader:
+        """Our own steps, already sharded; accelerate must not shard them again."""
+        return step_loader(self.pairs, self.sampler, self.packer, workers=self.args.dataloader_num_workers)
+
+    def get_batch_samples(
+        self, epoch_iterator: Any, num_batches: int, device: torch.device
+    ) -> tuple[list, None]:
+        """The next steps; what they count is pairs, so there are no label tokens to count."""
+        return list(itertools.islice(epoch_iterator, num_batches)), None
+
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        if self.args.max_steps > 0:
+            return self.args.max_steps
+        return int(-(-self.args.num_train_epochs * len(self.sampler) // 1))
+
+    def precompute_reference(self) -> None:
+        """Reference log-probs of every pair that the run will meet, from the cache where it has them."""
+        if self._precomputed:
+            return
+        visited = self.sampler.visited(self.total_steps())
+        found = self._reference_of([self.pairs[i] for i in visited])
+        # Pairs that no step meets have none; asking for one would fail loudly.
+        whole: list[Any] = [None] * len(self.pairs)
+        for i, logps in zip(visited, found, strict=True):
+            whole[i] = logps
+        self._precomputed["train"] = whole
+        if self.held_out:
+            self._precomputed["eval"] = self._reference_of(self.held_out)
+
+    def _reference_of(self, pairs: Sequence[TokenPair]) -> list[np.ndarray]:
+        model = self.ref_model if self.ref_model is not None else self.policy
+        model.to(self.args.device)
+        own = self.ref_model is None
+        autocast = "bfloat16" if self.args.bf16 else "none"
+        with (
+            as_reference(model, new_adapter=own and self.new_adapter),
+            attention.attention_switched(causal_model(model), attention.NAME),
+            self.args.main_process_first(desc="reference log-probs"),
+        ):
+            key = fingerprint(model, autocast=autocast, new_adapter=own and self.new_adapter)
+            return reference_logps(
+                model,
+                pairs,
+                ReferenceCache(self.cache_folder, key),
+                token_budget=self.token_budget,
+                autocast=self._autocast(),
+                progress=not self.args.disable_tqdm and self.is_world_process_zero(),
+            )
+
+    def _autocast(self) -> contextlib.AbstractContextManager:
+        return torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.args.bf16)
+
+    # ---- training ----
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        """Train; the reference is computed first, from the weights as they are now."""
+        self.precompute_reference()
+        checkpoint = self.find_checkpoint(resume_from_checkpoint)
+        self.metrics_file.cut_back(0 if checkpoint is None else int(checkpoint.name.split("-")[-1]))
+        with (
+            attention.attention_switched(causal_model(self.model), attention.NAME),
+            warnings.catch_warnings(),
+        ):
+            warnings.filterwarnings("ignore", message=".*tokenizer has new PAD/BOS/EOS tokens.*")
+            found = None if checkpoint is None else str(checkpoint)
+            return super().train(found, trial, ignore_keys_for_eval)
+
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """One whole optimizer step of this rank; returns its share of the mean loss."""
+        model.train()
+        optimizer: Any = self.optimizer
+        if callable(getattr(optimizer, "train", None)):  # schedule-free ones have two modes
+            optimizer.train()
+        started = time.perf_counter()
+        records, step = self._step_within_memory(model, inputs)
+        metrics = self._reduced(records)
+        first = self.state.global_step == 0
+        if first and self.ref_model is None and not self.dropout:
+            metrics["largest_logratio"] = refuse_mismatch(records, bf16=self.args.bf16)
+        if not np.isfinite(metrics["loss"]):
+            raise TrainingStopped(
+                f"the loss of step {self.state.global_step + 1} is {metrics['loss']}. Lower training.learning_rate, "
+                "or go on from the last checkpoint"
+            )
+        counts = torch.tensor(
+            [sum(len(b.input_ids) for b in step.batches), 0], dtype=torch.float64, device=self.args.device
+        )
+        counts[1] = sum(b.padded_tokens * w for b, w in zip(step.batches, step.weights, strict=True))
+        tokens, padded = self._sum_over_ranks(counts).tolist()
+        self._pending = {
+            **metrics,
+            "learning_rate": self._get_learning_rate(),
+            "tokens": int(tokens),
+            "padded_tokens": int(padded),
+            "seconds": round(time.perf_counter() - started, 4),
+        }
+        self._since_log.append(metrics)
+        return torch.tensor(metrics["loss"], device=self.args.device)
+
+    def _step_within_memory(self, model: nn.Module, step: StepBatch) -> tuple[list[PairRecord], StepBatch]:
+        """Run the step; where memory runs out, run it again in rows of half the tokens."""
+        while True:
+            try:
+                return self._accumulate(model, step), step
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
+                if self.args.world_size > 1:
+                    raise TrainingStopped(
+                        f"memory ran out on rank {self.args.process_index} at {self.packer.token_budget} tokens a row; "
+                        "with several ranks the step cannot be repeated. Lower training.token_budget and use --resume"
+                    ) from error
+                largest = max(tree_size(self.pairs[i]) for b in step.batches for i in b.indices)
+                if self.packer.token_budget <= largest:
+                    raise TrainingStopped(
+                        f"memory ran out on a single pair of {largest} tokens. Lower data.max_length, set "
+                        "training.gradient_checkpointing=true, or train an adapter (lora)"
+                    ) from error
+            self.packer.token_budget //= 2
+            model.zero_grad()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            print(
+                f"memory ran out: the step is repeated with {self.packer.token_budget} tokens a row",
+                flush=True,
+            )
+            indices = [i for batch in step.batches for i in batch.indices]
+            step = self.packer([(i, self.pairs[i]) for i in indices])
+
+    def _accumulate(self, model: nn.Module, step: StepBatch) -> list[PairRecord]:
+        device = self.args.device
+        moved = StepBatch(tuple(b.to(device) for b in step.batches), step.weights, step.global_pairs)
+        return preference_step(
+            model,
+            moved,
+            self.objective,
+            self._precomputed["train"],
+            scale=self.args.world_size,  # DDP and its kin average gradients over ranks
+            backward=self._backward,
+            around_row=lambda last: self._around_row(model, last),
+        )
+
+    def _backward(self, loss: Tensor) -> None:
+        options = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
+        self.accelerator.backward(loss, **options)
+
+    @contextlib.contextmanager
+    def _around_row(self, model: nn.Module, last: bool) -> Any:
+        """Gradients meet other ranks' after the last row only; DeepSpeed steps its engine where they do."""
+        self.accelerator.gradient_state._set_sync_gradients(last)
+        with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
+            yield
+
+    def _reduced(self, records: Iterable[PairRecord]) -> dict[str, float]:
+        return pair_metrics(records, beta=self.beta, reduce=self._sum_over_ranks, device=self.args.device)
+
+    def _sum_over_ranks(self, sums: Tensor) -> Tensor:
+        return self.accelerator.reduce(sums, reduction="sum") if self.args.world_size > 1 else sums
+
+    # ---- metrics ----
+    def _maybe_log_save_evaluate(self, tr_loss: Tensor, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
+        """Called once the optimizer has stepped: the step's metrics are whole, with the gradient's norm."""
+        if self._pending is not None:
+            norm = float(grad_norm) if grad_norm is not None else float("nan")
+            row = {
+                "step": self.state.global_step,
+                "epoch": self.state.epoch,
+                **self._pending,
+                "grad_norm": norm,
+            }
+            self._pending, self.last_metrics = None, row
+            self.metrics_file.append(row)
+            if not np.isfinite(norm):
+                raise TrainingStopped(
+                    f"the gradient norm of step {row['step']} is {norm}. Lower training.learning_rate, or go on from "
+                    "the last checkpoint"
+                )
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add the objective's metrics, as means over the steps since the last log."""
+        if self._since_log and "loss" in logs:
+            for name in self._since_log[-1]:
+                values = [metrics[name] for metrics in self._since_log if name in metrics]
+                logs[name] = float(np.mean(values))
+            self._since_log = []
+        super().log(logs, *args, **kwargs)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """The training metrics over held-out pairs, each pair counted once."""
+        if eval_dataset is not None and eval_dataset is not self.eval_dataset:
+            raise InputError(
+                "evaluate() measures the eval_dataset given at the start; another needs another trainer"
+            )
+        if not self.held_out:
+            raise InputError("there are no held-out pairs; set data.eval (or pass eval_dataset)")
+        self.precompute_reference()
+        started = time.perf_counter()
+        model, pairs = self.policy, self.held_out
+        sizes = [tree_size(pair) for pair in pairs]
+        mine = list(range(len(pairs)))[self.args.process_index :: self.args.world_size]
+        rows = split_by_budget([sizes[i] for i in mine], self.packer.token_budget) if mine else []
+        training = model.training
+        model.eval()
+        records = []
+        with attention.attention_switched(causal_model(model), attention.NAME), self._autocast():
+            for row in rows:
+                items = [(mine[i], pairs[mine[i]]) for i in row]
+                batch = Packer(1 << 62)(items).batches[0].to(self.args.device)
+                records.append(preference_evaluation(model, batch, self.objective, self._precomputed["eval"]))
+        model.train(training)
+        metrics = {f"{metric_key_prefix}_{k}": v for k, v in self._reduced(records).items()}
+        self.last_evaluation = metrics
+        self._evaluated_at = self.state.global_step
+        self.metrics_file.append({"step": self.state.global_step, **metrics})
+        self.log({**metrics, f"{metric_key_prefix}_seconds": round(time.perf_counter() - started, 4)})
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def evaluated_now(self) -> bool:
+        """Whether the held-out pairs were measured after the last step."""
+        return self._evaluated_at == self.state.global_step
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """6 × weights × tokens, attention not counted."""
+        weights = sum(p.numel() for p in self.policy.parameters())
+        return 6 * weights * sum(len(batch.input_ids) for batch in inputs.batches)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if isinstance(self.model, PeftModel):
+            load_adapter_weights(self.model, Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+
+class _EpochOrder(TrainerCallback):
+    """Tell the sampler its epoch, counted in steps so that a resumed run agrees."""
+
+    def __init__(self, sampler: StepSampler) -> None:
+        self.sampler = sampler
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.sampler.epoch = state.global_step // len(self.sampler)

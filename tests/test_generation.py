@@ -1,0 +1,476 @@
+"""Answers against a plain argmax loop, and measures of text against values found by hand."""
+
+import json
+import logging
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import PreTrainedTokenizerFast
+
+from minordpo.engine.attention import NAME
+from minordpo.engine.logprobs import install
+from minordpo.errors import InputError
+from minordpo.evaluate.generation import (
+    Answer,
+    asked_line,
+    end_tokens,
+    generate_answers,
+    last_number,
+    looping,
+    normalize_number,
+    repeated_4grams,
+    summarize,
+)
+from tiny_models import VOCAB, tiny
+
+GSM8K = Path(__file__).parents[2] / "shared" / "data" / "gsm8k" / "test.jsonl"
+# peft 0.21 uses a name that transformers 5.23 renames.
+PEFT_WARNS = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+CHATML = (
+    "{% for m in messages %}{{ '<start> ' + m['role'] + ' ' + m['content'] + ' <turn> ' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start> assistant ' }}{% endif %}"
+)
+
+
+def tokenizer_of(*, chat_template=None, **special):
+    """One word a token: `w7` is token 7, but for the special tokens and the template's words at the end."""
+    words = {f"w{i}": i for i in range(VOCAB - 5)}
+    names = ("<end>", "<start>", "<turn>", "assistant", "<unk>")
+    words |= {word: VOCAB - 5 + i for i, word in enumerate(names)}
+    words["<pad>"] = VOCAB + 400  # beyond the model's vocabulary, as one added afterwards is
+    tokenizer = Tokenizer(WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    tokenizer.add_special_tokens([word for word in words if word.startswith("<")])
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", **special)
+    fast.chat_template = chat_template
+    return fast
+
+
+def model_of(architecture="Llama", **overrides):
+    """A tiny model that has no end token unless one is given."""
+    model = tiny(architecture, **({"eos_token_id": None, "pad_token_id": None} | overrides))
+    assert model.generation_config.eos_token_id == overrides.get("eos_token_id")
+    return model
+
+
+def prompts_of(*lengths, seed=0):
+    generator = np.random.default_rng(seed)
+    return [generator.integers(3, VOCAB - 5, length).astype(np.int32) for length in lengths]
+
+
+def argmax_loop(model, prompt, steps):
+    """Greedy decoding as it is defined: the whole row through the model for every token."""
+    ids = torch.tensor(prompt, dtype=torch.long)[None]
+    with torch.no_grad():
+        for _ in range(steps):
+            logits = model(input_ids=ids, use_cache=False).logits
+            ids = torch.cat([ids, logits[:, -1:].argmax(-1)], dim=1)
+    return tuple(ids[0, len(prompt) :].tolist())
+
+
+@pytest.mark.parametrize("architecture", ["Llama", "Gemma2", "GPT2"])
+def test_answers_are_the_plain_models_argmax_whatever_shares_their_batch(architecture):
+    model, prompts = model_of(architecture), prompts_of(3, 17, 1, 9, 9)
+    expected = [argmax_loop(model, prompt, 12) for prompt in prompts]
+    assert len(set(expected)) > 1
+    install(model)
+    model.config._attn_implementation = NAME  # as while training
+    for batch_size in (1, 2, 8):
+        answers = generate_answers(model, tokenizer_of(), prompts, max_new_tokens=12, batch_size=batch_size)
+        assert [answer.token_ids for answer in answers] == expected
+
+
+def test_an_answer_ends_before_its_first_end_token_and_counts_it():
+    model, prompts = model_of(), prompts_of(5, 2)
+    free = [argmax_loop(model, prompt, 10) for prompt in prompts]
+    end = next(token for token in free[0][2:] if token not in free[1])
+    model.generation_config.eos_token_id = [90, end]
+    cut, whole = generate_answers(model, tokenizer_of(), prompts, max_new_tokens=10)
+    place = free[0].index(end)
+    assert cut == Answer(" ".join(f"w{i}" for i in free[0][:place]), free[0][:place], True, place + 1)
+    assert (whole.token_ids, whole.stopped, whole.tokens) == (free[1], False, 10)
+
+
+def test_special_tokens_are_left_out_of_the_text():
+    model = model_of()
+    token = argmax_loop(model, prompts_of(4)[0], 1)[0]
+    tokenizer = tokenizer_of(additional_special_tokens=[f"w{token}"])
+    (answer,) = generate_answers(model, tokenizer, prompts_of(4), max_new_tokens=6)
+    assert token in answer.token_ids
+    assert f"w{token}" not in answer.text.split()
+    assert len(answer.text.split()) == sum(i != token for i in answer.token_ids)
+
+
+def test_end_tokens_come_from_the_config_the_tokenizer_and_the_chat_template():
+    end, turn = VOCAB - 5, VOCAB - 3
+    assert end_tokens(model_of(), tokenizer_of()) == frozenset()
+    assert end_tokens(model_of(eos_token_id=2), tokenizer_of()) == {2}
+    assert end_tokens(model_of(eos_token_id=[2, 5]), tokenizer_of(eos_token="<end>")) == {2, 5, end}
+    assert end_tokens(model_of(), tokenizer_of(chat_template=CHATML)) == {turn}
+    assert end_tokens(model_of(), tokenizer_of(chat_template=CHATML, eos_token="<end>")) == {turn, end}
+
+
+def test_a_template_that_refuses_or_marks_no_end_of_turn_adds_no_end_token():
+    refusing = "{{ raise_exception('a system turn is needed') }}"
+    silent = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    for template in (refusing, silent):
+        tokenizer = tokenizer_of(chat_template=template, eos_token="<end>")
+        assert end_tokens(model_of(), tokenizer) == {VOCAB - 5}
+
+
+def test_what_the_generation_config_asks_for_changes_no_answer():
+    model, prompts = model_of(), prompts_of(6, 3)
+    expected = [argmax_loop(model, prompt, 12) for prompt in prompts]
+    config = model.generation_config
+    config.update(do_sample=True, temperature=3.0, top_k=50, top_p=0.9, repetition_penalty=5.0, num_beams=3)
+    config.update(no_repeat_ngram_size=1, suppress_tokens=[expected[0][0]], max_length=4, use_cache=False)
+    before = config.to_dict()
+    answers = generate_answers(model, tokenizer_of(), prompts, max_new_tokens=12)
+    assert [answer.token_ids for answer in answers] == expected
+    assert model.generation_config is config
+    assert config.to_dict() == before
+
+
+def state_of(model):
+    flags = [(m.training, m.__dict__.get("gradient_checkpointing")) for m in model.modules()]
+    return flags, model.config.to_dict(), model.config._attn_implementation, model.generation_config
+
+
+def training_model():
+    """A model in the midst of training, one part of it frozen in eval mode."""
+    model = model_of(attention_dropout=0.5)
+    install(model)
+    model.config._attn_implementation = NAME
+    model.train()
+    model.model.layers[1].eval()
+    model._set_gradient_checkpointing(enable=True)
+    model.config.use_cache = False
+    return model
+
+
+def test_a_model_in_training_is_left_as_it_was_found():
+    model = training_model()
+    before = state_of(model)
+    assert any(checkpointing for _, checkpointing in before[0])
+    plain = model_of()
+    (answer,) = generate_answers(model, tokenizer_of(), prompts_of(4), max_new_tokens=8)
+    assert answer.token_ids == argmax_loop(plain, prompts_of(4)[0], 8)  # no dropout either
+    assert state_of(model) == before
+
+
+def test_a_model_is_left_as_it_was_found_by_a_generation_that_fails(monkeypatch):
+    model = training_model()
+    before = state_of(model)
+
+    def fail(*_, **__):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(model, "generate", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        generate_answers(model, tokenizer_of(), prompts_of(4), max_new_tokens=8)
+    assert state_of(model) == before
+
+
+def test_the_cache_is_used_and_nothing_recomputed_although_checkpointing_is_on():
+    model, lengths, recomputing = training_model(), [], set()
+
+    def look(module, _, kwargs):
+        lengths.append(kwargs["input_ids"].shape[1])
+        recomputing.update(m for m in module.modules() if m.__dict__.get("gradient_checkpointing"))
+
+    model.model.register_forward_pre_hook(look, with_kwargs=True)
+    generate_answers(model, tokenizer_of(), prompts_of(7), max_new_tokens=4)
+    assert lengths == [7, 1, 1, 1]
+    assert recomputing == set()
+
+
+class Records(logging.Handler):
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.messages = []
+
+    def emit(self, record):
+        self.messages.append(record.getMessage())
+
+
+@pytest.mark.parametrize(
+    "special", [{}, {"eos_token": "<end>"}, {"pad_token": "<pad>", "eos_token": "<end>"}]
+)
+def test_nothing_is_warned_of_with_or_without_a_padding_token(special):
+    logger, records = logging.getLogger("transformers"), Records()
+    logger.addHandler(records)
+    try:
+        prompts = [np.array(ids, np.int32) for ids in ([5, 0], [4, 8, 1], [3], [9, 9, 9, 9])]
+        answers = generate_answers(model_of(), tokenizer_of(**special), prompts, max_new_tokens=5)
+    finally:
+        logger.removeHandler(records)
+    assert records.messages == []
+    assert [a.token_ids for a in answers] == [argmax_loop(model_of(), prompt, 5) for prompt in prompts]
+
+
+@PEFT_WARNS
+def test_an_adapter_generates_as_its_merged_model_does():
+    adapted = get_peft_model(model_of(), LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    adapted.train()
+    prompts = prompts_of(5, 8)
+    answers = [a.token_ids for a in generate_answers(adapted, tokenizer_of(), prompts, max_new_tokens=10)]
+    assert all(module.training for module in adapted.modules())
+    merged = adapted.eval().merge_and_unload()
+    assert answers == [argmax_loop(merged, prompt, 10) for prompt in prompts]
+    assert answers != [argmax_loop(model_of(), prompt, 10) for prompt in prompts]
+
+
+def test_no_prompts_give_no_answers():
+    assert generate_answers(model_of(), tokenizer_of(), [], max_new_tokens=3) == []
+
+
+def test_the_progress_bar_names_its_work_and_is_silent_unless_asked_for(capsys):
+    generate_answers(model_of(), tokenizer_of(), prompts_of(2, 2), max_new_tokens=1)
+    assert capsys.readouterr() == ("", "")
+    generate_answers(model_of(), tokenizer_of(), prompts_of(2, 2), max_new_tokens=1, progress="probing")
+    assert "probing: 100%" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("prompts", "sizes", "message"),
+    [
+        (prompts_of(2), {"max_new_tokens": 0}, "max_new_tokens is 0, but at least 1 is needed"),
+        (prompts_of(2), {"max_new_tokens": 1, "batch_size": 0}, "batch_size is 0, but at least 1 is needed"),
+        (prompts_of(2, 0), {"max_new_tokens": 1}, "prompt 2 has no tokens"),
+        (
+            prompts_of(9),
+            {"max_new_tokens": 504},
+            "has 9 tokens and max_new_tokens is 504, but the model has 512",
+        ),
+    ],
+)
+def test_what_cannot_be_generated_is_refused(prompts, sizes, message):
+    with pytest.raises(InputError, match=message):
+        generate_answers(model_of(), tokenizer_of(), prompts, **sizes)
+
+
+def test_an_answer_may_fill_the_last_position():
+    (answer,) = generate_answers(
+        model_of(max_position_embeddings=16), tokenizer_of(), prompts_of(9), max_new_tokens=7
+    )
+    assert answer.tokens == 7
+
+
+@PEFT_WARNS
+def test_a_prompt_learning_adapter_is_refused():
+    adapted = get_peft_model(model_of(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
+    with pytest.raises(InputError, match="adapter is of type PROMPT_TUNING"):
+        generate_answers(adapted, tokenizer_of(), prompts_of(2), max_new_tokens=2)
+
+
+@pytest.mark.parametrize(
+    ("token_ids", "share"),
+    [
+        ([], 0.0),
+        ([7, 7, 7, 7], 0.0),  # one 4-gram has none before it
+        ([7, 7, 7, 7, 7], 1 / 2),
+        ([1, 2, 3, 4, 5, 6, 7], 0.0),
+        ([1, 2, 3, 4, 1, 2, 3, 4], 1 / 5),
+        ([1, 2, 3, 4, 9, 1, 2, 3, 4, 9, 1, 2, 3, 4], 6 / 11),
+    ],
+)
+def test_repeated_4grams_are_the_share_that_occurred_before(token_ids, share):
+    assert repeated_4grams(token_ids) == pytest.approx(share)
+
+
+def words(text):
+    """One token a word, and one for each digit and mark, as small tokenizers cut arithmetic."""
+    pieces = "".join(c if c.isalpha() else f" {c} " for c in text.replace("\n", " ¶ ")).split()
+    return [sum(ord(c) * 131**i for i, c in enumerate(piece)) for piece in pieces]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The answer is 1" + "0" * 24,
+        "So " + "the " * 24,
+        "48/2=24.\n" + "She has 24 clips, so " * 5,
+        "48/2=24.\n" + "She has 24 clips, so " * 4 + "She has",  # cut in the midst of a round
+        "The baker sells the rest of the bread to the people of the town in the morning, every day. " * 4,
+    ],
+)
+def test_a_cycle_at_the_end_is_a_loop(text):
+    assert looping(words(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Natalia sold 48/2 = 24 clips in May.\nShe sold 48+24 = 72 clips altogether.\nSo the answer is: 72",
+        "The number is 1" + "0" * 20,
+        "\n".join(f"| {i} | {i * i} | {i**3} |" for i in range(40)),
+        "| a | b |\n|---|---|\n" + "| 0 | 0 |\n" * 3,
+        "the " * 40 + "end",  # it came to an end
+        "\n".join(f"{i}. She has {i} clips" for i in range(10, 60)),  # counts on: for repeated_4grams to see
+        "The baker sells the rest of the bread in the morning. " * 3,
+    ],
+)
+def test_text_that_somebody_may_mean_is_no_loop(text):
+    assert not looping(words(text))
+
+
+def test_a_loops_limits_are_four_repetitions_and_24_tokens():
+    unit = list(range(10))
+    assert looping(unit * 4)
+    assert not looping((unit * 4)[1:])
+    assert not looping([*range(50, 90), *(unit * 4)[1:]])
+    assert looping([5] * 24)
+    assert not looping([5] * 23)
+    assert looping(list(range(64)) * 4)
+    assert not looping(list(range(65)) * 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("72", "72"),
+        (" $1,200.50. ", "1200.5"),
+        ("007", "7"),
+        ("1,234,567", "1234567"),
+        ("-$5", "-5"),
+        ("$-5", "-5"),
+        ("−3.0", "-3"),
+        ("+4", "4"),
+        ("-0.00", "0"),
+        (".50", "0.5"),
+        (r"\$18", "18"),
+        ("18 €", "18"),
+        ("9" * 5000, "9" * 5000),
+        ("--5", None),
+        ("-$-5", None),
+        ("18 dollars", None),
+        ("1,20", None),
+        ("1/2", None),
+        ("50%", None),
+        ("NaN", None),
+        ("", None),
+        (".", None),
+        ("٣", None),
+    ],
+)
+def test_a_number_has_one_spelling(text, number):
+    assert normalize_number(text) == number
+
+
+@given(st.decimals(allow_nan=False, allow_infinity=False, places=4, min_value=-(10**12), max_value=10**12))
+def test_normalising_keeps_the_value_and_is_done_once(value):
+    written = f"${value:,}" if value >= 0 else f"-${-value:,}"
+    number = normalize_number(written)
+    assert number is not None
+    assert Decimal(number) == value
+    assert normalize_number(number) == number == normalize_number(str(value))
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("48+24=72\nSo the answer is: 72", "72"),
+        ("So the answer is: $1,200.", "1200"),
+        ("  So the answer is:  18  \nThank you.", "18"),
+        ("So the answer is:-4\r\n", "-4"),
+        ("So the answer is: 1\nWait.\nSo the answer is: 2", "2"),
+        ("So the answer is: 1\nSo the answer is: unknown", None),
+        ("So the answer is 72", None),
+        ("The answer is: 72", None),
+        ("so the answer is: 72", None),
+        ("24+48=72, So the answer is: 72", None),
+        ("So the answer is: 72 clips", None),
+        ("So the answer is:\n72", None),
+        ("72", None),
+        ("", None),
+    ],
+)
+def test_the_asked_line_is_read_strictly(text, number):
+    assert asked_line(text) == number
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("48 + 24 = 72 clips.", "72"),
+        ("She earns $1,200.50.", "1200.5"),
+        ("10-3", "3"),
+        ("f(x)-3", "3"),
+        ("x = -3", "-3"),
+        ("It is (-3).", "-3"),
+        ("She lost -$5", "-5"),
+        (r"\boxed{18}", "18"),
+        ("It is 50%.", "50"),
+        ("1, 2, 3", "3"),
+        ("1,2,3", "3"),
+        ("about .5 litres", "0.5"),
+        ("0" * 6000, "0"),
+        ("no number", None),
+        ("", None),
+    ],
+)
+def test_the_last_number_is_found_anywhere(text, number):
+    assert last_number(text) == number
+
+
+def answer_of(text, token_ids=(1, 2, 3), stopped=True):
+    return Answer(text, tuple(token_ids), stopped, len(token_ids) + stopped)
+
+
+def test_a_summary_holds_shares_and_means():
+    answers = [
+        answer_of("So the answer is: 72"),
+        answer_of("It is 1,200", range(7)),
+        answer_of("So the answer is: 5\nCheck: 2+3=5, not 6"),
+        answer_of("0" * 30, [4] * 30, stopped=False),
+    ]
+    summary = summarize(answers, ["72", "1200", "5", "8"])
+    assert summary == {
+        "stopped": 3 / 4,
+        "asked_format": 2 / 4,
+        "looping": 1 / 4,
+        "repeated_4grams": pytest.approx((26 / 27) / 4),
+        "tokens": (4 + 8 + 4 + 30) / 4,
+        "strict_accuracy": 2 / 4,
+        "flexible_accuracy": 2 / 4,
+    }
+    without = summarize(answers)
+    assert without == {name: value for name, value in summary.items() if "accuracy" not in name}
+
+
+@pytest.mark.parametrize(
+    ("answers", "references", "message"),
+    [
+        ([], None, "no answers to summarise"),
+        ([answer_of("1")], ["1", "2"], "2 references for 1 answers"),
+        ([answer_of("1"), answer_of("2")], ["1", "two"], "reference 2 is 'two', but a number is needed"),
+    ],
+)
+def test_what_cannot_be_summarised_is_refused(answers, references, message):
+    with pytest.raises(InputError, match=message):
+        summarize(answers, references)
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not GSM8K.exists(), reason="the data folder is not beside the checkout")
+def test_real_solutions_have_their_answer_last_and_do_not_loop():
+    rows = [json.loads(line)["answer"] for line in GSM8K.read_text(encoding="utf-8").splitlines()]
+    answers = [answer_of(row.replace("\n#### ", "\nSo the answer is: "), words(row)) for row in rows]
+    summary = summarize(answers, [row.rpartition("#### ")[2] for row in rows])
+    assert len(rows) > 500
+    assert (summary["strict_accuracy"], summary["flexible_accuracy"]) == (1.0, 1.0)
+    assert summary["looping"] == 0.0

@@ -1,0 +1,44 @@
+"""Every recipe is a whole run config that the libraries take as it stands."""
+
+from pathlib import Path
+
+import pytest
+
+from minordpo.config import build_lora_config, build_training_arguments, dump_config, load_config
+from minordpo.objectives import resolve
+
+RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_is_valid_to_the_libraries_and_reads_back_equal(recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv(
+        "FSDP_CPU_RAM_EFFICIENT_LOADING", ""
+    )  # TrainingArguments sets it: undone after the test
+    config = load_config(recipe, [])
+    resolve(config.objective.name, config.objective.hyper)  # raises for an unknown name or hyper-parameter
+    arguments = build_training_arguments(config, output_dir=str(tmp_path), use_cpu=True)
+    assert arguments.learning_rate == config.training.arguments["learning_rate"]
+    assert (build_lora_config(config) is None) == (config.lora is None)
+    assert config.model.dtype == "float32" or config.lora is not None
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(dump_config(config), encoding="utf-8")
+    assert load_config(copy, []) == config
+
+
+def test_the_four_recipes_are_there():
+    stems = {recipe.stem for recipe in RECIPES}
+    assert {"minordpo-smollm2", "dpo-lora", "paper-gsm8k", "llamafactory-chat"} <= stems
+
+
+def test_the_paper_recipe_states_what_the_paper_states(tmp_path, monkeypatch):
+    monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "")
+    config = load_config(next(recipe for recipe in RECIPES if recipe.stem == "paper-gsm8k"), [])
+    assert config.model.path == "Qwen/Qwen1.5-7B-Chat"
+    assert (config.data.train, config.data.strip_few_shot) == ("abacusai/MetaMath_DPO_FewShot", True)
+    arguments = build_training_arguments(config, output_dir=str(tmp_path), use_cpu=True)
+    assert 8 * arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps == 128
+    assert (arguments.num_train_epochs, arguments.lr_scheduler_type) == (1, "linear")
+    assert arguments.get_warmup_steps(3000) == 300
+    assert arguments.learning_rate in (1e-6, 1e-5)
+    assert 0.02 <= config.objective.hyper["beta"] <= 0.2
