@@ -44,3 +44,44 @@ def sees(paths: Sequence[Sequence[int]], tokens: int) -> np.ndarray:
         for depth, i in enumerate(path):
             visible[i, list(path[: depth + 1])] = True
     return visible
+
+
+def dpo(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, *, beta: float) -> Tensor:
+    """Rafailov 2023, Eq. 7: −log σ(β log(π_w/ref_w) − β log(π_l/ref_l)); −log σ(x) = log(1 + e^−x)."""
+    x = beta * (chosen - ref_chosen) - beta * (rejected - ref_rejected)
+    return torch.logaddexp(torch.zeros_like(x), -x)
+
+
+def minordpo(
+    chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, *, beta: float
+) -> Tensor:
+    """Xie 2024, Eq. 6: DPO with max(0, log(π_l/ref_l)); at 0 the constant is taken, as the text of §3.4 has it."""
+    ratio = rejected - ref_rejected
+    x = beta * (chosen - ref_chosen) - beta * torch.where(ratio > 0, ratio, torch.zeros_like(ratio))
+    return torch.logaddexp(torch.zeros_like(x), -x)
+
+
+def dpop(
+    chosen: Tensor,
+    rejected: Tensor,
+    ref_chosen: Tensor,
+    ref_rejected: Tensor,
+    *,
+    beta: float,
+    dpop_lambda: float,
+) -> Tensor:
+    """Xie 2024, Eq. 5: −log σ(β (log(π_w/ref_w) − log(π_l/ref_l) − λ max(0, log(ref_w/π_w))))."""
+    below = ref_chosen - chosen
+    penalty = dpop_lambda * torch.where(below > 0, below, torch.zeros_like(below))
+    x = beta * ((chosen - ref_chosen) - (rejected - ref_rejected) - penalty)
+    return torch.logaddexp(torch.zeros_like(x), -x)
+
+
+def pair_losses(
+    objective: Any, policy: Any, reference: Any, pairs: Sequence[Any], **hyperparameters: float
+) -> Tensor:
+    """The loss of each pair by one of the formulas above; `policy` carries the gradient, `reference` does not."""
+    sums = torch.stack([logps.sum() for logps in scored_logps(policy, pairs)]).view(-1, 2)
+    with torch.no_grad():
+        ref = torch.stack([logps.sum() for logps in scored_logps(reference, pairs)]).view(-1, 2)
+    return objective(sums[:, 0], sums[:, 1], ref[:, 0], ref[:, 1], **hyperparameters)

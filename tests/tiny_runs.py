@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
@@ -22,6 +21,7 @@ from tiny_models import tiny
 
 # peft 0.21 and transformers 5.17 know gradient checkpointing under names that transformers 5.23 renames.
 RENAMED = (
+    "ignore:`gradient_checkpointing` is deprecated:FutureWarning",
     "ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning",
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning",
 )
@@ -71,7 +71,8 @@ def token_pairs(count: int, *, chat: bool = True) -> list[TokenPair]:
 
 def tiny_model(*, seed: int = 0, architecture: str = "Llama", **overrides: Any) -> PreTrainedModel:
     """A tiny model of the tokenizer's vocabulary; weights narrow enough that it learns."""
-    settings = {"vocab_size": len(tokenizer()), "initializer_range": 0.1, "num_hidden_layers": 2}
+    settings = {"vocab_size": len(tokenizer()), "initializer_range": 0.1}
+    settings |= {"num_hidden_layers": 2} if architecture == "Llama" else {}
     return tiny(architecture, seed=seed, **settings | overrides)
 
 
@@ -98,13 +99,15 @@ def arguments(folder: Path, **settings: Any) -> TrainingArguments:
     return TrainingArguments(output_dir=str(folder), **quiet | settings)
 
 
+_OURS = """
+objective beta dpop_lambda eval_dataset ref_model peft_config callbacks optimizers token_options invalid token_budget
+dropout cache metrics_file processing_class
+""".split()  # noqa: SIM905
+
+
 def trainer(folder: Path, *, model: Any = None, pairs: Any = None, **settings: Any) -> PreferenceTrainer:
     """A trainer on the tiny model; settings that `PreferenceTrainer` does not have are TrainingArguments."""
-    ours = (
-        "objective beta dpop_lambda eval_dataset ref_model peft_config callbacks optimizers token_options"
-    ).split()
-    ours += "invalid token_budget dropout cache metrics_file processing_class".split()
-    own = {name: settings.pop(name) for name in ours if name in settings}
+    own = {name: settings.pop(name) for name in _OURS if name in settings}
     return PreferenceTrainer(
         tiny_model() if model is None else model,
         args=settings.pop("args", None) or arguments(folder, **settings),
@@ -131,7 +134,7 @@ def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 def gradient_error(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
     """The largest difference of any entry, relative to the largest entry of all."""
     assert found.keys() == expected.keys()
-    scale = max(each.abs().max().item() for each in expected.values())
+    scale = max(each.abs().max().item() for each in (*found.values(), *expected.values()))
     return max((found[n].double() - expected[n].double()).abs().max().item() for n in found) / scale
 
 
@@ -147,10 +150,10 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
     return path
 
 
-def write_config(path: Path, *, model: Path, pairs: Path, output: Path, **sections: Any) -> Path:
+def write_config(path: Path, *, base: Path, pairs: Path, output: Path, **sections: Any) -> Path:
     """A run config of three steps of four pairs, with `sections` laid over it key by key."""
     config: dict[str, Any] = {
-        "model": {"path": str(model)},
+        "model": {"path": str(base)},
         "data": {"train": str(pairs), "eval": 2},
         "objective": {"name": "minordpo", "beta": 0.1},
         "training": {
@@ -169,6 +172,28 @@ def write_config(path: Path, *, model: Path, pairs: Path, output: Path, **sectio
     return path
 
 
-def padded_lengths(pairs: Sequence[TokenPair]) -> np.ndarray:
-    """(pairs, 2) tokens of each prompt with its responses."""
-    return np.array([[len(p.prompt_ids) + len(r.ids) for r in p.responses] for p in pairs])
+def logits(model: Any) -> torch.Tensor:
+    """What the model says to a fixed row of tokens."""
+    model.eval()
+    with torch.no_grad():
+        return model(input_ids=torch.arange(3, 40)[None]).logits
+
+
+def weights(model: Any) -> dict[str, torch.Tensor]:
+    """A copy of every parameter."""
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def first_gradients(made: PreferenceTrainer) -> dict[str, torch.Tensor]:
+    """Train, and return the gradients of the first step, before they are clipped."""
+    found: dict[str, torch.Tensor] = {}
+    accumulate = made._accumulate
+
+    def spy(model: Any, step: Any) -> Any:
+        records = accumulate(model, step)
+        found.update(found or gradients(made.model))
+        return records
+
+    made._accumulate = spy  # type: ignore[method-assign]
+    made.train()
+    return found

@@ -9,6 +9,7 @@ import difflib
 import functools
 import inspect
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -104,7 +105,11 @@ def resolve(name: str, hyperparameters: Mapping[str, Any]) -> Objective:
                 f"objective {name} has no hyper-parameter {key!r}{_nearest(key, known)}. It has: {', '.join(known)}"
             )
         lowest, highest, inclusive = RANGES[key]
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        number = (
+            isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and abs(value) <= sys.float_info.max
+        )
         if not number or not (lowest <= value <= highest) or (value == lowest and not inclusive):
             relation = "at least" if inclusive else "above"
             raise InputError(f"objective.{key} is {value!r}, but must be a number {relation} {lowest:g}")

@@ -28,8 +28,19 @@ from minordpo.data.packing import pack, split_by_budget, tree_size
 from minordpo.data.tokens import TokenPair
 from minordpo.engine.logprobs import packed_logps
 from minordpo.engine.models import POLICY_ADAPTER, REFERENCE_ADAPTER, causal_model, tuner
+from minordpo.errors import InputError
 
 ENGINE_VERSION = 1  # raise it when the engine's numbers change
+# What a config says that no log-prob depends on, and that saving, loading or aligning with a tokenizer changes; the
+# class and the weights' dtypes are told apart by themselves.
+_IRRELEVANT: tuple[str, ...] = (
+    "_name_or_path",
+    "transformers_version",
+    "architectures",
+    "dtype",
+    "use_cache",
+)
+_IRRELEVANT += ("_attn_implementation_internal", "pad_token_id", "bos_token_id", "eos_token_id")
 SHARD_PAIRS = 512  # pairs written at a time; a killed pass loses at most these
 
 
@@ -62,21 +73,27 @@ class ReferenceCache:
         """Write what is not on disk yet."""
         if self._folder is None or not self._fresh:
             return
-        self._folder.mkdir(parents=True, exist_ok=True)
         keys = b"".join(self._fresh)
         tensors: dict[str, np.ndarray] = {
             "keys": np.frombuffer(keys, np.uint8).reshape(-1, 16),
             "lengths": np.array([len(logps) for logps in self._fresh.values()], np.int64),
             "logps": np.concatenate(list(self._fresh.values())),
         }
-        handle, aside = tempfile.mkstemp(dir=self._folder, suffix=".writing")
-        os.close(handle)
+        aside = None
         try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            handle, aside = tempfile.mkstemp(dir=self._folder, suffix=".writing")
+            os.close(handle)
             save_file(tensors, aside)
             os.replace(aside, self._folder / f"{xxhash.xxh3_128_hexdigest(keys)}.safetensors")
-        except BaseException:
-            Path(aside).unlink(missing_ok=True)
-            raise
+        except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own error
+            raise InputError(
+                f"{self._folder} cannot be written ({error}). Free some space, or name another folder by the "
+                "environment variable MINORDPO_CACHE"
+            ) from error
+        finally:
+            if aside is not None:
+                Path(aside).unlink(missing_ok=True)
         self._fresh = {}
 
 
@@ -115,8 +132,8 @@ def fingerprint(model: nn.Module, *, autocast: str, new_adapter: bool) -> str:
     device = next(model.parameters()).device.type
     digest.update(f"{ENGINE_VERSION} {autocast} {device} {type(causal_model(model)).__name__}".encode())
     config: dict[str, Any] = causal_model(model).config.to_dict()
-    for volatile in ("_name_or_path", "transformers_version", "use_cache", "_attn_implementation_internal"):
-        config.pop(volatile, None)
+    for irrelevant in _IRRELEVANT:
+        config.pop(irrelevant, None)
     digest.update(json.dumps(config, sort_keys=True, default=str).encode())
     for name, tensor in sorted(model.state_dict().items()):
         if new_adapter and f".{POLICY_ADAPTER}." in name:

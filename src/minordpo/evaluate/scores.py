@@ -17,6 +17,7 @@ from minordpo.engine.check import check_packing
 from minordpo.engine.models import causal_model, load_model, load_tokenizer
 from minordpo.engine.reference import ReferenceCache, reference_logps
 from minordpo.errors import InputError
+from minordpo.train.guards import switch_off_dropout
 
 TOKEN_BUDGET = 16384  # tokens of a row on a GPU; on a CPU each pair is a row
 
@@ -80,6 +81,7 @@ def token_logps(path: str, pairs: list[TokenPair], *, dtype: str) -> list[np.nda
             f"{path} knows {inner.config.get_text_config().vocab_size} tokens, but the pairs have token {largest}: it "
             "has another vocabulary than the scored model. Name a reference of the same family"
         )
+    switch_off_dropout(model)  # the check runs in training mode too
     check_packing(model, longest=longest)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     cast(nn.Module, model).to(device)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ from peft.tuners.lora import LoraConfig
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from minordpo.engine.models import POLICY_ADAPTER, REFERENCE_ADAPTER, tuner
+from minordpo.engine.models import POLICY_ADAPTER, REFERENCE_ADAPTER, causal_model, tuner
 from minordpo.errors import InputError
 
 # These write the adapter's start into the base weights, so that "without the adapter" is no longer the model given.
@@ -21,7 +24,8 @@ def add_adapter(model: PreTrainedModel | PeftModel, config: PeftConfig) -> PeftM
     """A new trainable adapter; one that the model already wears stays active and frozen below it.
 
     Raises:
-        InputError: an initialisation that changes the base, or an adapter kind that cannot be stacked.
+        InputError: an initialisation that changes the base, a config that does not fit the model, or an adapter kind
+            that cannot be stacked.
     """
     start = getattr(config, "init_lora_weights", True)
     if isinstance(start, str) and start.lower().startswith(_CHANGES_BASE):
@@ -29,8 +33,10 @@ def add_adapter(model: PreTrainedModel | PeftModel, config: PeftConfig) -> PeftM
             f"lora.init_lora_weights is {start!r}, which rewrites the base weights, so the reference would be lost. "
             "Leave it out, or use gaussian"
         )
+    config = copy.deepcopy(config)  # peft writes into the one it is given
     if not isinstance(model, PeftModel):
-        return get_peft_model(model, config, adapter_name=POLICY_ADAPTER)
+        with _applicable(model):
+            return get_peft_model(model, config, adapter_name=POLICY_ADAPTER)
     if not isinstance(config, LoraConfig):
         raise InputError(f"a {type(config).__name__} cannot be stacked on an adapter; use a LoraConfig")
     (existing,) = model.peft_config
@@ -39,9 +45,21 @@ def add_adapter(model: PreTrainedModel | PeftModel, config: PeftConfig) -> PeftM
             f"the model wears an adapter named {existing!r}; load it with minordpo.engine.models.load_model, "
             f"or name it {REFERENCE_ADAPTER!r}"
         )
-    model.add_adapter(POLICY_ADAPTER, config)
+    with _applicable(model):
+        model.add_adapter(POLICY_ADAPTER, config)
     wear_both(model)
     return model
+
+
+@contextlib.contextmanager
+def _applicable(model: PreTrainedModel | PeftModel) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, TypeError, NotImplementedError, ImportError) as error:
+        said = str(error).strip().splitlines()[0].rstrip(".")
+        raise InputError(
+            f"lora cannot be applied to {type(causal_model(model)).__name__}: {said}. Change the key it names"
+        ) from error
 
 
 def wear_both(model: PeftModel) -> None:

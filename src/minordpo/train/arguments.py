@@ -1,13 +1,14 @@
 """Which `transformers.TrainingArguments` mean what here; none is ignored in silence.
 
-Fields not listed are honoured by `transformers.Trainer` as documented there. `REDEFINED` ones keep their name but are
-applied by us; `REFUSED` ones may only keep their default.
+`HONOURED` fields are honoured by `transformers.Trainer` as documented there. `REDEFINED` ones keep their name but are
+applied by us; `REFUSED` ones may only keep their default. A test finds every field in exactly one of the three.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 from typing import Any
 
 from transformers import TrainingArguments
@@ -31,6 +32,9 @@ REDEFINED: dict[str, str] = {
 
 _OWN_LOSS = "the objective computes its loss from sequence log-probs"
 _OWN_EVALUATION = "evaluation here is on preference pairs, with the metrics of training"
+_OWN_FOLDERS = (
+    "checkpoints are written aside and renamed, which an upload cannot follow; upload the finished model"
+)
 _OWN_LOADER = "steps are sharded over ranks here, without repeated pairs"
 REFUSED: dict[str, str] = {
     "label_smoothing_factor": _OWN_LOSS,
@@ -63,10 +67,33 @@ REFUSED: dict[str, str] = {
     "enable_jit_checkpoint": "it would bypass the checkpoints written aside and renamed",
     "use_cache": "a packed row has no cache",
     "do_train": "minordpo train trains; other commands do the rest",
-    "do_eval": "set data.eval instead",
+    "do_eval": "set data.eval and training.eval_strategy instead",
     "do_predict": "use minordpo score",
     "local_rank": "torchrun sets it",
+    "torch_empty_cache_steps": "a step that runs out of memory empties the cache by itself",
+    "resume_from_checkpoint": "use --resume, or train(resume_from_checkpoint=...)",
+    "push_to_hub": _OWN_FOLDERS,
+    "hub_model_id": _OWN_FOLDERS,
+    "hub_strategy": _OWN_FOLDERS,
+    "hub_always_push": _OWN_FOLDERS,
+    "hub_revision": _OWN_FOLDERS,
 }
+
+_HONOURED = """
+num_train_epochs max_steps learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps
+optim optim_args optim_target_modules weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm
+bf16 tf32 activation_checkpointing activation_checkpointing_kwargs
+gradient_checkpointing gradient_checkpointing_kwargs
+logging_strategy logging_steps logging_first_step log_on_each_node log_level log_level_replica disable_tqdm
+report_to run_name project trackio_space_id trackio_bucket_id trackio_static_space_id hub_token hub_private_repo
+eval_strategy eval_steps eval_delay eval_on_start
+save_only_model save_strategy save_steps save_on_each_node save_total_limit
+load_best_model_at_end metric_for_best_model greater_is_better restore_callback_states_from_checkpoint
+full_determinism seed use_cpu dataloader_num_workers
+ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout
+fsdp fsdp_config deepspeed debug skip_memory_metrics
+"""
+HONOURED = frozenset(_HONOURED.split())
 
 
 def own_copy(args: TrainingArguments) -> tuple[TrainingArguments, int]:
@@ -75,9 +102,17 @@ def own_copy(args: TrainingArguments) -> tuple[TrainingArguments, int]:
     Raises:
         InputError: a refused field was set, or a redefined one to a value that has no meaning here.
     """
+    names = {field.name for field in dataclasses.fields(args)}
+    foreign = sorted(names - {field.name for field in dataclasses.fields(TrainingArguments)})
+    if foreign:
+        raise InputError(
+            f"args is a {type(args).__name__}, whose {', '.join(foreign[:3])} … mean nothing here. Pass "
+            "transformers.TrainingArguments, and the objective's hyper-parameters to the trainer"
+        )
     for name, reason in REFUSED.items():
-        field = next((f for f in dataclasses.fields(args) if f.name == name), None)
-        if field is not None and not _is_default(getattr(args, name), name, args):
+        if name == "do_eval" and args.eval_strategy != "no":
+            continue  # TrainingArguments sets it by itself then
+        if name in names and not _is_default(getattr(args, name), name):
             raise InputError(f"training.{name} is not supported: {reason}. Leave it out")
     if getattr(args, "train_sampling_strategy", "random") not in ("random", "sequential"):
         raise InputError(
@@ -103,16 +138,12 @@ def own_copy(args: TrainingArguments) -> tuple[TrainingArguments, int]:
     return own, pairs
 
 
-def _is_default(value: Any, name: str, args: TrainingArguments) -> bool:
-    default = _defaults(type(args))[name]
+def _is_default(value: Any, name: str) -> bool:
+    default = _defaults()[name]
     return value == default or (name == "accelerator_config" and str(value) == str(default))
 
 
-def _defaults(kind: type[TrainingArguments]) -> dict[str, Any]:
-    if kind not in _DEFAULTS:
-        made = TrainingArguments(output_dir="unused", use_cpu=True, report_to="none")
-        _DEFAULTS[kind] = {f.name: getattr(made, f.name) for f in dataclasses.fields(made)}
-    return _DEFAULTS[kind]
-
-
-_DEFAULTS: dict[type[TrainingArguments], dict[str, Any]] = {}
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    made = TrainingArguments(output_dir="unused", use_cpu=True, report_to="none")
+    return {field.name: getattr(made, field.name) for field in dataclasses.fields(made)}

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+from peft import PeftModel
+from safetensors import SafetensorError
 from torch import nn
 from transformers import Trainer
 from transformers.trainer_callback import TrainerState
-from transformers.trainer_utils import get_last_checkpoint, rotate_checkpoints
+from transformers.trainer_utils import TrainOutput, get_last_checkpoint, rotate_checkpoints
 
 from minordpo.errors import InputError
+from minordpo.train.adapters import load_adapter_weights
 
 _ASIDE = ".writing"
 
@@ -22,7 +26,7 @@ class StagedCheckpoints(Trainer):
 
     _staging = False
 
-    def find_checkpoint(self, resume: str | bool | None) -> Path | None:
+    def find_checkpoint(self, resume: str | os.PathLike[str] | bool | None) -> Path | None:
         """The checkpoint to go on from: a named one, or with True the last whole one.
 
         Raises:
@@ -30,13 +34,15 @@ class StagedCheckpoints(Trainer):
         """
         if resume is None or resume is False:
             return None
-        if isinstance(resume, str):
-            if not (Path(resume) / "trainer_state.json").exists():
+        if isinstance(resume, str | os.PathLike):
+            named = Path(resume)
+            if not re.fullmatch(r"checkpoint-\d+", named.name) or not (named / "trainer_state.json").exists():
                 raise InputError(f"{resume} is no checkpoint. Name a folder checkpoint-N")
-            return Path(resume)
-        found = get_last_checkpoint(self.args.output_dir)
+            return named
+        folder = self.args.output_dir or ""
+        found = get_last_checkpoint(folder) if os.path.isdir(folder) else None
         if found is None:
-            raise InputError(f"{self.args.output_dir} holds no checkpoint to resume from")
+            raise InputError(f"{folder} holds no checkpoint to resume from")
         return Path(found)
 
     def _get_output_dir(self, trial: Any) -> str:
@@ -53,11 +59,13 @@ class StagedCheckpoints(Trainer):
         self._staging = True
         try:
             super()._save_checkpoint(model, trial)
-        except OSError as error:
+        except (OSError, SafetensorError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+                raise  # of torch's runtime errors only its file writer's say that a disk is full
             shutil.rmtree(aside, ignore_errors=True)
+            said = getattr(error, "strerror", None) or "the disk seems to be full"
             raise InputError(
-                f"{folder / name} cannot be written: {error.strerror or error}. "
-                "Free some space, then go on with --resume"
+                f"{folder / name} cannot be written: {said}. Free some space, then go on with --resume"
             ) from error
         finally:
             self._staging = False
@@ -75,6 +83,28 @@ class StagedCheckpoints(Trainer):
                 use_mtime=True,
             )
         self.accelerator.wait_for_everyone()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if isinstance(self.model, PeftModel):
+            load_adapter_weights(self.model, Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def load_finished(self, checkpoint: Path) -> TrainOutput:
+        """Weights and state of a run that had taken its last step; the Trainer's own resumption may take another."""
+        self._load_from_checkpoint(str(checkpoint))
+        self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
+            self._load_best_model()
+        return TrainOutput(self.state.global_step, float("nan"), {})
+
+    def _load_best_model(self) -> None:
+        # The Trainer would load the weights into the first active adapter, which is a frozen one below.
+        best = self.state.best_model_checkpoint
+        if isinstance(self.model, PeftModel) and best is not None:
+            load_adapter_weights(self.model, Path(best))
+        else:
+            super()._load_best_model()
 
     def _point_at_final_names(self, written: Path, folder: Path) -> None:
         """The best checkpoint was looked for where this one was being written."""

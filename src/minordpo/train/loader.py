@@ -41,7 +41,7 @@ class StepSampler(Sampler[list[int]]):
     def visited(self, steps: int) -> list[int]:
         """The pairs that a run of that many steps meets, ascending."""
         epochs = -(-steps // len(self))
-        if epochs > 1 and not (self.drop_last and self.shuffle):
+        if epochs > 1 and not self.drop_last:
             return list(range(self.pairs))
         seen: set[int] = set()
         for epoch in range(epochs):
@@ -72,6 +72,7 @@ class Packer:
         self.token_budget, self.rank, self.world = token_budget, rank, world
 
     def __call__(self, items: Sequence[tuple[int, TokenPair]]) -> StepBatch:
+        items = sorted(items, key=lambda item: item[0])  # so that a step packed again is packed alike
         sizes = [tree_size(pair) for _, pair in items]
         deals = []
         for share in split(sizes, self.world):

@@ -6,10 +6,11 @@ Two names, two meanings: `logratios/*` are β-free, in nats, what the MinorDPO p
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,16 +99,26 @@ class MetricsFile:
         """Write one row through to the file."""
         if self.path is None:
             return
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(_finite(row)) + "\n")
-        except OSError as error:
-            raise InputError(
-                f"{self.path} cannot be written: {error.strerror}. Free some space or rights, then go on with --resume"
-            ) from error
+        with self._writable(), self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(_finite(row)) + "\n")
 
     def cut_back(self, step: int) -> None:
         """Drop the rows after `step`, and a last line that a kill cut short."""
+        self._keep(lambda row: row["step"] <= step)
+
+    def last_step(self) -> dict[str, Any]:
+        """The last training step's row; empty where there is none."""
+        if self.path is None or not self.path.exists():
+            return {}
+        rows = [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+        return next((row for row in reversed(rows) if "loss" in row), {})
+
+    def append_evaluation(self, row: Mapping[str, Any]) -> None:
+        """Append, in place of the same measurement at the same step: a resumed run repeats its last one."""
+        self._keep(lambda kept: kept["step"] != row["step"] or kept.keys() != row.keys())
+        self.append(row)
+
+    def _keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
         if self.path is None or not self.path.exists():
             return
         kept = []
@@ -116,12 +127,21 @@ class MetricsFile:
                 row = json.loads(line)
             except ValueError:
                 break
-            if row["step"] > step:
-                break
-            kept.append(line)
+            if wanted(row):
+                kept.append(line)
         aside = self.path.with_suffix(".writing")
-        aside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        os.replace(aside, self.path)
+        with self._writable():
+            aside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+            os.replace(aside, self.path)
+
+    @contextlib.contextmanager
+    def _writable(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise InputError(
+                f"{self.path} cannot be written: {error.strerror}. Free some space or rights, then go on with --resume"
+            ) from error
 
 
 def _finite(row: Mapping[str, Any]) -> dict[str, Any]:

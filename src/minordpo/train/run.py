@@ -28,6 +28,7 @@ from minordpo.config import RunConfig, build_lora_config, build_training_argumen
 from minordpo.data.doctor import prepare_pairs
 from minordpo.data.files import write_jsonl
 from minordpo.data.formats import LoadedPairs, load_pairs
+from minordpo.data.reading.readers import READERS
 from minordpo.data.tokens import TokenOptions, TokenPair
 from minordpo.engine.models import load_model, load_tokenizer, save_model
 from minordpo.engine.reference import cache_folder, pair_key
@@ -70,14 +71,14 @@ def run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> Path
     if resume and finished(folder):
         print(f"{folder} is a finished run; there is nothing to resume")
         return folder
-    going_on = _claim(folder, config, resume)
+    going_on = refuse_foreign(folder, config, resume)
     transformers_logging.disable_progress_bar()  # a bar for every file written would break ours
     tokenizer = load_run_tokenizer(config)
     data = load_data(config, tokenizer)
     trainer = build_trainer(config, tokenizer, data, folder)
     main = trainer.is_world_process_zero()
-    if main:
-        _write_environment(folder, data)
+    if main:  # only now, so that a run that was refused leaves nothing in the way of the corrected one
+        _claim(folder, config, data)
     if main and not quiet:
         print(data.report, flush=True)
     samples = _Samples(config, tokenizer, data, folder / "samples.jsonl")
@@ -137,7 +138,8 @@ def load_data(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> RunData:
     options = TokenOptions(max_length=data.max_length, overlong=data.overlong, score_end=data.score_end)
     prepared = prepare_pairs(loaded, tokenizer, options, invalid=data.invalid, progress=True)
     if isinstance(data.eval, str):
-        held = load_pairs(data.eval, split=data.eval_split, strip_few_shot=data.strip_few_shot)
+        split = "train" if Path(data.eval).suffix.lower() in READERS else data.eval_split
+        held = load_pairs(data.eval, split=split, strip_few_shot=data.strip_few_shot)
         held_out = prepare_pairs(held, tokenizer, options, invalid=data.invalid, progress=True)
         return RunData(prepared.pairs, held_out.pairs, f"{prepared.report}\n\nheld out:\n{held_out.report}")
     if not data.eval:
@@ -204,30 +206,47 @@ def draw(folder: Path, config: RunConfig) -> None:
     )
 
 
-def _claim(folder: Path, config: RunConfig, resume: bool) -> bool:
-    """Make the run folder, or find it to be this run's; true where an earlier start is gone on with."""
-    text, file = dump_config(config), folder / "config.yaml"
+def refuse_foreign(folder: Path, config: RunConfig, resume: bool) -> bool:
+    """Whether an earlier start of this run is gone on with; nothing is written.
+
+    Raises:
+        InputError: the folder holds another run, this one started with another config, or other files.
+    """
+    if int(os.environ.get("RANK", "0")):
+        return resume  # the first process looks; for the others it may have been there already
+    file = folder / "config.yaml"
     if file.exists() and not resume:
         raise InputError(f"{folder} holds another run. Name another output, or go on with it by --resume")
     if file.exists():
-        if file.read_text(encoding="utf-8") != text:
+        if file.read_text(encoding="utf-8") != dump_config(config):
             raise InputError(
                 f"{folder} was started with another config ({_difference(load_config(file, []), config)}). "
                 "Resume it with its own config.yaml, or name another output"
             )
         return True
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(not _left_over(each) for each in folder.iterdir())):
         raise InputError(f"{folder} exists and is not a run folder. Name another output")
+    return False
+
+
+def _left_over(path: Path) -> bool:
+    """Whether a run that was stopped before it claimed its folder may have left this there."""
+    return path.suffix == ".writing" or (path.is_dir() and not any(path.iterdir()))
+
+
+def _claim(folder: Path, config: RunConfig, data: RunData) -> None:
+    """Make the run folder this run's, by its config.yaml; environment.json says where it started."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        aside = folder / f".config.{os.getpid()}"
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, file)
+        for name, text in (("config.yaml", dump_config(config)), ("environment.json", _environment(data))):
+            if not (folder / name).exists():
+                aside = folder / f".{name}.writing"
+                aside.write_text(text, encoding="utf-8")
+                os.replace(aside, folder / name)
     except OSError as error:
         raise InputError(
-            f"{folder} cannot be written: {error.strerror or error}. Name another output"
+            f"{folder} cannot be written: {error.strerror or error}. Free some space or name another output"
         ) from error
-    return False
 
 
 def _difference(before: RunConfig, now: RunConfig) -> str:
@@ -236,10 +255,7 @@ def _difference(before: RunConfig, now: RunConfig) -> str:
     return f"{old or 'fewer keys'}, not {new or 'more keys'}"
 
 
-def _write_environment(folder: Path, data: RunData) -> None:
-    file = folder / "environment.json"
-    if file.exists():
-        return
+def _environment(data: RunData) -> str:
     packages = ("torch", "transformers", "accelerate", "peft", "datasets", "tokenizers", "numpy")
     facts = {
         "minordpo": __version__,
@@ -254,9 +270,7 @@ def _write_environment(folder: Path, data: RunData) -> None:
         "data_digest": data.digest(),
         "command": " ".join(Path(a).name if i == 0 else a for i, a in enumerate(sys.argv)),
     }
-    aside = file.with_suffix(".writing")
-    aside.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    os.replace(aside, file)
+    return json.dumps(facts, indent=2) + "\n"
 
 
 class _Samples:
@@ -298,6 +312,7 @@ class _Samples:
             "answer": answer.text,
             "stopped": answer.stopped,
             "tokens": answer.tokens,
+            "token_ids": list(answer.token_ids),
         }
 
     def _rows(self) -> list[dict[str, Any]]:

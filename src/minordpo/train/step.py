@@ -11,7 +11,7 @@ losses are divided by the pairs of the whole optimizer step, over all ranks.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,9 @@ from torch import Tensor, nn
 from minordpo.data.packing import PackedBatch
 from minordpo.engine.logprobs import packed_logps, sequence_logps
 from minordpo.objectives import Objective, PairLogps, losses_and_coefficients
+
+# Token log-probs of each pair, by its number in the data set; pairs that no step meets may be left out.
+Reference = Sequence[np.ndarray] | Mapping[int, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +60,7 @@ def pair_logps(
     return PairLogps(chosen, rejected, ref_chosen, ref_rejected, chosen_tokens, rejected_tokens)
 
 
-def reference_sums(reference: Sequence[np.ndarray], batch: PackedBatch) -> Float[Tensor, "sequences"]:
+def reference_sums(reference: Reference, batch: PackedBatch) -> Float[Tensor, "sequences"]:
     """The reference's log-prob of each sequence, added in float64 like the policy's."""
     members = torch.from_numpy(np.concatenate([reference[i] for i in batch.indices]))
     members = members.to(batch.member_sequences.device, torch.float64)
@@ -69,7 +72,7 @@ def preference_step(
     model: nn.Module,
     step: StepBatch,
     objective: Objective,
-    reference: Sequence[np.ndarray],
+    reference: Reference,
     *,
     scale: float,
     backward: Callable[[Tensor], None],
@@ -98,14 +101,14 @@ def preference_step(
 
 @torch.no_grad()
 def preference_evaluation(
-    model: nn.Module, batch: PackedBatch, objective: Objective, reference: Sequence[np.ndarray]
+    model: nn.Module, batch: PackedBatch, objective: Objective, reference: Reference
 ) -> PairRecord:
     """What the pairs of one row would do, without a gradient."""
     return _record(packed_logps(model, batch), batch, objective, reference)
 
 
 def _record(
-    token_logps: Tensor, batch: PackedBatch, objective: Objective, reference: Sequence[np.ndarray]
+    token_logps: Tensor, batch: PackedBatch, objective: Objective, reference: Reference
 ) -> PairRecord:
     policy = sequence_logps(token_logps.detach(), batch)
     logps = pair_logps(policy, reference_sums(reference, batch), batch)

@@ -16,6 +16,7 @@ from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import (
+    IntervalStrategy,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
@@ -23,6 +24,7 @@ from transformers import (
     TrainerControl,
     TrainerState,
     TrainingArguments,
+    set_seed,
 )
 from transformers.trainer_utils import TrainOutput
 
@@ -34,7 +36,7 @@ from minordpo.engine.check import check_packing
 from minordpo.engine.models import causal_model, load_model
 from minordpo.engine.reference import ReferenceCache, as_reference, fingerprint, reference_logps
 from minordpo.errors import InputError
-from minordpo.train.adapters import add_adapter, load_adapter_weights
+from minordpo.train.adapters import add_adapter
 from minordpo.train.arguments import own_copy
 from minordpo.train.checkpoints import StagedCheckpoints
 from minordpo.train.guards import (
@@ -88,7 +90,7 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
         dropout: bool = False,
         cache: Path | None = None,
         metrics_file: Path | None = None,
-        **hyperparameters: float,
+        **hyperparameters: int | float,
     ) -> None:
         self.objective: objectives.Objective = objectives.resolve(objective, hyperparameters)
         self.beta = float(
@@ -107,10 +109,16 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
         self.held_out: list[TokenPair] = []
         if eval_dataset is not None:
             self.held_out = prepare_rows(eval_dataset, "eval_dataset", processing_class, options, invalid)
+        elif args.eval_strategy != "no":
+            raise InputError(
+                f"training.eval_strategy is {IntervalStrategy(args.eval_strategy).value}, but there are no held-out "
+                "pairs. Set data.eval (or pass eval_dataset), or leave eval_strategy out"
+            )
         longest = max(longest_sequence(pair) for pair in [*self.pairs, *self.held_out])
 
         self.new_adapter = peft_config is not None
         if peft_config is not None:
+            set_seed(args.seed)  # the Trainer does so only after the adapter has been drawn
             model = add_adapter(model, peft_config)
         elif isinstance(model, PeftModel) and not any(p.requires_grad for p in model.parameters()):
             raise InputError(
@@ -126,12 +134,13 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
         if isinstance(ref_model, str):
             ref_model = load_model(ref_model)
         if ref_model is not None:
+            switch_off_dropout(ref_model)
             check_packing(ref_model, longest=longest)
             logprobs.install(causal_model(ref_model))
             ref_model.eval()
         self.ref_model = ref_model
         self.cache_folder = cache
-        self._precomputed: dict[str, list[np.ndarray]] = {}
+        self._precomputed: dict[str, dict[int, np.ndarray]] = {}
         self._pending: dict[str, Any] | None = None
         self._since_log: list[dict[str, float]] = []
         self.last_metrics: dict[str, Any] = {}
@@ -191,13 +200,10 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
             return
         visited = self.sampler.visited(self.total_steps())
         found = self._reference_of([self.pairs[i] for i in visited])
-        # Pairs that no step meets have none; asking for one would fail loudly.
-        whole: list[Any] = [None] * len(self.pairs)
-        for i, logps in zip(visited, found, strict=True):
-            whole[i] = logps
-        self._precomputed["train"] = whole
+        # Pairs that no step meets have none; asking for one fails loudly.
+        self._precomputed["train"] = dict(zip(visited, found, strict=True))
         if self.held_out:
-            self._precomputed["eval"] = self._reference_of(self.held_out)
+            self._precomputed["eval"] = dict(enumerate(self._reference_of(self.held_out)))
 
     def _reference_of(self, pairs: Sequence[TokenPair]) -> list[np.ndarray]:
         model = self.ref_model if self.ref_model is not None else self.policy
@@ -232,7 +238,11 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
         """Train; the reference is computed first, from the weights as they are now."""
         self.precompute_reference()
         checkpoint = self.find_checkpoint(resume_from_checkpoint)
-        self.metrics_file.cut_back(0 if checkpoint is None else int(checkpoint.name.split("-")[-1]))
+        step = 0 if checkpoint is None else int(checkpoint.name.split("-")[-1])
+        self.metrics_file.cut_back(step)
+        self.last_metrics = self.metrics_file.last_step()
+        if checkpoint is not None and step >= self.total_steps():
+            return self.load_finished(checkpoint)
         with (
             attention.attention_switched(causal_model(self.model), attention.NAME),
             warnings.catch_warnings(),
@@ -275,6 +285,9 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
 
     def _step_within_memory(self, model: nn.Module, step: StepBatch) -> tuple[list[PairRecord], StepBatch]:
         """Run the step; where memory runs out, run it again in rows of half the tokens."""
+        # A loader's worker does not hear of a budget lowered here.
+        if any(len(b.indices) > 1 and len(b.input_ids) > self.packer.token_budget for b in step.batches):
+            step = self._packed_again(step)
         while True:
             try:
                 return self._accumulate(model, step), step
@@ -300,8 +313,12 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
                 f"memory ran out: the step is repeated with {self.packer.token_budget} tokens a row",
                 flush=True,
             )
-            indices = [i for batch in step.batches for i in batch.indices]
-            step = self.packer([(i, self.pairs[i]) for i in indices])
+            step = self._packed_again(step)
+
+    def _packed_again(self, step: StepBatch) -> StepBatch:
+        """The same pairs, all of which are this only rank's, in rows of the budget as it is now."""
+        indices = [i for batch in step.batches for i in batch.indices]
+        return self.packer([(i, self.pairs[i]) for i in indices])
 
     def _accumulate(self, model: nn.Module, step: StepBatch) -> list[PairRecord]:
         device = self.args.device
@@ -311,7 +328,7 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
             moved,
             self.objective,
             self._precomputed["train"],
-            scale=self.args.world_size,  # DDP and its kin average gradients over ranks
+            scale=float(self.args.world_size),  # DDP and its kin average gradients over ranks
             backward=self._backward,
             around_row=lambda last: self._around_row(model, last),
         )
@@ -390,7 +407,7 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
         metrics = {f"{metric_key_prefix}_{k}": v for k, v in self._reduced(records).items()}
         self.last_evaluation = metrics
         self._evaluated_at = self.state.global_step
-        self.metrics_file.append({"step": self.state.global_step, **metrics})
+        self.metrics_file.append_evaluation({"step": self.state.global_step, **metrics})
         self.log({**metrics, f"{metric_key_prefix}_seconds": round(time.perf_counter() - started, 4)})
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -403,12 +420,6 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
         """6 × weights × tokens, attention not counted."""
         weights = sum(p.numel() for p in self.policy.parameters())
         return 6 * weights * sum(len(batch.input_ids) for batch in inputs.batches)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if isinstance(self.model, PeftModel):
-            load_adapter_weights(self.model, Path(resume_from_checkpoint))
-        else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
 
 class _EpochOrder(TrainerCallback):

@@ -1,0 +1,285 @@
+"""`minordpo train --dry-run`: everything a run checks, one row measured, and what the run would cost.
+
+config, output folder, tokenizer, data, model, adapter, packing: as in a run, and refused as there
+one row of the first step, forward and backward ─► seconds a token, bytes a token
+every step's rows, by their sizes alone         ─► tokens, largest row
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from minordpo.config import RunConfig
+from minordpo.data.packing import split, split_by_budget, tree_size
+from minordpo.data.tokens import TokenPair
+from minordpo.engine.models import causal_model
+from minordpo.engine.reference import ReferenceCache, fingerprint, pair_key
+from minordpo.errors import InputError
+from minordpo.train.measure import Measured, measure_row, optimizer_state_bytes, reference_ready
+from minordpo.train.run import build_trainer, load_data, load_run_tokenizer, refuse_foreign, validate
+from minordpo.train.trainer import PreferenceTrainer
+
+# Bytes of optimizer state a trained weight where the optimizer cannot be tried: AdamW's, two float32.
+_ADAMW_STATE = 8.0
+
+
+def dry_run(config: RunConfig) -> str:
+    """The report on data, and what a run of this config would cost; nothing is written but temporary files.
+
+    Times are one measured row's, scaled by tokens; memory is counted from the tensors. Both are estimates.
+
+    Raises:
+        InputError: what the run itself would refuse; or a single row does not fit in memory.
+    """
+    folder = Path(config.output)
+    validate(config)
+    refuse_foreign(folder, config, resume=False)
+    refuse_unwritable(folder)
+    tokenizer = load_run_tokenizer(config)
+    data = load_data(config, tokenizer)
+    with tempfile.TemporaryDirectory(prefix="minordpo-dry-run-") as aside:
+        trainer = build_trainer(config, tokenizer, data, Path(aside), push_to_hub=False)
+        plan = plan_steps(trainer)
+        missing = _missing_pairs(trainer)
+        measured = measure_row(trainer, plan.typical_row)
+        state = optimizer_state_bytes(trainer.args)
+        lines = [
+            ("model", _model_line(trainer)),
+            ("steps", _steps_line(trainer, plan)),
+            ("tokens", _tokens_line(plan)),
+            *_time_lines(trainer, plan, measured, missing),
+            *_memory_lines(trainer, plan, measured, state),
+            *_disk_lines(trainer, folder, state),
+        ]
+    table = "\n".join(f"{name.ljust(10)} {text}" for name, text in lines)
+    return f"{data.report}\n\nDry run: nothing was trained and nothing written.\n{table}"
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Refuse an output folder that could not be made or written, without making it.
+
+    Raises:
+        InputError: a file is in the way, or nothing may be written there.
+    """
+    above = _existing_above(folder)
+    if not above.is_dir():
+        raise InputError(f"{folder} cannot be written: {above} is a file. Name another output")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise InputError(f"{folder} cannot be written: {above} allows no writing. Name another output")
+
+
+def _existing_above(folder: Path) -> Path:
+    """The folder itself where it exists, else the nearest thing on its path that does."""
+    path = folder.absolute()
+    return next(each for each in (path, *path.parents) if each.exists())
+
+
+# ---- what the run would compute ----
+@dataclass(frozen=True)
+class Plan:
+    """The rows of a run by their sizes, for this process; totals over its steps and all processes."""
+
+    steps: int
+    tokens: float
+    padded_tokens: float  # had each response a row of its own, padded to the longest of its packed row
+    own_tokens: float  # of this process, which sets the pace
+    largest_row: int
+    typical_row: list[int]  # pairs of the first step's middle row
+
+
+def plan_steps(trainer: PreferenceTrainer) -> Plan:
+    """Deal every step of the first epoch as the run will; later epochs are taken to be alike."""
+    pairs: Any = trainer.train_dataset
+    packer = trainer.packer
+    sizes = [tree_size(pair) for pair in pairs]
+    lengths = [len(pair.prompt_ids) + max(len(each.ids) for each in pair.responses) for pair in pairs]
+    steps = trainer.total_steps()
+    first_epoch = min(steps, len(trainer.sampler))
+    tokens = padded = own = largest = 0
+    typical: list[int] = []
+    for step, drawn in enumerate(trainer.sampler):
+        if step == first_epoch:
+            break
+        members = sorted(drawn)  # in the packer's order, on which the deal depends
+        for rank, share in enumerate(split([sizes[i] for i in members], packer.world)):
+            dealt = split_by_budget([sizes[members[i]] for i in share], packer.token_budget) if share else []
+            rows = [[members[share[i]] for i in row] for row in dealt]
+            totals = [sum(sizes[i] for i in row) for row in rows]
+            tokens += sum(totals)
+            padded += sum(2 * len(row) * max(lengths[i] for i in row) for row in rows)
+            if rank == packer.rank:
+                own += sum(totals)
+                largest = max([largest, *totals])
+                if step == 0:
+                    ascending = sorted(rows, key=lambda row: sum(sizes[i] for i in row))
+                    typical = ascending[len(rows) // 2] if rows else [members[0]]
+    scale = steps / first_epoch
+    return Plan(steps, tokens * scale, padded * scale, own * scale, largest, typical)
+
+
+def _missing_pairs(trainer: PreferenceTrainer) -> list[TokenPair]:
+    """The pairs whose reference log-probs are not in the cache, each content once."""
+    pairs: Any = trainer.train_dataset
+    met = [pairs[i] for i in trainer.sampler.visited(trainer.total_steps())] + _held_out(trainer)
+    with reference_ready(trainer) as model:
+        autocast = "bfloat16" if trainer.args.bf16 else "none"
+        own = trainer.ref_model is None
+        content = fingerprint(model, autocast=autocast, new_adapter=own and trainer.new_adapter)
+    cache = ReferenceCache(trainer.cache_folder, content)
+    return [pair for key, pair in {pair_key(pair): pair for pair in met}.items() if key not in cache]
+
+
+def _held_out(trainer: PreferenceTrainer) -> list[TokenPair]:
+    pairs: Any = trainer.eval_dataset
+    return list(pairs or [])
+
+
+# ---- what it comes to ----
+def _model_line(trainer: PreferenceTrainer) -> str:
+    model: Any = trainer.model
+    weights = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    share = "all trained" if trained == weights else f"{_count(trained)} of them trained"
+    return (
+        f"{type(causal_model(model)).__name__}, {_count(weights)} weights, {share}; packed log-probs checked"
+    )
+
+
+def _steps_line(trainer: PreferenceTrainer, plan: Plan) -> str:
+    sampler = trainer.sampler
+    epochs = plan.steps / len(sampler)
+    return f"{plan.steps} of {min(sampler.per_step, sampler.pairs)} pairs: {epochs:.3g} epochs of {sampler.pairs} pairs"
+
+
+def _tokens_line(plan: Plan) -> str:
+    return (
+        f"about {_count(plan.tokens)} to compute in all, {_count(plan.tokens / plan.steps)} a step; a padded row for "
+        f"each response would take {_count(plan.padded_tokens)} ({plan.padded_tokens / plan.tokens:.2f} times as many)"
+    )
+
+
+def _time_lines(
+    trainer: PreferenceTrainer, plan: Plan, measured: Measured, missing: list[TokenPair]
+) -> list[tuple[str, str]]:
+    held_out = _held_out(trainer)
+    known = len(trainer.sampler.visited(plan.steps)) + len(held_out)
+    reference = f"no time: all {known} pairs are in the cache"
+    if missing:
+        seconds = measured.reference_seconds * sum(tree_size(pair) for pair in missing)
+        reference = f"{_duration(seconds)} for the {len(missing)} of {known} pairs that are not in the cache"
+    training = measured.training_seconds * plan.own_tokens
+    text = f"{_duration(training)}, {_duration(training / plan.steps)} a step"
+    if held_out:
+        times = evaluations(trainer.args, plan.steps, len(trainer.sampler))
+        tokens = sum(tree_size(pair) for pair in held_out) / trainer.args.world_size
+        seconds = measured.reference_seconds * tokens * times
+        text += f"; {times} × {len(held_out)} held-out pairs {_duration(seconds)} more"
+    uncounted = (
+        "measured on one row of the first step; loading, sample answers, checkpoints and updates come on top"
+    )
+    return [("reference", reference), ("training", text), ("", uncounted)]
+
+
+def evaluations(args: TrainingArguments, steps: int, steps_an_epoch: int) -> int:
+    """How often the held-out pairs are measured: as `eval_strategy` says, and once after the last step."""
+    strategy = getattr(args.eval_strategy, "value", args.eval_strategy)
+    if strategy == "no":
+        return 1 + bool(args.eval_on_start)
+    every = args.eval_steps or args.logging_steps
+    every = max(1, int(-(-steps * every // 1))) if every < 1 else int(every)
+    every = steps_an_epoch if strategy == "epoch" else every
+    return -(-steps // every) + bool(args.eval_on_start)
+
+
+def _memory_lines(
+    trainer: PreferenceTrainer, plan: Plan, measured: Measured, state: float | None
+) -> list[tuple[str, str]]:
+    args = trainer.args
+    model: Any = trainer.model
+    models: list[Any] = [model] if trainer.ref_model is None else [model, trainer.ref_model]
+    weights = sum(p.nbytes for each in models for p in each.parameters())
+    trained = [p for p in model.parameters() if p.requires_grad]
+    gradients = sum(p.nbytes for p in trained)
+    states = (_ADAMW_STATE if state is None else state) * sum(p.numel() for p in trained)
+    activations = measured.activation_bytes * plan.largest_row
+    total = weights + gradients + states + activations
+    there = _memory_there(args.device)
+    lines = [
+        (
+            "memory",
+            f"about {_size(total)} at its peak: weights {_size(weights)}, gradients {_size(gradients)}, "
+            f"optimizer {_size(states)}, activations {_size(activations)} (a row of {plan.largest_row} tokens)"
+            + (f"; there are {_size(there)}" if there else ""),
+        )
+    ]
+    if state is None:
+        optimizer = getattr(args.optim, "value", args.optim)
+        lines.append(("", f"what {optimizer} keeps could not be tried; it is counted as AdamW's"))
+    if args.device.type == "cpu":
+        lines.append(("", "Python and its libraries take about 0.5 GB more"))
+    if args.deepspeed or args.fsdp:
+        lines.append(("", "sharding over processes is not counted"))
+    if there and total > there:
+        less = "lower training.token_budget, or set training.gradient_checkpointing=true"
+        less = less if activations > total / 2 else "train an adapter (lora) instead of every weight"
+        lines.append(("", f"that is more than there is: {less}"))
+    return lines
+
+
+def _memory_there(device: torch.device) -> int | None:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    if device.type == "cpu" and "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
+
+
+def _disk_lines(trainer: PreferenceTrainer, folder: Path, state: float | None) -> list[tuple[str, str]]:
+    args = trainer.args
+    model: Any = trainer.model
+    saved = [p for p in model.parameters() if p.requires_grad or not trainer.new_adapter]
+    final = sum(p.nbytes for p in saved)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    checkpoint = final + (_ADAMW_STATE if state is None else state) * trained
+    saves = getattr(args.save_strategy, "value", args.save_strategy) != "no"
+    kept = (args.save_total_limit or 1) + 1 if saves else 0  # one more is written before the oldest goes
+    needed, free = final + kept * checkpoint, shutil.disk_usage(_existing_above(folder)).free
+    text = f"{folder} can be used; it would take about {_size(needed)} of {_size(free)} left on the disk"
+    if kept and not args.save_total_limit:
+        text += f", and {_size(checkpoint)} for each further checkpoint"
+    lines = [("output", text)]
+    if needed > free:
+        lines.append(
+            ("", "that is more than is left: name another output, or set training.save_total_limit=1")
+        )
+    return lines
+
+
+def _count(number: float | int) -> str:
+    """A count to three digits: 134 M."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:.0f}"
+
+
+def _size(number: float | int) -> str:
+    if number < 1e8:
+        return f"{number / 1e6:.2g} MB"
+    return f"{number / 1e9:.2g} GB" if number < 1e10 else f"{number / 1e9:.0f} GB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"about {seconds:.2g} s"
+    if seconds < 6000:
+        return f"about {seconds / 60:.2g} minutes"
+    return f"about {seconds / 3600:.3g} hours"
