@@ -21,9 +21,8 @@ from minordpo.config import RunConfig
 from minordpo.data.packing import split, split_by_budget, tree_size
 from minordpo.data.tokens import TokenPair
 from minordpo.engine.models import causal_model
-from minordpo.engine.reference import ReferenceCache, fingerprint, pair_key
 from minordpo.errors import InputError
-from minordpo.train.measure import Measured, measure_row, optimizer_state_bytes, reference_ready
+from minordpo.train.measure import Measured, measure_row, optimizer_state_bytes
 from minordpo.train.run import build_trainer, load_data, load_run_tokenizer, refuse_foreign, validate
 from minordpo.train.trainer import PreferenceTrainer
 
@@ -97,7 +96,7 @@ class Plan:
 
 def plan_steps(trainer: PreferenceTrainer) -> Plan:
     """Deal every step of the first epoch as the run will; later epochs are taken to be alike."""
-    pairs: Any = trainer.train_dataset
+    pairs = trainer.pairs
     packer = trainer.packer
     sizes = [tree_size(pair) for pair in pairs]
     lengths = [len(pair.prompt_ids) + max(len(each.ids) for each in pair.responses) for pair in pairs]
@@ -127,19 +126,8 @@ def plan_steps(trainer: PreferenceTrainer) -> Plan:
 
 def _missing_pairs(trainer: PreferenceTrainer) -> list[TokenPair]:
     """The pairs whose reference log-probs are not in the cache, each content once."""
-    pairs: Any = trainer.train_dataset
-    met = [pairs[i] for i in trainer.sampler.visited(trainer.total_steps())] + _held_out(trainer)
-    with reference_ready(trainer) as model:
-        autocast = "bfloat16" if trainer.args.bf16 else "none"
-        own = trainer.ref_model is None
-        content = fingerprint(model, autocast=autocast, new_adapter=own and trainer.new_adapter)
-    cache = ReferenceCache(trainer.cache_folder, content)
-    return [pair for key, pair in {pair_key(pair): pair for pair in met}.items() if key not in cache]
-
-
-def _held_out(trainer: PreferenceTrainer) -> list[TokenPair]:
-    pairs: Any = trainer.eval_dataset
-    return list(pairs or [])
+    met = [trainer.pairs[i] for i in trainer.sampler.visited(trainer.total_steps())]
+    return trainer.reference.missing([*met, *trainer.held_out])
 
 
 # ---- what it comes to ----
@@ -169,7 +157,7 @@ def _tokens_line(plan: Plan) -> str:
 def _time_lines(
     trainer: PreferenceTrainer, plan: Plan, measured: Measured, missing: list[TokenPair]
 ) -> list[tuple[str, str]]:
-    held_out = _held_out(trainer)
+    held_out = trainer.held_out
     known = len(trainer.sampler.visited(plan.steps)) + len(held_out)
     reference = f"no time: all {known} pairs are in the cache"
     if missing:
@@ -204,7 +192,7 @@ def _memory_lines(
 ) -> list[tuple[str, str]]:
     args = trainer.args
     model: Any = trainer.model
-    models: list[Any] = [model] if trainer.ref_model is None else [model, trainer.ref_model]
+    models: list[Any] = [model] if trainer.reference.is_policy else [model, trainer.reference.model]
     weights = sum(p.nbytes for each in models for p in each.parameters())
     trained = [p for p in model.parameters() if p.requires_grad]
     gradients = sum(p.nbytes for p in trained)
@@ -245,7 +233,7 @@ def _memory_there(device: torch.device) -> int | None:
 def _disk_lines(trainer: PreferenceTrainer, folder: Path, state: float | None) -> list[tuple[str, str]]:
     args = trainer.args
     model: Any = trainer.model
-    saved = [p for p in model.parameters() if p.requires_grad or not trainer.new_adapter]
+    saved = [p for p in model.parameters() if p.requires_grad or not trainer.reference.new_adapter]
     final = sum(p.nbytes for p in saved)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     checkpoint = final + (_ADAMW_STATE if state is None else state) * trained

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from torch.utils.data import DataLoader, Dataset, Sampler
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from minordpo.data.packing import pack, split, split_by_budget, tree_size
 from minordpo.data.tokens import TokenPair
@@ -92,3 +94,15 @@ def step_loader(
 ) -> DataLoader:
     """One item is one rank's whole optimizer step."""
     return DataLoader(_Indexed(pairs), batch_sampler=sampler, collate_fn=packer, num_workers=workers)
+
+
+class EpochOrder(TrainerCallback):
+    """Tell the sampler its epoch, counted in steps so that a resumed run agrees."""
+
+    def __init__(self, sampler: StepSampler) -> None:
+        self.sampler = sampler
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.sampler.epoch = state.global_step // len(self.sampler)

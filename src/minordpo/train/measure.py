@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +16,8 @@ from minordpo.data.packing import pack
 from minordpo.data.tokens import TokenPair
 from minordpo.engine.attention import NAME, attention_switched
 from minordpo.engine.models import causal_model
-from minordpo.engine.reference import ReferenceCache, as_reference, reference_logps
 from minordpo.errors import InputError
+from minordpo.train.reference_pass import autocast
 from minordpo.train.step import StepBatch, preference_step
 from minordpo.train.trainer import PreferenceTrainer
 
@@ -39,8 +38,7 @@ def measure_row(trainer: PreferenceTrainer, members: list[int]) -> Measured:
         InputError: memory runs out.
     """
     device = trainer.args.device
-    train: Any = trainer.train_dataset
-    pairs = [train[i] for i in members]
+    pairs = [trainer.pairs[i] for i in members]
     batch = pack(pairs).to(device)
     tokens = len(batch.input_ids)
     step = StepBatch((batch,), (1.0,), len(pairs))
@@ -60,28 +58,11 @@ def measure_row(trainer: PreferenceTrainer, members: list[int]) -> Measured:
     return Measured(reference_seconds / tokens, training_seconds / tokens, activations / tokens)
 
 
-@contextlib.contextmanager
-def reference_ready(trainer: PreferenceTrainer) -> Iterator[nn.Module]:
-    """The reference model, ready to run packed rows."""
-    model: Any = trainer.model if trainer.ref_model is None else trainer.ref_model
-    model.to(trainer.args.device)
-    new_adapter = trainer.ref_model is None and trainer.new_adapter
-    with as_reference(model, new_adapter=new_adapter), attention_switched(causal_model(model), NAME):
-        yield model
-
-
 def _refer_once(trainer: PreferenceTrainer, pairs: list[TokenPair]) -> tuple[list[np.ndarray], float]:
     """The pairs' reference log-probs, and the seconds they took."""
-    with reference_ready(trainer) as model:
-        started = _now(trainer.args.device)
-        found = reference_logps(
-            model,
-            pairs,
-            ReferenceCache(None, ""),
-            token_budget=trainer.token_budget,
-            autocast=_autocast(trainer),
-        )
-        return found, _now(trainer.args.device) - started
+    started = _now(trainer.args.device)
+    found = trainer.reference.logps(pairs, token_budget=trainer.token_budget, keep=False)
+    return found, _now(trainer.args.device) - started
 
 
 def _train_once(
@@ -104,7 +85,7 @@ def _train_once(
             reference,
             scale=1.0,
             backward=Tensor.backward,
-            around_row=lambda last: _autocast(trainer),
+            around_row=lambda last: autocast(trainer.args),
         )
     seconds = _now(device) - started
     gradients = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
@@ -144,10 +125,6 @@ def _switch_on_checkpointing(trainer: PreferenceTrainer) -> None:
         getattr(trainer.model, f"{name}_checkpointing_enable")(
             **{f"{name}_checkpointing_kwargs": options or None}
         )
-
-
-def _autocast(trainer: PreferenceTrainer) -> contextlib.AbstractContextManager:
-    return torch.autocast(trainer.args.device.type, torch.bfloat16, enabled=trainer.args.bf16)
 
 
 def _now(device: torch.device) -> float:

@@ -21,8 +21,6 @@ from transformers import (
     PreTrainedTokenizerBase,
     Trainer,
     TrainerCallback,
-    TrainerControl,
-    TrainerState,
     TrainingArguments,
     set_seed,
 )
@@ -34,7 +32,6 @@ from minordpo.data.tokens import TokenOptions, TokenPair
 from minordpo.engine import attention, logprobs
 from minordpo.engine.check import check_packing
 from minordpo.engine.models import causal_model, load_model
-from minordpo.engine.reference import ReferenceCache, as_reference, fingerprint, reference_logps
 from minordpo.errors import InputError
 from minordpo.train.adapters import add_adapter
 from minordpo.train.arguments import own_copy
@@ -47,8 +44,9 @@ from minordpo.train.guards import (
     refuse_narrow_weights,
     switch_off_dropout,
 )
-from minordpo.train.loader import Packer, StepSampler, step_loader
+from minordpo.train.loader import EpochOrder, Packer, StepSampler, step_loader
 from minordpo.train.metrics import MetricsFile, pair_metrics
+from minordpo.train.reference_pass import ReferencePass, autocast, other_reference
 from minordpo.train.step import PairRecord, StepBatch, preference_evaluation, preference_step
 
 # Tokens of a packed row: enough to fill the device, small enough that a row's activations stay modest.
@@ -116,7 +114,6 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
             )
         longest = max(longest_sequence(pair) for pair in [*self.pairs, *self.held_out])
 
-        self.new_adapter = peft_config is not None
         if peft_config is not None:
             set_seed(args.seed)  # the Trainer does so only after the adapter has been drawn
             model = add_adapter(model, peft_config)
@@ -131,15 +128,7 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
         self.dropout = dropout and bool(dropouts)
         for module, name, value in dropouts if dropout else ():
             setattr(module, name, value)
-        if isinstance(ref_model, str):
-            ref_model = load_model(ref_model)
-        if ref_model is not None:
-            switch_off_dropout(ref_model)
-            check_packing(ref_model, longest=longest)
-            logprobs.install(causal_model(ref_model))
-            ref_model.eval()
-        self.ref_model = ref_model
-        self.cache_folder = cache
+        other = other_reference(ref_model, longest=longest)
         self._precomputed: dict[str, dict[int, np.ndarray]] = {}
         self._pending: dict[str, Any] | None = None
         self._since_log: list[dict[str, float]] = []
@@ -156,6 +145,9 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        self.reference = ReferencePass(
+            self.policy, other, new_adapter=peft_config is not None, args=self.args, cache=cache
+        )
         self.token_budget = token_budget or TOKEN_BUDGET.get(self.args.device.type, 8192)
         self.packer = Packer(self.token_budget, rank=args.process_index, world=args.world_size)
         self.sampler = StepSampler(
@@ -170,7 +162,7 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
             if self.is_world_process_zero()
             else None
         )
-        self.add_callback(_EpochOrder(self.sampler))
+        self.add_callback(EpochOrder(self.sampler))
 
     @property
     def policy(self) -> nn.Module:
@@ -206,27 +198,8 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
             self._precomputed["eval"] = dict(enumerate(self._reference_of(self.held_out)))
 
     def _reference_of(self, pairs: Sequence[TokenPair]) -> list[np.ndarray]:
-        model = self.ref_model if self.ref_model is not None else self.policy
-        model.to(self.args.device)
-        own = self.ref_model is None
-        autocast = "bfloat16" if self.args.bf16 else "none"
-        with (
-            as_reference(model, new_adapter=own and self.new_adapter),
-            attention.attention_switched(causal_model(model), attention.NAME),
-            self.args.main_process_first(desc="reference log-probs"),
-        ):
-            key = fingerprint(model, autocast=autocast, new_adapter=own and self.new_adapter)
-            return reference_logps(
-                model,
-                pairs,
-                ReferenceCache(self.cache_folder, key),
-                token_budget=self.token_budget,
-                autocast=self._autocast(),
-                progress=not self.args.disable_tqdm and self.is_world_process_zero(),
-            )
-
-    def _autocast(self) -> contextlib.AbstractContextManager:
-        return torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.args.bf16)
+        shown = not self.args.disable_tqdm and self.is_world_process_zero()
+        return self.reference.logps(pairs, token_budget=self.token_budget, progress=shown)
 
     # ---- training ----
     def train(
@@ -261,7 +234,7 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
         records, step = self._step_within_memory(model, inputs)
         metrics = self._reduced(records)
         first = self.state.global_step == 0
-        if first and self.ref_model is None and not self.dropout:
+        if first and self.reference.is_policy and not self.dropout:
             metrics["largest_logratio"] = refuse_mismatch(records, bf16=self.args.bf16)
         if not np.isfinite(metrics["loss"]):
             raise TrainingStopped(
@@ -398,7 +371,7 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
         training = model.training
         model.eval()
         records = []
-        with attention.attention_switched(causal_model(model), attention.NAME), self._autocast():
+        with attention.attention_switched(causal_model(model), attention.NAME), autocast(self.args):
             for row in rows:
                 items = [(mine[i], pairs[mine[i]]) for i in row]
                 batch = Packer(1 << 62)(items).batches[0].to(self.args.device)
@@ -420,15 +393,3 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
         """6 × weights × tokens, attention not counted."""
         weights = sum(p.numel() for p in self.policy.parameters())
         return 6 * weights * sum(len(batch.input_ids) for batch in inputs.batches)
-
-
-class _EpochOrder(TrainerCallback):
-    """Tell the sampler its epoch, counted in steps so that a resumed run agrees."""
-
-    def __init__(self, sampler: StepSampler) -> None:
-        self.sampler = sampler
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.sampler.epoch = state.global_step // len(self.sampler)

@@ -1,0 +1,94 @@
+"""Where a run's reference log-probs come from: another model, or the policy as it is before training."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import PreTrainedModel, TrainingArguments
+
+from minordpo.data.tokens import TokenPair
+from minordpo.engine import attention
+from minordpo.engine.check import check_packing
+from minordpo.engine.models import causal_model, load_model
+from minordpo.engine.reference import ReferenceCache, as_reference, fingerprint, pair_key, reference_logps
+from minordpo.train.guards import switch_off_dropout
+
+
+class ReferencePass:
+    """The reference of a run, run as the policy is: same engine, device and autocast, dropout off.
+
+    With `other` it is that model; without, the policy's own weights, with the adapter being trained
+    (`new_adapter`) off.
+    """
+
+    def __init__(
+        self,
+        policy: nn.Module,
+        other: PreTrainedModel | PeftModel | None,
+        *,
+        new_adapter: bool,
+        args: TrainingArguments,
+        cache: Path | None,
+    ) -> None:
+        self.is_policy = other is None
+        self.model: Any = policy if other is None else other
+        self.new_adapter = new_adapter and other is None
+        self.args, self.cache = args, cache
+
+    def logps(
+        self, pairs: Sequence[TokenPair], *, token_budget: int, progress: bool = False, keep: bool = True
+    ) -> list[np.ndarray]:
+        """Token log-probs of each pair, as `reference_logps` has them; `keep=False` computes them all anew."""
+        with self._ready(), self.args.main_process_first(desc="reference log-probs"):
+            return reference_logps(
+                self.model,
+                pairs,
+                self._stored() if keep else ReferenceCache(None, ""),
+                token_budget=token_budget,
+                autocast=autocast(self.args),
+                progress=progress,
+            )
+
+    def missing(self, pairs: Sequence[TokenPair]) -> list[TokenPair]:
+        """The pairs whose log-probs are not in the cache, each content once."""
+        with self._ready():
+            stored = self._stored()
+        return [pair for key, pair in {pair_key(pair): pair for pair in pairs}.items() if key not in stored]
+
+    def _stored(self) -> ReferenceCache:
+        precision = "bfloat16" if self.args.bf16 else "none"
+        key = fingerprint(self.model, autocast=precision, new_adapter=self.new_adapter)
+        return ReferenceCache(self.cache, key)
+
+    @contextlib.contextmanager
+    def _ready(self) -> Iterator[None]:
+        self.model.to(self.args.device)
+        with (
+            as_reference(self.model, new_adapter=self.new_adapter),
+            attention.attention_switched(causal_model(self.model), attention.NAME),
+        ):
+            yield
+
+
+def other_reference(
+    given: PreTrainedModel | PeftModel | str | None, *, longest: int
+) -> PreTrainedModel | PeftModel | None:
+    """A reference other than the policy, loaded where it is a name, checked and ready to run packed rows."""
+    if given is None:
+        return None
+    model = load_model(given) if isinstance(given, str) else given
+    switch_off_dropout(model)
+    check_packing(model, longest=longest)
+    return model.eval()
+
+
+def autocast(args: TrainingArguments) -> contextlib.AbstractContextManager:
+    """The precision that policy and reference run in."""
+    return torch.autocast(args.device.type, torch.bfloat16, enabled=args.bf16)
