@@ -329,3 +329,8 @@ def test_what_is_trained_and_kept_is_counted_by_hand(shared: Path, tmp_path: Pat
     reference, training, _ = estimate._time_lines(made, plan, found, token_pairs(1))
     assert training[1].startswith(estimate._duration(2.0 * plan.tokens))
     assert reference[1].startswith(estimate._duration(0.5 * estimate.tree_size(token_pairs(1)[0])))
+
+
+def test_an_argument_that_the_run_refuses_is_refused_in_a_dry_run(shared: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"training\.push_to_hub is not supported"):
+        dry_run(config(shared, tmp_path, "training.push_to_hub=true"))

@@ -11,10 +11,9 @@ from peft import LoraConfig
 from transformers import TrainerCallback
 
 from minordpo.data.tokens import TokenOptions
-from minordpo.engine.models import load_model
+from minordpo.engine.models import load_model, switch_off_dropout
 from minordpo.errors import InputError
 from minordpo.train import step as step_module
-from minordpo.train.guards import switch_off_dropout
 from minordpo.train.trainer import TrainingStopped
 from tiny_runs import (
     RENAMED,

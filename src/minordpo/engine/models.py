@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from safetensors import SafetensorError
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -175,6 +176,23 @@ def causal_model(model: Any) -> PreTrainedModel:
     """The causal language model below an adapter, or the model itself."""
     found: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     return found
+
+
+def switch_off_dropout(model: nn.Module) -> list[tuple[nn.Module, str, float]]:
+    """Set every dropout to 0, adapters' included; return what was where."""
+    found = []
+    for module in model.modules():
+        names = ["p"] if isinstance(module, nn.Dropout) else list(_DROPOUT_ATTRIBUTES)
+        for name in names:
+            value = getattr(module, name, None)
+            if isinstance(value, float) and value:
+                found.append((module, name, value))
+                setattr(module, name, 0.0)
+    return found
+
+
+# Dropouts that modules keep as a number and apply by function
+_DROPOUT_ATTRIBUTES = ("attention_dropout", "hidden_dropout", "resid_dropout", "embd_dropout", "dropout")
 
 
 def tuner(model: PeftModel) -> Any:

@@ -14,10 +14,9 @@ from minordpo.data.formats import load_pairs
 from minordpo.data.tokens import TokenOptions, TokenPair
 from minordpo.engine.attention import NAME, attention_switched
 from minordpo.engine.check import check_packing
-from minordpo.engine.models import causal_model, load_model, load_tokenizer
+from minordpo.engine.models import causal_model, load_model, load_tokenizer, switch_off_dropout
 from minordpo.engine.reference import ReferenceCache, reference_logps
 from minordpo.errors import InputError
-from minordpo.train.guards import switch_off_dropout
 
 TOKEN_BUDGET = 16384  # tokens of a row on a GPU; on a CPU each pair is a row
 

@@ -45,7 +45,7 @@ def dry_run(config: RunConfig) -> str:
     tokenizer = load_run_tokenizer(config)
     data = load_data(config, tokenizer)
     with tempfile.TemporaryDirectory(prefix="minordpo-dry-run-") as aside:
-        trainer = build_trainer(config, tokenizer, data, Path(aside), push_to_hub=False)
+        trainer = build_trainer(config, tokenizer, data, Path(aside))
         plan = plan_steps(trainer)
         missing = _missing_pairs(trainer)
         measured = measure_row(trainer, plan.typical_row)

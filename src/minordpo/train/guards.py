@@ -1,4 +1,4 @@
-"""What the trainer makes sure of before it starts: pairs prepared, dropout off, weights wide enough, memory known."""
+"""What the trainer makes sure of before it starts: pairs prepared, weights wide enough, policy and reference alike."""
 
 from __future__ import annotations
 
@@ -21,9 +21,6 @@ from minordpo.train.step import PairRecord
 # between differently packed rows reaches 8e-5 in float32 and, in bfloat16, some 0.03 per √token.
 MISMATCH_FLOAT32, MISMATCH_BFLOAT16 = 1e-3, 0.1
 
-# Dropouts that modules keep as a number and apply by function
-_DROPOUT_ATTRIBUTES = ("attention_dropout", "hidden_dropout", "resid_dropout", "embd_dropout", "dropout")
-
 
 def prepare_rows(
     rows: Any,
@@ -43,19 +40,6 @@ def prepare_rows(
     prepared = prepare_pairs(loaded, tokenizer, options, invalid=invalid, progress=True)
     print(prepared.report)
     return prepared.pairs
-
-
-def switch_off_dropout(model: nn.Module) -> list[tuple[nn.Module, str, float]]:
-    """Set every dropout to 0, adapters' included; return what was where."""
-    found = []
-    for module in model.modules():
-        names = ["p"] if isinstance(module, nn.Dropout) else list(_DROPOUT_ATTRIBUTES)
-        for name in names:
-            value = getattr(module, name, None)
-            if isinstance(value, float) and value:
-                found.append((module, name, value))
-                setattr(module, name, 0.0)
-    return found
 
 
 def refuse_narrow_weights(model: nn.Module) -> None:

@@ -16,9 +16,8 @@ from transformers import PreTrainedModel, TrainingArguments
 from minordpo.data.tokens import TokenPair
 from minordpo.engine import attention
 from minordpo.engine.check import check_packing
-from minordpo.engine.models import causal_model, load_model
+from minordpo.engine.models import causal_model, load_model, switch_off_dropout
 from minordpo.engine.reference import ReferenceCache, as_reference, fingerprint, pair_key, reference_logps
-from minordpo.train.guards import switch_off_dropout
 
 
 class ReferencePass:

@@ -157,14 +157,14 @@ def load_data(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> RunData:
 
 
 def build_trainer(
-    config: RunConfig, tokenizer: PreTrainedTokenizerBase, data: RunData, folder: Path, **changes: Any
+    config: RunConfig, tokenizer: PreTrainedTokenizerBase, data: RunData, folder: Path
 ) -> PreferenceTrainer:
     """The trainer that `PreferenceTrainer` users would build by hand."""
     model = config.model
-    arguments = {**DEFAULTS, **config.training.arguments, **changes}
-    if arguments.get("save_strategy", "steps") != "steps":
-        arguments.pop("save_steps") if "save_steps" not in config.training.arguments else None
-    settings = {k: v for k, v in arguments.items() if k not in config.training.arguments or k in changes}
+    given = config.training.arguments
+    settings = {name: value for name, value in DEFAULTS.items() if name not in given}
+    if given.get("save_strategy", "steps") != "steps":
+        settings.pop("save_steps", None)
     return PreferenceTrainer(
         load_model(
             model.path,

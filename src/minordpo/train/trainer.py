@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,11 +27,11 @@ from transformers import (
 from transformers.trainer_utils import TrainOutput
 
 from minordpo import objectives
-from minordpo.data.packing import split_by_budget, tree_size
+from minordpo.data.packing import pack, split_by_budget, tree_size
 from minordpo.data.tokens import TokenOptions, TokenPair
 from minordpo.engine import attention, logprobs
 from minordpo.engine.check import check_packing
-from minordpo.engine.models import causal_model, load_model
+from minordpo.engine.models import causal_model, load_model, switch_off_dropout
 from minordpo.errors import InputError
 from minordpo.train.adapters import add_adapter
 from minordpo.train.arguments import own_copy
@@ -42,7 +42,6 @@ from minordpo.train.guards import (
     prepare_rows,
     refuse_mismatch,
     refuse_narrow_weights,
-    switch_off_dropout,
 )
 from minordpo.train.loader import EpochOrder, Packer, StepSampler, step_loader
 from minordpo.train.metrics import MetricsFile, pair_metrics
@@ -191,15 +190,14 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
         if self._precomputed:
             return
         visited = self.sampler.visited(self.total_steps())
-        found = self._reference_of([self.pairs[i] for i in visited])
+        found = self.reference.logps(
+            [*(self.pairs[i] for i in visited), *self.held_out],
+            token_budget=self.token_budget,
+            progress=not self.args.disable_tqdm and self.is_world_process_zero(),
+        )
         # Pairs that no step meets have none; asking for one fails loudly.
-        self._precomputed["train"] = dict(zip(visited, found, strict=True))
-        if self.held_out:
-            self._precomputed["eval"] = dict(enumerate(self._reference_of(self.held_out)))
-
-    def _reference_of(self, pairs: Sequence[TokenPair]) -> list[np.ndarray]:
-        shown = not self.args.disable_tqdm and self.is_world_process_zero()
-        return self.reference.logps(pairs, token_budget=self.token_budget, progress=shown)
+        self._precomputed["train"] = dict(zip(visited, found, strict=False))
+        self._precomputed["eval"] = dict(enumerate(found[len(visited) :]))
 
     # ---- training ----
     def train(
@@ -373,8 +371,8 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
         records = []
         with attention.attention_switched(causal_model(model), attention.NAME), autocast(self.args):
             for row in rows:
-                items = [(mine[i], pairs[mine[i]]) for i in row]
-                batch = Packer(1 << 62)(items).batches[0].to(self.args.device)
+                members = [mine[i] for i in row]
+                batch = pack([pairs[i] for i in members], members).to(self.args.device)
                 records.append(preference_evaluation(model, batch, self.objective, self._precomputed["eval"]))
         model.train(training)
         metrics = {f"{metric_key_prefix}_{k}": v for k, v in self._reduced(records).items()}
