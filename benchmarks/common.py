@@ -44,15 +44,15 @@ def read_pairs(file: str, tokenizer: Any, count: int, *, max_length: int) -> tup
     Raises:
         InputError: the file has fewer.
     """
-    from minordpo.data.formats import load_pairs
-    from minordpo.data.tokens import TokenOptions, TokenPair, tokenize_pairs
+    from minordpo.data.formats import load_examples
+    from minordpo.data.tokens import TokenExample, TokenOptions, tokenize_examples
 
     options = TokenOptions(max_length=max_length)
     rows: list[dict[str, Any]] = []
-    tokens: list[TokenPair] = []
-    for chunk in _chunks(load_pairs(file).pairs, 256):
-        for pair, found in zip(chunk, tokenize_pairs(chunk, tokenizer, options=options), strict=True):
-            if isinstance(found, TokenPair) and len(tokens) < count:
+    tokens: list[TokenExample] = []
+    for chunk in _chunks(load_examples(file).examples, 256):
+        for pair, found in zip(chunk, tokenize_examples(chunk, tokenizer, options=options), strict=True):
+            if isinstance(found, TokenExample) and len(tokens) < count:
                 rows.append(_row(pair))
                 tokens.append(found)
         if len(tokens) == count:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from minordpo.data.formats import describe_layouts, pairs_from_rows
+from minordpo.data.formats import describe_layouts, examples_from_rows
 from minordpo.errors import InputError
 
 
@@ -15,7 +15,7 @@ def assistant(content):
 
 
 def load(*rows):
-    return pairs_from_rows(list(rows), source="memory")
+    return examples_from_rows(list(rows), source="memory")
 
 
 TEXT = {"prompt": "2+2=", "chosen": "4", "rejected": "5"}

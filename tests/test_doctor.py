@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from minordpo.data.doctor import PreparedPairs, prepare_pairs
-from minordpo.data.formats import LoadedPairs, Pair
+from minordpo.data.doctor import PreparedExamples, prepare_examples
+from minordpo.data.formats import Example, LoadedExamples
 from minordpo.data.tokens import TokenOptions
 from minordpo.errors import InputError
 from small_tokenizers import CHATML, EMPTY_THOUGHT, byte_level
@@ -16,14 +16,14 @@ TOKENIZER = byte_level()  # "Answer", ":", " Yes", " No" are one token each
 NO_LIMIT = TokenOptions(max_length=None)
 
 
-def load(*texts: tuple[str, str, str], notes: tuple[str, ...] = ()) -> LoadedPairs:
+def load(*texts: tuple[str, str, str], notes: tuple[str, ...] = ()) -> LoadedExamples:
     """A source of text pairs; their rows count from 11, as after a header."""
-    pairs = [Pair(*text, row=row) for row, text in enumerate(texts, 11)]
-    return LoadedPairs(pairs, "pairs.jsonl", "TRL text", list(notes))
+    pairs = [Example.pair(*text, row=row) for row, text in enumerate(texts, 11)]
+    return LoadedExamples(pairs, "pairs.jsonl", "TRL text", list(notes))
 
 
-def prepare(loaded: LoadedPairs, options: TokenOptions = NO_LIMIT, **how) -> PreparedPairs:
-    return prepare_pairs(loaded, TOKENIZER, options, **how)
+def prepare(loaded: LoadedExamples, options: TokenOptions = NO_LIMIT, **how) -> PreparedExamples:
+    return prepare_examples(loaded, TOKENIZER, options, **how)
 
 
 GOOD = ("Answer:", " Yes", " No")
@@ -37,7 +37,7 @@ APART = ("Answer: ", "Yes", "No")
 def test_good_rows_all_arrive_in_order_with_nothing_to_report():
     texts = [(f"Answer {i}:", " Yes", " No") for i in range(600)]
     prepared = prepare(load(*texts))
-    assert [pair.row for pair in prepared.pairs] == list(range(11, 611))
+    assert [pair.row for pair in prepared.examples] == list(range(11, 611))
     assert (prepared.report.read, prepared.report.used) == (600, 600)
     assert prepared.report.dropped == prepared.report.kept == {}
     assert "nothing dropped, cut, repeated or tokenised apart" in str(prepared.report)
@@ -63,7 +63,7 @@ def test_one_row_that_cannot_be_used_is_refused_in_the_singular():
 
 def test_rows_that_cannot_be_used_are_dropped_if_asked_and_counted():
     prepared = prepare(load(EMPTY, GOOD, SAME, EMPTY), invalid="drop")
-    assert [pair.row for pair in prepared.pairs] == [12]
+    assert [pair.row for pair in prepared.examples] == [12]
     assert {kind: found.rows for kind, found in prepared.report.dropped.items()} == {
         "empty_response": [11, 14],
         "identical": [13],
@@ -107,7 +107,7 @@ def test_overlong_rows_are_refused_though_unusable_ones_may_be_dropped():
 
 def test_overlong_rows_are_dropped_if_asked_and_counted():
     prepared = prepare(load(LONG, GOOD, LONG_PROMPT), TokenOptions(max_length=8, overlong="drop"))
-    assert [pair.row for pair in prepared.pairs] == [12]
+    assert [pair.row for pair in prepared.examples] == [12]
     text = str(prepared.report)
     assert "dropped: 1 row over data.max_length (first: row 11, 2 of prompt + 8 of response = 10)\n" in text
     assert "dropped: 1 prompt that leaves no room for a response in data.max_length (first: row 13" in text
@@ -115,7 +115,7 @@ def test_overlong_rows_are_dropped_if_asked_and_counted():
 
 def test_cut_rows_are_used_and_counted():
     prepared = prepare(load(GOOD, LONG), TokenOptions(max_length=8, overlong="truncate"))
-    assert len(prepared.pairs[1].chosen.ids) == 6
+    assert len(prepared.examples[1].chosen.ids) == 6
     assert prepared.report.kept["cut"].rows == [12]
     assert "  1 row cut to data.max_length (first: row 12, chosen from 8 tokens to 6)\n" in str(
         prepared.report
@@ -135,7 +135,7 @@ def test_where_responses_are_cut_a_prompt_without_room_is_refused_unless_invalid
 def test_repeated_rows_are_kept_and_counted():
     swapped = ("Answer:", " No", " Yes")
     prepared = prepare(load(GOOD, swapped, GOOD, GOOD))
-    assert len(prepared.pairs) == 4
+    assert len(prepared.examples) == 4
     assert prepared.report.kept["duplicate"].rows == [13, 14]
     assert "  2 rows that repeat an earlier one, kept (first: row 13, as row 11)\n" in str(prepared.report)
 
@@ -183,13 +183,13 @@ def test_a_template_problem_is_refused_with_both_renderings():
         [{"role": role, "content": "hello" + role}] for role in ("user", "assistant", "assistant")
     )
     chosen[0]["content"] = "Yes"
-    loaded = LoadedPairs([Pair(prompt, chosen, rejected, row=1)], "chats.json", "TRL chat")
+    loaded = LoadedExamples([Example.pair(prompt, chosen, rejected, row=1)], "chats.json", "TRL chat")
     refusal = (
         r"1 row whose beginning .* renders in two ways .*<think></think>' alone but as .*Yes<\|im_end\|>"
     )
     with pytest.raises(InputError, match=refusal):
-        prepare_pairs(loaded, byte_level(EMPTY_THOUGHT), NO_LIMIT)
-    assert prepare_pairs(loaded, byte_level(CHATML), NO_LIMIT).report.used == 1
+        prepare_examples(loaded, byte_level(EMPTY_THOUGHT), NO_LIMIT)
+    assert prepare_examples(loaded, byte_level(CHATML), NO_LIMIT).report.used == 1
 
 
 def test_a_source_of_which_nothing_is_left_is_refused():

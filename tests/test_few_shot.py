@@ -2,7 +2,7 @@
 
 import pytest
 
-from minordpo.data.formats import pairs_from_rows
+from minordpo.data.formats import examples_from_rows
 from minordpo.errors import InputError
 
 LAST = "How many apples are left?"
@@ -10,7 +10,7 @@ LAST = "How many apples are left?"
 
 def strip(*prompts):
     rows = [{"prompt": prompt, "chosen": "3", "rejected": "4"} for prompt in prompts]
-    return pairs_from_rows(rows, source="pairs", strip_few_shot=True)
+    return examples_from_rows(rows, source="pairs", strip_few_shot=True)
 
 
 @pytest.mark.parametrize(
@@ -32,8 +32,8 @@ def strip(*prompts):
 )
 def test_the_last_question_stays_as_it_stands(examples, question):
     loaded = strip(examples + question)
-    assert loaded.pairs[0].prompt == question
-    assert (loaded.pairs[0].chosen, loaded.pairs[0].rejected, loaded.layout) == ("3", "4", "TRL text")
+    assert loaded.examples[0].prompt == question
+    assert (loaded.examples[0].chosen, loaded.examples[0].rejected, loaded.layout) == ("3", "4", "TRL text")
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_the_last_question_stays_as_it_stands(examples, question):
 )
 def test_a_prompt_without_examples_is_kept_and_counted(prompt):
     loaded = strip(prompt, f"Q: 1+1?\nA: 2\n\nQ: {LAST}\nA:")
-    assert loaded.pairs[0].prompt == prompt
+    assert loaded.examples[0].prompt == prompt
     assert "out of 1 of 2 prompts; 1 had none" in loaded.notes[0]
     assert "unverified" in loaded.notes[0]
 
@@ -74,4 +74,4 @@ def test_examples_that_cannot_be_told_apart_are_refused_by_row(prompt, reason):
 def test_stripping_needs_text_with_a_prompt_column():
     rows = [{"chosen": "Sky? blue", "rejected": "Sky? green"}]
     with pytest.raises(InputError, match="pairs is TRL implicit text, strip_few_shot needs TRL text"):
-        pairs_from_rows(rows, source="pairs", strip_few_shot=True)
+        examples_from_rows(rows, source="pairs", strip_few_shot=True)

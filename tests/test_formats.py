@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from minordpo.data.formats import load_pairs, pairs_from_rows
+from minordpo.data.formats import examples_from_rows, load_examples
 from minordpo.errors import InputError
 
 ROWS = [
@@ -43,7 +43,7 @@ CHAT = [
 
 
 def values(loaded):
-    return [{"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected} for p in loaded.pairs]
+    return [{"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected} for p in loaded.examples]
 
 
 def write(path: Path, rows) -> str:
@@ -68,14 +68,14 @@ def test_text_rows_are_the_same_in_every_kind_of_file(tmp_path, suffix):
     path = tmp_path / f"pairs{suffix.lower()}"
     write(path, ROWS)
     source = str(path.rename(tmp_path / f"pairs{suffix}"))
-    loaded = load_pairs(source)
+    loaded = load_examples(source)
     assert values(loaded) == ROWS
-    assert (loaded.source, loaded.layout, [p.row for p in loaded.pairs]) == (source, "TRL text", [1, 2])
+    assert (loaded.source, loaded.layout, [p.row for p in loaded.examples]) == (source, "TRL text", [1, 2])
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".parquet"])
 def test_chat_rows_are_the_same_in_every_kind_of_file_that_holds_lists(tmp_path, suffix):
-    loaded = load_pairs(write(tmp_path / f"pairs{suffix}", CHAT))
+    loaded = load_examples(write(tmp_path / f"pairs{suffix}", CHAT))
     assert values(loaded) == CHAT  # Arrow's null "zone" beside "city" is gone too
     assert loaded.layout == "TRL chat"
 
@@ -83,16 +83,16 @@ def test_chat_rows_are_the_same_in_every_kind_of_file_that_holds_lists(tmp_path,
 @pytest.mark.parametrize("format_type", [None, "numpy"])
 def test_a_dataset_in_memory_gives_the_same_rows_as_the_list_it_was_made_of(format_type):
     dataset = datasets.Dataset.from_list(CHAT).with_format(format_type)
-    loaded = pairs_from_rows(dataset, source="mine")
-    assert values(loaded) == values(pairs_from_rows(CHAT, source="mine")) == CHAT
+    loaded = examples_from_rows(dataset, source="mine")
+    assert values(loaded) == values(examples_from_rows(CHAT, source="mine")) == CHAT
     assert loaded.source == "mine"
 
 
 def test_a_null_argument_of_a_tool_call_stays_null_in_json(tmp_path):
     row = json.loads(json.dumps(CHAT[0]))
     row["chosen"][0]["tool_calls"][0]["function"]["arguments"]["city"] = None
-    loaded = load_pairs(write(tmp_path / "pairs.jsonl", [row]))
-    assert loaded.pairs[0].chosen[0]["tool_calls"][0]["function"]["arguments"] == {"city": None}
+    loaded = load_examples(write(tmp_path / "pairs.jsonl", [row]))
+    assert loaded.examples[0].chosen[0]["tool_calls"][0]["function"]["arguments"] == {"city": None}
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv"])
@@ -100,19 +100,19 @@ def test_a_byte_order_mark_and_windows_line_ends_change_nothing(tmp_path, suffix
     path = tmp_path / f"pairs{suffix}"
     write(path, ROWS[:1])
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\r\n", b"\n").replace(b"\n", b"\r\n"))
-    assert values(load_pairs(str(path))) == ROWS[:1]
+    assert values(load_examples(str(path))) == ROWS[:1]
 
 
 def test_blank_lines_are_skipped_and_counted(tmp_path):
     path = tmp_path / "pairs.jsonl"
     path.write_text("\n" + json.dumps(ROWS[0]) + "\n  \n\r\n" + json.dumps(ROWS[1]), encoding="utf-8")
-    assert [pair.row for pair in load_pairs(str(path)).pairs] == [2, 5]
+    assert [pair.row for pair in load_examples(str(path)).examples] == [2, 5]
 
 
 def test_a_json_object_may_hold_the_list_in_data(tmp_path):
     path = tmp_path / "pairs.json"
     path.write_text(json.dumps({"version": 1, "data": ROWS}), encoding="utf-8")
-    assert values(load_pairs(str(path))) == ROWS
+    assert values(load_examples(str(path))) == ROWS
 
 
 def test_a_hub_set_is_loaded_by_its_split_and_revision(tmp_path, monkeypatch):
@@ -126,7 +126,7 @@ def test_a_hub_set_is_loaded_by_its_split_and_revision(tmp_path, monkeypatch):
         )
 
     monkeypatch.setattr(datasets, "load_dataset", from_folder)
-    loaded = load_pairs("org/name", split="test", revision="v2")
+    loaded = load_examples("org/name", split="test", revision="v2")
     assert (loaded.source, values(loaded)) == ("org/name@v2[test]", CHAT)
 
 
@@ -146,7 +146,7 @@ def test_a_hub_set_that_does_not_load_is_refused_with_the_reason(monkeypatch, er
     with pytest.raises(
         InputError, match=r"org/name is no file, and the hub set .*split 'train'.* could not be load"
     ) as e:
-        load_pairs("org/name")
+        load_examples("org/name")
     assert str(error).split()[0] in str(e.value)
     assert "\n" not in str(e.value)
 
@@ -156,32 +156,32 @@ def test_all_splits_at_once_are_refused():
     with pytest.raises(
         InputError, match="mine is a DatasetDict with the keys train, but a Dataset or a list"
     ):
-        pairs_from_rows(splits, source="mine")
+        examples_from_rows(splits, source="mine")
 
 
 def test_a_row_that_is_no_object_is_refused():
     with pytest.raises(InputError, match=r"row 2 of mine is a list of 0|row 2 of mine is an empty list"):
-        pairs_from_rows([ROWS[0], []], source="mine")
+        examples_from_rows([ROWS[0], []], source="mine")
 
 
 def test_a_missing_file_is_refused_with_the_nearest_name(tmp_path):
     write(tmp_path / "pairs.jsonl", ROWS)
     with pytest.raises(InputError, match=r"pair\.jsonl does not exist, .* Did you mean .*pairs\.jsonl\?"):
-        load_pairs(str(tmp_path / "pair.jsonl"))
+        load_examples(str(tmp_path / "pair.jsonl"))
     with pytest.raises(InputError, match=r"does not exist, .* there is no folder .*nowhere either"):
-        load_pairs(str(tmp_path / "nowhere" / "pairs.jsonl"))
+        load_examples(str(tmp_path / "nowhere" / "pairs.jsonl"))
     with pytest.raises(InputError, match=r"zzz\.csv does not exist, .* Check the path\."):
-        load_pairs(str(tmp_path / "zzz.csv"))
+        load_examples(str(tmp_path / "zzz.csv"))
 
 
 def test_a_directory_is_refused_with_a_file_in_it(tmp_path):
     with pytest.raises(
         InputError, match=r"is a directory, but one file of pairs is needed\. Name the file\."
     ):
-        load_pairs(str(tmp_path))
+        load_examples(str(tmp_path))
     write(tmp_path / "pairs.jsonl", ROWS)
     with pytest.raises(InputError, match=r"is a directory, .* for example .*pairs\.jsonl"):
-        load_pairs(str(tmp_path))
+        load_examples(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["pairs.txt", "data/pairs.txt", "pairs", "a/b/c", "data/pairs.jsonl.gz"])
@@ -189,7 +189,7 @@ def test_a_name_that_is_neither_a_known_file_nor_a_hub_set_is_refused(name):
     with pytest.raises(
         InputError, match=rf"{name} is neither a hub set .* ends in \.jsonl, \.json, \.parquet, \.csv"
     ):
-        load_pairs(name)
+        load_examples(name)
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".parquet", ".csv"])
@@ -201,7 +201,7 @@ def test_a_file_that_may_not_be_read_is_refused(tmp_path, monkeypatch, suffix):
 
     monkeypatch.setattr(Path, "open", deny)
     with pytest.raises(InputError, match=r"cannot be opened \(Permission denied\), .* Check its permissions"):
-        load_pairs(source)
+        load_examples(source)
 
 
 @pytest.mark.parametrize("options", [{"split": "test"}, {"revision": "v2"}])
@@ -209,7 +209,7 @@ def test_a_file_has_no_split_or_revision(tmp_path, options):
     with pytest.raises(
         InputError, match=r"is one file and has no (split 'test'|revision 'v2'), .* Leave it out"
     ):
-        load_pairs(write(tmp_path / "pairs.jsonl", ROWS), **options)
+        load_examples(write(tmp_path / "pairs.jsonl", ROWS), **options)
 
 
 HEAD = b'{"prompt": "a", "chosen": "b", "rejected": "c"}\n'
@@ -266,7 +266,7 @@ def test_a_file_that_cannot_be_read_is_refused_by_place(tmp_path, name, content,
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(InputError, match=message) as refused:
-        load_pairs(str(path))
+        load_examples(str(path))
     assert "\n" not in str(refused.value)
 
 
@@ -278,7 +278,7 @@ def test_a_parquet_file_that_breaks_off_in_the_middle_is_refused(tmp_path):
     damaged[len(damaged) // 2 : len(damaged) // 2 + 4000] = b"\xff" * 4000
     path.write_bytes(damaged)
     with pytest.raises(InputError, match=r"pairs\.parquet cannot be read as Parquet after row \d+"):
-        load_pairs(str(path))
+        load_examples(str(path))
 
 
 def test_the_row_of_a_bad_field_is_named_as_its_owner_counts_it(tmp_path):
@@ -286,6 +286,6 @@ def test_the_row_of_a_bad_field_is_named_as_its_owner_counts_it(tmp_path):
     jsonl = tmp_path / "pairs.jsonl"
     jsonl.write_text(json.dumps(ROWS[0]) + "\n\n" + json.dumps(bad), encoding="utf-8")
     with pytest.raises(InputError, match=r"line 3 of .*pairs\.jsonl: chosen is null"):
-        load_pairs(str(jsonl))
+        load_examples(str(jsonl))
     with pytest.raises(InputError, match=r"row 2 of .*pairs\.parquet: chosen is null"):
-        load_pairs(write(tmp_path / "pairs.parquet", [ROWS[0], bad]))
+        load_examples(write(tmp_path / "pairs.parquet", [ROWS[0], bad]))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minordpo.data.formats import Pair, describe_layouts, load_pairs, pairs_from_rows
+from minordpo.data.formats import Example, describe_layouts, examples_from_rows, load_examples
 from minordpo.errors import InputError
 
 SHAREGPT_FILE = Path(__file__).parents[2] / "shared" / "data" / "chat" / "dpo_en_demo.json"
@@ -23,13 +23,13 @@ def assistant(content):
 
 
 def load(*rows):
-    return pairs_from_rows(list(rows), source="memory")
+    return examples_from_rows(list(rows), source="memory")
 
 
-def only(*rows) -> Pair:
+def only(*rows) -> Example:
     loaded = load(*rows)
-    assert len(loaded.pairs) == 1
-    return loaded.pairs[0]
+    assert len(loaded.examples) == 1
+    return loaded.examples[0]
 
 
 TEXT = {"prompt": "2+2=", "chosen": "4", "rejected": "5"}
@@ -45,7 +45,7 @@ CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city"
 
 def test_text_columns_are_kept_to_the_character():
     loaded = load({"prompt": " 2+2=\n", "chosen": "", "rejected": "", "score": 3})
-    pair = loaded.pairs[0]
+    pair = loaded.examples[0]
     assert (pair.prompt, pair.chosen, pair.rejected, pair.row) == (" 2+2=\n", "", "", 1)
     assert (loaded.layout, loaded.notes, pair.tools, pair.template_kwargs) == ("TRL text", [], None, {})
 
@@ -54,8 +54,8 @@ def test_chat_messages_keep_their_tool_calls_and_lose_their_null_keys():
     calling = {"role": "assistant", "content": None, "tool_calls": [CALL], "name": None}
     loaded = load({**CHAT, "chosen": [calling, {"role": "tool", "content": "sunny", "name": "weather"}]})
     assert loaded.layout == "TRL chat"
-    assert loaded.pairs[0].prompt == [user("Sky?")]
-    assert loaded.pairs[0].chosen == [
+    assert loaded.examples[0].prompt == [user("Sky?")]
+    assert loaded.examples[0].chosen == [
         {"role": "assistant", "tool_calls": [CALL]},
         {"role": "tool", "content": "sunny", "name": "weather"},
     ]
@@ -76,7 +76,7 @@ def test_text_parts_of_a_message_are_joined():
 def test_a_prompt_that_the_responses_repeat_is_taken_off_them():
     row = {**CHAT, "chosen": CHAT["prompt"] + CHAT["chosen"], "rejected": CHAT["prompt"] + CHAT["rejected"]}
     loaded = load(row, CHAT)
-    assert [(p.prompt, p.chosen, p.rejected) for p in loaded.pairs] == [tuple(CHAT.values())] * 2
+    assert [(p.prompt, p.chosen, p.rejected) for p in loaded.examples] == [tuple(CHAT.values())] * 2
     assert loaded.notes == [
         "1 of 2 rows: the responses repeat the prompt's messages; the repetition was taken off"
     ]
@@ -103,7 +103,7 @@ def test_tools_beside_plain_text_are_noted_as_unused():
 def test_the_common_messages_are_the_implicit_prompt():
     shared = [{"role": "system", "content": "Short."}, user("Hi"), assistant("Hello"), user("Sky?")]
     loaded = load({"chosen": [*shared, assistant("blue")], "rejected": [*shared, assistant("green")]})
-    pair = loaded.pairs[0]
+    pair = loaded.examples[0]
     assert (pair.prompt, pair.chosen, pair.rejected) == (shared, [assistant("blue")], [assistant("green")])
     assert (loaded.layout, loaded.notes) == ("TRL implicit chat", [])
 
@@ -124,7 +124,7 @@ def test_conversations_that_part_at_a_user_turn_begin_their_responses_at_the_sha
     shared = [user("Hi"), assistant("Hello")]
     chosen, rejected = [user("a?"), assistant("a")], [user("b?"), assistant("b")]
     loaded = load({"chosen": shared + chosen, "rejected": shared + rejected})
-    pair = loaded.pairs[0]
+    pair = loaded.examples[0]
     assert pair.prompt == shared[:1]
     assert (pair.chosen, pair.rejected) == (shared[1:] + chosen, shared[1:] + rejected)
     assert "1 of 1 rows: the conversations part at a turn that is not the assistant's" in loaded.notes[0]
@@ -164,7 +164,7 @@ def test_conversations_without_a_common_prompt_are_refused(chosen, rejected, cou
 )
 def test_the_common_beginning_of_texts_is_the_implicit_prompt(chosen, rejected, prompt):
     loaded = load({"chosen": chosen, "rejected": rejected})
-    pair = loaded.pairs[0]
+    pair = loaded.examples[0]
     assert pair.prompt == prompt
     assert (prompt + pair.chosen, prompt + pair.rejected) == (chosen, rejected)
     assert loaded.layout == "TRL implicit text"
@@ -220,7 +220,7 @@ def test_a_text_prompt_that_the_conversations_repeat_is_redundant():
     }
     loaded = load({"prompt": "Sky?", **conversations}, {"prompt": "Other?", **conversations})
     assert (loaded.layout, len(loaded.notes)) == ("UltraFeedback chat", 1)
-    assert [(p.prompt, p.chosen, p.rejected) for p in loaded.pairs] == [tuple(CHAT.values())] * 2
+    assert [(p.prompt, p.chosen, p.rejected) for p in loaded.examples] == [tuple(CHAT.values())] * 2
     assert loaded.notes[0].startswith("1 of 2 rows: the prompt column is none of the row's messages")
 
 
@@ -245,7 +245,7 @@ def test_sharegpt_turns_become_messages():
         {"from": "observation", "value": "sunny"},
     ]
     loaded = load({**SHAREGPT, "conversations": turns, "system": "Short.", "tools": '[{"name": "weather"}]'})
-    pair = loaded.pairs[0]
+    pair = loaded.examples[0]
     assert (loaded.layout, loaded.notes) == ("LLaMA-Factory ShareGPT", [])
     assert pair.prompt == [
         {"role": "system", "content": "Short."},
@@ -266,7 +266,7 @@ def test_a_sharegpt_response_may_call_several_functions_with_arguments_as_text()
 def test_a_sharegpt_system_column_stands_in_for_a_system_turn_and_yields_to_one():
     turn = [{"from": "system", "value": "turn"}, *SHAREGPT["conversations"]]
     loaded = load({**SHAREGPT, "system": "column"}, {**SHAREGPT, "conversations": turn, "system": "column"})
-    assert [pair.prompt[0] for pair in loaded.pairs] == [
+    assert [pair.prompt[0] for pair in loaded.examples] == [
         {"role": "system", "content": "column"},
         {"role": "system", "content": "turn"},
     ]
@@ -277,33 +277,36 @@ def test_a_sharegpt_system_column_stands_in_for_a_system_turn_and_yields_to_one(
 def test_the_llama_factory_demo_file_loads_whole():
     if not SHAREGPT_FILE.exists():
         pytest.skip("the shared data folder is not beside the checkout")
-    loaded = load_pairs(str(SHAREGPT_FILE))
+    loaded = load_examples(str(SHAREGPT_FILE))
     raw = json.loads(SHAREGPT_FILE.read_text(encoding="utf-8"))
-    assert (loaded.layout, len(loaded.pairs), loaded.notes) == ("LLaMA-Factory ShareGPT", 240, [])
-    assert sum(pair.prompt[0]["role"] == "system" for pair in loaded.pairs) == 64
-    assert max(len(pair.prompt) for pair in loaded.pairs) == 13
-    assert all(pair.prompt[-1]["role"] == "user" for pair in loaded.pairs)
-    assert [pair.chosen for pair in loaded.pairs] == [[assistant(row["chosen"]["value"])] for row in raw]
-    assert [pair.row for pair in loaded.pairs] == list(range(1, 241))
+    assert (loaded.layout, len(loaded.examples), loaded.notes) == ("LLaMA-Factory ShareGPT", 240, [])
+    assert sum(pair.prompt[0]["role"] == "system" for pair in loaded.examples) == 64
+    assert max(len(pair.prompt) for pair in loaded.examples) == 13
+    assert all(pair.prompt[-1]["role"] == "user" for pair in loaded.examples)
+    assert [pair.chosen for pair in loaded.examples] == [[assistant(row["chosen"]["value"])] for row in raw]
+    assert [pair.row for pair in loaded.examples] == list(range(1, 241))
 
 
 def test_alpaca_columns_become_messages():
     row = {**ALPACA, "input": "cat", "system": "Short.", "history": [["Hi", "Hello"]]}
     loaded = load(row)
     assert loaded.layout == "LLaMA-Factory Alpaca"
-    assert loaded.pairs[0].prompt == [
+    assert loaded.examples[0].prompt == [
         {"role": "system", "content": "Short."},
         user("Hi"),
         assistant("Hello"),
         user("Translate\ncat"),
     ]
-    assert (loaded.pairs[0].chosen, loaded.pairs[0].rejected) == ([assistant("chat")], [assistant("chien")])
+    assert (loaded.examples[0].chosen, loaded.examples[0].rejected) == (
+        [assistant("chat")],
+        [assistant("chien")],
+    )
 
 
 def test_the_older_alpaca_form_holds_both_responses_in_output():
     loaded = load({"instruction": "Translate", "input": "", "output": ["chat", "chien"]})
     assert loaded.layout == "LLaMA-Factory Alpaca, older"
-    pair = loaded.pairs[0]
+    pair = loaded.examples[0]
     assert (pair.prompt, pair.chosen, pair.rejected) == (
         [user("Translate")],
         [assistant("chat")],

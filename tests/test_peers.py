@@ -8,8 +8,8 @@ import pytest
 import torch
 from datasets import Dataset
 
-from minordpo.data.formats import pairs_from_rows
-from minordpo.data.tokens import TokenOptions, tokenize_pairs
+from minordpo.data.formats import examples_from_rows
+from minordpo.data.tokens import TokenOptions, tokenize_examples
 from minordpo.engine.attention import NAME, attention_switched
 from minordpo.engine.logprobs import install
 from minordpo.engine.reference import ReferenceCache, reference_logps
@@ -72,8 +72,8 @@ def theirs(
 def ours(rows: list[dict[str, Any]]) -> tuple[Any, PairLogps, float]:
     """Our policy after one step's backward pass, what its pairs did, and their mean loss."""
     reference, policy = models()
-    loaded = pairs_from_rows(rows, source="rows").pairs
-    pairs = tokenize_pairs(loaded, tokenizer(), options=TokenOptions(max_length=None))
+    loaded = examples_from_rows(rows, source="rows").examples
+    pairs = tokenize_examples(loaded, tokenizer(), options=TokenOptions(max_length=None))
     for model in (reference, policy):
         install(model)
     with attention_switched(reference, NAME):

@@ -14,7 +14,7 @@ from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 
 import oracle
-from minordpo.data.tokens import TokenPair, TokenResponse
+from minordpo.data.tokens import TokenExample, TokenResponse
 from minordpo.engine import reference
 from minordpo.engine.attention import NAME, attention_switched
 from minordpo.engine.logprobs import install
@@ -23,8 +23,8 @@ from minordpo.engine.reference import (
     ReferenceCache,
     as_reference,
     cache_folder,
+    example_key,
     fingerprint,
-    pair_key,
     reference_logps,
 )
 from minordpo.errors import InputError
@@ -36,7 +36,9 @@ pytestmark = [pytest.mark.filterwarnings(each) for each in RENAMED]
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
 
 
-def computed(model: Any, pairs: list[TokenPair], cache: ReferenceCache, **options: Any) -> list[np.ndarray]:
+def computed(
+    model: Any, pairs: list[TokenExample], cache: ReferenceCache, **options: Any
+) -> list[np.ndarray]:
     install(causal_model(model))
     with attention_switched(causal_model(model), NAME):
         return reference_logps(model, pairs, cache, token_budget=options.pop("token_budget", 64), **options)
@@ -153,7 +155,7 @@ def response(ids: list[int], scored: list[int]) -> TokenResponse:
 
 def test_a_pairs_key_changes_with_tokens_masks_and_where_the_prompt_ends():
     def made(prompt: list[int], chosen: TokenResponse, rejected: TokenResponse, row: int = 1) -> bytes:
-        return pair_key(TokenPair(np.array(prompt, np.int32), chosen, rejected, row))
+        return example_key(TokenExample.pair(np.array(prompt, np.int32), chosen, rejected, row))
 
     a, b = response([4, 5], [1, 1]), response([6, 7, 8], [1, 1, 1])
     keys = [
@@ -175,7 +177,7 @@ def test_another_mask_on_the_same_tokens_is_not_served_the_old_values(tmp_path):
     computed(model, [pair], ReferenceCache(tmp_path, "k"))
     scored = pair.chosen.scored.copy()
     scored[0] = False
-    masked = dataclasses.replace(pair, chosen=TokenResponse(pair.chosen.ids, scored))
+    masked = dataclasses.replace(pair, responses=(TokenResponse(pair.chosen.ids, scored), pair.rejected))
     (found,) = computed(model, [masked], ReferenceCache(tmp_path, "k"))
     assert len(found) == scored.sum() + pair.rejected.scored.sum()
 
@@ -187,10 +189,10 @@ def test_a_damaged_shard_is_ignored_and_its_pairs_computed_again(tmp_path, damag
     (shard,) = (tmp_path / "k").iterdir()
     content = shard.read_bytes()
     shard.write_bytes({"cut": content[:-20], "emptied": b"", "garbage": b"x" * 500}[damage])
-    assert pair_key(pairs[0]) not in ReferenceCache(tmp_path, "k")
+    assert example_key(pairs[0]) not in ReferenceCache(tmp_path, "k")
     again = computed(model, pairs, ReferenceCache(tmp_path, "k"))
     assert all(np.array_equal(a, b) for a, b in zip(whole, again, strict=True))
-    assert pair_key(pairs[0]) in ReferenceCache(tmp_path, "k")
+    assert example_key(pairs[0]) in ReferenceCache(tmp_path, "k")
 
 
 def test_a_pass_that_stops_keeps_what_it_had(tmp_path, monkeypatch):
@@ -208,7 +210,7 @@ def test_a_pass_that_stops_keeps_what_it_had(tmp_path, monkeypatch):
         computed(model.train(), pairs, ReferenceCache(tmp_path, "k"))
     assert model.training
     kept = ReferenceCache(tmp_path, "k")
-    assert [pair_key(pair) in kept for pair in pairs] == [True, True, True, False, False]
+    assert [example_key(pair) in kept for pair in pairs] == [True, True, True, False, False]
 
 
 def test_shards_are_written_as_the_pass_goes_so_that_a_kill_loses_one_at_most(tmp_path, monkeypatch):

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from minordpo.data.formats import Pair
-from minordpo.data.show import common_beginning, show_pair
-from minordpo.data.tokens import TokenOptions, TokenPair, TokenResponse, tokenize_pair
+from minordpo.data.formats import Example
+from minordpo.data.show import common_beginning, show_example
+from minordpo.data.tokens import TokenExample, TokenOptions, TokenResponse, tokenize_example
 from small_tokenizers import byte_level, metaspace, smollm2
 
 
 def shown(tokenizer, prompt, chosen, rejected, *, color=False) -> list[str]:
-    pair = tokenize_pair(Pair(prompt, chosen, rejected, row=1), tokenizer, options=TokenOptions())
-    return show_pair(pair, tokenizer, color=color).split("\n")
+    pair = tokenize_example(Example.pair(prompt, chosen, rejected, row=1), tokenizer, options=TokenOptions())
+    return show_example(pair, tokenizer, color=color).split("\n")
 
 
 def messages(role: str, *contents: str) -> list[dict]:
@@ -44,14 +44,14 @@ def test_turns_that_are_not_scored_stand_in_brackets():
 
 
 def test_a_response_that_the_other_continues_ends_at_once():
-    pair = TokenPair(
+    pair = TokenExample.pair(
         np.array([1], np.int32),
         TokenResponse(np.array([40, 41], np.int32), np.ones(2, np.bool_)),
         TokenResponse(np.array([40, 41, 42], np.int32), np.ones(3, np.bool_)),
         row=1,
     )
     assert common_beginning(pair) == 2
-    lines = show_pair(pair, byte_level(), color=False).split("\n")
+    lines = show_example(pair, byte_level(), color=False).split("\n")
     assert lines[4] == "chosen (no more tokens)"
 
 

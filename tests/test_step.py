@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import oracle
 from minordpo.data.packing import pack, tree_size
-from minordpo.data.tokens import TokenPair, TokenResponse
+from minordpo.data.tokens import TokenExample, TokenResponse
 from minordpo.engine.attention import NAME, attention_switched
 from minordpo.engine.logprobs import install
 from minordpo.engine.reference import ReferenceCache, reference_logps
@@ -35,15 +35,15 @@ HYPER: dict[str, dict[str, float]] = {
 }
 
 
-def odd_pairs(seed: int = 0) -> list[TokenPair]:
+def odd_pairs(seed: int = 0) -> list[TokenExample]:
     """Every odd shape that has two responses, and a few more pairs."""
     found = [item for item in odd_shapes(seed) if len(item.responses) == 2] + [
         item for item in odd_shapes(seed + 1) if len(item.responses) == 2
     ]
-    return [TokenPair(item.prompt_ids, *item.responses, row=i) for i, item in enumerate(found)]
+    return [TokenExample.pair(item.prompt_ids, *item.responses, row=i) for i, item in enumerate(found)]
 
 
-def reference_of(model: Any, pairs: Sequence[TokenPair]) -> list[np.ndarray]:
+def reference_of(model: Any, pairs: Sequence[TokenExample]) -> list[np.ndarray]:
     install(model)
     with attention_switched(model, NAME):
         return reference_logps(model, pairs, ReferenceCache(None, ""), token_budget=64)
@@ -67,7 +67,7 @@ def stepped(
         )
 
 
-def cut(pairs: Sequence[TokenPair], budget: int) -> StepBatch:
+def cut(pairs: Sequence[TokenExample], budget: int) -> StepBatch:
     return Packer(budget)(list(enumerate(pairs)))
 
 
@@ -293,9 +293,9 @@ def test_a_step_of_pairs_whose_penalty_has_stopped_leaves_their_rejected_tails_a
 
 
 # ---- who is in which step ----
-def numbered(count: int) -> list[TokenPair]:
+def numbered(count: int) -> list[TokenExample]:
     return [
-        TokenPair(
+        TokenExample.pair(
             np.arange(3, 5 + i % 7, dtype=np.int32),
             TokenResponse(np.full(1 + i % 3, 9, np.int32), np.ones(1 + i % 3, bool)),
             TokenResponse(np.full(2, 10 + i % VOCAB, np.int32), np.ones(2, bool)),

@@ -12,8 +12,8 @@ import torch
 import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
-from minordpo.data.formats import pairs_from_rows
-from minordpo.data.tokens import TokenOptions, TokenPair, tokenize_pairs
+from minordpo.data.formats import examples_from_rows
+from minordpo.data.tokens import TokenExample, TokenOptions, tokenize_examples
 from minordpo.engine.models import save_model
 from minordpo.train.trainer import PreferenceTrainer
 from small_tokenizers import byte_level
@@ -61,11 +61,13 @@ def tokenizer() -> PreTrainedTokenizerBase:
     return made
 
 
-def token_pairs(count: int, *, chat: bool = True) -> list[TokenPair]:
+def token_pairs(count: int, *, chat: bool = True) -> list[TokenExample]:
     """The rows as tokens."""
     rows = chat_rows(count) if chat else text_rows(count)
-    made = tokenize_pairs(pairs_from_rows(rows, source="rows").pairs, tokenizer(), options=TokenOptions())
-    assert all(isinstance(pair, TokenPair) for pair in made)
+    made = tokenize_examples(
+        examples_from_rows(rows, source="rows").examples, tokenizer(), options=TokenOptions()
+    )
+    assert all(isinstance(pair, TokenExample) for pair in made)
     return made  # type: ignore[return-value]
 
 

@@ -10,11 +10,11 @@ import numpy as np
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from minordpo.data.formats import LoadedPairs
+from minordpo.data.formats import LoadedExamples
 from minordpo.data.packing import tree_size
 from minordpo.data.rendering import RowProblem
-from minordpo.data.show import common_beginning, show_pair
-from minordpo.data.tokens import TokenOptions, TokenPair, tokenize_pairs
+from minordpo.data.show import common_beginning, show_example
+from minordpo.data.tokens import TokenExample, TokenOptions, tokenize_examples
 from minordpo.errors import InputError
 
 _CHUNK = 256  # rows that go to the tokenizer at once; enough to keep its threads busy
@@ -89,7 +89,7 @@ class DataReport:
         str, Finding
     ]  # rows in use that something was done to or is odd about: "cut", "boundary", "duplicate"
     tokens: TokenCounts
-    first: str  # the first pair in use, as `show_pair` shows it
+    first: str  # the first pair in use, as `show_example` shows it
 
     def __str__(self) -> str:
         """A readable block: counts, reasons, token statistics, the first pair."""
@@ -114,21 +114,21 @@ class DataReport:
 
 
 @dataclass(frozen=True, eq=False)
-class PreparedPairs:
-    """The token pairs in use, in file order, and what became of the others."""
+class PreparedExamples:
+    """The examples in use as tokens, in file order, and what became of the others."""
 
-    pairs: list[TokenPair]
+    examples: list[TokenExample]
     report: DataReport
 
 
-def prepare_pairs(
-    loaded: LoadedPairs,
+def prepare_examples(
+    loaded: LoadedExamples,
     tokenizer: PreTrainedTokenizerBase,
     options: TokenOptions,
     *,
     invalid: Literal["refuse", "drop"] = "refuse",
     progress: bool = False,
-) -> PreparedPairs:
+) -> PreparedExamples:
     """The pairs as tokens, with a report on every row; no row goes missing without a word.
 
     `options.overlong` decides about rows over `max_length`, `invalid` about all other rows that cannot be
@@ -137,17 +137,17 @@ def prepare_pairs(
     Raises:
         InputError: rows that cannot be used, all of them counted; or a source in which none can.
     """
-    if not loaded.pairs:
+    if not loaded.examples:
         raise InputError(f"{loaded.source} has no rows, but at least one pair is needed. Name another file.")
-    pairs: list[TokenPair] = []
+    pairs: list[TokenExample] = []
     problems: dict[str, Finding] = {}
     kept: dict[str, Finding] = {}
     seen: dict[bytes, int] = {}
-    show_bar = progress and len(loaded.pairs) > _BAR_FROM
-    with tqdm(total=len(loaded.pairs), desc="tokenising", unit="rows", disable=not show_bar) as bar:
-        for start in range(0, len(loaded.pairs), _CHUNK):
-            chunk = loaded.pairs[start : start + _CHUNK]
-            for pair, result in zip(chunk, tokenize_pairs(chunk, tokenizer, options=options), strict=True):
+    show_bar = progress and len(loaded.examples) > _BAR_FROM
+    with tqdm(total=len(loaded.examples), desc="tokenising", unit="rows", disable=not show_bar) as bar:
+        for start in range(0, len(loaded.examples), _CHUNK):
+            chunk = loaded.examples[start : start + _CHUNK]
+            for pair, result in zip(chunk, tokenize_examples(chunk, tokenizer, options=options), strict=True):
                 if isinstance(result, RowProblem):
                     problems.setdefault(result.kind, Finding()).add(pair.row, str(result), result.tokens)
                     continue
@@ -160,25 +160,25 @@ def prepare_pairs(
     if not pairs:
         reasons = ", ".join(_describe(kind, finding) for kind, finding in problems.items())
         raise InputError(
-            f"{loaded.source}: of {_count(len(loaded.pairs), 'row', 'rows')} none can be used: {reasons}. "
+            f"{loaded.source}: of {_count(len(loaded.examples), 'row', 'rows')} none can be used: {reasons}. "
             "Fix the rows or name another file."
         )
     report = DataReport(
         source=loaded.source,
         layout=loaded.layout,
         notes=loaded.notes,
-        read=len(loaded.pairs),
+        read=len(loaded.examples),
         used=len(pairs),
         dropped=problems,
         kept=kept,
         tokens=count_tokens(pairs),
         first=f"the first pair (row {pairs[0].row}) as the model sees it:\n"
-        + show_pair(pairs[0], tokenizer, color=False),
+        + show_example(pairs[0], tokenizer, color=False),
     )
-    return PreparedPairs(pairs, report)
+    return PreparedExamples(pairs, report)
 
 
-def count_tokens(pairs: list[TokenPair]) -> TokenCounts:
+def count_tokens(pairs: list[TokenExample]) -> TokenCounts:
     """Lengths of the pairs' parts, and what they cost packed and padded."""
     lengths = np.array(
         [(len(p.prompt_ids), len(p.chosen.ids), len(p.rejected.ids), common_beginning(p)) for p in pairs]
@@ -194,7 +194,7 @@ def count_tokens(pairs: list[TokenPair]) -> TokenCounts:
     )
 
 
-def _note(pair: TokenPair, kept: dict[str, Finding], seen: dict[bytes, int]) -> None:
+def _note(pair: TokenExample, kept: dict[str, Finding], seen: dict[bytes, int]) -> None:
     """Count what `pair` has to say for itself, and whether it is a repetition."""
     for kind, example in pair.notes.items():
         kept.setdefault(kind, Finding()).add(pair.row, example)

@@ -1,4 +1,4 @@
-"""Files and hub sets → `Pair`."""
+"""Files and hub sets → `Example`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,15 @@ from minordpo.data.reading.layouts import (
 from minordpo.data.reading.readers import READERS, plain_values
 from minordpo.errors import InputError
 
-__all__ = ["LoadedPairs", "Message", "Pair", "Text", "describe_layouts", "load_pairs", "pairs_from_rows"]
+__all__ = [
+    "Example",
+    "LoadedExamples",
+    "Message",
+    "Text",
+    "describe_layouts",
+    "examples_from_rows",
+    "load_examples",
+]
 
 _HUB_SET = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # A missing or foreign file that would pass for a hub set by its slash: "data/pairs.txt".
@@ -34,30 +42,58 @@ _FILE_SUFFIX = re.compile(
 
 
 @dataclass(frozen=True, eq=False)
-class Pair:
-    """One preference: a prompt, the chosen and the rejected response, all plain text or all chat messages."""
+class Example:
+    """A prompt and graded responses to it, all plain text or all chat messages.
+
+    A pair has two responses, the chosen one of grade 1 and the rejected one of grade 0; a labelled response is one of
+    grade 1 (desirable) or 0; ranked ones are any number, best first, their grades all different.
+    """
 
     prompt: Text
-    chosen: Text
-    rejected: Text
+    responses: tuple[Text, ...]
+    grades: tuple[float, ...]
     row: int  # 1-based row of the source (the line, for .jsonl)
     tools: list[dict[str, Any]] | None = None
     template_kwargs: dict[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def pair(cls, prompt: Text, chosen: Text, rejected: Text, row: int, **extra: Any) -> Example:
+        """A chosen and a rejected response; `extra` are tools and template_kwargs."""
+        return cls(prompt, (chosen, rejected), (1.0, 0.0), row, **extra)
+
+    @property
+    def chosen(self) -> Text:
+        """The best response: of a pair, the chosen one."""
+        return self.responses[0]
+
+    @property
+    def rejected(self) -> Text:
+        """The worst response: of a pair, the rejected one."""
+        return self.responses[-1]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What to call the responses in messages."""
+        if len(self.responses) == 1:
+            return ("completion",)
+        if self.grades == (1.0, 0.0):
+            return ("chosen response", "rejected response")
+        return tuple(f"response of rank {rank}" for rank in range(1, len(self.responses) + 1))
+
 
 @dataclass(frozen=True, eq=False)
-class LoadedPairs:
-    """All pairs of one source, in file order, and what the source was."""
+class LoadedExamples:
+    """All examples of one source, in file order, and what the source was."""
 
-    pairs: list[Pair]
+    examples: list[Example]
     source: str  # as the user named it, for messages: "pairs.jsonl", "org/name[train]"
     layout: str  # the layout recognised, in words: "TRL text", "LLaMA-Factory ShareGPT", …
     notes: list[str] = field(default_factory=list)  # what was done to rows that the user should know
 
 
-def load_pairs(
+def load_examples(
     source: str, *, split: str = "train", revision: str | None = None, strip_few_shot: bool = False
-) -> LoadedPairs:
+) -> LoadedExamples:
     """All pairs of a .jsonl, .json, .parquet or .csv file, or of the hub set "org/name".
 
     `split` and `revision` choose within a hub set. `strip_few_shot` takes worked examples out of text prompts
@@ -92,7 +128,7 @@ def load_pairs(
     return _load_hub_set(source, split, revision, strip_few_shot)
 
 
-def pairs_from_rows(rows: Iterable[Any], *, source: str, strip_few_shot: bool = False) -> LoadedPairs:
+def examples_from_rows(rows: Iterable[Any], *, source: str, strip_few_shot: bool = False) -> LoadedExamples:
     """All pairs of a `datasets.Dataset` or a list of dicts, named `source` in messages.
 
     Raises: InputError for what is no pair, by row (the first is row 1).
@@ -102,14 +138,14 @@ def pairs_from_rows(rows: Iterable[Any], *, source: str, strip_few_shot: bool = 
         splits = f" with the keys {', '.join(map(str, rows))}" if isinstance(rows, Mapping) else ""
         raise InputError(
             f"{source} is a {type(rows).__name__}{splits}, but a Dataset or a list of dicts is needed. "
-            "Choose one split of it, or call load_pairs for a file."
+            "Choose one split of it, or call load_examples for a file."
         )
     plain = rows.with_format(None) if is_dataset else rows  # type: ignore[attr-defined]
     numbered = ((number, _plain_row(row, drop_null=is_dataset)) for number, row in enumerate(plain, 1))
     return _assemble(numbered, source, "row", strip_few_shot)
 
 
-def _load_hub_set(name: str, split: str, revision: str | None, strip_few_shot: bool) -> LoadedPairs:
+def _load_hub_set(name: str, split: str, revision: str | None, strip_few_shot: bool) -> LoadedExamples:
     import datasets  # slow to import, and files do not need it
     from datasets.exceptions import DatasetsError
 
@@ -123,14 +159,14 @@ def _load_hub_set(name: str, split: str, revision: str | None, strip_few_shot: b
             "give a file."
         ) from error
     shown = f"{name}@{revision}[{split}]" if revision else f"{name}[{split}]"
-    return pairs_from_rows(rows, source=shown, strip_few_shot=strip_few_shot)
+    return examples_from_rows(rows, source=shown, strip_few_shot=strip_few_shot)
 
 
 def _assemble(
     numbered: Iterator[tuple[int, Any]], source: str, unit: str, strip_few_shot: bool
-) -> LoadedPairs:
-    """Every row as a `Pair`; the first row decides the layout."""
-    pairs: list[Pair] = []
+) -> LoadedExamples:
+    """Every row as an `Example`; the first row decides the layout."""
+    pairs: list[Example] = []
     tally: Counter[str] = Counter()
     layout, first_where = None, ""
     for number, row in numbered:
@@ -152,12 +188,12 @@ def _assemble(
         pairs.append(_pair(row, number, layout, where, tally, strip_few_shot))
     if layout is None:
         raise InputError(f"{source} holds no rows, but pairs are needed. Put at least one pair in it.")
-    return LoadedPairs(pairs, source, layout.name, _notes(tally, len(pairs), strip_few_shot))
+    return LoadedExamples(pairs, source, layout.name, _notes(tally, len(pairs), strip_few_shot))
 
 
 def _pair(
     row: Row, number: int, layout: Layout, where: str, tally: Counter[str], strip_few_shot: bool
-) -> Pair:
+) -> Example:
     parts = layout.parse(row, where, tally)
     if strip_few_shot:
         question = strip_examples(str(parts.prompt), where)
@@ -165,7 +201,7 @@ def _pair(
             tally[_STRIPPED] += 1
             parts = parts._replace(prompt=question)
     if layout.is_chat:
-        return Pair(
+        return Example.pair(
             *parts,
             row=number,
             tools=read_tools(row, layout.bare_functions, where),
@@ -173,7 +209,7 @@ def _pair(
         )
     if row.get("tools") or row.get("chat_template_kwargs"):
         tally[UNUSED_TOOLS_NOTE] += 1
-    return Pair(*parts, row=number)
+    return Example.pair(*parts, row=number)
 
 
 _STRIPPED = "few-shot examples stripped"

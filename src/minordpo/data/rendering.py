@@ -1,4 +1,4 @@
-"""`Pair` → text: the chat template applied, and where assistant turns begin and end in it."""
+"""`Example` → text: the chat template applied, and where assistant turns begin and end in it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
-from minordpo.data.formats import Message, Pair
+from minordpo.data.formats import Example, Message, Text
 from minordpo.errors import InputError
 
 
@@ -51,46 +51,45 @@ class Response:
 
 @dataclass(frozen=True)
 class Rendered:
-    """A pair as text."""
+    """An example as text."""
 
     prompt: str
-    chosen: Response
-    rejected: Response
+    responses: tuple[Response, ...]
     is_chat: bool
 
     @property
     def texts(self) -> Iterable[str]:
         """All that has to be tokenised."""
-        for response in (self.chosen, self.rejected):
+        for response in self.responses:
             yield response.text
             yield from response.heads
 
 
-def render(pair: Pair, tokenizer: PreTrainedTokenizerBase) -> Rendered:
+def render(example: Example, tokenizer: PreTrainedTokenizerBase) -> Rendered:
     """The prompt and both responses as the model reads them.
 
     Raises:
         RowProblem: the row cannot be rendered, or the template does not say where its responses begin.
         InputError: the tokenizer has no chat template, or no end-of-text token for plain text.
     """
-    if isinstance(pair.prompt, list):
-        return _render_chat(pair, pair.prompt, tokenizer)
+    if isinstance(example.prompt, list):
+        return _render_chat(example, example.prompt, tokenizer)
     if not tokenizer.eos_token:
         raise InputError(
             f"the tokenizer {tokenizer.name_or_path!r} has no eos_token, but a plain-text response needs one "
             "at its end. Set tokenizer.eos_token, or give the pairs as chat messages."
         )
-    responses = {}
-    for name, text in (("chosen", pair.chosen), ("rejected", pair.rejected)):
+    responses = []
+    for name, text in zip(example.names, example.responses, strict=True):
         assert isinstance(text, str)
         if not text.removesuffix(tokenizer.eos_token).strip():
-            raise RowProblem("empty_response", f"the {name} response is empty")
-        whole = pair.prompt + text + ("" if text.endswith(tokenizer.eos_token) else tokenizer.eos_token)
-        responses[name] = Response(whole, (len(pair.prompt), len(whole)))
-    return Rendered(pair.prompt, responses["chosen"], responses["rejected"], is_chat=False)
+            raise RowProblem("empty_response", f"the {name} is empty")
+        whole = example.prompt + text + ("" if text.endswith(tokenizer.eos_token) else tokenizer.eos_token)
+        responses.append(Response(whole, (len(example.prompt), len(whole))))
+    return Rendered(example.prompt, tuple(responses), is_chat=False)
 
 
-def _render_chat(pair: Pair, prompt: list[Message], tokenizer: PreTrainedTokenizerBase) -> Rendered:
+def _render_chat(example: Example, prompt: list[Message], tokenizer: PreTrainedTokenizerBase) -> Rendered:
     if not tokenizer.chat_template:
         raise InputError(
             f"the tokenizer {tokenizer.name_or_path!r} has no chat template, but the pairs are chats. "
@@ -105,35 +104,41 @@ def _render_chat(pair: Pair, prompt: list[Message], tokenizer: PreTrainedTokeniz
             "the prompt ends with an assistant message, but one that the assistant answers is needed. "
             "Move that message to the beginning of both responses",
         )
-    head = _apply_template(pair, prompt, tokenizer, asks=True)
-    chosen, rejected = (
-        _render_response(pair, prompt, head, name, tokenizer) for name in ("chosen", "rejected")
+    head = _apply_template(example, prompt, tokenizer, asks=True)
+    responses = (
+        _render_response(example, prompt, head, name, response, tokenizer)
+        for name, response in zip(example.names, example.responses, strict=True)
     )
-    return Rendered(head, chosen, rejected, is_chat=True)
+    return Rendered(head, tuple(responses), is_chat=True)
 
 
 def _render_response(
-    pair: Pair, prompt: list[Message], head: str, name: str, tokenizer: PreTrainedTokenizerBase
+    example: Example,
+    prompt: list[Message],
+    head: str,
+    name: str,
+    response: Text,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> Response:
     """The rendering up to the end of the last assistant turn, cut where assistant turns begin and end."""
-    response: list[Message] = getattr(pair, name)
+    assert isinstance(response, list)
     turns = [i for i, message in enumerate(response) if message["role"] == "assistant"]
     if not any(_says_something(response[i]) for i in turns):
-        raise RowProblem("empty_response", f"the {name} response is empty")
+        raise RowProblem("empty_response", f"the {name} is empty")
     if turns[0] != 0:
         role = response[0]["role"]
         raise RowProblem(
             "response_role",
-            f"the {name} response begins with a message of {role!r}, but an assistant's is needed",
+            f"the {name} begins with a message of {role!r}, but an assistant's is needed",
         )
     response = response[: turns[-1] + 1]
-    whole = _apply_template(pair, prompt + response, tokenizer)
+    whole = _apply_template(example, prompt + response, tokenizer)
     cuts: list[int] = []
     for i in turns:
-        before = head if i == 0 else _apply_template(pair, prompt + response[:i], tokenizer, asks=True)
+        before = head if i == 0 else _apply_template(example, prompt + response[:i], tokenizer, asks=True)
         last = i == turns[-1]
-        after = whole if last else _apply_template(pair, prompt + response[: i + 1], tokenizer)
-        what = f"the {name} response" if i == 0 else f"message {i + 1} of the {name} response"
+        after = whole if last else _apply_template(example, prompt + response[: i + 1], tokenizer)
+        what = f"the {name}" if i == 0 else f"message {i + 1} of the {name}"
         _check_prefix(before, whole, f"what stands before {what}" if i else f"the prompt before {what}")
         _check_prefix(after, whole, f"{what} as the last turn")
         cuts += [len(before), len(after)]
@@ -147,13 +152,13 @@ def _says_something(message: Message) -> bool:
 
 
 def _apply_template(
-    pair: Pair, messages: list[Message], tokenizer: PreTrainedTokenizerBase, *, asks: bool = False
+    example: Example, messages: list[Message], tokenizer: PreTrainedTokenizerBase, *, asks: bool = False
 ) -> str:
     """The messages as text, with the generation prompt behind them if `asks`."""
-    tools: list[Any] | None = pair.tools
+    tools: list[Any] | None = example.tools
     try:
         text = tokenizer.apply_chat_template(
-            messages, tools=tools, tokenize=False, add_generation_prompt=asks, **pair.template_kwargs
+            messages, tools=tools, tokenize=False, add_generation_prompt=asks, **example.template_kwargs
         )
     except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
         # Templates raise on purpose (roles that do not alternate) and by accident (no content).

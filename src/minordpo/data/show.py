@@ -1,4 +1,4 @@
-"""`TokenPair` → lines for the terminal: what the model sees, token by token, and what of it is scored."""
+"""`TokenExample` → lines for the terminal: what the model sees, token by token, and what of it is scored."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from minordpo.data.tokens import Coder, TokenPair
+from minordpo.data.tokens import Coder, TokenExample
 
 _SHOWN = 60  # tokens of a stretch that are shown; a longer one is shortened in the middle
 _MARKS = {"\n": "⏎", "\t": "⇥", "\r": "␍"}
@@ -24,7 +24,7 @@ class _Piece(NamedTuple):
     scored: bool
 
 
-def show_pair(token_pair: TokenPair, tokenizer: PreTrainedTokenizerBase, *, color: bool) -> str:
+def show_example(token_pair: TokenExample, tokenizer: PreTrainedTokenizerBase, *, color: bool) -> str:
     """The prompt, what both responses begin with, and the two tails, as text for the terminal.
 
     Bars stand between tokens, ⏎ for a newline; special tokens are literal, control characters escaped. What
@@ -52,7 +52,7 @@ def show_pair(token_pair: TokenPair, tokenizer: PreTrainedTokenizerBase, *, colo
     return "\n".join(lines)
 
 
-def common_beginning(token_pair: TokenPair) -> int:
+def common_beginning(token_pair: TokenExample) -> int:
     """How many tokens both responses begin with."""
     chosen, rejected = (response.ids for response in token_pair.responses)
     shortest = min(len(chosen), len(rejected))

@@ -1,4 +1,4 @@
-"""`Pair` → `TokenPair`: chat template, masks, truncation."""
+"""`Example` → `TokenExample`: chat template, masks, truncation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from minordpo.data.formats import Pair
+from minordpo.data.formats import Example
 from minordpo.data.rendering import Rendered, Response, RowProblem, render
 from minordpo.errors import InputError
 
@@ -24,21 +24,33 @@ class TokenResponse:
 
 
 @dataclass(frozen=True, eq=False)
-class TokenPair:
-    """One tokenised preference; both responses continue `prompt_ids`."""
+class TokenExample:
+    """One tokenised example; every response continues `prompt_ids`."""
 
     prompt_ids: np.ndarray  # (tokens,) int32
-    chosen: TokenResponse
-    rejected: TokenResponse
+    responses: tuple[TokenResponse, ...]  # best first, as the engine numbers them
+    grades: tuple[float, ...]  # of the responses, as in `Example`
     row: int  # 1-based row of the source
     notes: dict[str, str] = field(
         default_factory=dict
     )  # "cut", "boundary": what was done to the row, in words
 
+    @classmethod
+    def pair(
+        cls, prompt_ids: np.ndarray, chosen: TokenResponse, rejected: TokenResponse, row: int
+    ) -> TokenExample:
+        """A chosen and a rejected response."""
+        return cls(prompt_ids, (chosen, rejected), (1.0, 0.0), row)
+
     @property
-    def responses(self) -> tuple[TokenResponse, ...]:
-        """The responses in the order in which the engine numbers them."""
-        return (self.chosen, self.rejected)
+    def chosen(self) -> TokenResponse:
+        """The best response: of a pair, the chosen one."""
+        return self.responses[0]
+
+    @property
+    def rejected(self) -> TokenResponse:
+        """The worst response: of a pair, the rejected one."""
+        return self.responses[-1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +69,9 @@ class TokenOptions:
             )
 
 
-def tokenize_pair(pair: Pair, tokenizer: PreTrainedTokenizerBase, *, options: TokenOptions) -> TokenPair:
+def tokenize_example(
+    pair: Example, tokenizer: PreTrainedTokenizerBase, *, options: TokenOptions
+) -> TokenExample:
     """The tokens of `pair`, and which of them are scored.
 
     Chat: scored is what the template emits after the generation prompt for the assistant turns of the
@@ -70,7 +84,7 @@ def tokenize_pair(pair: Pair, tokenizer: PreTrainedTokenizerBase, *, options: To
         RowProblem: the row cannot be used; its message says why.
         InputError: the tokenizer lacks what the rows need (a chat template, an end-of-text token).
     """
-    (result,) = tokenize_pairs([pair], tokenizer, options=options)
+    (result,) = tokenize_examples([pair], tokenizer, options=options)
     if isinstance(result, RowProblem):
         if result.tokens:
             message = (
@@ -83,10 +97,10 @@ def tokenize_pair(pair: Pair, tokenizer: PreTrainedTokenizerBase, *, options: To
     return result
 
 
-def tokenize_pairs(
-    pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase, *, options: TokenOptions
-) -> list[TokenPair | RowProblem]:
-    """`tokenize_pair` of each, with the tokenizer called once for all: a fast one then uses every core.
+def tokenize_examples(
+    pairs: Sequence[Example], tokenizer: PreTrainedTokenizerBase, *, options: TokenOptions
+) -> list[TokenExample | RowProblem]:
+    """`tokenize_example` of each, with the tokenizer called once for all: a fast one then uses every core.
 
     Raises:
         InputError: the tokenizer lacks what the rows need (a chat template, an end-of-text token).
@@ -99,14 +113,14 @@ def tokenize_pairs(
             rendered.append(problem)
     usable = [item for item in rendered if isinstance(item, Rendered)]
     # Without its EOS: tokenizers that append one themselves warn of a text that has it.
-    plain = [item.chosen.text.removesuffix(tokenizer.eos_token) for item in usable if not item.is_chat]
+    plain = [item.responses[0].text.removesuffix(tokenizer.eos_token) for item in usable if not item.is_chat]
     coder = Coder(tokenizer, plain)
     ids = coder.encode(text for item in usable for text in item.texts)
-    results: list[TokenPair | RowProblem] = []
+    results: list[TokenExample | RowProblem] = []
     for pair, item in zip(pairs, rendered, strict=True):
         try:
             results.append(
-                item if isinstance(item, RowProblem) else _assemble(item, pair.row, ids, coder, options)
+                item if isinstance(item, RowProblem) else _assemble(item, pair, ids, coder, options)
             )
         except RowProblem as problem:
             results.append(problem)
@@ -182,8 +196,8 @@ class Coder:
 
 
 def _assemble(
-    item: Rendered, row: int, ids: Mapping[str, list[int]], coder: Coder, options: TokenOptions
-) -> TokenPair:
+    item: Rendered, example: Example, ids: Mapping[str, list[int]], coder: Coder, options: TokenOptions
+) -> TokenExample:
     notes: dict[str, str] = {}
     prompt_ids = ids[item.prompt]
     lead = [] if item.is_chat else coder.lead
@@ -192,7 +206,7 @@ def _assemble(
     if not prompt_ids:
         raise RowProblem("empty_prompt", "the prompt is empty, so nothing predicts a response's first token")
     responses = []
-    for response in (item.chosen, item.rejected):
+    for response in item.responses:
         pieces = _split(response, ids, item.prompt, coder)
         if pieces is None:
             pieces = coder.encode_apart(ids[item.prompt], response, ids[response.text])
@@ -204,10 +218,11 @@ def _assemble(
         responses.append(_token_response(pieces, lengths))
     if not all(response.scored.any() for response in responses):
         raise RowProblem("empty_response", "a response has no tokens")
-    if _same(*responses):
-        raise RowProblem("identical", "chosen and rejected are the same")
-    chosen, rejected = _fit(len(prompt_ids), responses, notes, options)
-    return TokenPair(np.array(prompt_ids, np.int32), chosen, rejected, row, notes)
+    same = _same(responses, example.names)
+    if same:
+        raise RowProblem("identical", f"{same} are the same")
+    fitting = _fit(len(prompt_ids), responses, example.names, notes, options)
+    return TokenExample(np.array(prompt_ids, np.int32), tuple(fitting), example.grades, example.row, notes)
 
 
 def _split(
@@ -255,12 +270,22 @@ def _token_response(pieces: list[list[int]], lengths: list[int]) -> TokenRespons
     return TokenResponse(ids[:end], scored[:end])
 
 
-def _same(chosen: TokenResponse, rejected: TokenResponse) -> bool:
-    return np.array_equal(chosen.ids, rejected.ids) and np.array_equal(chosen.scored, rejected.scored)
+def _same(responses: Sequence[TokenResponse], names: Sequence[str]) -> str:
+    """Two responses with the same tokens and masks, by name; empty if there are none."""
+    seen: dict[tuple[bytes, bytes], str] = {}
+    for response, name in zip(responses, names, strict=True):
+        first = seen.setdefault((response.ids.tobytes(), response.scored.tobytes()), name)
+        if first != name:
+            return f"{first.removesuffix(' response')} and {name.removesuffix(' response')}"
+    return ""
 
 
 def _fit(
-    prompt: int, responses: list[TokenResponse], notes: dict[str, str], options: TokenOptions
+    prompt: int,
+    responses: list[TokenResponse],
+    names: Sequence[str],
+    notes: dict[str, str],
+    options: TokenOptions,
 ) -> list[TokenResponse]:
     """The responses within `max_length`: as they are, or cut at the end and so without their end of turn."""
     if options.max_length is None:
@@ -275,14 +300,14 @@ def _fit(
         said = f"{prompt} of prompt + {max(lengths)} of response = {prompt + max(lengths)}"
         raise RowProblem("too_long", said, tokens=prompt + max(lengths))
     cut = [TokenResponse(response.ids[:room].copy(), response.scored[:room].copy()) for response in responses]
-    if _same(*cut):
+    same = _same(cut, names)
+    if same:
         raise RowProblem(
-            "identical",
-            f"chosen and rejected are the same in the {room} tokens that data.max_length leaves of them",
+            "identical", f"{same} are the same in the {room} tokens that data.max_length leaves of them"
         )
     notes["cut"] = ", ".join(
-        f"{name} from {length} tokens to {room}"
-        for name, length in zip(("chosen", "rejected"), lengths, strict=True)
+        f"{name.removesuffix(' response')} from {length} tokens to {room}"
+        for name, length in zip(names, lengths, strict=True)
         if length > room
     )
     return cut

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from minordpo.data.packing import pack
-from minordpo.data.tokens import TokenPair, TokenResponse
+from minordpo.data.tokens import TokenExample, TokenResponse
 from minordpo.engine.attention import NAME, attention_switched, stock_implementation
 from minordpo.engine.logprobs import install, packed_logps
 from minordpo.engine.models import causal_model
@@ -81,7 +81,7 @@ def _refusal(inner: PreTrainedModel, difference: _Difference) -> str:
     )
 
 
-def _difference(model: Any, inner: PreTrainedModel, probe: list[TokenPair]) -> _Difference:
+def _difference(model: Any, inner: PreTrainedModel, probe: list[TokenExample]) -> _Difference:
     model.eval()
     with attention_switched(inner, stock_implementation(inner)):
         plain = torch.cat(
@@ -108,7 +108,7 @@ def _plain_logps(model: Any, prompt_ids: np.ndarray, response: TokenResponse) ->
     return logits.log_softmax(dim=-1).gather(1, ids[-scored:, None])[:, 0]
 
 
-def _probe(inner: PreTrainedModel, longest: int, seed: int) -> list[TokenPair]:
+def _probe(inner: PreTrainedModel, longest: int, seed: int) -> list[TokenExample]:
     """Three pairs of random tokens: prompt, common beginning, two tails; the last one beyond the windows."""
     windows = [window for window in _windows(inner.config.get_text_config()) if window < longest]
     length = max([_SHORTEST, *(min(window + _BEYOND_WINDOW, longest) for window in windows)])
@@ -118,12 +118,12 @@ def _probe(inner: PreTrainedModel, longest: int, seed: int) -> list[TokenPair]:
     def some(tokens: int) -> np.ndarray:
         return generator.integers(0, vocab, tokens).astype(np.int32)
 
-    probe: list[TokenPair] = []
+    probe: list[TokenExample] = []
     for prompt, common, *tails in ((9, 4, 7, 3), (1, 0, 1, 6), (length - 16, 4, 12, 5)):
         beginning, starts = some(common), generator.permutation(vocab)[:2].astype(np.int32)
         ids = [np.concatenate([beginning, starts[i : i + 1], some(tail - 1)]) for i, tail in enumerate(tails)]
         chosen, rejected = (TokenResponse(each, np.ones(len(each), bool)) for each in ids)
-        probe.append(TokenPair(some(prompt), chosen, rejected, row=len(probe) + 1))
+        probe.append(TokenExample.pair(some(prompt), chosen, rejected, row=len(probe) + 1))
     return probe
 
 

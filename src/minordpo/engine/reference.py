@@ -25,7 +25,7 @@ from torch import nn
 from tqdm import tqdm
 
 from minordpo.data.packing import pack, split_by_budget, tree_size
-from minordpo.data.tokens import TokenPair
+from minordpo.data.tokens import TokenExample
 from minordpo.engine.logprobs import packed_logps
 from minordpo.engine.models import POLICY_ADAPTER, REFERENCE_ADAPTER, causal_model, tuner
 from minordpo.errors import InputError
@@ -114,7 +114,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minordpo"
 
 
-def pair_key(pair: TokenPair) -> bytes:
+def example_key(pair: TokenExample) -> bytes:
     """16 bytes that stand for a pair's tokens and masks."""
     digest = xxhash.xxh3_128()
     for array in (pair.prompt_ids, *(x for r in pair.responses for x in (r.ids, r.scored))):
@@ -169,7 +169,7 @@ def as_reference(model: nn.Module, *, new_adapter: bool) -> Iterator[None]:
 @torch.no_grad()
 def reference_logps(
     model: nn.Module,
-    pairs: Sequence[TokenPair],
+    pairs: Sequence[TokenExample],
     cache: ReferenceCache,
     *,
     token_budget: int,
@@ -182,7 +182,7 @@ def reference_logps(
     On a CPU each missing pair is a row of its own, so that its numbers do not depend on which others were missing;
     on a GPU rows are filled up to `token_budget`. Dropout is off.
     """
-    keys = [pair_key(pair) for pair in pairs]
+    keys = [example_key(pair) for pair in pairs]
     missing = list({key: i for i, key in reversed(list(enumerate(keys))) if key not in cache}.values())[::-1]
     device = next(model.parameters()).device
     sizes = [tree_size(pairs[i]) for i in missing]

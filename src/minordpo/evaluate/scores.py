@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from minordpo.data.doctor import prepare_pairs
-from minordpo.data.formats import load_pairs
-from minordpo.data.tokens import TokenOptions, TokenPair
+from minordpo.data.doctor import prepare_examples
+from minordpo.data.formats import load_examples
+from minordpo.data.tokens import TokenExample, TokenOptions
 from minordpo.engine.attention import NAME, attention_switched
 from minordpo.engine.check import check_packing
 from minordpo.engine.models import causal_model, load_model, load_tokenizer, switch_off_dropout
@@ -39,14 +39,16 @@ def score_pairs(
         InputError: pairs or models that cannot be used, or a reference with another vocabulary.
     """
     tokenizer = load_tokenizer(model)
-    loaded = load_pairs(pairs, split=split)
-    prepared = prepare_pairs(loaded, tokenizer, TokenOptions(max_length=None), invalid="drop", progress=True)
+    loaded = load_examples(pairs, split=split)
+    prepared = prepare_examples(
+        loaded, tokenizer, TokenOptions(max_length=None), invalid="drop", progress=True
+    )
     if say is not None:
         say(str(prepared.report))
-    index = {pair.row: i for i, pair in enumerate(loaded.pairs)}
-    policy = token_logps(model, prepared.pairs, dtype=dtype)
-    ref = token_logps(reference, prepared.pairs, dtype=dtype) if reference is not None else None
-    for i, pair in enumerate(prepared.pairs):
+    index = {pair.row: i for i, pair in enumerate(loaded.examples)}
+    policy = token_logps(model, prepared.examples, dtype=dtype)
+    ref = token_logps(reference, prepared.examples, dtype=dtype) if reference is not None else None
+    for i, pair in enumerate(prepared.examples):
         row: dict[str, Any] = {"index": index[pair.row]}
         lengths = [int(response.scored.sum()) for response in pair.responses]
         parts = dict(zip(("chosen", "rejected"), np.split(policy[i], lengths[:1]), strict=True))
@@ -69,7 +71,7 @@ def score_pairs(
         yield row
 
 
-def token_logps(path: str, pairs: list[TokenPair], *, dtype: str) -> list[np.ndarray]:
+def token_logps(path: str, pairs: list[TokenExample], *, dtype: str) -> list[np.ndarray]:
     """(chosen tokens + rejected tokens,) float32 log-probs in nats of each pair, chosen first."""
     model = load_model(path, dtype=dtype)
     inner = causal_model(model)

@@ -16,9 +16,9 @@ import torch
 
 from minordpo.config import DataConfig, ModelConfig, ObjectiveConfig, RunConfig, SamplesConfig, TrainingConfig
 from minordpo.data.corrupt import ClosePair, corrupt_row
-from minordpo.data.doctor import prepare_pairs
+from minordpo.data.doctor import prepare_examples
 from minordpo.data.files import write_jsonl
-from minordpo.data.formats import load_pairs
+from minordpo.data.formats import load_examples
 from minordpo.data.problems import Problem, generate_problems
 from minordpo.data.tokens import TokenOptions
 from minordpo.engine.models import load_model, load_tokenizer, smollm2_folder
@@ -204,8 +204,8 @@ def _answer(model: str, output: Path, name: str, problems: list[Problem]) -> lis
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         return [Answer(r["answer"], tuple(r["token_ids"]), r["stopped"], r["tokens"]) for r in rows]
     tokenizer = load_tokenizer(model)
-    loaded = load_pairs(str(output / "held-out.jsonl"))
-    pairs = prepare_pairs(loaded, tokenizer, TokenOptions(), progress=False).pairs
+    loaded = load_examples(str(output / "held-out.jsonl"))
+    pairs = prepare_examples(loaded, tokenizer, TokenOptions(), progress=False).examples
     answers = generate_answers(
         load_model(model),
         tokenizer,

@@ -19,7 +19,7 @@ from transformers import TrainingArguments
 
 from minordpo.config import RunConfig
 from minordpo.data.packing import split, split_by_budget, tree_size
-from minordpo.data.tokens import TokenPair
+from minordpo.data.tokens import TokenExample
 from minordpo.engine.models import causal_model
 from minordpo.errors import InputError
 from minordpo.train.measure import Measured, measure_row, optimizer_state_bytes
@@ -124,7 +124,7 @@ def plan_steps(trainer: PreferenceTrainer) -> Plan:
     return Plan(steps, tokens * scale, padded * scale, own * scale, largest, typical)
 
 
-def _missing_pairs(trainer: PreferenceTrainer) -> list[TokenPair]:
+def _missing_pairs(trainer: PreferenceTrainer) -> list[TokenExample]:
     """The pairs whose reference log-probs are not in the cache, each content once."""
     met = [trainer.pairs[i] for i in trainer.sampler.visited(trainer.total_steps())]
     return trainer.reference.missing([*met, *trainer.held_out])
@@ -155,7 +155,7 @@ def _tokens_line(plan: Plan) -> str:
 
 
 def _time_lines(
-    trainer: PreferenceTrainer, plan: Plan, measured: Measured, missing: list[TokenPair]
+    trainer: PreferenceTrainer, plan: Plan, measured: Measured, missing: list[TokenExample]
 ) -> list[tuple[str, str]]:
     held_out = trainer.held_out
     known = len(trainer.sampler.visited(plan.steps)) + len(held_out)

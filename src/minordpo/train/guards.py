@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from minordpo.data.doctor import prepare_pairs
-from minordpo.data.formats import pairs_from_rows
-from minordpo.data.tokens import TokenOptions, TokenPair
+from minordpo.data.doctor import prepare_examples
+from minordpo.data.formats import examples_from_rows
+from minordpo.data.tokens import TokenExample, TokenOptions
 from minordpo.errors import InputError
 from minordpo.train.metrics import largest_logratio
 from minordpo.train.step import PairRecord
@@ -28,18 +28,18 @@ def prepare_rows(
     tokenizer: PreTrainedTokenizerBase | None,
     options: TokenOptions,
     invalid: Literal["refuse", "drop"],
-) -> list[TokenPair]:
+) -> list[TokenExample]:
     """Rows of any known layout as token pairs; token pairs as they are. The report on the rows is printed."""
-    if isinstance(rows, Sequence) and len(rows) and isinstance(rows[0], TokenPair):
+    if isinstance(rows, Sequence) and len(rows) and isinstance(rows[0], TokenExample):
         return list(rows)
     if tokenizer is None:
         raise InputError("processing_class is missing: pass the model's tokenizer")
     if isinstance(rows, Mapping):
         raise InputError(f"{name} is a dict of data sets; pass one data set")
-    loaded = pairs_from_rows(rows, source=name)
-    prepared = prepare_pairs(loaded, tokenizer, options, invalid=invalid, progress=True)
+    loaded = examples_from_rows(rows, source=name)
+    prepared = prepare_examples(loaded, tokenizer, options, invalid=invalid, progress=True)
     print(prepared.report)
-    return prepared.pairs
+    return prepared.examples
 
 
 def refuse_narrow_weights(model: nn.Module) -> None:
@@ -73,7 +73,7 @@ def refuse_mismatch(records: Sequence[PairRecord], *, bf16: bool) -> float:
     return largest
 
 
-def longest_sequence(pair: TokenPair) -> int:
+def longest_sequence(pair: TokenExample) -> int:
     """Tokens of the prompt with the longer response."""
     return len(pair.prompt_ids) + max(len(response.ids) for response in pair.responses)
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from minordpo.data.packing import pack, split, split_by_budget, tree_size
-from minordpo.data.tokens import TokenPair
+from minordpo.data.tokens import TokenExample
 from minordpo.train.step import StepBatch
 
 
@@ -52,14 +52,14 @@ class StepSampler(Sampler[list[int]]):
         return sorted(seen)
 
 
-class _Indexed(Dataset[tuple[int, TokenPair]]):
-    def __init__(self, pairs: Sequence[TokenPair]) -> None:
+class _Indexed(Dataset[tuple[int, TokenExample]]):
+    def __init__(self, pairs: Sequence[TokenExample]) -> None:
         self.pairs = pairs
 
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, index: int) -> tuple[int, TokenPair]:
+    def __getitem__(self, index: int) -> tuple[int, TokenExample]:
         return index, self.pairs[index]
 
 
@@ -73,7 +73,7 @@ class Packer:
     def __init__(self, token_budget: int, *, rank: int = 0, world: int = 1) -> None:
         self.token_budget, self.rank, self.world = token_budget, rank, world
 
-    def __call__(self, items: Sequence[tuple[int, TokenPair]]) -> StepBatch:
+    def __call__(self, items: Sequence[tuple[int, TokenExample]]) -> StepBatch:
         items = sorted(items, key=lambda item: item[0])  # so that a step packed again is packed alike
         sizes = [tree_size(pair) for _, pair in items]
         deals = []
@@ -90,7 +90,7 @@ class Packer:
 
 
 def step_loader(
-    pairs: Sequence[TokenPair], sampler: StepSampler, packer: Packer, *, workers: int = 0
+    pairs: Sequence[TokenExample], sampler: StepSampler, packer: Packer, *, workers: int = 0
 ) -> DataLoader:
     """One item is one rank's whole optimizer step."""
     return DataLoader(_Indexed(pairs), batch_sampler=sampler, collate_fn=packer, num_workers=workers)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
 from minordpo.data.packing import pack
-from minordpo.data.tokens import TokenPair
+from minordpo.data.tokens import TokenExample
 from minordpo.engine.attention import NAME, attention_switched
 from minordpo.engine.models import causal_model
 from minordpo.errors import InputError
@@ -58,7 +58,7 @@ def measure_row(trainer: PreferenceTrainer, members: list[int]) -> Measured:
     return Measured(reference_seconds / tokens, training_seconds / tokens, activations / tokens)
 
 
-def _refer_once(trainer: PreferenceTrainer, pairs: list[TokenPair]) -> tuple[list[np.ndarray], float]:
+def _refer_once(trainer: PreferenceTrainer, pairs: list[TokenExample]) -> tuple[list[np.ndarray], float]:
     """The pairs' reference log-probs, and the seconds they took."""
     started = _now(trainer.args.device)
     found = trainer.reference.logps(pairs, token_budget=trainer.token_budget, keep=False)

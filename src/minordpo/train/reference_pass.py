@@ -13,11 +13,11 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel, TrainingArguments
 
-from minordpo.data.tokens import TokenPair
+from minordpo.data.tokens import TokenExample
 from minordpo.engine import attention
 from minordpo.engine.check import check_packing
 from minordpo.engine.models import causal_model, load_model, switch_off_dropout
-from minordpo.engine.reference import ReferenceCache, as_reference, fingerprint, pair_key, reference_logps
+from minordpo.engine.reference import ReferenceCache, as_reference, example_key, fingerprint, reference_logps
 
 
 class ReferencePass:
@@ -42,7 +42,7 @@ class ReferencePass:
         self.args, self.cache = args, cache
 
     def logps(
-        self, pairs: Sequence[TokenPair], *, token_budget: int, progress: bool = False, keep: bool = True
+        self, pairs: Sequence[TokenExample], *, token_budget: int, progress: bool = False, keep: bool = True
     ) -> list[np.ndarray]:
         """Token log-probs of each pair, as `reference_logps` has them; `keep=False` computes them all anew."""
         with self._ready(), self.args.main_process_first(desc="reference log-probs"):
@@ -55,11 +55,13 @@ class ReferencePass:
                 progress=progress,
             )
 
-    def missing(self, pairs: Sequence[TokenPair]) -> list[TokenPair]:
+    def missing(self, pairs: Sequence[TokenExample]) -> list[TokenExample]:
         """The pairs whose log-probs are not in the cache, each content once."""
         with self._ready():
             stored = self._stored()
-        return [pair for key, pair in {pair_key(pair): pair for pair in pairs}.items() if key not in stored]
+        return [
+            pair for key, pair in {example_key(pair): pair for pair in pairs}.items() if key not in stored
+        ]
 
     def _stored(self) -> ReferenceCache:
         precision = "bfloat16" if self.args.bf16 else "none"

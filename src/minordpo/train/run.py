@@ -25,13 +25,13 @@ from transformers.utils import logging as transformers_logging
 
 from minordpo import __version__, objectives
 from minordpo.config import RunConfig, build_lora_config, build_training_arguments, dump_config, load_config
-from minordpo.data.doctor import prepare_pairs
+from minordpo.data.doctor import prepare_examples
 from minordpo.data.files import write_jsonl
-from minordpo.data.formats import LoadedPairs, load_pairs
+from minordpo.data.formats import LoadedExamples, load_examples
 from minordpo.data.reading.readers import READERS
-from minordpo.data.tokens import TokenOptions, TokenPair
+from minordpo.data.tokens import TokenExample, TokenOptions
 from minordpo.engine.models import load_model, load_tokenizer, save_model
-from minordpo.engine.reference import cache_folder, pair_key
+from minordpo.engine.reference import cache_folder, example_key
 from minordpo.errors import InputError
 from minordpo.evaluate.generation import Answer, generate_answers, summarize
 from minordpo.study.figures import reward_figure
@@ -48,15 +48,15 @@ DEFAULTS = {"logging_steps": 1, "save_steps": 0.25, "save_total_limit": 2, "repo
 class RunData:
     """What a run trains on and what it holds out."""
 
-    train: list[TokenPair]
-    held_out: list[TokenPair] | None
+    train: list[TokenExample]
+    held_out: list[TokenExample] | None
     report: str
 
     def digest(self) -> str:
         """Hex digest of every token and mask."""
         digest = xxhash.xxh3_128()
         for pair in [*self.train, *(self.held_out or [])]:
-            digest.update(pair_key(pair))
+            digest.update(example_key(pair))
         return digest.hexdigest()
 
 
@@ -132,28 +132,30 @@ def load_run_tokenizer(config: RunConfig) -> PreTrainedTokenizerBase:
 def load_data(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> RunData:
     """Training and held-out pairs, and the report on their rows."""
     data = config.data
-    loaded = load_pairs(data.train, split=data.split, strip_few_shot=data.strip_few_shot)
+    loaded = load_examples(data.train, split=data.split, strip_few_shot=data.strip_few_shot)
     if data.limit is not None:
-        loaded = LoadedPairs(loaded.pairs[: data.limit], loaded.source, loaded.layout, loaded.notes)
+        loaded = LoadedExamples(loaded.examples[: data.limit], loaded.source, loaded.layout, loaded.notes)
     options = TokenOptions(max_length=data.max_length, overlong=data.overlong, score_end=data.score_end)
-    prepared = prepare_pairs(loaded, tokenizer, options, invalid=data.invalid, progress=True)
+    prepared = prepare_examples(loaded, tokenizer, options, invalid=data.invalid, progress=True)
     if isinstance(data.eval, str):
         split = "train" if Path(data.eval).suffix.lower() in READERS else data.eval_split
-        held = load_pairs(data.eval, split=split, strip_few_shot=data.strip_few_shot)
-        held_out = prepare_pairs(held, tokenizer, options, invalid=data.invalid, progress=True)
-        return RunData(prepared.pairs, held_out.pairs, f"{prepared.report}\n\nheld out:\n{held_out.report}")
+        held = load_examples(data.eval, split=split, strip_few_shot=data.strip_few_shot)
+        held_out = prepare_examples(held, tokenizer, options, invalid=data.invalid, progress=True)
+        return RunData(
+            prepared.examples, held_out.examples, f"{prepared.report}\n\nheld out:\n{held_out.report}"
+        )
     if not data.eval:
-        return RunData(prepared.pairs, None, str(prepared.report))
-    if data.eval >= len(prepared.pairs):
+        return RunData(prepared.examples, None, str(prepared.report))
+    if data.eval >= len(prepared.examples):
         raise InputError(
-            f"data.eval holds out {data.eval} pairs, but {data.train} has only {len(prepared.pairs)} usable ones. "
+            f"data.eval holds out {data.eval} pairs, but {data.train} has only {len(prepared.examples)} usable ones. "
             "Lower data.eval"
         )
     # The same pairs whatever the run's seed, so that runs of a sweep are measured on equal terms.
-    order = np.random.default_rng(0).permutation(len(prepared.pairs))
+    order = np.random.default_rng(0).permutation(len(prepared.examples))
     out, kept = np.sort(order[: data.eval]), np.sort(order[data.eval :])
     report = f"{prepared.report}\nheld out: {data.eval} of these pairs"
-    return RunData([prepared.pairs[i] for i in kept], [prepared.pairs[i] for i in out], report)
+    return RunData([prepared.examples[i] for i in kept], [prepared.examples[i] for i in out], report)
 
 
 def build_trainer(
@@ -304,7 +306,7 @@ class _Samples:
         write_jsonl(self.file, [row for row in self._rows() if row["when"] != when] + fresh)
         return summarize(answers)
 
-    def _row(self, when: str, pair: TokenPair, answer: Answer) -> dict[str, Any]:
+    def _row(self, when: str, pair: TokenExample, answer: Answer) -> dict[str, Any]:
         return {
             "when": when,
             "row": pair.row,

@@ -28,7 +28,7 @@ from transformers.trainer_utils import TrainOutput
 
 from minordpo import objectives
 from minordpo.data.packing import pack, split_by_budget, tree_size
-from minordpo.data.tokens import TokenOptions, TokenPair
+from minordpo.data.tokens import TokenExample, TokenOptions
 from minordpo.engine import attention, logprobs
 from minordpo.engine.check import check_packing
 from minordpo.engine.models import causal_model, load_model, switch_off_dropout
@@ -60,7 +60,7 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
     """Tune a causal language model on preference pairs.
 
     `train_dataset` is a `datasets.Dataset` or list of rows in any layout `minordpo.data.formats` knows (TRL's among
-    them), or a list of `TokenPair`. A step's pairs are `per_device_train_batch_size × gradient_accumulation_steps`
+    them), or a list of `TokenExample`. A step's pairs are `per_device_train_batch_size × gradient_accumulation_steps`
     a device. `hyperparameters` are the objective's own. With `peft_config` a new adapter is trained and the reference
     is the model without it; without `ref_model` the reference is the model as it is given.
 
@@ -103,7 +103,7 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
             )
         options = token_options or TokenOptions()
         self.pairs = prepare_rows(train_dataset, "train_dataset", processing_class, options, invalid)
-        self.held_out: list[TokenPair] = []
+        self.held_out: list[TokenExample] = []
         if eval_dataset is not None:
             self.held_out = prepare_rows(eval_dataset, "eval_dataset", processing_class, options, invalid)
         elif args.eval_strategy != "no":
