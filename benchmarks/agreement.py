@@ -29,7 +29,7 @@ from minordpo.engine.check import check_packing
 from minordpo.engine.models import load_model, load_tokenizer
 from minordpo.engine.reference import ReferenceCache, reference_logps
 from minordpo.errors import InputError
-from minordpo.train.step import StepBatch, preference_step
+from minordpo.train.step import Context, StepBatch, preference_step
 
 BETA = 0.1
 TOKEN_BUDGET = 16384
@@ -92,20 +92,18 @@ def by_minordpo(
         records = preference_step(
             model,
             StepBatch(batches, (1.0,) * len(batches), len(tokens)),
-            objectives.resolve("dpo", {"beta": BETA}),
-            reference,
+            Context(objective=objectives.resolve("dpo", {"beta": BETA}), reference=reference),
             scale=1.0,
             backward=Tensor.backward,
             around_row=lambda last: contextlib.nullcontext(),
         )
-    logps = [torch.stack([record.logps.chosen_logps, record.logps.rejected_logps], 1) for record in records]
-    ratios = [
-        torch.stack([record.logps.chosen_logratios, record.logps.rejected_logratios], 1) for record in records
-    ]
+    pairs = [record.logps.pairs() for record in records]
+    logps = [torch.stack([each.chosen_logps, each.rejected_logps], 1) for each in pairs]
+    ratios = [torch.stack([each.chosen_logratios, each.rejected_logratios], 1) for each in pairs]
     return noise, {
         "logps": torch.cat(logps).double().cpu(),
         "logratios": torch.cat(ratios).double().cpu(),
-        "loss": torch.cat([record.losses for record in records]).double().mean().item(),
+        "loss": torch.cat([record.gradient.losses for record in records]).double().mean().item(),
         "gradients": _gradients(model),
     }
 

@@ -31,6 +31,22 @@ RUNS: dict[str, dict[str, Any]] = {
     # A tiny gradient is mostly rounding, which Adam would blow up to a whole step: its epsilon is raised.
     "adamw": {"pairs": 9, "held_out": 3, "token_budget": 60, "max_steps": 3, "adam_epsilon": 1e-4},
     "adapter": {"pairs": 9, "held_out": 0, "max_steps": 2, "adam_epsilon": 1e-4},
+    # Whose baseline is the whole step's, and whose draws are each pair's own, wherever it runs.
+    "kto": {
+        "objective": "kto",
+        "pairs": 9,
+        "held_out": 3,
+        "token_budget": 60,
+        "max_steps": 2,
+        "adam_epsilon": 1e-4,
+    },
+    "cringe": {
+        "objective": "pairwise_cringe",
+        "pairs": 9,
+        "held_out": 3,
+        "max_steps": 2,
+        "adam_epsilon": 1e-4,
+    },
 }
 
 
@@ -42,7 +58,7 @@ def run(folder: Path, name: str, *, world: int) -> None:
         folder / name,
         pairs=pairs[: settings.pop("pairs")],
         eval_dataset=held_out or None,
-        objective="dpo",
+        objective=settings.pop("objective", "dpo"),
         per_device_train_batch_size=PER_STEP // world,
         lr_scheduler_type="constant",
         peft_config=LoraConfig(r=4, target_modules=["q_proj", "v_proj"]) if name == "adapter" else None,

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, T5Config, T5ForConditionalGeneration
 from minordpo.engine import attention, check
 from minordpo.engine.attention import NAME
 from minordpo.engine.check import check_packing
-from minordpo.engine.logprobs import LogitTransform
+from minordpo.engine.head import LogitTransform
 from minordpo.errors import InputError
 from tiny_models import ARCHITECTURES, VOCAB, tiny
 

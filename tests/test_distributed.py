@@ -81,6 +81,21 @@ def test_two_processes_take_the_steps_of_one(folders, name):
     assert_equal_weights(two / f"{name}.safetensors", one / f"{name}.safetensors")
 
 
+@pytest.mark.parametrize("name", sorted(RUNS))
+def test_what_each_response_did_is_gathered_from_both(folders, name):
+    found, wanted = (
+        [json.loads(line) for line in (folder / name / "responses.jsonl").read_text().splitlines()]
+        for folder in folders
+    )
+    assert len(found) == len(wanted)
+    for row, expected in zip(found, wanted, strict=True):
+        assert row.keys() == expected.keys()
+        for key, value in expected.items():
+            assert row[key] == value or key in ("logps", "logratios")
+        for values, others in zip(row["logps"], expected["logps"], strict=True):
+            assert values == pytest.approx(others, abs=2e-3)
+
+
 def test_a_step_that_leaves_a_process_without_pairs_is_among_them(folders):
     steps = [row for row in metric_rows(folders[1] / "adamw") if "loss" in row]
     assert [row["epoch"] for row in steps] == [0.5, 1.0, 1.5]

@@ -26,6 +26,22 @@ def prepare(loaded: LoadedExamples, options: TokenOptions = NO_LIMIT, **how) -> 
     return prepare_examples(loaded, TOKENIZER, options, **how)
 
 
+def load_labelled(*texts: tuple[str, str, bool]) -> LoadedExamples:
+    """A source of labelled text responses."""
+    examples = [Example(p, (c,), (float(label),), row) for row, (p, c, label) in enumerate(texts, 11)]
+    return LoadedExamples(examples, "labels.jsonl", "TRL unpaired text", kind="labelled")
+
+
+def load_ranked(*texts: tuple[str, ...]) -> LoadedExamples:
+    """A source of ranked text responses: a prompt and what follows it, best first."""
+    examples = [
+        Example(prompt, responses, tuple(float(i) for i in reversed(range(len(responses)))), row)
+        for row, (prompt, *rest) in enumerate(texts, 11)
+        for responses in [tuple(rest)]
+    ]
+    return LoadedExamples(examples, "ranks.jsonl", "ranked text", kind="ranked")
+
+
 GOOD = ("Answer:", " Yes", " No")
 EMPTY = ("Answer:", "  ", " No")
 SAME = ("Answer:", " No", " No")
@@ -40,7 +56,7 @@ def test_good_rows_all_arrive_in_order_with_nothing_to_report():
     assert [pair.row for pair in prepared.examples] == list(range(11, 611))
     assert (prepared.report.read, prepared.report.used) == (600, 600)
     assert prepared.report.dropped == prepared.report.kept == {}
-    assert "nothing dropped, cut, repeated or tokenised apart" in str(prepared.report)
+    assert "nothing dropped, cut, repeated, contradicted or tokenised apart" in str(prepared.report)
 
 
 def test_rows_that_cannot_be_used_are_refused_together_after_all_are_read():
@@ -137,6 +153,7 @@ def test_repeated_rows_are_kept_and_counted():
     prepared = prepare(load(GOOD, swapped, GOOD, GOOD))
     assert len(prepared.examples) == 4
     assert prepared.report.kept["duplicate"].rows == [13, 14]
+    assert prepared.report.kept["contradiction"].rows == [12]
     assert "  2 rows that repeat an earlier one, kept (first: row 13, as row 11)\n" in str(prepared.report)
 
 
@@ -152,10 +169,13 @@ def test_rows_tokenised_apart_are_counted_with_the_place():
 def test_token_counts_are_those_counted_by_hand():
     both = ("Answer:", " Yes No", " Yes Yes Yes")
     counts = prepare(load(GOOD, both)).report.tokens
-    assert counts.prompt == (2.0, 2)
-    assert counts.chosen == (2.5, 3)
-    assert counts.rejected == (3.0, 4)
-    assert counts.beginning == (0.5, 1)
+    assert counts.parts == {
+        "prompt": (2.0, 2),
+        "chosen": (2.5, 3),
+        "rejected": (3.0, 4),
+        "common beginning": (0.5, 1),
+    }
+    assert counts.responses == (2.0, 2)
     # The last token predicts nothing and is not computed: 2 + 1 + 1, then 2 + 1 + 1 + 2.
     assert counts.tree == 4 + 6
     assert counts.padded == 2 * (2 + 2) + 2 * (2 + 4)
@@ -200,7 +220,7 @@ def test_a_source_of_which_nothing_is_left_is_refused():
 
 
 def test_a_source_without_rows_is_refused():
-    with pytest.raises(InputError, match=r"pairs\.jsonl has no rows, but at least one pair is needed"):
+    with pytest.raises(InputError, match=r"pairs\.jsonl has no rows, but at least one is needed"):
         prepare(load())
 
 
@@ -210,3 +230,91 @@ def test_a_source_without_rows_is_refused():
 def test_a_progress_bar_appears_for_many_rows_if_asked_for(rows, progress, bar, capsys):
     prepare(load(*[GOOD] * rows), progress=progress)
     assert ("tokenising" in capsys.readouterr().err) == bar
+
+
+def test_labelled_responses_are_counted_by_label_and_named_as_completions():
+    texts = [("Answer:", " Yes", True), ("Answer:", " No", False), ("Answer:", " Yes No", False)]
+    prepared = prepare(load_labelled(*texts))
+    text = str(prepared.report)
+    assert prepared.kind == "labelled"
+    assert text.split("\n") == [
+        "labels.jsonl: 3 rows read as TRL unpaired text, 3 used",
+        "  nothing dropped, cut, repeated, contradicted or tokenised apart",
+        "  1 desirable, 2 undesirable",
+        "  tokens                  mean       max",
+        "  prompt                   2.0         2",
+        "  completion               2.3         3",
+        "  10 tokens to compute",  # prompt and completion less its last: 3 + 3 + 4
+        "",
+        "the first example (row 11) as the model sees it:",
+        "prompt (2 tokens, none scored)",
+        "  ⟦Answer│:⟧",
+        "completion, labelled true (2 tokens, all scored)",
+        "   Yes│</s>",
+    ]
+
+
+def test_the_labels_of_dropped_rows_are_not_counted():
+    loaded = load_labelled(("Answer:", " Yes", False), ("Answer:", "", True), ("Answer:", " ", False))
+    report = prepare(loaded, invalid="drop").report
+    assert report.desirable == 0
+    assert "  0 desirable, 1 undesirable\n" in str(report)
+    assert "2 empty responses (first: row 12, the completion is empty)" in str(report)
+
+
+def test_a_completion_labelled_true_and_false_is_reported_and_kept():
+    yes, no, other = ("Answer:", " Yes", True), ("Answer:", " Yes", False), ("Answer :", " Yes", False)
+    prepared = prepare(load_labelled(yes, other, no, no, yes))
+    assert len(prepared.examples) == 5
+    assert prepared.report.kept["contradiction"].rows == [13]
+    assert prepared.report.kept["duplicate"].rows == [14, 15]
+    assert (
+        "  1 row that judges the responses of an earlier one otherwise, kept "
+        "(first: row 13, row 11 labels the same completion otherwise)\n"
+    ) in str(prepared.report)
+    assert "2 rows that repeat an earlier one, kept (first: row 14, as row 13)" in str(prepared.report)
+
+
+def test_responses_ranked_in_another_order_are_reported_and_kept():
+    prepared = prepare(
+        load_ranked(
+            ("Answer:", " Yes", " No", " Yes No"),
+            ("Answer:", " No", " Yes No", " Yes"),
+            ("Answer:", " Yes", " No", " Yes No"),
+            ("Answer:", " Yes", " No"),
+        )
+    )
+    assert {kind: found.rows for kind, found in prepared.report.kept.items()} == {
+        "contradiction": [12],
+        "duplicate": [13],
+    }
+    assert "(first: row 12, row 11 has them in another order)" in str(prepared.report)
+
+
+def test_ranked_responses_are_counted_together_and_cost_a_padded_row_each():
+    prepared = prepare(load_ranked(("Answer:", " Yes Yes", " Yes No No", " Yes"), ("Answer:", " No", " Yes")))
+    text = str(prepared.report)
+    assert prepared.kind == "ranked"
+    assert text.split("\n")[1:8] == [
+        "  nothing dropped, cut, repeated, contradicted or tokenised apart",
+        "  2.5 responses to a prompt on average, 3 at most",
+        "  tokens                  mean       max",
+        "  prompt                   2.0         2",
+        "  responses                2.6         4",  # (3 + 4 + 2 + 2 + 2) / 5
+        "  common beginning         0.5         1",
+        # Less each last token: Answer : Yes, then Yes, then No No; and Answer : No Yes. Padded: 3 (2 + 4) + 2 (2 + 2).
+        "  10 distinct tokens to compute; a padded row for each response would cost 26 (2.60 times as many)",
+    ]
+    assert "the first example (row 11) as the model sees it:\nprompt (2" in text
+    assert (
+        "\nall begin (1 token, all scored)\n   Yes\nrank 1 of 3 (2 tokens, all scored)\n   Yes│</s>\n" in text
+    )
+
+
+def test_a_ranked_row_with_identical_responses_is_refused_by_their_ranks():
+    with pytest.raises(InputError) as raised:
+        prepare(load_ranked(("Answer:", " Yes", " No", " Yes")))
+    assert str(raised.value) == (
+        "ranks.jsonl: 1 row cannot be used: 1 row with identical responses (first: row 11, response of rank 1 "
+        "and response of rank 3 are the same). Fix it or drop it with data.invalid=drop."
+    )

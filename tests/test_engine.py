@@ -18,7 +18,8 @@ import oracle
 from minordpo.data.packing import Node, PackedBatch, Tree, pack
 from minordpo.engine import attention
 from minordpo.engine.attention import NAME, attention_switched
-from minordpo.engine.logprobs import LogitTransform, install, packed_logps, sequence_logps
+from minordpo.engine.head import LogitTransform
+from minordpo.engine.logprobs import install, packed_logps, sequence_logps
 from minordpo.engine.models import causal_model
 from tiny_models import ARCHITECTURES, odd_shapes, prompt, tiny
 

@@ -81,7 +81,7 @@ def test_a_dry_run_reports_and_writes_nothing(shared: Path, tmp_path: Path) -> N
     assert not (tmp_path / "out").exists()
     # 14 pairs, 2 held out: 12 in steps of 4.
     assert line(report, "steps") == "steps      3 of 4 pairs: 1 epochs of 12 pairs"
-    assert "for the 14 of 14 pairs that are not in the cache" in line(report, "reference")
+    assert "for the 14 of 14 prompts that are not in the cache" in line(report, "reference")
     assert "1 × 2 held-out pairs" in line(report, "training")
     assert f"{tmp_path / 'out'} can be used" in line(report, "output")
     assert "14 rows read as TRL chat" in report
@@ -90,24 +90,24 @@ def test_a_dry_run_reports_and_writes_nothing(shared: Path, tmp_path: Path) -> N
 def test_after_the_reference_pass_of_a_run_no_pair_is_missing(shared: Path, tmp_path: Path) -> None:
     fill_cache(config(shared, tmp_path, output="first"))
     report = dry_run(config(shared, tmp_path, "objective.beta=0.5"))
-    assert line(report, "reference") == "reference  no time: all 14 pairs are in the cache"
+    assert line(report, "reference") == "reference  no time: all 14 prompts are in the cache"
     other_tokens = dry_run(config(shared, tmp_path, "data.score_end=end_of_turn"))
-    assert "for the 14 of 14 pairs" in line(other_tokens, "reference")
+    assert "for the 14 of 14 prompts" in line(other_tokens, "reference")
     other_precision = dry_run(config(shared, tmp_path, "training.bf16=true"))
-    assert "for the 14 of 14 pairs" in line(other_precision, "reference")
+    assert "for the 14 of 14 prompts" in line(other_precision, "reference")
 
 
 def test_pairs_of_an_interrupted_reference_pass_are_not_counted_again(shared: Path, tmp_path: Path) -> None:
     fill_cache(config(shared, tmp_path, "data.limit=9", output="first"))
     report = dry_run(config(shared, tmp_path))
-    assert "for the 5 of 14 pairs that are not in the cache" in line(report, "reference")
+    assert "for the 5 of 14 prompts that are not in the cache" in line(report, "reference")
 
 
 def test_the_reference_of_an_adapter_is_the_model_without_it(shared: Path, tmp_path: Path) -> None:
     adapted = "lora={r: 2, target_modules: all-linear}"
     fill_cache(config(shared, tmp_path, adapted, output="first"))
     report = dry_run(config(shared, tmp_path, adapted, "lora.init_lora_weights=false"))
-    assert line(report, "reference") == "reference  no time: all 14 pairs are in the cache"
+    assert line(report, "reference") == "reference  no time: all 14 prompts are in the cache"
     assert re.search(r"weights, [\d.]+ k of them trained", line(report, "model"))
 
 
@@ -116,7 +116,7 @@ def test_another_reference_has_its_own_cache_and_memory(shared: Path, tmp_path: 
     fill_cache(config(shared, tmp_path, output="first"))
     alone = dry_run(config(shared, tmp_path))
     report = dry_run(config(shared, tmp_path, f"model.reference={tmp_path / 'other'}"))
-    assert "for the 14 of 14 pairs" in line(report, "reference")
+    assert "for the 14 of 14 prompts" in line(report, "reference")
     once, twice = (re.search(r"weights ([\d.]+) MB", each) for each in (alone, report))
     assert float(twice[1]) == 2 * float(once[1])
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from minordpo.engine import logprobs
-from minordpo.engine.logprobs import LogitTransform, head_logps
+from minordpo.engine import head as head_module
+from minordpo.engine.head import LogitTransform, head_logps
 
 PLAIN = LogitTransform()
 TRANSFORMS = {
@@ -24,7 +24,7 @@ TRANSFORMS = {
 @pytest.fixture
 def _many_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """The narrowest slices there are: 256 entries of the vocabulary."""
-    monkeypatch.setattr(logprobs, "_ELEMENTS", {"cpu": 1})
+    monkeypatch.setattr(head_module, "_ELEMENTS", {"cpu": 1})
 
 
 def made(
@@ -74,7 +74,9 @@ def test_head_passes_a_gradient_check_in_float64(transform: str) -> None:
     states, head, targets = made(260, scored=3, hidden=2, bias=True, dtype=torch.float64)
 
     def computed(states: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return logprobs._HeadLogps.apply(states, weight, bias, targets, TRANSFORMS[transform], torch.float64)
+        return head_module._HeadLogps.apply(
+            states, weight, bias, targets, TRANSFORMS[transform], torch.float64
+        )
 
     assert torch.autograd.gradcheck(computed, (states, head.weight, head.bias))
 
@@ -83,7 +85,7 @@ def test_head_passes_a_gradient_check_in_float64(transform: str) -> None:
 def test_the_slices_change_nothing_but_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
     states, head, targets = made(5000, dtype=torch.float64)
     sliced = head_logps(states, head, targets, PLAIN)
-    monkeypatch.setattr(logprobs, "_ELEMENTS", {"cpu": 1 << 21})
+    monkeypatch.setattr(head_module, "_ELEMENTS", {"cpu": 1 << 21})
     torch.testing.assert_close(head_logps(states, head, targets, PLAIN), sliced, rtol=1e-13, atol=1e-13)
 
 

@@ -1,225 +1,291 @@
-"""Objectives against values worked by hand, formulas typed from the papers in float64, and finite differences."""
+"""Objectives against formulas typed from the papers in float64, finite differences, and the signs they must have."""
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 import oracle
-from minordpo.errors import InputError
 from minordpo.objectives import (
     OBJECTIVES,
+    Gradient,
     PairLogps,
-    dpo,
-    dpop,
-    hyperparameter_defaults,
-    losses_and_coefficients,
-    minordpo,
+    ResponseLogps,
+    TokenLogps,
+    gradient,
     resolve,
 )
+from objective_cases import TOKENS, answer, cases, pairs, responses, two
 
-BETA = 0.1
-# A log-ratio that is not 0 but so small that it is lost beside a log-prob tests rounding, not the objective.
-RATIOS = st.floats(-80, 80).map(lambda x: round(x, 3))
-BETAS = st.floats(0.005, 1)
+NAMES = sorted(OBJECTIVES)
+QUICK = settings(max_examples=60, deadline=None)  # the first call imports and compiles
 
 
-def ratios(chosen: Any, rejected: Any, *, dtype: torch.dtype = torch.float64) -> PairLogps:
-    """Pairs of these log-ratios over references of −20 and −30 nats."""
-    chosen, rejected = torch.as_tensor(chosen, dtype=dtype), torch.as_tensor(rejected, dtype=dtype)
-    lengths = torch.full(chosen.shape, 7)
-    return PairLogps(
-        chosen - 20,
-        rejected - 30,
-        torch.full_like(chosen, -20),
-        torch.full_like(rejected, -30),
-        lengths,
-        lengths,
+def loss(name: str, logps: PairLogps | ResponseLogps, **hyper: Any) -> Tensor:
+    return OBJECTIVES[name].function(logps, **hyper)
+
+
+def found(name: str, logps: ResponseLogps, **hyper: Any) -> Gradient:
+    return gradient(resolve(name, hyper), logps)
+
+
+def test_the_oracle_has_a_formula_for_every_objective_and_no_other():
+    assert sorted(oracle.FORMULAS) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+@QUICK
+@given(st.data())
+def test_losses_and_coefficients_are_those_of_the_papers_formulas(name, data):
+    prompts, mismatched, hyper = data.draw(cases(name))
+    logps = responses(prompts, mismatched)
+    result = found(name, logps, **hyper)
+    leaves = [
+        [
+            each._replace(
+                logps=each.logps.clone().requires_grad_(),
+                other_logps=None if each.other_logps is None else each.other_logps.clone().requires_grad_(),
+            )
+            for each in prompt
+        ]
+        for prompt in prompts
+    ]
+    more = {"mismatched": mismatched} if OBJECTIVES[name].mismatched else {}
+    expected = torch.stack([oracle.FORMULAS[name](prompt, **hyper, **more) for prompt in leaves])
+    torch.testing.assert_close(result.losses, expected.detach(), rtol=1e-9, atol=1e-9)
+    expected.sum().backward()
+    every = [each for prompt in leaves for each in prompt]
+    by_token = torch.cat([zeros_or(each.logps) for each in every])
+    if result.members is None:
+        members = result.sequences.repeat_interleave(logps.tokens)
+    else:
+        members = result.members
+        others = torch.cat([zeros_or(each.other_logps) for each in every if each.other_logps is not None])
+        torch.testing.assert_close(result.alternatives, others, rtol=1e-9, atol=1e-9)
+        means = torch.stack([zeros_or(each.logps).mean() for each in every])
+        torch.testing.assert_close(result.sequences, means, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(members, by_token, rtol=1e-9, atol=1e-9)
+
+
+def zeros_or(leaf: Tensor) -> Tensor:
+    return torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+
+
+PAIRWISE = sorted(name for name, spec in OBJECTIVES.items() if spec.takes_pairs)
+
+
+@pytest.mark.parametrize("name", PAIRWISE)
+def test_gradients_of_pairs_are_those_of_finite_differences(name):
+    # away from kinks; log-ratios of both signs, leads of both signs
+    logps = pairs([3.0, -2.0, 0.5, -0.4], [1.5, -4.0, -0.2, 0.7])
+
+    def losses(chosen: Tensor, rejected: Tensor) -> Tensor:
+        return loss(
+            name,
+            PairLogps(chosen, rejected, *(getattr(logps, each) for each in list(vars(logps))[2:6])),
+        )
+
+    assert torch.autograd.gradcheck(
+        losses, (logps.chosen_logps.requires_grad_(), logps.rejected_logps.requires_grad_())
     )
 
 
-def parts(logps: PairLogps) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return logps.chosen_logps, logps.rejected_logps, logps.ref_chosen_logps, logps.ref_rejected_logps
+PROMPTS = [
+    [answer([-1.0, -0.5], [-1.5, -0.25]), answer([-0.625], [-1.0], grade=0, others=[-1.25])],
+    [answer([-3.0], [-2.0]), answer([-0.5, -1.5, -1.0], [-0.5, -1.0, -1.25], grade=0, others=[-2, -0.5, -1])],
+]
 
 
-def coefficients(name: str, logps: PairLogps, **hyper: float) -> tuple[Tensor, Tensor]:
-    _, chosen, rejected = losses_and_coefficients(resolve(name, hyper), logps)
-    return chosen, rejected
+@pytest.mark.parametrize("mismatched", [None, 0.5])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in PAIRWISE])
+def test_gradients_of_responses_are_those_of_finite_differences(name, mismatched):
+    logps = responses(PROMPTS, mismatched)
+    tokens = logps.by_token
+    assert tokens is not None
+    assert tokens.alternative_logps is not None
+
+    def losses(members: Tensor, others: Tensor) -> Tensor:
+        sums = torch.zeros(4, dtype=torch.float64).index_add(0, tokens.sequences, members)
+        by_token = TokenLogps(members, tokens.ref_logps, tokens.sequences, others, tokens.alternative_members)
+        given = {**vars(logps), "logps": sums, "by_token": by_token}
+        hyper = {"gate_gradient": True} if name == "pairwise_cringe" else {}
+        return loss(name, ResponseLogps(**{key: given[key] for key in logps.__dataclass_fields__}), **hyper)
+
+    leaves = (tokens.logps.clone().requires_grad_(), tokens.alternative_logps.clone().requires_grad_())
+    assert torch.autograd.gradcheck(losses, leaves)
 
 
-@pytest.mark.parametrize("name", sorted(OBJECTIVES))
-def test_the_loss_where_policy_is_reference_is_log_two(name):
-    losses = OBJECTIVES[name](ratios([0.0, 0.0], [0.0, 0.0]), beta=BETA)
-    torch.testing.assert_close(losses, torch.full((2,), math.log(2), dtype=torch.float64), rtol=0, atol=1e-15)
+# ---- the sign of each coefficient over the plane of log-ratios (c chosen, r rejected), kinks included ----
+# All at beta 0.1 and label_smoothing 0.1: a margin of 10 nats ends hinge's push, one of 5 nats is ipo's target (in
+# sums), and one of log(9)/0.1 = 21.97 is the least of cdpo.
+RATIOS = [-30.0, -12.0, -5.0, -1.0, -0.25, 0.0, 0.25, 1.0, 5.0, 12.0, 30.0]
+TUG = (-1, 1)  # the chosen response is raised, the rejected one lowered
 
 
-# Worked by hand: σ(ln 3) = 3/4, so that −log σ(ln 3) = log(4/3) and −log σ(−ln 3) = log 4.
-LN3 = math.log(3)
+def sign(x: float) -> int:
+    return (x > 0) - (x < 0)
 
 
-def test_dpo_of_a_margin_worked_by_hand():
-    losses = dpo(ratios([4.0, -2.0], [4 - 2 * LN3, -2 + 2 * LN3]), beta=0.5)
-    assert losses.tolist() == pytest.approx([math.log(4 / 3), math.log(4)], abs=1e-12)
+def towards(target: float) -> Callable[[float, float], tuple[int, int]]:
+    return lambda c, r: (sign(c - r - target), -sign(c - r - target))
 
 
-def test_minordpo_leaves_a_rejected_response_below_the_reference_out_of_the_margin():
-    losses = minordpo(ratios([2 * LN3] * 3, [-50.0, 0.0, 4 * LN3]), beta=0.5)
-    assert losses.tolist() == pytest.approx([math.log(4 / 3), math.log(4 / 3), math.log(4)], abs=1e-12)
+SIGNS: dict[str, tuple[dict[str, Any], Callable[[float, float], tuple[int, int]]]] = {
+    "dpo": ({}, lambda c, r: TUG),
+    "minordpo": ({}, lambda c, r: TUG if r > 0 else (-1, 0)),
+    "dpop": ({}, lambda c, r: TUG),
+    "ipo": ({"per_token": False}, towards(5)),
+    "hinge": ({}, lambda c, r: TUG if c - r < 10 else (0, 0)),
+    "cdpo": ({}, towards(math.log(9) / 0.1)),
+    "robust": ({}, lambda c, r: TUG),
+    "dpo_nll": ({}, lambda c, r: TUG),
+    "minor_sft": ({}, lambda c, r: (-1, 0)),
+    "kto": ({}, lambda c, r: TUG),
+}
 
 
-def test_dpop_subtracts_lambda_times_what_the_chosen_response_lost():
-    # chosen −1, rejected −5: the margin of 4 less λ · 1, times β; chosen +1: no penalty
-    losses = dpop(ratios([-1.0, 1.0], [-5.0, 1 - 2 * LN3]), beta=0.5, dpop_lambda=4 + 2 * LN3)
-    assert losses.tolist() == pytest.approx([math.log(4), math.log(4 / 3)], abs=1e-12)
+@pytest.mark.parametrize("name", sorted(SIGNS))
+def test_the_sign_of_each_coefficient_over_the_plane_of_log_ratios(name):
+    hyper, expected = SIGNS[name]
+    grid = list(itertools.product(RATIOS, RATIOS))
+    logps = responses([two(c, r) for c, r in grid], 2.0 if name == "kto" else None)
+    result = found(name, logps, beta=0.1, **hyper)
+    signs = [(sign(c), sign(r)) for c, r in result.sequences.view(-1, 2).tolist()]
+    assert dict(zip(grid, signs, strict=True)) == {point: expected(*point) for point in grid}
 
 
-@given(st.lists(st.tuples(RATIOS, RATIOS), min_size=1, max_size=6), BETAS, st.floats(0, 60))
-def test_losses_and_coefficients_are_those_of_the_papers_formulas(pairs, beta, dpop_lambda):
-    logps = ratios(*zip(*pairs, strict=True))
-    for name in OBJECTIVES:
-        hyper = {"beta": beta} | ({"dpop_lambda": dpop_lambda} if name == "dpop" else {})
-        losses, chosen, rejected = losses_and_coefficients(resolve(name, hyper), logps)
-        inputs = [each.clone().requires_grad_(i < 2) for i, each in enumerate(parts(logps))]
-        expected = getattr(oracle, name)(*inputs, **hyper)
-        expected_chosen, expected_rejected = torch.autograd.grad(expected.sum(), inputs[:2])
-        torch.testing.assert_close(losses, expected.detach(), rtol=1e-9, atol=1e-12)
-        torch.testing.assert_close(chosen, expected_chosen, rtol=1e-9, atol=1e-12)
-        torch.testing.assert_close(rejected, expected_rejected, rtol=1e-9, atol=1e-12)
+# ---- … and over the plane of log-probs a token, for objectives without a reference ----
+MEANS = [-8.0, -3.0, -1.5, -1.25, -1.0, -0.5, -0.125]
+MEAN_SIGNS: dict[str, tuple[dict[str, Any], Callable[[float, float], tuple[int, int]]]] = {
+    "simpo": ({}, lambda c, r: TUG),
+    "orpo": ({}, lambda c, r: TUG),
+    "rrhf": ({}, lambda c, r: TUG if r > c else (-1, 0)),
+    "slic": ({"delta": 1.0}, lambda c, r: TUG if 4 * c - 4 * r < 1 else (0, 0)),  # of sums over four tokens
+    "sft": ({}, lambda c, r: (-1, 0)),
+    "pairwise_cringe": ({"gate_gradient": False}, lambda c, r: TUG),
+}
 
 
-@pytest.mark.parametrize("name", sorted(OBJECTIVES))
-def test_gradients_are_those_of_finite_differences(name):
-    chosen, rejected, ref_chosen, ref_rejected = parts(ratios([3.0, -2.0, 0.5, -0.4], [1.5, -4.0, -0.2, 0.7]))
-    lengths = torch.ones(4, dtype=torch.int64)
-
-    def losses(chosen: Tensor, rejected: Tensor) -> Tensor:
-        return OBJECTIVES[name](
-            PairLogps(chosen, rejected, ref_chosen, ref_rejected, lengths, lengths), beta=BETA
-        )
-
-    assert torch.autograd.gradcheck(losses, (chosen.requires_grad_(), rejected.requires_grad_()))
+@pytest.mark.parametrize("name", sorted(MEAN_SIGNS))
+def test_the_sign_of_each_coefficient_over_the_plane_of_log_probs_a_token(name):
+    hyper, expected = MEAN_SIGNS[name]
+    grid = list(itertools.product(MEANS, MEANS))
+    prompts = [[answer([c] * 4), answer([r] * 4, grade=0, others=[-1.0] * 4)] for c, r in grid]
+    result = found(name, responses(prompts), **hyper)
+    signs = [(sign(c), sign(r)) for c, r in result.sequences.view(-1, 2).tolist()]
+    assert dict(zip(grid, signs, strict=True)) == {point: expected(*point) for point in grid}
 
 
-@given(RATIOS, RATIOS, BETAS)
-def test_descent_raises_the_chosen_response_and_never_the_rejected_one(chosen, rejected, beta):
-    for name in OBJECTIVES:
-        c_chosen, c_rejected = coefficients(name, ratios([chosen], [rejected]), beta=beta)
-        assert c_chosen.item() < 0
-        assert c_rejected.item() >= 0
+def test_every_objective_has_its_signs_in_one_of_the_two_tables():
+    assert sorted([*SIGNS, *MEAN_SIGNS]) == NAMES
 
 
-def test_dpo_coefficients_are_beta_times_the_sigmoid_of_minus_the_margin():
-    # Xie et al. 2024, Eq. 4, at β · margin = ln 3: σ(−ln 3) = 1/4
-    c_chosen, c_rejected = coefficients("dpo", ratios([2 * LN3], [0.0]), beta=0.5)
-    assert (c_chosen.item(), c_rejected.item()) == pytest.approx((-0.125, 0.125), abs=1e-12)
+@pytest.mark.parametrize("gate_gradient", [False, True])
+def test_pairwise_cringe_raises_the_alternatives(gate_gradient):
+    result = found("pairwise_cringe", responses(PROMPTS), gate_gradient=gate_gradient)
+    assert result.members is not None
+    assert result.alternatives is not None
+    assert (result.alternatives < 0).all()
+    chosen = responses(PROMPTS).by_token.sequences % 2 == 0
+    assert (result.members[chosen] < 0).all()
+    assert (result.members[~chosen] > 0).all()
 
 
-@given(RATIOS, st.floats(0.001, 80), BETAS)
+# ---- relations between objectives ----
+EIGHTHS = st.integers(-640, 640).map(lambda x: x / 8)
+BETAS = st.floats(0.005, 1)
+
+
+def same(one: Gradient, other: Gradient, **tolerance: float) -> None:
+    torch.testing.assert_close(one.losses, other.losses, **tolerance)
+    torch.testing.assert_close(one.sequences, other.sequences, **tolerance)
+
+
+@QUICK
+@given(EIGHTHS, st.integers(1, 640).map(lambda x: x / 8), BETAS)
 def test_minordpo_is_dpo_where_the_rejected_response_is_above_the_reference(chosen, rejected, beta):
-    logps = ratios([chosen], [rejected])
-    for found, expected in zip(
-        losses_and_coefficients(resolve("minordpo", {"beta": beta}), logps),
-        losses_and_coefficients(resolve("dpo", {"beta": beta}), logps),
-        strict=True,
-    ):
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-15)
+    logps = responses([two(chosen, rejected)])
+    same(found("minordpo", logps, beta=beta), found("dpo", logps, beta=beta), rtol=1e-9, atol=1e-15)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("rejected", [0.0, -0.0, -1e-3, -40.0])
 def test_minordpo_gives_a_rejected_response_at_or_below_the_reference_exactly_no_gradient(rejected, dtype):
-    c_chosen, c_rejected = coefficients("minordpo", ratios([0.3], [rejected], dtype=dtype), beta=BETA)
+    logps = pairs([0.25], [rejected], dtype=dtype)
+    leaves = logps.chosen_logps.requires_grad_(), logps.rejected_logps.requires_grad_()
+    c_chosen, c_rejected = torch.autograd.grad(loss("minordpo", logps, beta=0.1).sum(), leaves)
     assert c_rejected.item() == 0
-    assert c_chosen.item() == pytest.approx(-BETA / (1 + math.exp(BETA * 0.3)), rel=1e-5)
+    assert c_chosen.item() == pytest.approx(-0.1 / (1 + math.exp(0.1 * 0.25)), rel=1e-6)
 
 
-def test_dpop_strengthens_the_chosen_coefficient_by_one_plus_lambda_below_the_reference():
-    logps = ratios([-0.2, 0.0, 0.2], [-0.1, -0.1, -0.1])
-    c_chosen, c_rejected = coefficients("dpop", logps, beta=BETA, dpop_lambda=50.0)
-    assert (-c_chosen / c_rejected).tolist() == pytest.approx([51.0, 1.0, 1.0], rel=1e-9)
+@QUICK
+@given(EIGHTHS, st.integers(-640, 0).map(lambda x: x / 8), BETAS)
+def test_minor_sft_in_sums_is_minordpo_where_the_rejected_response_is_not_above_the_reference(c, r, beta):
+    logps = responses([two(c, r)])
+    one = found("minor_sft", logps, beta=beta, per_token=False)
+    same(one, found("minordpo", logps, beta=beta), rtol=1e-9, atol=1e-15)
 
 
-@given(RATIOS, RATIOS)
-def test_dpop_without_its_lambda_is_dpo(chosen, rejected):
-    logps = ratios([chosen], [rejected])
-    torch.testing.assert_close(dpop(logps, beta=BETA, dpop_lambda=0.0), dpo(logps, beta=BETA), rtol=0, atol=0)
+@QUICK
+@given(EIGHTHS, EIGHTHS, BETAS)
+def test_dpop_without_its_lambda_and_cdpo_and_robust_without_noise_are_dpo(c, r, beta):
+    logps = responses([two(c, r)])
+    plain = found("dpo", logps, beta=beta)
+    same(found("dpop", logps, beta=beta, dpop_lambda=0.0), plain, rtol=0, atol=0)
+    same(found("cdpo", logps, beta=beta, label_smoothing=0), plain, rtol=0, atol=0)
+    same(found("robust", logps, beta=beta, label_smoothing=0), plain, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", sorted(OBJECTIVES))
-def test_extreme_log_ratios_stay_finite_and_a_nan_stays_a_nan(name):
-    wide = ratios([-1e4, 1e4, 0.0], [1e4, -1e4, math.nan], dtype=torch.float32)
-    losses, c_chosen, c_rejected = losses_and_coefficients(resolve(name, {}), wide)
-    assert torch.isfinite(torch.stack([losses, c_chosen, c_rejected])[:, :2]).all()
-    assert losses[2].isnan()
+def test_dpo_nll_without_its_alpha_is_dpo_and_rrhf_without_its_rank_weight_is_sft():
+    logps = responses([two(1.0, -2.0)])
+    same(found("dpo_nll", logps, alpha=0.0), found("dpo", logps), rtol=0, atol=0)
+    same(found("rrhf", logps, rank_weight=0.0), found("sft", logps, per_token=False), rtol=0, atol=0)
 
 
-def test_losses_and_coefficients_work_where_gradients_are_off_and_leave_their_inputs_alone():
-    logps = ratios([1.0], [2.0])
-    with torch.no_grad():
-        losses, c_chosen, _ = losses_and_coefficients(resolve("dpo", {}), logps)
-    assert not logps.chosen_logps.requires_grad
-    assert not losses.requires_grad
-    assert c_chosen.item() < 0
+# ---- kinks: the constant is taken ----
+def coefficients(name: str, chosen: float, rejected: float, **hyper: Any) -> list[float]:
+    return found(name, responses([two(chosen, rejected)]), **hyper).sequences.tolist()
 
 
-def test_a_response_that_an_objective_does_not_read_has_coefficient_zero():
-    _, c_chosen, c_rejected = losses_and_coefficients(
-        lambda logps: -logps.chosen_logps, ratios([1.0, 2.0], [3.0, 4.0])
-    )
-    assert c_chosen.tolist() == [-1, -1]
-    assert c_rejected.tolist() == [0, 0]
+def test_dpop_at_the_reference_has_dpos_gradient():
+    assert coefficients("dpop", 0.0, -1.0, beta=0.5) == coefficients("dpo", 0.0, -1.0, beta=0.5)
+    below = coefficients("dpop", -0.125, -1.0, beta=0.5, dpop_lambda=50.0)
+    assert -below[0] / below[1] == pytest.approx(51, rel=1e-9)
 
 
-def test_hyperparameters_are_the_keyword_arguments_and_nothing_else():
-    assert hyperparameter_defaults("minordpo") == {"beta": 0.1}
-    assert hyperparameter_defaults("dpop") == {"beta": 0.1, "dpop_lambda": 50.0}  # λ as in Xie et al. 2024
+def test_hinge_and_slic_at_the_margin_have_no_gradient():
+    assert coefficients("hinge", 1.0, -1.0, beta=0.5) == [0, 0]
+    assert coefficients("hinge", 0.875, -1.0, beta=0.5) == [-0.5, 0.5]
+    at = [answer([-3.0]), answer([-2.0, -2.0], grade=0)]
+    assert found("slic", responses([at]), delta=1.0).sequences.tolist() == [0, 0]
+    assert found("slic", responses([at]), delta=1.125).sequences.tolist() == [-1, 1]
 
 
-def test_a_resolved_objective_has_its_hyperparameters_bound():
-    logps = ratios([2.0], [1.0])
-    torch.testing.assert_close(resolve("dpo", {"beta": 0.5})(logps), dpo(logps, beta=0.5), rtol=0, atol=0)
+def test_rrhf_pushes_neither_of_two_responses_that_are_equally_likely_a_token():
+    tie = [answer([-2.0]), answer([-1.0, -3.0], grade=0)]
+    assert found("rrhf", responses([tie])).sequences.tolist() == [-1, 0]
 
 
-def test_an_unknown_objective_is_refused_with_the_nearest_name():
-    with pytest.raises(InputError, match=r"'minor-dpo', which is no objective \(did you mean minordpo\?\)"):
-        resolve("minor-dpo", {})
-    with pytest.raises(InputError, match=r"'zzz', which is no objective\. Known: dpo, dpop, minordpo"):
-        resolve("zzz", {})
+def test_cdpo_beyond_its_margin_lowers_the_chosen_response():
+    at_three_to_one = coefficients("cdpo", 2 * math.log(3), 0.0, beta=0.5, label_smoothing=0.25)
+    assert at_three_to_one == pytest.approx([0, 0], abs=1e-15)
+    c_chosen, c_rejected = coefficients("cdpo", 4.0, 0.0, beta=0.5, label_smoothing=0.25)
+    assert c_chosen == -c_rejected
+    assert c_chosen > 0
 
 
-def test_an_unknown_hyperparameter_is_refused_with_the_nearest_name():
-    with pytest.raises(
-        InputError, match=r"objective dpo has no hyper-parameter 'bta' \(did you mean beta\?\)"
-    ):
-        resolve("dpo", {"bta": 0.1})
-    with pytest.raises(InputError, match=r"minordpo has no hyper-parameter 'dpop_lambda'\. It has: beta"):
-        resolve("minordpo", {"dpop_lambda": 5})
-
-
-@pytest.mark.parametrize(
-    "value",
-    [0, -0.1, math.nan, math.inf, True, "0.1", None, [0.1], 10**400],
-    ids=lambda value: str(value)[:9],
-)
-def test_a_beta_that_is_no_number_above_zero_is_refused(value):
-    with pytest.raises(InputError, match=r"objective\.beta is .*, but must be a number above 0$"):
-        resolve("dpo", {"beta": value})
-
-
-@pytest.mark.parametrize("value", [-1e-9, math.nan, False])
-def test_a_lambda_below_zero_is_refused(value):
-    with pytest.raises(InputError, match=r"objective\.dpop_lambda is .*, but must be a number at least 0$"):
-        resolve("dpop", {"dpop_lambda": value})
-    resolve("dpop", {"dpop_lambda": 0})
-
-
-def test_every_hyperparameter_has_a_range():
-    # resolve would fail with a KeyError at the first user of one without
-    for name in OBJECTIVES:
-        resolve(name, hyperparameter_defaults(name))
+def test_the_number_of_tokens_matters_only_to_objectives_by_token():
+    by_token = {"dpo_nll", "ipo", "minor_sft", "orpo", "pairwise_cringe", "rrhf", "sft", "simpo"}
+    n, m = TOKENS
+    for name in NAMES:
+        short, long = (responses([two(1.0, 2.0, tokens=each)]) for each in [(n, m), (2 * n, 3 * m)])
+        losses = [found(name, each).losses.item() for each in (short, long)]
+        assert (losses[0] != pytest.approx(losses[1], rel=1e-6)) == (name in by_token), name

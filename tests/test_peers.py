@@ -13,9 +13,10 @@ from minordpo.data.tokens import TokenOptions, tokenize_examples
 from minordpo.engine.attention import NAME, attention_switched
 from minordpo.engine.logprobs import install
 from minordpo.engine.reference import ReferenceCache, reference_logps
-from minordpo.objectives import PairLogps, dpo, resolve
+from minordpo.objectives import PairLogps, resolve
+from minordpo.objectives.pairwise import dpo
 from minordpo.train.loader import Packer
-from minordpo.train.step import preference_step
+from minordpo.train.step import Context, preference_step
 from tiny_runs import RENAMED, chat_rows, gradients, moved, text_rows, tiny_model, tokenizer
 
 pytestmark = [
@@ -83,13 +84,12 @@ def ours(rows: list[dict[str, Any]]) -> tuple[Any, PairLogps, float]:
         (record,) = preference_step(
             policy.train(),
             step,
-            resolve("dpo", {"beta": BETA}),
-            ref,
+            Context(objective=resolve("dpo", {"beta": BETA}), reference=ref),
             scale=1.0,
             backward=torch.Tensor.backward,
             around_row=lambda last: torch.enable_grad(),
         )
-    return policy, record.logps, record.losses.mean().item()
+    return policy, record.logps.pairs(), record.gradient.losses.mean().item()
 
 
 @pytest.mark.parametrize("layout", ["chat", "text"])

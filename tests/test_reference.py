@@ -214,7 +214,7 @@ def test_a_pass_that_stops_keeps_what_it_had(tmp_path, monkeypatch):
 
 
 def test_shards_are_written_as_the_pass_goes_so_that_a_kill_loses_one_at_most(tmp_path, monkeypatch):
-    monkeypatch.setattr(reference, "SHARD_PAIRS", 2)
+    monkeypatch.setattr(reference, "SHARD_SIZE", 2)
     cache = ReferenceCache(tmp_path, "k")
     for number in range(5):
         cache.add(bytes([number]) * 16, np.full(number + 1, number, np.float32))

@@ -55,6 +55,7 @@ def test_a_run_folder_is_complete(finished_run):
         "config.yaml",
         "environment.json",
         "metrics.jsonl",
+        "responses.jsonl",
         "samples.jsonl",
         "model",
         "checkpoints",
@@ -103,7 +104,7 @@ def test_the_model_is_the_last_checkpoint_with_its_tokenizer_and_a_card(finished
     card = (folder / "model" / "README.md").read_text()
     last = metric_rows(folder)[-1]
     assert "Tuned with minordpo" in card
-    assert f"| held-out chosen log-ratio (nats) | {last['eval_logratios/chosen']:+.2f} |" in card
+    assert f"| chosen log-ratio, held out (nats) | {last['eval_logratios/chosen']:+.2f} |" in card
     assert "beta: 0.2" in card
 
 

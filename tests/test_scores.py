@@ -91,3 +91,12 @@ def test_a_reference_with_another_vocabulary_is_refused(world):
         InputError, match=r"other knows 50 tokens, but the pairs have token \d+: it has another vocab"
     ):
         scores(world, reference=str(world / "other"))
+
+
+def test_only_pairs_are_scored(world):
+    row = {"prompt": "hello", "completion": " you", "label": True}
+    write_rows(world / "labelled.jsonl", [row])
+    with pytest.raises(
+        InputError, match=r"labelled.jsonl holds labelled responses .*, but score needs pairs"
+    ):
+        list(score_pairs(str(world / "tuned"), str(world / "labelled.jsonl")))

@@ -23,8 +23,8 @@ from minordpo.engine.logprobs import install
 from minordpo.engine.reference import ReferenceCache, reference_logps
 from minordpo.objectives import resolve
 from minordpo.train.loader import Packer, StepSampler, step_loader
-from minordpo.train.metrics import MetricsFile, largest_logratio, pair_metrics
-from minordpo.train.step import PairRecord, StepBatch, preference_evaluation, preference_step
+from minordpo.train.metrics import MetricsFile, largest_logratio, response_metrics
+from minordpo.train.step import Context, StepBatch, StepRecord, preference_evaluation, preference_step
 from tiny_models import VOCAB, odd_shapes, tiny
 from tiny_runs import gradient_error, gradients, moved, token_pairs
 
@@ -51,7 +51,7 @@ def reference_of(model: Any, pairs: Sequence[TokenExample]) -> list[np.ndarray]:
 
 def stepped(
     model: Any, step: StepBatch, name: str, reference: Sequence[np.ndarray], *, scale: float = 1.0
-) -> list[PairRecord]:
+) -> list[StepRecord]:
     """One step's gradient in `model`, added to nothing."""
     model.zero_grad()
     install(model)
@@ -59,8 +59,7 @@ def stepped(
         return preference_step(
             model,
             step,
-            resolve(name, HYPER[name]),
-            reference,
+            Context(objective=resolve(name, HYPER[name]), reference=reference),
             scale=scale,
             backward=torch.Tensor.backward,
             around_row=lambda last: contextlib.nullcontext(),
@@ -81,11 +80,11 @@ def test_the_gradient_is_that_of_the_plain_loss(architecture, name):
     records = stepped(policy, cut(pairs, 64), name, reference_of(base, pairs))
     assert gradient_error(gradients(policy), gradients(plain)) < 1e-4
     # The test would pass on a loss without a reference too, were the policy not away from it on both sides.
-    ratios = torch.cat([r.logps.rejected_logratios for r in records])
+    ratios = torch.cat([r.logps.pairs().rejected_logratios for r in records])
     assert (ratios > 0).any()
     assert (ratios < 0).any()
     assert largest_logratio(records)[0] > 0.3
-    found = pair_metrics(records, beta=1.0, reduce=lambda x: x, device=torch.device("cpu"))
+    found = response_metrics(records, beta=1.0, reduce=lambda x: x, device=torch.device("cpu"))
     assert found["loss"] == pytest.approx(losses.mean().item(), rel=1e-4)
 
 
@@ -97,7 +96,7 @@ def test_how_a_step_is_cut_into_rows_changes_nothing(name):
     for budget in (1, 40, 100, 1 << 40):
         step = cut(pairs, budget)
         records = stepped(policy, step, name, reference)
-        metrics = pair_metrics(records, beta=0.1, reduce=lambda x: x, device=torch.device("cpu"))
+        metrics = response_metrics(records, beta=0.1, reduce=lambda x: x, device=torch.device("cpu"))
         found[len(step.batches)] = (gradients(policy), metrics)
     assert max(found) == len(pairs)
     assert min(found) == 1
@@ -164,8 +163,7 @@ def test_gradients_meet_other_ranks_after_the_last_row_only():
         preference_step(
             policy,
             step,
-            resolve("dpo", {}),
-            reference,
+            Context(objective=resolve("dpo", {}), reference=reference),
             scale=1.0,
             backward=torch.Tensor.backward,
             around_row=around_row,
@@ -182,21 +180,20 @@ def test_records_are_in_the_order_of_the_batches_pairs():
     ]
     reference = reference_of(base, pairs)
     step = cut(pairs[::-1], 60)
-    step = StepBatch(tuple(_renumbered(b, len(pairs)) for b in step.batches), step.weights, step.global_pairs)
+    step = StepBatch(
+        tuple(_renumbered(b, len(pairs)) for b in step.batches), step.weights, step.global_prompts
+    )
     records = stepped(policy, step, "dpo", reference)
     for batch, record in zip(step.batches, records, strict=True):
-        assert record.logps.chosen_logps.tolist() == pytest.approx(
-            [sums[i][0] for i in batch.indices], abs=1e-3
-        )
-        assert record.logps.rejected_logps.tolist() == pytest.approx(
-            [sums[i][1] for i in batch.indices], abs=1e-3
-        )
+        found = record.logps.pairs()
+        assert found.chosen_logps.tolist() == pytest.approx([sums[i][0] for i in batch.indices], abs=1e-3)
+        assert found.rejected_logps.tolist() == pytest.approx([sums[i][1] for i in batch.indices], abs=1e-3)
         lengths = [[int(r.scored.sum()) for r in pairs[i].responses] for i in batch.indices]
-        assert record.logps.chosen_tokens.tolist() == [each[0] for each in lengths]
-        assert record.logps.rejected_tokens.tolist() == [each[1] for each in lengths]
+        assert found.chosen_tokens.tolist() == [each[0] for each in lengths]
+        assert found.rejected_tokens.tolist() == [each[1] for each in lengths]
         ref = [reference[i] for i in batch.indices]
         ref_chosen = [float(r[: n[0]].sum()) for r, n in zip(ref, lengths, strict=True)]
-        assert record.logps.ref_chosen_logps.tolist() == pytest.approx(ref_chosen, abs=1e-4)
+        assert found.ref_chosen_logps.tolist() == pytest.approx(ref_chosen, abs=1e-4)
 
 
 def _renumbered(batch: Any, count: int) -> Any:
@@ -209,7 +206,7 @@ def test_metrics_are_means_over_pairs_and_not_over_rows():
     reference = reference_of(base, pairs)
     rows = (pack(pairs[:1], [0]), pack(pairs[1:], [1, 2, 3]))
     records = stepped(policy, StepBatch(rows, (1.0, 1.0), 4), "dpo", reference)
-    found = pair_metrics(records, beta=0.1, reduce=lambda x: x, device=torch.device("cpu"))
+    found = response_metrics(records, beta=0.1, reduce=lambda x: x, device=torch.device("cpu"))
     plain, stock = oracle.stock_copy(policy), oracle.stock_copy(base)
     sums, ref = (
         np.array([logps.sum().item() for logps in oracle.scored_logps(m, pairs)]).reshape(-1, 2)
@@ -230,6 +227,8 @@ def test_metrics_are_means_over_pairs_and_not_over_rows():
         "logps/rejected": sums[:, 1].mean(),
         "coefficient/chosen": (-0.1 / (1 + np.exp(0.1 * margin))).mean(),
         "coefficient/rejected": (0.1 / (1 + np.exp(0.1 * margin))).mean(),
+        "no_rejected_gradient": 0.0,
+        "saturated": (1 / (1 + np.exp(0.1 * margin)) <= 0.01 * 0.5).mean(),
         "chosen_below_reference": (chosen < 0).mean(),
         "rejected_at_or_below_reference": (rejected <= 0).mean(),
     }
@@ -239,12 +238,13 @@ def test_metrics_are_means_over_pairs_and_not_over_rows():
 
 def test_metrics_of_a_rank_without_pairs_are_the_other_ranks():
     def other_rank(sums: torch.Tensor) -> torch.Tensor:
-        assert sums.tolist() == [0.0] * len(sums)
-        return sums + torch.arange(1, len(sums) + 1, dtype=torch.float64)
+        assert sums.tolist() == [[0.0] * sums.shape[1]] * 2
+        others = torch.zeros_like(sums)
+        others[:, :2] = torch.tensor([[3.0, 8.0], [6.0, 4.0]])
+        return sums + others
 
-    found = pair_metrics([], beta=0.1, reduce=other_rank, device=torch.device("cpu"))
-    assert found["loss"] == pytest.approx(1 / 15)
-    assert found["logratios/chosen"] == pytest.approx(2 / 15)
+    found = response_metrics([], beta=0.1, reduce=other_rank, device=torch.device("cpu"))
+    assert found == {"loss": 0.5, "logratios/chosen": 2.0}  # and nothing of what no rank measured
 
 
 def test_the_largest_log_ratio_is_found_on_either_side():
@@ -255,8 +255,8 @@ def test_the_largest_log_ratio_is_found_on_either_side():
         (abs(x), abs(x) / math.sqrt(n))
         for r in records
         for side, tokens in (
-            (r.logps.chosen_logratios, r.logps.chosen_tokens),
-            (r.logps.rejected_logratios, r.logps.rejected_tokens),
+            (r.logps.pairs().chosen_logratios, r.logps.pairs().chosen_tokens),
+            (r.logps.pairs().rejected_logratios, r.logps.pairs().rejected_tokens),
         )
         for x, n in zip(side.tolist(), tokens.tolist(), strict=True)
     ]
@@ -271,12 +271,11 @@ def test_an_evaluation_measures_the_same_without_a_gradient():
     (expected,) = stepped(policy, step, "minordpo", reference)
     policy.zero_grad()
     with attention_switched(policy, NAME):
-        found = preference_evaluation(
-            policy, step.batches[0], resolve("minordpo", HYPER["minordpo"]), reference
-        )
+        context = Context(objective=resolve("minordpo", HYPER["minordpo"]), reference=reference)
+        (found,) = preference_evaluation(policy, step, context)
     assert all(parameter.grad is None for parameter in policy.parameters())
-    torch.testing.assert_close(found.losses, expected.losses, rtol=0, atol=1e-6)
-    assert not found.losses.requires_grad
+    torch.testing.assert_close(found.gradient.losses, expected.gradient.losses, rtol=0, atol=1e-6)
+    assert not found.gradient.losses.requires_grad
 
 
 def test_a_step_of_pairs_whose_penalty_has_stopped_leaves_their_rejected_tails_alone():
@@ -311,7 +310,7 @@ def test_every_pair_is_on_exactly_one_rank_and_all_ranks_have_as_many_rows(count
     items = list(enumerate(numbered(count)))
     steps = [Packer(budget, rank=rank, world=world)(items) for rank in range(world)]
     assert len({len(step.batches) for step in steps}) == 1
-    assert {step.global_pairs for step in steps} == {count}
+    assert {step.global_prompts for step in steps} == {count}
     real = [i for s in steps for b, w in zip(s.batches, s.weights, strict=True) if w for i in b.indices]
     assert sorted(real) == list(range(count))
     for step in steps:
@@ -361,7 +360,7 @@ def test_the_loader_gives_one_step_an_item():
     pairs = token_pairs(7)
     sampler = StepSampler(7, 3, seed=0, shuffle=True, drop_last=False)
     steps = list(step_loader(pairs, sampler, Packer(10**9)))
-    assert [step.global_pairs for step in steps] == [3, 3, 1]
+    assert [step.global_prompts for step in steps] == [3, 3, 1]
     assert [sorted(step.batches[0].indices) for step in steps] == [sorted(each) for each in sampler]
 
 

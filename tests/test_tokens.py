@@ -269,7 +269,7 @@ def test_a_token_across_an_inner_turns_beginning_is_taken_apart_too():
         (chat(rejected=[]), CHATML, "empty_response", "the rejected response is empty"),
         (text(rejected="  "), CHATML, "empty_response", "the rejected response is empty"),
         (text(rejected="</s>"), CHATML, "empty_response", "the rejected response is empty"),
-        (chat(), "{{ messages[0].content }}", "empty_response", "a response has no tokens"),
+        (chat(), "{{ messages[0].content }}", "empty_response", "the chosen response has no tokens"),
         (text(rejected=" Yes"), CHATML, "identical", "chosen and rejected are the same"),
         (text(rejected=" Yes</s>"), CHATML, "identical", "chosen and rejected are the same"),
         (chat(prompt=[]), CHATML, "empty_prompt", "the prompt has no messages"),
@@ -333,7 +333,7 @@ def test_a_tokenizer_that_alters_text_beside_its_special_tokens_is_refused_for_t
 
     tokenizer.__class__ = Reversing
     with pytest.raises(
-        InputError, match=r"differently with its special tokens and without.*Give the pairs as chats"
+        InputError, match=r"differently with its special tokens and without.*Give the rows as chats"
     ):
         tokenize_example(text(), tokenizer, options=NO_LIMIT)
 

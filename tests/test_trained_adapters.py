@@ -142,6 +142,7 @@ def test_no_more_checkpoints_are_kept_than_asked_for_and_none_half_written(tmp_p
         "checkpoint-4",
         "checkpoint-5",
         "metrics.jsonl",
+        "responses.jsonl",
     ]
 
 
@@ -195,4 +196,8 @@ def test_a_checkpoint_that_cannot_be_written_is_said_and_the_last_one_stays(tmp_
         InputError, match=r"checkpoint-2 cannot be written: No space left on device. Free some space"
     ):
         made.train()
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["checkpoint-1", "metrics.jsonl"]
+    assert sorted(each.name for each in tmp_path.iterdir()) == [
+        "checkpoint-1",
+        "metrics.jsonl",
+        "responses.jsonl",
+    ]

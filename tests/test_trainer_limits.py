@@ -136,8 +136,8 @@ def over(limit: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Make memory run out for rows of more than `limit` tokens in training; returns their sizes as they come."""
     packed, refused = step_module.packed_logps, []
 
-    def narrow(model: Any, batch: Any) -> Any:
-        found = packed(model, batch)
+    def narrow(model: Any, batch: Any, *draw: Any) -> Any:
+        found = packed(model, batch, *draw)
         if torch.is_grad_enabled() and len(batch.input_ids) > limit:
             refused.append(len(batch.input_ids))
             raise torch.OutOfMemoryError("out of memory")
@@ -169,11 +169,11 @@ def test_gradients_gathered_before_memory_ran_out_are_not_counted_twice(tmp_path
     expected = first_gradients(trainer(tmp_path, pairs=pairs, token_budget=60, per_device_train_batch_size=8))
     packed, calls = step_module.packed_logps, []
 
-    def second_row_fails_once(model: Any, batch: Any) -> Any:
+    def second_row_fails_once(model: Any, batch: Any, *draw: Any) -> Any:
         calls.append(len(batch.input_ids))
         if len(calls) == 2:
             raise torch.OutOfMemoryError("out of memory")
-        return packed(model, batch)
+        return packed(model, batch, *draw)
 
     monkeypatch.setattr(step_module, "packed_logps", second_row_fails_once)
     made = trainer(tmp_path, pairs=pairs, token_budget=120, per_device_train_batch_size=8, max_steps=1)
@@ -183,7 +183,8 @@ def test_gradients_gathered_before_memory_ran_out_are_not_counted_twice(tmp_path
 def test_a_single_pair_too_large_for_memory_stops_the_run(tmp_path, monkeypatch):
     over(10, monkeypatch)
     with pytest.raises(
-        TrainingStopped, match=r"memory ran out on a single pair of \d+ tokens. Lower data.max_length"
+        TrainingStopped,
+        match=r"memory ran out on a single prompt of \d+ tokens with its responses. Lower data.max_length",
     ):
         trainer(tmp_path).train()
 

@@ -109,6 +109,11 @@ class Prompt:
     prompt_ids: np.ndarray
     responses: tuple[TokenResponse, ...]
 
+    @property
+    def grades(self) -> tuple[float, ...]:
+        """The first response is the best, the last the worst, of grade 0."""
+        return tuple(float(grade) for grade in reversed(range(len(self.responses))))
+
 
 def prompt(ids: list[int], *responses: list[int], unscored: dict[int, list[int]] | None = None) -> Prompt:
     """A prompt from plain lists; `unscored` maps a response's number to the places that do not count."""

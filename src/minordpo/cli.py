@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"minordpo {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_train, _add_score, _add_export, _add_data, _add_demo):
+    for add in (_add_train, _add_score, _add_lens, _add_export, _add_data, _add_demo):
         add(commands)
     return parser
 
@@ -60,7 +60,7 @@ def _command(commands: Any, name: str, help: str, description: str) -> argparse.
 
 # ---- train ----
 def _add_train(commands: Any) -> None:
-    parser = _command(commands, "train", "tune a model on preference pairs", "")
+    parser = _command(commands, "train", "tune a model on preferences", "")
     parser.add_argument("config", type=Path, metavar="CONFIG.yaml", help="the run's configuration")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="override a key")
     parser.add_argument("--resume", action="store_true", help="go on with the run in the output folder")
@@ -73,12 +73,15 @@ def _add_train(commands: Any) -> None:
     if "train" in sys.argv[1:2] and {"-h", "--help"} & set(sys.argv):
         from minordpo.config import describe_config
         from minordpo.data.formats import describe_layouts
+        from minordpo.objectives.describe import describe_objectives
 
         parser.description = (
             "Train as CONFIG.yaml says; the output folder gets the model, metrics.jsonl, samples.jsonl and\n"
             "figures/rewards.png. Several processes: torchrun --nproc_per_node N -m minordpo train CONFIG.yaml\n\n"
             f"data.train may be in any of these layouts, recognised by itself:\n{describe_layouts()}\n\n"
-            f"The keys of CONFIG.yaml:\n\n{describe_config()}"
+            f"The keys of CONFIG.yaml:\n\n{describe_config()}\n\n"
+            "The objectives (objective.name); their hyper-parameters are keys of the same section, and weighted sums\n"
+            f'are written objective.name="minordpo + 0.1*sft":\n\n{describe_objectives()}'
         )
 
 
@@ -141,6 +144,77 @@ def _score(arguments: argparse.Namespace) -> None:
         return
     for row in rows:
         print(json.dumps(row))
+
+
+# ---- lens ----
+def _add_lens(commands: Any) -> None:
+    parser = _command(
+        commands,
+        "lens",
+        "see where each objective pushes a pair",
+        "Draw where the loss of an objective pushes a pair of responses: what it will do to a model.\n\n"
+        "The plane: across, the chosen response; up, the rejected one. An objective with a reference has log-ratios\n"
+        "log π/π_ref as axes, in nats; training starts at (0, 0), and the aim is right and down. One without has\n"
+        "mean log-probs in nats a token, or sums where the loss is made of sums. Arrows show where gradient descent\n"
+        "moves the pair, colour how hard. The panels below it: the push on each response, d loss / d log π, against\n"
+        "the margin chosen − rejected along the plane's dotted line, for several values of beta (as Figure 1 of the\n"
+        "MinorDPO paper).\n\n"
+        "--run draws a run's own pairs over the plane: training pairs as dots where a step met them, held-out pairs\n"
+        "as paths from the start.",
+    )
+    parser.epilog = (
+        "Examples:\n"
+        "  minordpo lens --objective dpo minordpo --beta 0.1 0.02 0.5 --out push.png\n"
+        "  minordpo lens --run runs/first --out moved.png"
+    )
+    parser.add_argument(
+        "--objective",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help='1 to 6 objectives, or sums such as "minordpo + 0.1*sft" (default: that of --run)',
+    )
+    parser.add_argument(
+        "--beta",
+        nargs="+",
+        default=[],
+        metavar="B",
+        help="values of beta: the plane is drawn with the first, the panels with all (default: the objective's own, "
+        "and a fifth, half, twice and five times it)",
+    )
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="key=value",
+        help="other hyper-parameters, as label_smoothing=0.2",
+    )
+    parser.add_argument(
+        "--length",
+        type=int,
+        default=100,
+        metavar="N",
+        help="tokens of each response, where that matters (default 100)",
+    )
+    parser.add_argument(
+        "--run", type=Path, metavar="DIR", dest="run_folder", help="run folder to draw the pairs of"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=".png or .svg file to write")
+    parser.set_defaults(run=_lens)
+
+
+def _lens(arguments: argparse.Namespace) -> None:
+    from minordpo.study.lens import lens
+
+    lens(
+        arguments.out,
+        objectives=arguments.objective,
+        betas=arguments.beta,
+        settings=arguments.set,
+        length=arguments.length,
+        run=arguments.run_folder,
+    )
+    print(f"{arguments.out}: written")
 
 
 # ---- export ----

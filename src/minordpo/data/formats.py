@@ -12,20 +12,15 @@ from typing import Any
 
 from minordpo.data.reading.few_shot import strip_examples
 from minordpo.data.reading.fields import Message, Row, Text, read_template_kwargs, read_tools, say, shorten
-from minordpo.data.reading.layouts import (
-    TRL_TEXT,
-    UNUSED_TOOLS_NOTE,
-    Layout,
-    describe_layouts,
-    different_layout,
-    recognise,
-    unknown_layout,
-)
+from minordpo.data.reading.layouts import describe_layouts, different_layout, recognise, unknown_layout
+from minordpo.data.reading.pairs import TRL_TEXT
+from minordpo.data.reading.parts import PAIR_GRADES, UNUSED_TOOLS_NOTE, Kind, Layout
 from minordpo.data.reading.readers import READERS, plain_values
 from minordpo.errors import InputError
 
 __all__ = [
     "Example",
+    "Kind",
     "LoadedExamples",
     "Message",
     "Text",
@@ -46,7 +41,7 @@ class Example:
     """A prompt and graded responses to it, all plain text or all chat messages.
 
     A pair has two responses, the chosen one of grade 1 and the rejected one of grade 0; a labelled response is one of
-    grade 1 (desirable) or 0; ranked ones are any number, best first, their grades all different.
+    grade 1 (desirable) or 0; n ranked ones are of the grades n - 1 to 0, best first.
     """
 
     prompt: Text
@@ -59,7 +54,7 @@ class Example:
     @classmethod
     def pair(cls, prompt: Text, chosen: Text, rejected: Text, row: int, **extra: Any) -> Example:
         """A chosen and a rejected response; `extra` are tools and template_kwargs."""
-        return cls(prompt, (chosen, rejected), (1.0, 0.0), row, **extra)
+        return cls(prompt, (chosen, rejected), PAIR_GRADES, row, **extra)
 
     @property
     def chosen(self) -> Text:
@@ -76,7 +71,7 @@ class Example:
         """What to call the responses in messages."""
         if len(self.responses) == 1:
             return ("completion",)
-        if self.grades == (1.0, 0.0):
+        if self.grades == PAIR_GRADES:
             return ("chosen response", "rejected response")
         return tuple(f"response of rank {rank}" for rank in range(1, len(self.responses) + 1))
 
@@ -89,12 +84,13 @@ class LoadedExamples:
     source: str  # as the user named it, for messages: "pairs.jsonl", "org/name[train]"
     layout: str  # the layout recognised, in words: "TRL text", "LLaMA-Factory ShareGPT", …
     notes: list[str] = field(default_factory=list)  # what was done to rows that the user should know
+    kind: Kind = "pairs"  # what the layout holds
 
 
 def load_examples(
     source: str, *, split: str = "train", revision: str | None = None, strip_few_shot: bool = False
 ) -> LoadedExamples:
-    """All pairs of a .jsonl, .json, .parquet or .csv file, or of the hub set "org/name".
+    """All examples of a .jsonl, .json, .parquet or .csv file, or of the hub set "org/name".
 
     `split` and `revision` choose within a hub set. `strip_few_shot` takes worked examples out of text prompts
     (see `strip_examples`). Empty and identical responses are kept.
@@ -129,9 +125,9 @@ def load_examples(
 
 
 def examples_from_rows(rows: Iterable[Any], *, source: str, strip_few_shot: bool = False) -> LoadedExamples:
-    """All pairs of a `datasets.Dataset` or a list of dicts, named `source` in messages.
+    """All examples of a `datasets.Dataset` or a list of dicts, named `source` in messages.
 
-    Raises: InputError for what is no pair, by row (the first is row 1).
+    Raises: InputError for a row in no known layout, or unlike the first one (row 1).
     """
     is_dataset = hasattr(rows, "with_format")
     if isinstance(rows, str | bytes | Mapping):
@@ -166,7 +162,7 @@ def _assemble(
     numbered: Iterator[tuple[int, Any]], source: str, unit: str, strip_few_shot: bool
 ) -> LoadedExamples:
     """Every row as an `Example`; the first row decides the layout."""
-    pairs: list[Example] = []
+    examples: list[Example] = []
     tally: Counter[str] = Counter()
     layout, first_where = None, ""
     for number, row in numbered:
@@ -185,13 +181,14 @@ def _assemble(
                 )
         elif found is not layout:
             raise different_layout(row, where, found, layout, first_where)
-        pairs.append(_pair(row, number, layout, where, tally, strip_few_shot))
+        examples.append(_example(row, number, layout, where, tally, strip_few_shot))
     if layout is None:
         raise InputError(f"{source} holds no rows, but pairs are needed. Put at least one pair in it.")
-    return LoadedExamples(pairs, source, layout.name, _notes(tally, len(pairs), strip_few_shot))
+    notes = _notes(tally, len(examples), strip_few_shot)
+    return LoadedExamples(examples, source, layout.name, notes, layout.kind)
 
 
-def _pair(
+def _example(
     row: Row, number: int, layout: Layout, where: str, tally: Counter[str], strip_few_shot: bool
 ) -> Example:
     parts = layout.parse(row, where, tally)
@@ -201,7 +198,7 @@ def _pair(
             tally[_STRIPPED] += 1
             parts = parts._replace(prompt=question)
     if layout.is_chat:
-        return Example.pair(
+        return Example(
             *parts,
             row=number,
             tools=read_tools(row, layout.bare_functions, where),
@@ -209,7 +206,7 @@ def _pair(
         )
     if row.get("tools") or row.get("chat_template_kwargs"):
         tally[UNUSED_TOOLS_NOTE] += 1
-    return Example.pair(*parts, row=number)
+    return Example(*parts, row=number)
 
 
 _STRIPPED = "few-shot examples stripped"

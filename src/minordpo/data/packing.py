@@ -6,25 +6,28 @@ each of its tokens is computed once: the prompt, then what the responses share, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
 @runtime_checkable
 class Responses(Protocol):
-    """What the packer needs of one prompt: its tokens and any number of responses to it."""
+    """What the packer needs of one prompt: its tokens and any number of graded responses to it, best first."""
 
     @property
     def prompt_ids(self) -> np.ndarray: ...
 
     @property
     def responses(self) -> Sequence: ...
+
+    @property
+    def grades(self) -> Sequence[float]: ...
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,8 @@ class PackedBatch:
     ]  # … belongs to this sequence; sequence by sequence, in text order
     lengths: Int[Tensor, "sequences"]  # scored tokens of each sequence
     groups: Int[Tensor, "sequences"]  # prompt number, within the batch, of each sequence
-    indices: tuple[int, ...]  # the prompts' numbers in the data set
+    grades: Float[Tensor, "sequences"]  # higher is better; a prompt's best comes first
+    indices: tuple[Hashable, ...]  # the prompts' numbers in the data set, or what else they are known by
     longest: int  # tokens of the longest sequence, prompt included
 
     @property
@@ -89,6 +93,7 @@ class PackedBatch:
                 "member_sequences",
                 "lengths",
                 "groups",
+                "grades",
             )
         }
         return PackedBatch(tree=self.tree.to(device), indices=self.indices, longest=self.longest, **tensors)
@@ -131,7 +136,7 @@ class _Row:
         return rows
 
 
-def pack(items: Sequence[Responses], indices: Sequence[int] | None = None) -> PackedBatch:
+def pack(items: Sequence[Responses], indices: Sequence[Hashable] | None = None) -> PackedBatch:
     """Pack prompts with their responses into one row.
 
     Tokens after the last one that predicts a scored token are left out: nothing depends on them.
@@ -178,6 +183,7 @@ def pack(items: Sequence[Responses], indices: Sequence[int] | None = None) -> Pa
         member_sequences=torch.from_numpy(np.concatenate(sequences)),
         lengths=torch.tensor(lengths),
         groups=torch.tensor(groups),
+        grades=torch.tensor([grade for item in items for grade in item.grades], dtype=torch.float32),
         indices=tuple(range(len(items)) if indices is None else indices),
         longest=longest,
     )

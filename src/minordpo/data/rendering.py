@@ -66,7 +66,7 @@ class Rendered:
 
 
 def render(example: Example, tokenizer: PreTrainedTokenizerBase) -> Rendered:
-    """The prompt and both responses as the model reads them.
+    """The prompt and its responses as the model reads them.
 
     Raises:
         RowProblem: the row cannot be rendered, or the template does not say where its responses begin.
@@ -77,7 +77,7 @@ def render(example: Example, tokenizer: PreTrainedTokenizerBase) -> Rendered:
     if not tokenizer.eos_token:
         raise InputError(
             f"the tokenizer {tokenizer.name_or_path!r} has no eos_token, but a plain-text response needs one "
-            "at its end. Set tokenizer.eos_token, or give the pairs as chat messages."
+            "at its end. Set tokenizer.eos_token, or give the rows as chat messages."
         )
     responses = []
     for name, text in zip(example.names, example.responses, strict=True):
@@ -92,8 +92,8 @@ def render(example: Example, tokenizer: PreTrainedTokenizerBase) -> Rendered:
 def _render_chat(example: Example, prompt: list[Message], tokenizer: PreTrainedTokenizerBase) -> Rendered:
     if not tokenizer.chat_template:
         raise InputError(
-            f"the tokenizer {tokenizer.name_or_path!r} has no chat template, but the pairs are chats. "
-            "Set tokenizer.chat_template (the instruct version of a model has one) or give the pairs as text."
+            f"the tokenizer {tokenizer.name_or_path!r} has no chat template, but the rows are chats. "
+            "Set tokenizer.chat_template (the instruct version of a model has one) or give the rows as text."
         )
     if not prompt:
         raise RowProblem("empty_prompt", "the prompt has no messages")
@@ -102,7 +102,7 @@ def _render_chat(example: Example, prompt: list[Message], tokenizer: PreTrainedT
         raise RowProblem(
             "assistant_prompt",
             "the prompt ends with an assistant message, but one that the assistant answers is needed. "
-            "Move that message to the beginning of both responses",
+            "Move that message to the beginning of each response",
         )
     head = _apply_template(example, prompt, tokenizer, asks=True)
     responses = (

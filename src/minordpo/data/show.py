@@ -9,11 +9,13 @@ from typing import NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from minordpo.data.formats import Kind
 from minordpo.data.tokens import Coder, TokenExample
 
 _SHOWN = 60  # tokens of a stretch that are shown; a longer one is shortened in the middle
 _MARKS = {"\n": "⏎", "\t": "⇥", "\r": "␍"}
-_DIM, _GREEN, _RED, _BOLD, _OFF = "\x1b[2m", "\x1b[32m", "\x1b[31m", "\x1b[1m", "\x1b[0m"
+_DIM, _BOLD, _OFF = "\x1b[2m", "\x1b[1m", "\x1b[0m"
+_GREEN, _YELLOW, _RED = "\x1b[32m", "\x1b[33m", "\x1b[31m"
 
 
 class _Piece(NamedTuple):
@@ -24,26 +26,26 @@ class _Piece(NamedTuple):
     scored: bool
 
 
-def show_example(token_pair: TokenExample, tokenizer: PreTrainedTokenizerBase, *, color: bool) -> str:
-    """The prompt, what both responses begin with, and the two tails, as text for the terminal.
+def show_example(
+    example: TokenExample, tokenizer: PreTrainedTokenizerBase, *, kind: Kind, color: bool
+) -> str:
+    """The prompt, what all responses begin with, and each one's tail, as text for the terminal.
 
     Bars stand between tokens, ⏎ for a newline; special tokens are literal, control characters escaped. What
     is not scored is in ⟦brackets⟧, with `color` also dimmed. Long stretches are shortened in the middle.
     """
-    prompt, (chosen, rejected) = token_pair.prompt_ids, token_pair.responses
-    shared = common_beginning(token_pair)
-    unscored = np.zeros(len(prompt), np.bool_)
-    stretches = [
-        ("prompt", 0, prompt, unscored, ""),
-        ("both begin", len(prompt), chosen.ids[:shared], chosen.scored[:shared], _BOLD),
-        ("chosen", len(prompt) + shared, chosen.ids[shared:], chosen.scored[shared:], _GREEN),
-        ("rejected", len(prompt) + shared, rejected.ids[shared:], rejected.scored[shared:], _RED),
-    ]
-    coder, path = Coder(tokenizer), np.concatenate([prompt, chosen.ids[:shared]])
+    prompt, (best, *_) = example.prompt_ids, example.responses
+    shared = common_beginning(example)
+    stretches = [("prompt", 0, prompt, np.zeros(len(prompt), np.bool_), "")]
+    if shared:
+        name = "both begin" if len(example.responses) == 2 else "all begin"
+        stretches.append((name, len(prompt), best.ids[:shared], best.scored[:shared], _BOLD))
+    for (name, hue), response in zip(_titles(example, kind), example.responses, strict=True):
+        tail = response.ids[shared:], response.scored[shared:]
+        stretches.append((name, len(prompt) + shared, *tail, hue))
+    coder, path = Coder(tokenizer), np.concatenate([prompt, best.ids[:shared]])
     lines = []
     for name, start, ids, scored, hue in stretches:
-        if not len(ids) and name == "both begin":
-            continue
         tokens = f"{len(ids)} token" + ("" if len(ids) == 1 else "s")
         how_many = "all" if scored.all() else int(scored.sum()) or "none"
         lines.append(f"{name} ({tokens}, {how_many} scored)" if len(ids) else f"{name} (no more tokens)")
@@ -52,12 +54,28 @@ def show_example(token_pair: TokenExample, tokenizer: PreTrainedTokenizerBase, *
     return "\n".join(lines)
 
 
-def common_beginning(token_pair: TokenExample) -> int:
-    """How many tokens both responses begin with."""
-    chosen, rejected = (response.ids for response in token_pair.responses)
-    shortest = min(len(chosen), len(rejected))
-    differs = np.flatnonzero(chosen[:shortest] != rejected[:shortest])
-    return int(differs[0]) if len(differs) else shortest
+def common_beginning(example: TokenExample) -> int:
+    """How many tokens all responses begin with; 0 where there is one response, which shares with none."""
+    first, *others = (response.ids for response in example.responses)
+    if not others:
+        return 0
+    length = min(len(first), *(len(ids) for ids in others))
+    differs = np.zeros(length, np.bool_)
+    for ids in others:
+        differs |= first[:length] != ids[:length]
+    return int(differs.argmax()) if differs.any() else length
+
+
+def _titles(example: TokenExample, kind: Kind) -> list[tuple[str, str]]:
+    """What to call each response, and its colour."""
+    if kind == "pairs":
+        return [("chosen", _GREEN), ("rejected", _RED)]
+    if kind == "labelled":
+        desirable = example.grades[0] > 0
+        return [("completion, labelled true", _GREEN) if desirable else ("completion, labelled false", _RED)]
+    last = len(example.responses)
+    hues = [_GREEN, *[_YELLOW] * (last - 2), _RED]
+    return [(f"rank {rank} of {last}", hue) for rank, hue in enumerate(hues, 1)]
 
 
 def _pieces(before: list[int], ids: list[int], scored: list[bool], coder: Coder) -> Iterator[_Piece]:

@@ -70,9 +70,9 @@ class TokenOptions:
 
 
 def tokenize_example(
-    pair: Example, tokenizer: PreTrainedTokenizerBase, *, options: TokenOptions
+    example: Example, tokenizer: PreTrainedTokenizerBase, *, options: TokenOptions
 ) -> TokenExample:
-    """The tokens of `pair`, and which of them are scored.
+    """The tokens of `example`, and which of them are scored.
 
     Chat: scored is what the template emits after the generation prompt for the assistant turns of the
     response; its other turns are seen and not scored. Text: the response with the end-of-text token after it.
@@ -84,21 +84,21 @@ def tokenize_example(
         RowProblem: the row cannot be used; its message says why.
         InputError: the tokenizer lacks what the rows need (a chat template, an end-of-text token).
     """
-    (result,) = tokenize_examples([pair], tokenizer, options=options)
+    (result,) = tokenize_examples([example], tokenizer, options=options)
     if isinstance(result, RowProblem):
         if result.tokens:
             message = (
-                f"data.max_length is {options.max_length} tokens but row {pair.row} has {result}. "
+                f"data.max_length is {options.max_length} tokens but row {example.row} has {result}. "
                 "Raise data.max_length or drop the row."
             )
         else:
-            message = f"row {pair.row}: {result}. Fix the row or drop it."
+            message = f"row {example.row}: {result}. Fix the row or drop it."
         raise RowProblem(result.kind, message, tokens=result.tokens)
     return result
 
 
 def tokenize_examples(
-    pairs: Sequence[Example], tokenizer: PreTrainedTokenizerBase, *, options: TokenOptions
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, *, options: TokenOptions
 ) -> list[TokenExample | RowProblem]:
     """`tokenize_example` of each, with the tokenizer called once for all: a fast one then uses every core.
 
@@ -106,9 +106,9 @@ def tokenize_examples(
         InputError: the tokenizer lacks what the rows need (a chat template, an end-of-text token).
     """
     rendered: list[Rendered | RowProblem] = []
-    for pair in pairs:
+    for example in examples:
         try:
-            rendered.append(render(pair, tokenizer))
+            rendered.append(render(example, tokenizer))
         except RowProblem as problem:
             rendered.append(problem)
     usable = [item for item in rendered if isinstance(item, Rendered)]
@@ -117,10 +117,10 @@ def tokenize_examples(
     coder = Coder(tokenizer, plain)
     ids = coder.encode(text for item in usable for text in item.texts)
     results: list[TokenExample | RowProblem] = []
-    for pair, item in zip(pairs, rendered, strict=True):
+    for example, item in zip(examples, rendered, strict=True):
         try:
             results.append(
-                item if isinstance(item, RowProblem) else _assemble(item, pair, ids, coder, options)
+                item if isinstance(item, RowProblem) else _assemble(item, example, ids, coder, options)
             )
         except RowProblem as problem:
             results.append(problem)
@@ -162,7 +162,7 @@ class Coder:
                 return list(with_specials[:start])
         raise InputError(
             f"the tokenizer {self.tokenizer.name_or_path!r} tokenises {text[:40]!r} differently with its "
-            "special tokens and without, so where a text prompt ends is unknown. Give the pairs as chats."
+            "special tokens and without, so where a text prompt ends is unknown. Give the rows as chats."
         )
 
     @cached_property
@@ -216,8 +216,9 @@ def _assemble(
             for i, piece in enumerate(pieces)
         ]
         responses.append(_token_response(pieces, lengths))
-    if not all(response.scored.any() for response in responses):
-        raise RowProblem("empty_response", "a response has no tokens")
+    for name, each in zip(example.names, responses, strict=True):
+        if not each.scored.any():
+            raise RowProblem("empty_response", f"the {name} has no tokens")
     same = _same(responses, example.names)
     if same:
         raise RowProblem("identical", f"{same} are the same")

@@ -41,7 +41,7 @@ _IRRELEVANT: tuple[str, ...] = (
     "use_cache",
 )
 _IRRELEVANT += ("_attn_implementation_internal", "pad_token_id", "bos_token_id", "eos_token_id")
-SHARD_PAIRS = 512  # pairs written at a time; a killed pass loses at most these
+SHARD_SIZE = 512  # examples written at a time; a killed pass loses at most these
 
 
 class ReferenceCache:
@@ -64,9 +64,9 @@ class ReferenceCache:
         return self._known[key]
 
     def add(self, key: bytes, logps: np.ndarray) -> None:
-        """Keep one pair's log-probs; every `SHARD_PAIRS` of them go to disk."""
+        """Keep one example's log-probs; every `SHARD_SIZE` of them go to disk."""
         self._known[key] = self._fresh[key] = logps
-        if len(self._fresh) >= SHARD_PAIRS:
+        if len(self._fresh) >= SHARD_SIZE:
             self.flush()
 
     def flush(self) -> None:
@@ -114,10 +114,10 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minordpo"
 
 
-def example_key(pair: TokenExample) -> bytes:
-    """16 bytes that stand for a pair's tokens and masks."""
+def example_key(example: TokenExample) -> bytes:
+    """16 bytes that stand for the tokens and masks of a prompt and its responses."""
     digest = xxhash.xxh3_128()
-    for array in (pair.prompt_ids, *(x for r in pair.responses for x in (r.ids, r.scored))):
+    for array in (example.prompt_ids, *(x for r in example.responses for x in (r.ids, r.scored))):
         digest.update(len(array).to_bytes(8, "little"))
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.digest()
@@ -169,7 +169,7 @@ def as_reference(model: nn.Module, *, new_adapter: bool) -> Iterator[None]:
 @torch.no_grad()
 def reference_logps(
     model: nn.Module,
-    pairs: Sequence[TokenExample],
+    examples: Sequence[TokenExample],
     cache: ReferenceCache,
     *,
     token_budget: int,
@@ -177,29 +177,29 @@ def reference_logps(
     progress: bool = False,
     label: str = "reference",
 ) -> list[np.ndarray]:
-    """Token log-probs of each pair, (chosen tokens + rejected tokens,) float32 in nats, chosen first.
+    """Token log-probs of each example, (scored tokens of all its responses,) float32 in nats, best response first.
 
-    On a CPU each missing pair is a row of its own, so that its numbers do not depend on which others were missing;
+    On a CPU each missing example is a row of its own, so that its numbers do not depend on which others were missing;
     on a GPU rows are filled up to `token_budget`. Dropout is off.
     """
-    keys = [example_key(pair) for pair in pairs]
+    keys = [example_key(example) for example in examples]
     missing = list({key: i for i, key in reversed(list(enumerate(keys))) if key not in cache}.values())[::-1]
     device = next(model.parameters()).device
-    sizes = [tree_size(pairs[i]) for i in missing]
+    sizes = [tree_size(examples[i]) for i in missing]
     rows = (
         [[i] for i in range(len(missing))] if device.type == "cpu" else split_by_budget(sizes, token_budget)
     )
     training = model.training
     model.eval()
-    bar = tqdm(total=len(missing), desc=label, unit="pair", disable=not (progress and missing))
+    bar = tqdm(total=len(missing), desc=label, unit="prompt", disable=not (progress and missing))
     try:
         for row in rows if missing else ():
-            batch = pack([pairs[missing[i]] for i in row]).to(device)
+            batch = pack([examples[missing[i]] for i in row]).to(device)
             with autocast or contextlib.nullcontext():
                 token_logps = packed_logps(model, batch)
             members = token_logps[batch.member_tokens].float().cpu().numpy()
-            per_pair = batch.lengths.view(-1, 2).sum(dim=1).cumsum(0)[:-1].tolist()
-            for i, logps in zip(row, np.split(members, per_pair), strict=True):
+            counts = torch.bincount(batch.groups, weights=batch.lengths.double()).long()
+            for i, logps in zip(row, np.split(members, counts.cumsum(0)[:-1].tolist()), strict=True):
                 cache.add(keys[missing[i]], logps)
             bar.update(len(row))
     finally:

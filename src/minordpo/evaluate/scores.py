@@ -40,6 +40,11 @@ def score_pairs(
     """
     tokenizer = load_tokenizer(model)
     loaded = load_examples(pairs, split=split)
+    if loaded.kind != "pairs":
+        raise InputError(
+            f"{pairs} holds {loaded.kind} responses ({loaded.layout}), but score needs pairs: prompt, chosen, "
+            "rejected. Name a file of pairs"
+        )
     prepared = prepare_examples(
         loaded, tokenizer, TokenOptions(max_length=None), invalid="drop", progress=True
     )

@@ -2,56 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from minordpo.data.files import read_jsonl
 from minordpo.errors import InputError
+from minordpo.study.canvas import COLORS, GREY, new_figure, write_figure
 
 PANELS = {
     "logratios/chosen": "Chosen responses",
     "logratios/rejected": "Rejected responses",
     "logratios/margin": "Margin: chosen − rejected",
 }
-# Okabe and Ito's colours, told apart by the colour-blind too; their yellow is left out, too light on white.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _DASHES = ("-", "--")
-_GREY = "#5f5f5f"
 _WIDTH, _LINE = 11.0, 0.25  # inches; a line of the title or the legend
 SMOOTHED_ABOVE = 60  # logged steps; shorter runs are legible as they are
 APART = 8.0  # times; beyond it the smaller of two runs is a flat line on the larger one's scale
-
-_STYLE = {
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.edgecolor": _GREY,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.formatter.useoffset": False,
-    "axes.xmargin": 0.02,
-    "grid.color": "#e3e3e3",
-    "grid.linewidth": 0.8,
-    "legend.frameon": False,
-    "lines.linewidth": 1.8,
-    "lines.solid_capstyle": "round",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +112,7 @@ def reward_figure(metrics: Path, out: Path, *, title: str) -> None:
         InputError: `metrics` cannot be read or has no log-ratios, or `out` cannot be written.
     """
     curves = read_curves(metrics)
-    with _new_figure() as figure:
+    with new_figure() as figure:
         axes = figure.subplots(1, len(PANELS), sharex=True, sharey=True)
         for axis, (name, heading), color in zip(axes, PANELS.items(), COLORS, strict=False):
             _prepare(axis, heading)
@@ -163,7 +139,7 @@ def compare_figure(runs: dict[str, Path], out: Path, *, title: str, note: str | 
     curves = [read_curves(metrics) for metrics in runs.values()]
     zoom = zoom_range(curves)
     rows = 1 if zoom is None else 2
-    with _new_figure() as figure:
+    with new_figure() as figure:
         grid = figure.subplots(rows, len(PANELS), sharex=True, sharey="row", squeeze=False)
         for number, row in enumerate(grid):
             for axis, (name, heading) in zip(row, PANELS.items(), strict=True):
@@ -199,21 +175,12 @@ def _line_style(place: int) -> dict[str, Any]:
     return {"color": COLORS[place % len(COLORS)], "linestyle": _DASHES[place // len(COLORS)]}
 
 
-@contextlib.contextmanager
-def _new_figure() -> Iterator[Figure]:
-    """A figure without pyplot's state, drawn in our style whatever the user's matplotlibrc says."""
-    with matplotlib.style.context(["default", _STYLE]):
-        figure = Figure(layout="constrained")
-        FigureCanvasAgg(figure)
-        yield figure
-
-
 def _prepare(axis: Axes, heading: str | None, *, last: bool = True) -> None:
     if heading is not None:
         axis.set_title(heading, loc="left")
-    axis.axhline(0, color=_GREY, linewidth=1.0, zorder=1.5)
+    axis.axhline(0, color=GREY, linewidth=1.0, zorder=1.5)
     axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, steps=[1, 2, 5, 10]))
-    axis.tick_params(color=_GREY, labelleft=True)
+    axis.tick_params(color=GREY, labelleft=True)
     if last:
         axis.set_xlabel("optimizer step")
 
@@ -247,7 +214,7 @@ def _label(grid: Sequence[Any], curves: Sequence[Curves]) -> None:
         ha="right",
         va="bottom" if up > 0 else "top",
         fontsize=8,
-        color=_GREY,
+        color=GREY,
     )
 
 
@@ -258,7 +225,7 @@ def _mark_zoom(grid: np.ndarray, zoom: tuple[float, float]) -> None:
     for axis in grid[1]:
         axis.set_ylim(zoom)
         axis.set_facecolor("#fcfaf0")
-        axis.set_title("the shaded band, enlarged", loc="left", fontsize=9, color=_GREY)
+        axis.set_title("the shaded band, enlarged", loc="left", fontsize=9, color=GREY)
 
 
 Entries = list[tuple[str, Line2D]]
@@ -270,10 +237,10 @@ def _keys(runs: Sequence[Curves]) -> Entries:
     windows = sorted({run.window for run in runs if run.window > 1})
     if windows:
         span = f"{windows[0]}" if len(windows) == 1 else f"{windows[0]} to {windows[-1]}"
-        keys.append(("each logged step", Line2D([], [], color=_GREY, alpha=0.4, linewidth=0.8)))
-        keys.append((f"mean of {span} of them", Line2D([], [], color=_GREY)))
+        keys.append(("each logged step", Line2D([], [], color=GREY, alpha=0.4, linewidth=0.8)))
+        keys.append((f"mean of {span} of them", Line2D([], [], color=GREY)))
     if any(len(run.eval_steps) for run in runs):
-        keys.append(("held-out pairs", Line2D([], [], color=_GREY, linestyle="", marker="o", markersize=5.5)))
+        keys.append(("held-out pairs", Line2D([], [], color=GREY, linestyle="", marker="o", markersize=5.5)))
     return keys
 
 
@@ -297,7 +264,7 @@ def _surround(
         0.008, 1 - 0.08 / height, title, va="top", fontsize=13, fontweight="bold", parse_math=False
     ).set_in_layout(False)
     figure.text(
-        0.008, 0.06 / height, note, va="bottom", fontsize=8.5, color=_GREY, parse_math=False
+        0.008, 0.06 / height, note, va="bottom", fontsize=8.5, color=GREY, parse_math=False
     ).set_in_layout(False)
     top = height - 0.15 - _LINE * (title.count("\n") + 1)
     for entries, ncols, used in zip(legends, columns, lines, strict=True):
@@ -329,21 +296,4 @@ def _legend(figure: Figure, entries: Entries, ncols: int, top: float) -> None:
 
 
 def _write(figure: Figure, out: Path) -> None:
-    """Write the figure as a PNG, whole or not at all, without dates: the same data gives the same bytes."""
-    if out.suffix.lower() != ".png":
-        raise InputError(f"{out} is not a .png file, but figures are PNG. Name a .png file.")
-    aside = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(aside, format="png", dpi=150, metadata={"Software": None})
-            os.replace(aside, out)
-        except OSError as error:
-            raise InputError(
-                f"{out} cannot be written ({error.strerror or error}). Free some space, check the "
-                "permissions or name another file."
-            ) from error
-    except BaseException:
-        with contextlib.suppress(OSError):
-            aside.unlink()
-        raise
+    write_figure(figure, out, formats=("png",))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from minordpo import __version__, objectives
 from minordpo.config import RunConfig, dump_config
@@ -13,20 +14,9 @@ if TYPE_CHECKING:
 
 def model_card(config: RunConfig, trainer: PreferenceTrainer, answers: dict[str, float]) -> str:
     """README.md of the model folder: what it was made from, how, and what was measured."""
-    hyper = {**objectives.hyperparameter_defaults(config.objective.name), **config.objective.hyper}
-    last = trainer.last_metrics
-    rows = [
-        ("steps", f"{trainer.state.global_step}"),
-        ("chosen log-ratio, last step (nats)", f"{last['logratios/chosen']:+.2f}"),
-        ("rejected log-ratio, last step (nats)", f"{last['logratios/rejected']:+.2f}"),
-    ]
-    held_out = trainer.last_evaluation
-    if held_out:
-        rows += [
-            ("held-out chosen log-ratio (nats)", f"{held_out['eval_logratios/chosen']:+.2f}"),
-            ("held-out rejected log-ratio (nats)", f"{held_out['eval_logratios/rejected']:+.2f}"),
-            ("held-out pairs ranked right", f"{held_out['eval_rewards/accuracies']:.1%}"),
-        ]
+    rows = [("steps", f"{trainer.state.global_step}")]
+    rows += _measured(trainer.last_metrics, "", "last step")
+    rows += _measured(trainer.last_evaluation, "eval_", "held out")
     rows += [(f"sample answers, {name}", f"{value:.3g}") for name, value in answers.items()]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     base = f"base_model: {config.model.path}\n" if not config.model.path.startswith(("/", ".", "~")) else ""
@@ -36,8 +26,7 @@ library_name: {"peft" if config.lora is not None else "transformers"}
 ---
 # Tuned with {config.objective.name}
 
-Tuned with minordpo {__version__} on preference pairs: {objectives.OBJECTIVES[config.objective.name].__name__} with
-{", ".join(f"{name} = {value:g}" for name, value in hyper.items())}.
+Tuned with minordpo {__version__} on preferences: {objectives.resolve(config.objective.name, config.objective.hyper)}.
 
 | measured | |
 |---|---|
@@ -51,3 +40,16 @@ The whole configuration of the run:
 ```yaml
 {dump_config(config)}```
 """
+
+
+def _measured(metrics: Mapping[str, Any], prefix: str, when: str) -> list[tuple[str, str]]:
+    """The rows of what was measured; without a reference, log-probs stand in for log-ratios."""
+    kind = "logratios" if f"{prefix}logratios/chosen" in metrics else "logps"
+    what = "log-ratio" if kind == "logratios" else "log-prob"
+    rows = [
+        (f"{side} {what}, {when} (nats)", f"{metrics[f'{prefix}{kind}/{side}']:+.2f}")
+        for side in ("chosen", "rejected")
+        if f"{prefix}{kind}/{side}" in metrics
+    ]
+    accuracy = metrics.get(f"{prefix}rewards/accuracies")
+    return rows if accuracy is None else [*rows, (f"pairs ranked right, {when}", f"{accuracy:.1%}")]

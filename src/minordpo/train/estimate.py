@@ -18,10 +18,12 @@ import torch
 from transformers import TrainingArguments
 
 from minordpo.config import RunConfig
-from minordpo.data.packing import split, split_by_budget, tree_size
+from minordpo.data.packing import tree_size
 from minordpo.data.tokens import TokenExample
 from minordpo.engine.models import causal_model
 from minordpo.errors import InputError
+from minordpo.train.guards import longest_sequence
+from minordpo.train.loader import mismatched
 from minordpo.train.measure import Measured, measure_row, optimizer_state_bytes
 from minordpo.train.run import build_trainer, load_data, load_run_tokenizer, refuse_foreign, validate
 from minordpo.train.trainer import PreferenceTrainer
@@ -47,7 +49,7 @@ def dry_run(config: RunConfig) -> str:
     with tempfile.TemporaryDirectory(prefix="minordpo-dry-run-") as aside:
         trainer = build_trainer(config, tokenizer, data, Path(aside))
         plan = plan_steps(trainer)
-        missing = _missing_pairs(trainer)
+        missing = _missing(trainer)
         measured = measure_row(trainer, plan.typical_row)
         state = optimizer_state_bytes(trainer.args)
         lines = [
@@ -90,44 +92,48 @@ class Plan:
     tokens: float
     padded_tokens: float  # had each response a row of its own, padded to the longest of its packed row
     own_tokens: float  # of this process, which sets the pace
+    own_mismatched: float  # of them, in rows that are run forward only beside those
     largest_row: int
     typical_row: list[int]  # pairs of the first step's middle row
 
 
 def plan_steps(trainer: PreferenceTrainer) -> Plan:
     """Deal every step of the first epoch as the run will; later epochs are taken to be alike."""
-    pairs = trainer.pairs
-    packer = trainer.packer
-    sizes = [tree_size(pair) for pair in pairs]
-    lengths = [len(pair.prompt_ids) + max(len(each.ids) for each in pair.responses) for pair in pairs]
+    examples, packer = trainer.examples, trainer.packer
+    sizes = [tree_size(example) for example in examples]
+    lengths = [longest_sequence(example) for example in examples]
     steps = trainer.total_steps()
     first_epoch = min(steps, len(trainer.sampler))
-    tokens = padded = own = largest = 0
+    tokens = padded = own = extra = largest = 0
     typical: list[int] = []
-    for step, drawn in enumerate(trainer.sampler):
-        if step == first_epoch:
-            break
+    for step, drawn in enumerate(trainer.sampler.run(first_epoch)):
         members = sorted(drawn)  # in the packer's order, on which the deal depends
-        for rank, share in enumerate(split([sizes[i] for i in members], packer.world)):
-            dealt = split_by_budget([sizes[members[i]] for i in share], packer.token_budget) if share else []
-            rows = [[members[share[i]] for i in row] for row in dealt]
+        for rank, dealt in enumerate(packer.deal([sizes[i] for i in members])):
+            rows = [[members[i] for i in row] for row in dealt]
             totals = [sum(sizes[i] for i in row) for row in rows]
             tokens += sum(totals)
-            padded += sum(2 * len(row) * max(lengths[i] for i in row) for row in rows)
+            padded += sum(
+                max(lengths[i] for i in row) * sum(len(examples[i].responses) for i in row) for row in rows
+            )
             if rank == packer.rank:
                 own += sum(totals)
                 largest = max([largest, *totals])
                 if step == 0:
                     ascending = sorted(rows, key=lambda row: sum(sizes[i] for i in row))
                     typical = ascending[len(rows) // 2] if rows else [members[0]]
+        if packer.mismatch:
+            others = mismatched([(i, examples[i]) for i in members], packer.longest)
+            extra += sum(tree_size(example) for _, example in others) // packer.world
     scale = steps / first_epoch
-    return Plan(steps, tokens * scale, padded * scale, own * scale, largest, typical)
+    return Plan(steps, tokens * scale, padded * scale, own * scale, extra * scale, largest, typical)
 
 
-def _missing_pairs(trainer: PreferenceTrainer) -> list[TokenExample]:
-    """The pairs whose reference log-probs are not in the cache, each content once."""
-    met = [trainer.pairs[i] for i in trainer.sampler.visited(trainer.total_steps())]
-    return trainer.reference.missing([*met, *trainer.held_out])
+def _missing(trainer: PreferenceTrainer) -> list[TokenExample]:
+    """What the cache has no reference log-probs of, each content once."""
+    if trainer.reference is None:
+        return []
+    met, held_out = trainer.met()
+    return trainer.reference.missing([*met.values(), *held_out.values()])
 
 
 # ---- what it comes to ----
@@ -143,8 +149,9 @@ def _model_line(trainer: PreferenceTrainer) -> str:
 
 def _steps_line(trainer: PreferenceTrainer, plan: Plan) -> str:
     sampler = trainer.sampler
-    epochs = plan.steps / len(sampler)
-    return f"{plan.steps} of {min(sampler.per_step, sampler.pairs)} pairs: {epochs:.3g} epochs of {sampler.pairs} pairs"
+    epochs, count = plan.steps / len(sampler), sampler.examples
+    what = "pairs" if all(len(each.responses) == 2 for each in trainer.examples) else "prompts"
+    return f"{plan.steps} of {min(sampler.per_step, count)} {what}: {epochs:.3g} epochs of {count} {what}"
 
 
 def _tokens_line(plan: Plan) -> str:
@@ -158,17 +165,24 @@ def _time_lines(
     trainer: PreferenceTrainer, plan: Plan, measured: Measured, missing: list[TokenExample]
 ) -> list[tuple[str, str]]:
     held_out = trainer.held_out
-    known = len(trainer.sampler.visited(plan.steps)) + len(held_out)
-    reference = f"no time: all {known} pairs are in the cache"
-    if missing:
-        seconds = measured.reference_seconds * sum(tree_size(pair) for pair in missing)
-        reference = f"{_duration(seconds)} for the {len(missing)} of {known} pairs that are not in the cache"
-    training = measured.training_seconds * plan.own_tokens
+    if trainer.reference is None:
+        reference = "none"
+    elif missing:
+        seconds = measured.reference_seconds * sum(tree_size(example) for example in missing)
+        known = sum(len(each) for each in trainer.met())
+        reference = (
+            f"{_duration(seconds)} for the {len(missing)} of {known} prompts that are not in the cache"
+        )
+    else:
+        reference = f"no time: all {sum(len(each) for each in trainer.met())} prompts are in the cache"
+    # A forward pass costs what it costs the reference, or a third of a step's where there is none.
+    forward = measured.reference_seconds or measured.training_seconds / 3
+    training = measured.training_seconds * plan.own_tokens + forward * plan.own_mismatched
     text = f"{_duration(training)}, {_duration(training / plan.steps)} a step"
     if held_out:
         times = evaluations(trainer.args, plan.steps, len(trainer.sampler))
         tokens = sum(tree_size(pair) for pair in held_out) / trainer.args.world_size
-        seconds = measured.reference_seconds * tokens * times
+        seconds = forward * tokens * times
         text += f"; {times} × {len(held_out)} held-out pairs {_duration(seconds)} more"
     uncounted = (
         "measured on one row of the first step; loading, sample answers, checkpoints and updates come on top"
@@ -192,7 +206,8 @@ def _memory_lines(
 ) -> list[tuple[str, str]]:
     args = trainer.args
     model: Any = trainer.model
-    models: list[Any] = [model] if trainer.reference.is_policy else [model, trainer.reference.model]
+    reference = trainer.reference
+    models: list[Any] = [model] if reference is None or reference.is_policy else [model, reference.model]
     weights = sum(p.nbytes for each in models for p in each.parameters())
     trained = [p for p in model.parameters() if p.requires_grad]
     gradients = sum(p.nbytes for p in trained)
@@ -233,7 +248,7 @@ def _memory_there(device: torch.device) -> int | None:
 def _disk_lines(trainer: PreferenceTrainer, folder: Path, state: float | None) -> list[tuple[str, str]]:
     args = trainer.args
     model: Any = trainer.model
-    saved = [p for p in model.parameters() if p.requires_grad or not trainer.reference.new_adapter]
+    saved = [p for p in model.parameters() if p.requires_grad or not trainer.new_adapter]
     final = sum(p.nbytes for p in saved)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     checkpoint = final + (_ADAMW_STATE if state is None else state) * trained

@@ -13,8 +13,9 @@ from minordpo.data.doctor import prepare_examples
 from minordpo.data.formats import examples_from_rows
 from minordpo.data.tokens import TokenExample, TokenOptions
 from minordpo.errors import InputError
+from minordpo.objectives import Objective, refuse_data
 from minordpo.train.metrics import largest_logratio
-from minordpo.train.step import PairRecord
+from minordpo.train.step import StepRecord
 
 # Largest |log-ratio| before the first step, in nats: float32 per response, bfloat16 per √token. Policy and reference
 # are the same weights then, so more means that they saw different tokens or ran differently. Rounding that differs
@@ -42,6 +43,50 @@ def prepare_rows(
     return prepared.examples
 
 
+def refuse_unsuited(objective: Objective, examples: Sequence[TokenExample], source: str) -> None:
+    """Refuse examples that the objective cannot use.
+
+    Raises:
+        InputError: with the objectives that can use them.
+    """
+    grades = [example.grades for example in examples]
+    single = sum(len(each) == 1 for each in grades)
+    if 0 < single < len(grades):
+        raise InputError(
+            f"{source} holds {single} single responses among {len(grades)} examples. Give pairs, labelled "
+            "or ranked responses, not a mixture"
+        )
+    pairs = all(tuple(each) == (1.0, 0.0) for each in grades)
+    refuse_data(objective, "labelled" if single else "pairs" if pairs else "ranked", grades, source)
+
+
+def with_reference(objective: Objective, *, measure: bool) -> bool:
+    """Whether a run has a reference: where the objective needs it, or it is wanted for measurement.
+
+    Raises:
+        InputError: it is needed and not wanted.
+    """
+    if objective.reference and not measure:
+        raise InputError(
+            f"metrics.reference is false, but the objective {objective.name} is made of reference log-probs. "
+            "Leave metrics.reference out"
+        )
+    return measure
+
+
+def refuse_lone_prompts(objective: Objective, prompts: int) -> None:
+    """An objective that pairs prompts with each other's responses needs two of them a step.
+
+    Raises:
+        InputError: there is one.
+    """
+    if objective.mismatched and prompts < 2:
+        raise InputError(
+            f"{objective.name} compares with responses to other prompts of the step, but a step has 1 prompt. Raise "
+            "training.per_device_train_batch_size or training.gradient_accumulation_steps"
+        )
+
+
 def refuse_narrow_weights(model: nn.Module) -> None:
     """Trainable weights are float32: one Adam step of 1e-5 moves only 2 % of bfloat16 weights.
 
@@ -56,7 +101,7 @@ def refuse_narrow_weights(model: nn.Module) -> None:
         )
 
 
-def refuse_mismatch(records: Sequence[PairRecord], *, bf16: bool) -> float:
+def refuse_mismatch(records: Sequence[StepRecord], *, bf16: bool) -> float:
     """The largest |log-ratio| before the first step, in nats.
 
     Raises:
@@ -76,8 +121,3 @@ def refuse_mismatch(records: Sequence[PairRecord], *, bf16: bool) -> float:
 def longest_sequence(pair: TokenExample) -> int:
     """Tokens of the prompt with the longer response."""
     return len(pair.prompt_ids) + max(len(response.ids) for response in pair.responses)
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether memory ran out, on a GPU or on a CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)

@@ -17,8 +17,9 @@ from minordpo.data.tokens import TokenExample
 from minordpo.engine.attention import NAME, attention_switched
 from minordpo.engine.models import causal_model
 from minordpo.errors import InputError
+from minordpo.train.memory import out_of_memory
 from minordpo.train.reference_pass import autocast
-from minordpo.train.step import StepBatch, preference_step
+from minordpo.train.step import Context, StepBatch, preference_step
 from minordpo.train.trainer import PreferenceTrainer
 
 
@@ -38,18 +39,17 @@ def measure_row(trainer: PreferenceTrainer, members: list[int]) -> Measured:
         InputError: memory runs out.
     """
     device = trainer.args.device
-    pairs = [trainer.pairs[i] for i in members]
-    batch = pack(pairs).to(device)
+    examples = [trainer.examples[i] for i in members]
+    batch = pack(examples).to(device)
     tokens = len(batch.input_ids)
-    step = StepBatch((batch,), (1.0,), len(pairs))
+    step = StepBatch((batch,), (1.0,), len(examples))
     try:
         _switch_on_checkpointing(trainer)
         for _ in range(2 if device.type == "cuda" else 1):  # a GPU's first row also loads its kernels
-            reference, reference_seconds = _refer_once(trainer, pairs)
+            reference, reference_seconds = _refer_once(trainer, examples)
             training_seconds, activations = _train_once(trainer, step, reference)
     except RuntimeError as error:
-        # Where a CPU has too little, it is a plain RuntimeError.
-        if not isinstance(error, torch.OutOfMemoryError) and "not enough memory" not in str(error):
+        if not out_of_memory(error):
             raise
         raise InputError(
             f"memory runs out on a row of {tokens} tokens. Lower training.token_budget, set "
@@ -58,15 +58,19 @@ def measure_row(trainer: PreferenceTrainer, members: list[int]) -> Measured:
     return Measured(reference_seconds / tokens, training_seconds / tokens, activations / tokens)
 
 
-def _refer_once(trainer: PreferenceTrainer, pairs: list[TokenExample]) -> tuple[list[np.ndarray], float]:
-    """The pairs' reference log-probs, and the seconds they took."""
+def _refer_once(
+    trainer: PreferenceTrainer, examples: list[TokenExample]
+) -> tuple[list[np.ndarray] | None, float]:
+    """The examples' reference log-probs, and the seconds they took; of a run without a reference none in no time."""
+    if trainer.reference is None:
+        return None, 0.0
     started = _now(trainer.args.device)
-    found = trainer.reference.logps(pairs, token_budget=trainer.token_budget, keep=False)
+    found = trainer.reference.logps(examples, token_budget=trainer.token_budget, keep=False)
     return found, _now(trainer.args.device) - started
 
 
 def _train_once(
-    trainer: PreferenceTrainer, step: StepBatch, reference: list[np.ndarray]
+    trainer: PreferenceTrainer, step: StepBatch, reference: list[np.ndarray] | None
 ) -> tuple[float, int]:
     """Seconds of a forward and backward, and the bytes that they held beside weights and gradients."""
     device = trainer.args.device
@@ -81,8 +85,7 @@ def _train_once(
         preference_step(
             model,
             step,
-            trainer.objective,
-            reference,
+            Context(objective=trainer.objective, reference=reference),
             scale=1.0,
             backward=Tensor.backward,
             around_row=lambda last: autocast(trainer.args),

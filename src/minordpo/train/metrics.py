@@ -1,7 +1,8 @@
-"""Step tensors → named floats, and `metrics.jsonl`.
+"""Step tensors → named floats; `metrics.jsonl` and `responses.jsonl`.
 
 Two names, two meanings: `logratios/*` are β-free, in nats, what the MinorDPO paper calls rewards; `rewards/*` are
-β × log-ratio, as the ecosystem logs them.
+β × log-ratio, as the ecosystem logs them. Chosen and rejected are the best and the worst response of a prompt; of
+labelled responses, the desirable and the undesirable ones.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,36 +19,33 @@ import torch
 from torch import Tensor
 
 from minordpo.errors import InputError
-from minordpo.train.step import PairRecord
+from minordpo.train.step import Reduce, StepRecord
 
-Reduce = Callable[[Tensor], Tensor]  # sums a tensor over ranks
+SATURATED = 0.01  # share of its coefficients before training below which a prompt is hardly pushed any more
 
 
-def pair_metrics(
-    records: Iterable[PairRecord], *, beta: float, reduce: Reduce, device: torch.device
+def response_metrics(
+    records: Iterable[StepRecord], *, beta: float, reduce: Reduce, device: torch.device
 ) -> dict[str, float]:
-    """Means over the pairs of all records and all ranks."""
-    columns = [_columns(record, beta) for record in records]
-    names = list(_NAMES)
-    sums = torch.zeros(len(names) + 1, dtype=torch.float64, device=device)
-    for column in columns:
-        sums[:-1] += torch.stack([column[name].double().sum() for name in names])
-        sums[-1] += len(column[names[0]])
+    """Means over the prompts of all records and all ranks; names without any value are left out."""
+    sums = torch.zeros(2, len(_NAMES), dtype=torch.float64, device=device)
+    for record in records:
+        columns = _columns(record, beta)
+        for place, name in enumerate(_NAMES):
+            if name in columns:
+                sums[0, place] += columns[name].double().sum()
+                sums[1, place] += len(columns[name])
     sums = reduce(sums)
-    means = (sums[:-1] / sums[-1]).tolist()
-    return dict(zip(names, means, strict=True))
+    return {name: total / count for name, total, count in zip(_NAMES, *sums.tolist(), strict=True) if count}
 
 
-def largest_logratio(records: Iterable[PairRecord]) -> tuple[float, float]:
+def largest_logratio(records: Iterable[StepRecord]) -> tuple[float, float]:
     """The largest |log-ratio| of a response in nats, and the largest over √(its scored tokens)."""
     largest, per_root = 0.0, 0.0
     for record in records:
-        for ratios, tokens in (
-            (record.logps.chosen_logratios, record.logps.chosen_tokens),
-            (record.logps.rejected_logratios, record.logps.rejected_tokens),
-        ):
-            largest = max(largest, ratios.abs().max().item())
-            per_root = max(per_root, (ratios.abs() / tokens.sqrt()).max().item())
+        ratios = record.logps.logratios.abs()
+        largest = max(largest, ratios.max().item())
+        per_root = max(per_root, (ratios / record.logps.tokens.sqrt()).max().item())
     return largest, per_root
 
 
@@ -64,33 +62,75 @@ _NAMES = (
     "logps/rejected",
     "coefficient/chosen",
     "coefficient/rejected",
+    "no_rejected_gradient",
+    "saturated",
     "chosen_below_reference",
     "rejected_at_or_below_reference",
 )
 
 
-def _columns(record: PairRecord, beta: float) -> dict[str, Tensor]:
-    chosen, rejected = record.logps.chosen_logratios, record.logps.rejected_logratios
-    return {
-        "loss": record.losses,
-        "logratios/chosen": chosen,
-        "logratios/rejected": rejected,
-        "logratios/margin": chosen - rejected,
-        "rewards/chosen": beta * chosen,
-        "rewards/rejected": beta * rejected,
-        "rewards/margins": beta * (chosen - rejected),
-        "rewards/accuracies": (chosen > rejected).double(),
-        "logps/chosen": record.logps.chosen_logps,
-        "logps/rejected": record.logps.rejected_logps,
-        "coefficient/chosen": record.chosen_coefficients,
-        "coefficient/rejected": record.rejected_coefficients,
-        "chosen_below_reference": (chosen < 0).double(),
-        "rejected_at_or_below_reference": (rejected <= 0).double(),
+def _columns(record: StepRecord, beta: float) -> dict[str, Tensor]:
+    logps, coefficients = record.logps, record.gradient.sequences
+    if logps.are_single:
+        chosen, rejected = (logps.grades > 0).nonzero()[:, 0], (logps.grades <= 0).nonzero()[:, 0]
+    else:
+        chosen, rejected = logps.best, logps.worst
+    columns = {
+        "loss": record.gradient.losses,
+        "logps/chosen": logps.logps[chosen],
+        "logps/rejected": logps.logps[rejected],
+        "coefficient/chosen": coefficients[chosen],
+        "coefficient/rejected": coefficients[rejected],
+        "no_rejected_gradient": (coefficients[rejected] == 0).double(),
     }
+    if record.at_start is not None:
+        push = logps.per_prompt(coefficients.abs())
+        at_start = logps.per_prompt(record.at_start.sequences.abs())
+        columns["saturated"] = (push <= SATURATED * at_start).double()
+    if logps.ref_logps is None:
+        return columns
+    up, down = logps.logratios[chosen], logps.logratios[rejected]
+    columns |= {
+        "logratios/chosen": up,
+        "logratios/rejected": down,
+        "rewards/chosen": beta * up,
+        "rewards/rejected": beta * down,
+        "chosen_below_reference": (up < 0).double(),
+        "rejected_at_or_below_reference": (down <= 0).double(),
+    }
+    if not logps.are_single:
+        columns |= {
+            "logratios/margin": up - down,
+            "rewards/margins": beta * (up - down),
+            "rewards/accuracies": (up > down).double(),
+        }
+    return columns
+
+
+def response_rows(records: Iterable[StepRecord], rows: Sequence[int]) -> list[dict[str, Any]]:
+    """What each prompt's responses did, best first, for `responses.jsonl`; `rows` are those of the source."""
+    found = []
+    for record in records:
+        logps = record.logps
+        columns = {"logps": logps.logps, "tokens": logps.tokens}
+        if logps.ref_logps is not None:
+            columns["logratios"] = logps.logratios
+        if logps.are_single:
+            columns["grades"] = logps.grades
+        counts = torch.bincount(logps.groups).tolist()
+        parts = {name: _rounded(values).split(counts) for name, values in columns.items()}
+        for place, index in enumerate(record.indices):
+            values = {name: part[place].tolist() for name, part in parts.items()}
+            found.append({"rows": rows[index], **values})  # type: ignore[call-overload]
+    return found
+
+
+def _rounded(values: Tensor) -> Tensor:
+    return values.cpu().double().round(decimals=4) if values.is_floating_point() else values.cpu()
 
 
 class MetricsFile:
-    """`metrics.jsonl`: a JSON object a line, appended as the run goes; only the main process has a path."""
+    """A JSON object a line, each of a step, appended as the run goes; only the main process has a path."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
@@ -115,7 +155,11 @@ class MetricsFile:
 
     def append_evaluation(self, row: Mapping[str, Any]) -> None:
         """Append, in place of the same measurement at the same step: a resumed run repeats its last one."""
-        self._keep(lambda kept: kept["step"] != row["step"] or kept.keys() != row.keys())
+        self._keep(
+            lambda kept: (
+                (kept["step"], kept.get("split"), kept.keys()) != (row["step"], row.get("split"), row.keys())
+            )
+        )
         self.append(row)
 
     def _keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
@@ -144,6 +188,10 @@ class MetricsFile:
             ) from error
 
 
-def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
+def _finite(value: Any) -> Any:
     """JSON knows no NaN; a metric that is not finite is written as its name in words."""
-    return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

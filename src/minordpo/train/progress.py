@@ -47,11 +47,15 @@ class _Bar(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        if self._bar is not None and logs and "logratios/chosen" in logs:
-            self._bar.set_postfix_str(
-                f"loss {logs['loss']:.3f}, log-ratio chosen {logs['logratios/chosen']:+.1f} "
-                f"rejected {logs['logratios/rejected']:+.1f} nats"
-            )
+        if self._bar is not None and logs and "loss" in logs:
+            kind = "logratios" if any(name.startswith("logratios/") for name in logs) else "logps"
+            values = [
+                f"{side} {logs[f'{kind}/{side}']:+.1f}"
+                for side in ("chosen", "rejected")
+                if f"{kind}/{side}" in logs
+            ]
+            what = "log-ratio" if kind == "logratios" else "log-prob"
+            self._bar.set_postfix_str(f"loss {logs['loss']:.3f}, {what} {' '.join(values)} nats")
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -12,7 +12,7 @@ import json
 import os
 import platform
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from minordpo import __version__, objectives
 from minordpo.config import RunConfig, build_lora_config, build_training_arguments, dump_config, load_config
 from minordpo.data.doctor import prepare_examples
 from minordpo.data.files import write_jsonl
-from minordpo.data.formats import LoadedExamples, load_examples
+from minordpo.data.formats import load_examples
 from minordpo.data.reading.readers import READERS
 from minordpo.data.tokens import TokenExample, TokenOptions
 from minordpo.engine.models import load_model, load_tokenizer, save_model
@@ -36,6 +36,7 @@ from minordpo.errors import InputError
 from minordpo.evaluate.generation import Answer, generate_answers, summarize
 from minordpo.study.figures import reward_figure
 from minordpo.train.card import model_card
+from minordpo.train.guards import with_reference
 from minordpo.train.progress import show_progress
 from minordpo.train.trainer import PreferenceTrainer
 
@@ -105,12 +106,8 @@ def run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> Path
 
 def validate(config: RunConfig) -> None:
     """Refuse what can be seen in the config alone."""
-    objectives.resolve(config.objective.name, config.objective.hyper)
-    if not config.metrics.reference:
-        raise InputError(
-            f"metrics.reference is false, but the objective {config.objective.name} is made of reference log-probs. "
-            "Leave metrics.reference out"
-        )
+    objective = objectives.resolve(config.objective.name, config.objective.hyper)
+    with_reference(objective, measure=config.metrics.reference)
     if config.model.dtype == "bfloat16" and config.lora is None:
         raise InputError(
             "model.dtype is bfloat16 and every weight would be tuned, which loses most of a small update. Set "
@@ -134,7 +131,7 @@ def load_data(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> RunData:
     data = config.data
     loaded = load_examples(data.train, split=data.split, strip_few_shot=data.strip_few_shot)
     if data.limit is not None:
-        loaded = LoadedExamples(loaded.examples[: data.limit], loaded.source, loaded.layout, loaded.notes)
+        loaded = replace(loaded, examples=loaded.examples[: data.limit])
     options = TokenOptions(max_length=data.max_length, overlong=data.overlong, score_end=data.score_end)
     prepared = prepare_examples(loaded, tokenizer, options, invalid=data.invalid, progress=True)
     if isinstance(data.eval, str):
@@ -184,6 +181,7 @@ def build_trainer(
         peft_config=build_lora_config(config),
         token_budget=config.training.token_budget,
         dropout=model.dropout,
+        measure_reference=config.metrics.reference,
         cache=cache_folder() / "reference",
         metrics_file=folder / "metrics.jsonl",
         **config.objective.hyper,
@@ -197,14 +195,13 @@ def finished(folder: Path) -> bool:
 
 def draw(folder: Path, config: RunConfig) -> None:
     """The run's figure, from its files."""
-    hyper = {**objectives.hyperparameter_defaults(config.objective.name), **config.objective.hyper}
-    said = ", ".join(f"{name} {value:g}" for name, value in hyper.items())
+    objective = objectives.resolve(config.objective.name, config.objective.hyper)
     rate = config.training.arguments.get("learning_rate", 5e-5)
     (folder / "figures").mkdir(exist_ok=True)
     reward_figure(
         folder / "metrics.jsonl",
         folder / "figures" / "rewards.png",
-        title=f"{config.objective.name}, {said}, learning rate {rate:g}",
+        title=f"{objective}, learning rate {rate:g}",
     )
 
 

@@ -5,14 +5,14 @@
          └────────────── backward ◄── coefficient × token ◄──┘
 
 The engine never knows the objective, the objective never sees a model. How a step is cut into rows changes nothing:
-losses are divided by the pairs of the whole optimizer step, over all ranks.
+losses are divided by the prompts of the whole optimizer step, over all ranks.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,11 +20,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from minordpo.data.packing import PackedBatch
-from minordpo.engine.logprobs import packed_logps, sequence_logps
-from minordpo.objectives import Objective, PairLogps, losses_and_coefficients
+from minordpo.engine.logprobs import Draw, packed_logps, sequence_logps
+from minordpo.objectives import Gradient, Objective, ResponseLogps, TokenLogps, gradient
 
-# Token log-probs of each pair, by its number in the data set; pairs that no step meets may be left out.
-Reference = Sequence[np.ndarray] | Mapping[int, np.ndarray]
+# Token log-probs of each prompt's responses, by its number in the data set (or what else its batch knows it by);
+# prompts that no step meets may be left out.
+Reference = Sequence[np.ndarray] | Mapping[Hashable, np.ndarray]
+Reduce = Callable[[Tensor], Tensor]  # sums a tensor over ranks
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,84 +34,171 @@ class StepBatch:
     """One rank's share of an optimizer step.
 
     `batches` are its packed rows. With several ranks each has the same number of them, since every forward and
-    backward is collective; `weights` is 0 for a row that only keeps the count, 1 for the others.
+    backward is collective; `weights` is 0 for a row that only keeps the count, 1 for the others. `mismatched` rows
+    hold prompts with the responses of another prompt, for objectives that need them.
     """
 
     batches: tuple[PackedBatch, ...]
     weights: tuple[float, ...]
-    global_pairs: int  # of the step, over all ranks
+    global_prompts: int  # of the step, over all ranks
+    mismatched: tuple[PackedBatch, ...] = ()
+    mismatched_weights: tuple[float, ...] = ()
+
+    def to(self, device: torch.device | str) -> StepBatch:
+        """The same step with its tensors on `device`."""
+        return replace(
+            self,
+            batches=tuple(batch.to(device) for batch in self.batches),
+            mismatched=tuple(batch.to(device) for batch in self.mismatched),
+        )
 
 
 @dataclass(frozen=True, eq=False)
-class PairRecord:
-    """What one row's pairs did in this step: all that metrics are made of."""
+class StepRecord:
+    """What one row's responses did in this step: all that metrics are made of."""
 
-    logps: PairLogps
-    losses: Float[Tensor, "pairs"]
-    chosen_coefficients: Float[Tensor, "pairs"]
-    rejected_coefficients: Float[Tensor, "pairs"]
-
-
-def pair_logps(
-    policy: Float[Tensor, "sequences"], reference: Float[Tensor, "sequences"], batch: PackedBatch
-) -> PairLogps:
-    """View sequence log-probs, chosen and rejected in turn, as pairs."""
-    chosen, rejected = policy.view(-1, 2).unbind(1)
-    ref_chosen, ref_rejected = reference.view(-1, 2).unbind(1)
-    chosen_tokens, rejected_tokens = batch.lengths.view(-1, 2).unbind(1)
-    return PairLogps(chosen, rejected, ref_chosen, ref_rejected, chosen_tokens, rejected_tokens)
+    logps: ResponseLogps
+    gradient: Gradient
+    at_start: Gradient | None  # the same objective where the policy is the reference
+    indices: tuple[Hashable, ...]  # of the prompts
 
 
-def reference_sums(reference: Reference, batch: PackedBatch) -> Float[Tensor, "sequences"]:
-    """The reference's log-prob of each sequence, added in float64 like the policy's."""
-    members = torch.from_numpy(np.concatenate([reference[i] for i in batch.indices]))
-    members = members.to(batch.member_sequences.device, torch.float64)
-    sums = torch.zeros(len(batch.lengths), dtype=torch.float64, device=members.device)
-    return sums.index_add(0, batch.member_sequences, members).float()
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What a step needs beside its rows: the objective, the reference if there is one, and the seed of its draws."""
+
+    objective: Objective
+    reference: Reference | None
+    seed: tuple[int, ...] = (0,)
+    reduce: Reduce = lambda sums: sums
 
 
 def preference_step(
     model: nn.Module,
     step: StepBatch,
-    objective: Objective,
-    reference: Reference,
+    context: Context,
     *,
     scale: float,
     backward: Callable[[Tensor], None],
     around_row: Callable[[bool], contextlib.AbstractContextManager],
-) -> list[PairRecord]:
-    """Accumulate the gradient of `scale / global_pairs × sum of losses`; return what the pairs did.
+) -> list[StepRecord]:
+    """Accumulate the gradient of `scale / global_prompts × sum of losses`; return what the responses did.
 
     `around_row(last)` is entered around each row's forward and backward: gradients need to meet other ranks' only
     after the last. `backward` takes a scalar whose gradient is the wanted one; its value is not the loss.
     """
     records = []
+    mismatched = mismatched_logratio(model, step, context)
     for number, (batch, weight) in enumerate(zip(step.batches, step.weights, strict=True)):
         with around_row(number == len(step.batches) - 1):
-            token_logps = packed_logps(model, batch)
-            record = _record(token_logps, batch, objective, reference)
-            coefficients = torch.stack([record.chosen_coefficients, record.rejected_coefficients], dim=1)
-            per_sequence = coefficients.view(-1) * (weight * scale / step.global_pairs)
-            per_token = torch.zeros_like(token_logps).index_add_(
-                0, batch.member_tokens, per_sequence[batch.member_sequences]
-            )
-            backward((token_logps * per_token).sum())
+            draw = draw_places(batch, context)
+            logps = packed_logps(model, batch, draw)
+            record = _record(logps.detach(), batch, draw, mismatched, context)
+            found, factor = record.gradient, weight * scale / step.global_prompts
+            members = found.sequences[batch.member_sequences] if found.members is None else found.members
+            coefficients = torch.zeros(len(batch.targets), dtype=logps.dtype, device=logps.device)
+            coefficients.index_add_(0, batch.member_tokens, members * factor)
+            if found.alternatives is not None:
+                coefficients = torch.cat([coefficients, found.alternatives * factor])
+            backward((logps * coefficients).sum())
         if weight:
             records.append(record)
     return records
 
 
 @torch.no_grad()
-def preference_evaluation(
-    model: nn.Module, batch: PackedBatch, objective: Objective, reference: Reference
-) -> PairRecord:
-    """What the pairs of one row would do, without a gradient."""
-    return _record(packed_logps(model, batch), batch, objective, reference)
+def preference_evaluation(model: nn.Module, step: StepBatch, context: Context) -> list[StepRecord]:
+    """What the responses would do, without a gradient."""
+    mismatched = mismatched_logratio(model, step, context)
+    records = []
+    for batch, weight in zip(step.batches, step.weights, strict=True):
+        draw = draw_places(batch, context)
+        record = _record(packed_logps(model, batch, draw), batch, draw, mismatched, context)
+        if weight:
+            records.append(record)
+    return records
+
+
+@torch.no_grad()
+def mismatched_logratio(model: nn.Module, step: StepBatch, context: Context) -> Float[Tensor, ""] | None:
+    """The mean log-ratio, in nats, of the step's responses to other prompts than their own, over all ranks.
+
+    None where the objective does not ask for it, or the step has a single prompt.
+    """
+    if not context.objective.mismatched:
+        return None
+    assert context.reference is not None
+    total: Tensor | None = None
+    for batch, weight in zip(step.mismatched, step.mismatched_weights, strict=True):
+        logps = sequence_logps(packed_logps(model, batch), batch)
+        ratios = (logps - _sums(_reference_members(context.reference, batch), batch)).double()
+        own = weight * torch.stack([ratios.sum(), torch.full_like(ratios[0], len(ratios))])
+        total = own if total is None else total + own
+    if total is None:
+        return None
+    total = context.reduce(total)
+    return (total[0] / total[1]).float()
+
+
+def draw_places(batch: PackedBatch, context: Context) -> Draw | None:
+    """Where the objective wants another token drawn: at each token of a prompt's worst response.
+
+    The uniform numbers follow from the seed, the prompt and the token's place, whatever the packing.
+    """
+    top_k = context.objective.alternatives
+    if top_k is None:
+        return None
+    last = torch.cat([batch.groups[1:] != batch.groups[:-1], batch.groups.new_ones(1).bool()])
+    members = last[batch.member_sequences].nonzero().squeeze(1)
+    ends = batch.lengths[last].tolist()
+    uniforms = [
+        np.random.default_rng((*context.seed, int(index))).random(count)  # type: ignore[call-overload]
+        for index, count in zip(batch.indices, ends, strict=True)
+    ]
+    return Draw(members, torch.from_numpy(np.concatenate(uniforms)).to(members.device), top_k)
 
 
 def _record(
-    token_logps: Tensor, batch: PackedBatch, objective: Objective, reference: Reference
-) -> PairRecord:
-    policy = sequence_logps(token_logps.detach(), batch)
-    logps = pair_logps(policy, reference_sums(reference, batch), batch)
-    return PairRecord(logps, *losses_and_coefficients(objective, logps))
+    found: Tensor,
+    batch: PackedBatch,
+    draw: Draw | None,
+    mismatched: Tensor | None,
+    context: Context,
+) -> StepRecord:
+    token_logps = found[: len(batch.targets)]
+    ref = None if context.reference is None else _reference_members(context.reference, batch)
+    by_token = None
+    if draw is not None:
+        by_token = TokenLogps(
+            token_logps[batch.member_tokens],
+            None if ref is None else ref.float(),
+            batch.member_sequences,
+            found[len(batch.targets) :],
+            draw.members,
+        )
+    logps = ResponseLogps(
+        sequence_logps(token_logps, batch),
+        None if ref is None else _sums(ref, batch),
+        batch.lengths,
+        batch.groups,
+        batch.grades,
+        mismatched,
+        by_token,
+    )
+    at_start = None
+    if ref is not None and draw is None:
+        none_yet = None if mismatched is None else torch.zeros_like(mismatched)
+        start = replace(logps, logps=_sums(ref, batch), mismatched_logratio=none_yet)
+        at_start = gradient(context.objective, start)
+    return StepRecord(logps, gradient(context.objective, logps), at_start, batch.indices)
+
+
+def _reference_members(reference: Reference, batch: PackedBatch) -> Float[Tensor, "members"]:
+    members = np.concatenate([reference[index] for index in batch.indices])  # type: ignore[index, call-overload]
+    return torch.from_numpy(members).to(batch.member_sequences.device, torch.float64)
+
+
+def _sums(members: Float[Tensor, "members"], batch: PackedBatch) -> Float[Tensor, "sequences"]:
+    """Sums over each sequence's scored tokens, added in float64 like the policy's."""
+    sums = torch.zeros(len(batch.lengths), dtype=torch.float64, device=members.device)
+    return sums.index_add(0, batch.member_sequences, members).float()

@@ -6,12 +6,13 @@ import contextlib
 import itertools
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -27,7 +28,6 @@ from transformers import (
 from transformers.trainer_utils import TrainOutput
 
 from minordpo import objectives
-from minordpo.data.packing import pack, split_by_budget, tree_size
 from minordpo.data.tokens import TokenExample, TokenOptions
 from minordpo.engine import attention, logprobs
 from minordpo.engine.check import check_packing
@@ -38,31 +38,31 @@ from minordpo.train.arguments import own_copy
 from minordpo.train.checkpoints import StagedCheckpoints
 from minordpo.train.guards import (
     longest_sequence,
-    out_of_memory,
     prepare_rows,
+    refuse_lone_prompts,
     refuse_mismatch,
     refuse_narrow_weights,
+    refuse_unsuited,
+    with_reference,
 )
-from minordpo.train.loader import EpochOrder, Packer, StepSampler, step_loader
-from minordpo.train.metrics import MetricsFile, pair_metrics
+from minordpo.train.loader import EpochOrder, Packer, StepSampler, mismatched, step_loader
+from minordpo.train.memory import TrainingStopped, within_memory
+from minordpo.train.metrics import MetricsFile, response_metrics, response_rows
 from minordpo.train.reference_pass import ReferencePass, autocast, other_reference
-from minordpo.train.step import PairRecord, StepBatch, preference_evaluation, preference_step
+from minordpo.train.step import Context, StepBatch, StepRecord, preference_evaluation, preference_step
 
 # Tokens of a packed row: enough to fill the device, small enough that a row's activations stay modest.
 TOKEN_BUDGET = {"cpu": 2048, "cuda": 16384}
 
 
-class TrainingStopped(RuntimeError):
-    """Training cannot go on: a loss or gradient that is not finite, or a single pair that does not fit in memory."""
-
-
 class PreferenceTrainer(StagedCheckpoints, Trainer):
-    """Tune a causal language model on preference pairs.
+    """Tune a causal language model on preferences: pairs, labelled or ranked responses.
 
     `train_dataset` is a `datasets.Dataset` or list of rows in any layout `minordpo.data.formats` knows (TRL's among
-    them), or a list of `TokenExample`. A step's pairs are `per_device_train_batch_size × gradient_accumulation_steps`
-    a device. `hyperparameters` are the objective's own. With `peft_config` a new adapter is trained and the reference
-    is the model without it; without `ref_model` the reference is the model as it is given.
+    them), or a list of `TokenExample`. A step's prompts are `per_device_train_batch_size ×
+    gradient_accumulation_steps` a device. `hyperparameters` are the objective's own. With `peft_config` a new adapter
+    is trained and the reference is the model without it; without `ref_model` the reference is the model as it is
+    given. Where the objective needs no reference, `measure_reference=False` leaves it out, with its metrics.
 
     Raises:
         InputError: arguments, data, model or objective that cannot be used; the message says what to do.
@@ -85,14 +85,12 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
         invalid: Literal["refuse", "drop"] = "refuse",
         token_budget: int | None = None,
         dropout: bool = False,
+        measure_reference: bool = True,
         cache: Path | None = None,
         metrics_file: Path | None = None,
-        **hyperparameters: int | float,
+        **hyperparameters: int | float | bool,
     ) -> None:
         self.objective: objectives.Objective = objectives.resolve(objective, hyperparameters)
-        self.beta = float(
-            {**objectives.hyperparameter_defaults(objective), **hyperparameters}.get("beta", 1.0)
-        )
         if isinstance(model, str):
             model = load_model(model)
         args, pairs_per_device = own_copy(args or TrainingArguments(output_dir="preference-tuned"))
@@ -102,16 +100,19 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
                 "with CUDA_VISIBLE_DEVICES"
             )
         options = token_options or TokenOptions()
-        self.pairs = prepare_rows(train_dataset, "train_dataset", processing_class, options, invalid)
+        self.examples = prepare_rows(train_dataset, "train_dataset", processing_class, options, invalid)
+        refuse_unsuited(self.objective, self.examples, "train_dataset")
+        refuse_lone_prompts(self.objective, pairs_per_device * args.world_size)
         self.held_out: list[TokenExample] = []
         if eval_dataset is not None:
             self.held_out = prepare_rows(eval_dataset, "eval_dataset", processing_class, options, invalid)
+            refuse_unsuited(self.objective, self.held_out, "eval_dataset")
         elif args.eval_strategy != "no":
             raise InputError(
                 f"training.eval_strategy is {IntervalStrategy(args.eval_strategy).value}, but there are no held-out "
                 "pairs. Set data.eval (or pass eval_dataset), or leave eval_strategy out"
             )
-        longest = max(longest_sequence(pair) for pair in [*self.pairs, *self.held_out])
+        longest = max(longest_sequence(example) for example in [*self.examples, *self.held_out])
 
         if peft_config is not None:
             set_seed(args.seed)  # the Trainer does so only after the adapter has been drawn
@@ -127,9 +128,10 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
         self.dropout = dropout and bool(dropouts)
         for module, name, value in dropouts if dropout else ():
             setattr(module, name, value)
-        other = other_reference(ref_model, longest=longest)
-        self._precomputed: dict[str, dict[int, np.ndarray]] = {}
-        self._pending: dict[str, Any] | None = None
+        measured = with_reference(self.objective, measure=measure_reference)
+        other = other_reference(ref_model, longest=longest) if measured else None
+        self._precomputed: dict[str, dict[Hashable, np.ndarray]] = {}
+        self._pending: tuple[dict[str, Any], dict[str, Any]] | None = None
         self._since_log: list[dict[str, float]] = []
         self.last_metrics: dict[str, Any] = {}
         self.last_evaluation: dict[str, float] = {}
@@ -138,29 +140,37 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
         super().__init__(
             model=model,
             args=args,
-            train_dataset=self.pairs,
+            train_dataset=self.examples,
             eval_dataset=self.held_out or None,
             processing_class=processing_class,
             callbacks=callbacks,
             optimizers=optimizers,
         )
-        self.reference = ReferencePass(
-            self.policy, other, new_adapter=peft_config is not None, args=self.args, cache=cache
-        )
+        self.new_adapter = peft_config is not None
+        self.reference = None
+        if measured:
+            self.reference = ReferencePass(
+                self.policy, other, new_adapter=self.new_adapter, args=self.args, cache=cache
+            )
         self.token_budget = token_budget or TOKEN_BUDGET.get(self.args.device.type, 8192)
-        self.packer = Packer(self.token_budget, rank=args.process_index, world=args.world_size)
+        self.packer = Packer(
+            self.token_budget,
+            rank=args.process_index,
+            world=args.world_size,
+            mismatch=self.objective.mismatched,
+            longest=longest,
+        )
         self.sampler = StepSampler(
-            len(self.pairs),
+            len(self.examples),
             pairs_per_device * args.world_size,
             seed=args.seed if args.data_seed is None else args.data_seed,
             shuffle=getattr(args, "train_sampling_strategy", "random") == "random",
             drop_last=args.dataloader_drop_last,
         )
-        self.metrics_file = MetricsFile(
-            (metrics_file or Path(str(args.output_dir)) / "metrics.jsonl")
-            if self.is_world_process_zero()
-            else None
-        )
+        path = metrics_file or Path(str(args.output_dir)) / "metrics.jsonl"
+        main = self.is_world_process_zero()
+        self.metrics_file = MetricsFile(path if main else None)
+        self.responses_file = MetricsFile(path.with_name("responses.jsonl") if main else None)
         self.add_callback(EpochOrder(self.sampler))
 
     @property
@@ -171,7 +181,7 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
     # ---- data ----
     def get_train_dataloader(self) -> DataLoader:
         """Our own steps, already sharded; accelerate must not shard them again."""
-        return step_loader(self.pairs, self.sampler, self.packer, workers=self.args.dataloader_num_workers)
+        return step_loader(self.examples, self.sampler, self.packer, workers=self.args.dataloader_num_workers)
 
     def get_batch_samples(
         self, epoch_iterator: Any, num_batches: int, device: torch.device
@@ -186,18 +196,29 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
         return int(-(-self.args.num_train_epochs * len(self.sampler) // 1))
 
     def precompute_reference(self) -> None:
-        """Reference log-probs of every pair that the run will meet, from the cache where it has them."""
-        if self._precomputed:
+        """Reference log-probs of all that the run will meet, from the cache where it has them."""
+        if self._precomputed or self.reference is None:
             return
-        visited = self.sampler.visited(self.total_steps())
+        met, held_out = self.met()
         found = self.reference.logps(
-            [*(self.pairs[i] for i in visited), *self.held_out],
+            [*met.values(), *held_out.values()],
             token_budget=self.token_budget,
             progress=not self.args.disable_tqdm and self.is_world_process_zero(),
         )
-        # Pairs that no step meets have none; asking for one fails loudly.
-        self._precomputed["train"] = dict(zip(visited, found, strict=False))
-        self._precomputed["eval"] = dict(enumerate(found[len(visited) :]))
+        # What no step meets has none; asking for it fails loudly.
+        self._precomputed["train"] = dict(zip(met, found, strict=False))
+        self._precomputed["eval"] = dict(zip(held_out, found[len(met) :], strict=True))
+
+    def met(self) -> tuple[dict[Hashable, TokenExample], dict[Hashable, TokenExample]]:
+        """All that the run's steps, and its measurements on held-out examples, need log-probs of."""
+        steps = self.total_steps()
+        met: dict[Hashable, TokenExample] = {i: self.examples[i] for i in self.sampler.visited(steps)}
+        held_out: dict[Hashable, TokenExample] = dict(enumerate(self.held_out))
+        if self.objective.mismatched:
+            for drawn in self.sampler.run(steps):
+                met.update(mismatched([(i, self.examples[i]) for i in sorted(drawn)], self.packer.longest))
+            held_out.update(mismatched(list(enumerate(self.held_out)), self.packer.longest))
+        return met, held_out
 
     # ---- training ----
     def train(
@@ -211,6 +232,7 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
         checkpoint = self.find_checkpoint(resume_from_checkpoint)
         step = 0 if checkpoint is None else int(checkpoint.name.split("-")[-1])
         self.metrics_file.cut_back(step)
+        self.responses_file.cut_back(step)
         self.last_metrics = self.metrics_file.last_step()
         if checkpoint is not None and step >= self.total_steps():
             return self.load_finished(checkpoint)
@@ -229,10 +251,12 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
         if callable(getattr(optimizer, "train", None)):  # schedule-free ones have two modes
             optimizer.train()
         started = time.perf_counter()
-        records, step = self._step_within_memory(model, inputs)
+        records, step = within_memory(
+            lambda step: self._accumulate(model, step), inputs, self.packer, self.examples, model.zero_grad
+        )
         metrics = self._reduced(records)
         first = self.state.global_step == 0
-        if first and self.reference.is_policy and not self.dropout:
+        if first and self.reference is not None and self.reference.is_policy and not self.dropout:
             metrics["largest_logratio"] = refuse_mismatch(records, bf16=self.args.bf16)
         if not np.isfinite(metrics["loss"]):
             raise TrainingStopped(
@@ -244,61 +268,22 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
         )
         counts[1] = sum(b.padded_tokens * w for b, w in zip(step.batches, step.weights, strict=True))
         tokens, padded = self._sum_over_ranks(counts).tolist()
-        self._pending = {
+        row = {
             **metrics,
             "learning_rate": self._get_learning_rate(),
             "tokens": int(tokens),
             "padded_tokens": int(padded),
             "seconds": round(time.perf_counter() - started, 4),
         }
+        self._pending = row, self._responses(records, self.examples, "train")
         self._since_log.append(metrics)
         return torch.tensor(metrics["loss"], device=self.args.device)
 
-    def _step_within_memory(self, model: nn.Module, step: StepBatch) -> tuple[list[PairRecord], StepBatch]:
-        """Run the step; where memory runs out, run it again in rows of half the tokens."""
-        # A loader's worker does not hear of a budget lowered here.
-        if any(len(b.indices) > 1 and len(b.input_ids) > self.packer.token_budget for b in step.batches):
-            step = self._packed_again(step)
-        while True:
-            try:
-                return self._accumulate(model, step), step
-            except RuntimeError as error:
-                if not out_of_memory(error):
-                    raise
-                if self.args.world_size > 1:
-                    raise TrainingStopped(
-                        f"memory ran out on rank {self.args.process_index} at {self.packer.token_budget} tokens a row; "
-                        "with several ranks the step cannot be repeated. Lower training.token_budget and use --resume"
-                    ) from error
-                largest = max(tree_size(self.pairs[i]) for b in step.batches for i in b.indices)
-                if self.packer.token_budget <= largest:
-                    raise TrainingStopped(
-                        f"memory ran out on a single pair of {largest} tokens. Lower data.max_length, set "
-                        "training.gradient_checkpointing=true, or train an adapter (lora)"
-                    ) from error
-            self.packer.token_budget //= 2
-            model.zero_grad()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-            print(
-                f"memory ran out: the step is repeated with {self.packer.token_budget} tokens a row",
-                flush=True,
-            )
-            step = self._packed_again(step)
-
-    def _packed_again(self, step: StepBatch) -> StepBatch:
-        """The same pairs, all of which are this only rank's, in rows of the budget as it is now."""
-        indices = [i for batch in step.batches for i in batch.indices]
-        return self.packer([(i, self.pairs[i]) for i in indices])
-
-    def _accumulate(self, model: nn.Module, step: StepBatch) -> list[PairRecord]:
-        device = self.args.device
-        moved = StepBatch(tuple(b.to(device) for b in step.batches), step.weights, step.global_pairs)
+    def _accumulate(self, model: nn.Module, step: StepBatch) -> list[StepRecord]:
         return preference_step(
             model,
-            moved,
-            self.objective,
-            self._precomputed["train"],
+            step.to(self.args.device),
+            self._context("train", self.state.global_step),
             scale=float(self.args.world_size),  # DDP and its kin average gradients over ranks
             backward=self._backward,
             around_row=lambda last: self._around_row(model, last),
@@ -315,25 +300,42 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
         with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
             yield
 
-    def _reduced(self, records: Iterable[PairRecord]) -> dict[str, float]:
-        return pair_metrics(records, beta=self.beta, reduce=self._sum_over_ranks, device=self.args.device)
+    def _context(self, split: str, *moment: int) -> Context:
+        return Context(
+            objective=self.objective,
+            reference=self._precomputed[split] if self.reference is not None else None,
+            seed=(self.args.seed, *moment),
+            reduce=self._sum_over_ranks,
+        )
+
+    def _reduced(self, records: list[StepRecord]) -> dict[str, float]:
+        return response_metrics(
+            records, beta=self.objective.beta, reduce=self._sum_over_ranks, device=self.args.device
+        )
 
     def _sum_over_ranks(self, sums: Tensor) -> Tensor:
         return self.accelerator.reduce(sums, reduction="sum") if self.args.world_size > 1 else sums
+
+    def _responses(
+        self, records: list[StepRecord], examples: list[TokenExample], split: str
+    ) -> dict[str, Any]:
+        """What each example's responses did, over all ranks: a row of `responses.jsonl` without its step."""
+        rows = response_rows(records, [example.row for example in examples])
+        gathered = gather_object(rows) if self.args.world_size > 1 else rows
+        gathered.sort(key=lambda row: row["rows"])
+        return {"split": split, **{name: [row[name] for row in gathered] for name in gathered[0]}}
 
     # ---- metrics ----
     def _maybe_log_save_evaluate(self, tr_loss: Tensor, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
         """Called once the optimizer has stepped: the step's metrics are whole, with the gradient's norm."""
         if self._pending is not None:
             norm = float(grad_norm) if grad_norm is not None else float("nan")
-            row = {
-                "step": self.state.global_step,
-                "epoch": self.state.epoch,
-                **self._pending,
-                "grad_norm": norm,
-            }
+            metrics, responses = self._pending
+            step = self.state.global_step
+            row = {"step": step, "epoch": self.state.epoch, **metrics, "grad_norm": norm}
             self._pending, self.last_metrics = None, row
             self.metrics_file.append(row)
+            self.responses_file.append({"step": step, **responses})
             if not np.isfinite(norm):
                 raise TrainingStopped(
                     f"the gradient norm of step {row['step']} is {norm}. Lower training.learning_rate, or go on from "
@@ -344,7 +346,7 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the objective's metrics, as means over the steps since the last log."""
         if self._since_log and "loss" in logs:
-            for name in self._since_log[-1]:
+            for name in dict.fromkeys(name for metrics in self._since_log for name in metrics):
                 values = [metrics[name] for metrics in self._since_log if name in metrics]
                 logs[name] = float(np.mean(values))
             self._since_log = []
@@ -353,7 +355,7 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """The training metrics over held-out pairs, each pair counted once."""
+        """The training metrics over held-out examples, each counted once."""
         if eval_dataset is not None and eval_dataset is not self.eval_dataset:
             raise InputError(
                 "evaluate() measures the eval_dataset given at the start; another needs another trainer"
@@ -362,23 +364,19 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
             raise InputError("there are no held-out pairs; set data.eval (or pass eval_dataset)")
         self.precompute_reference()
         started = time.perf_counter()
-        model, pairs = self.policy, self.held_out
-        sizes = [tree_size(pair) for pair in pairs]
-        mine = list(range(len(pairs)))[self.args.process_index :: self.args.world_size]
-        rows = split_by_budget([sizes[i] for i in mine], self.packer.token_budget) if mine else []
+        model = self.model_wrapped
         training = model.training
         model.eval()
-        records = []
-        with attention.attention_switched(causal_model(model), attention.NAME), autocast(self.args):
-            for row in rows:
-                members = [mine[i] for i in row]
-                batch = pack([pairs[i] for i in members], members).to(self.args.device)
-                records.append(preference_evaluation(model, batch, self.objective, self._precomputed["eval"]))
+        with attention.attention_switched(causal_model(self.policy), attention.NAME), autocast(self.args):
+            step = self.packer(list(enumerate(self.held_out))).to(self.args.device)
+            records = preference_evaluation(model, step, self._context("eval"))
         model.train(training)
         metrics = {f"{metric_key_prefix}_{k}": v for k, v in self._reduced(records).items()}
         self.last_evaluation = metrics
-        self._evaluated_at = self.state.global_step
-        self.metrics_file.append_evaluation({"step": self.state.global_step, **metrics})
+        self._evaluated_at = now = self.state.global_step
+        self.metrics_file.append_evaluation({"step": now, **metrics})
+        responses = self._responses(records, self.held_out, metric_key_prefix)
+        self.responses_file.append_evaluation({"step": now, **responses})
         self.log({**metrics, f"{metric_key_prefix}_seconds": round(time.perf_counter() - started, 4)})
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

@@ -34,9 +34,18 @@ def read_optional_text(row: Row, field: str, where: str) -> str:
     return "" if row.get(field) is None else read_text(row[field], field, where)
 
 
-def read_messages(row: Row, field: str, where: str) -> list[Message]:
-    """The chat messages of a column that is known to be a list."""
-    return [_message(raw, f"message {i} of {field}", where) for i, raw in enumerate(row[field], 1)]
+def kind_of(value: Any, field: str, where: str) -> str:
+    """Whether a prompt or response is "text" or "messages"."""
+    if isinstance(value, str):
+        return "text"
+    if isinstance(value, list):
+        return "messages"
+    raise wrong(where, field, say(value), "text or a list of messages")
+
+
+def read_messages(value: list[Any], field: str, where: str) -> list[Message]:
+    """The chat messages of what is known to be a list."""
+    return [_message(raw, f"message {i} of {field}", where) for i, raw in enumerate(value, 1)]
 
 
 def _message(raw: Any, field: str, where: str) -> Message:

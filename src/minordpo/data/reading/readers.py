@@ -1,4 +1,4 @@
-"""A file of pairs → its rows, numbered as its owner would count them."""
+"""A data file → its rows, numbered as its owner would count them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ import numpy as np
 
 from minordpo.data.reading.fields import listed, say, shorten
 from minordpo.data.reading.layouts import LAYOUTS
+from minordpo.data.reading.llama_factory import LABEL_NAMES
 from minordpo.errors import InputError
 
 NumberedRows = Iterator[tuple[int, Any]]
 _BOM = b"\xef\xbb\xbf"
+# CSV knows text alone, so the labels of labelled responses have to be read out of it.
+_TRUTH: dict[str, Any] = {"true": True, "false": False, "1": 1, "0": 0}
 
 
 def plain_values(value: Any, *, drop_null: bool) -> Any:
@@ -127,7 +130,13 @@ def read_csv(path: Path, source: str) -> NumberedRows:
                         f"row {number} of {source} (line {records.line_num}) has {len(record)} fields, but "
                         f'the header has {len(header)}. Put fields that hold commas or line ends in "quotes".'
                     )
-                yield number, dict(zip(header, record, strict=True))
+                yield (
+                    number,
+                    {
+                        column: _TRUTH.get(value.lower(), value) if column in LABEL_NAMES else value
+                        for column, value in zip(header, record, strict=True)
+                    },
+                )
         except csv.Error as error:
             raise InputError(
                 f"line {records.line_num} of {source} is not CSV ({error}), but fields between commas, in "
@@ -144,7 +153,7 @@ READERS: dict[str, Callable[[Path, str], NumberedRows]] = {
 
 
 def _check_header(header: list[str], source: str) -> None:
-    known = {column for layout in LAYOUTS for column in layout.required}
+    known = {column for layout in LAYOUTS for column in layout.columns}
     if not known & set(header):
         raise InputError(
             f"the first line of {source} is {listed(header)}, but a header with column names is needed. "

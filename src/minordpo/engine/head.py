@@ -1,0 +1,189 @@
+"""Hidden states × output head → log-probs of chosen tokens, vocabulary slice by vocabulary slice.
+
+No `(tokens, vocab)` tensor exists, forward or backward.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+# Logits held at a time: small enough for a CPU's caches, 8 MiB in float32. On a GPU the slices are larger.
+_ELEMENTS = {"cpu": 1 << 21, "cuda": 1 << 27}
+
+
+@dataclass(frozen=True)
+class LogitTransform:
+    """What a model does to its logits after the head: multiply by `scale`, then soft-cap."""
+
+    scale: float = 1.0
+    softcap: float | None = None
+
+    @classmethod
+    def of(cls, config: Any) -> LogitTransform:
+        """Read the transform off a model's config; names differ between architectures.
+
+        A model that does something not listed here is caught by the check at the start of each run.
+        """
+        scale = 1.0
+        if getattr(config, "logits_scaling", None):  # Granite divides
+            scale = 1.0 / config.logits_scaling
+        elif getattr(config, "logit_scale", None):  # Cohere multiplies
+            scale = float(config.logit_scale)
+        return cls(scale, getattr(config, "final_logit_softcapping", None))
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """The transformed logits, in place where the input allows it."""
+        if self.scale != 1.0:
+            logits = logits.mul_(self.scale)
+        if self.softcap is not None:
+            logits = logits.div_(self.softcap).tanh_().mul_(self.softcap)
+        return logits
+
+    def backward_(self, grad: Tensor, logits: Tensor) -> Tensor:
+        """Gradient before the transform, in place, given the gradient after it and the transformed logits."""
+        if self.softcap is not None:
+            grad.mul_(1 - (logits / self.softcap) ** 2)
+        return grad.mul_(self.scale) if self.scale != 1.0 else grad
+
+
+class _HeadLogps(torch.autograd.Function):
+    """log softmax(head(hidden))[target], vocabulary slice by slice, recomputed in the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        transform: LogitTransform,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        hidden = hidden.to(dtype)
+        width = _slice_width(hidden, weight)
+        maximum = torch.full((len(hidden),), float("-inf"), dtype=_sums(dtype), device=hidden.device)
+        total = torch.zeros_like(maximum)
+        picked = torch.zeros_like(maximum)
+        for start in range(0, len(weight), width):
+            logits = _logits(hidden, weight, bias, slice(start, start + width), transform)
+            inside = ((targets >= start) & (targets < start + width)).nonzero().squeeze(1)
+            picked[inside] = logits[inside, targets[inside] - start]
+            higher = torch.maximum(maximum, logits.amax(dim=1))
+            total.mul_((maximum - higher).exp_()).add_(logits.sub_(higher[:, None]).exp_().sum(dim=1))
+            maximum = higher
+        normalizer = maximum + total.log()
+        ctx.save_for_backward(hidden, weight, bias, targets, normalizer)
+        ctx.transform = transform
+        return picked - normalizer
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, targets, normalizer = ctx.saved_tensors
+        (coefficients,) = grads
+        need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
+        # Tokens without a coefficient add exactly nothing: DPO's common beginnings, MinorDPO's closed gates.
+        kept = coefficients.nonzero().squeeze(1)
+        everything = len(kept) == len(coefficients)
+        if not everything:
+            hidden, targets = hidden[kept], targets[kept]
+            normalizer, coefficients = normalizer[kept], coefficients[kept]
+        grad_hidden = hidden.new_zeros(hidden.shape, dtype=_sums(hidden.dtype)) if need_hidden else None
+        grad_weight = torch.zeros_like(weight) if need_weight else None
+        grad_bias = torch.zeros_like(bias) if need_bias else None
+        width = _slice_width(hidden, weight)
+        for start in range(0, len(weight) if len(kept) else 0, width):
+            part = slice(start, start + width)
+            logits = _logits(hidden, weight, bias, part, ctx.transform)
+            capped = logits.clone() if ctx.transform.softcap is not None else logits
+            grad = logits.sub_(normalizer[:, None]).exp_().mul_(-coefficients[:, None])
+            inside = ((targets >= start) & (targets < start + width)).nonzero().squeeze(1)
+            grad[inside, targets[inside] - start] += coefficients[inside]
+            grad = ctx.transform.backward_(grad, capped)
+            if grad_bias is not None:
+                grad_bias[part] = grad.sum(dim=0)
+            grad = grad.to(hidden.dtype)
+            if grad_hidden is not None:
+                grad_hidden += grad @ weight[part].to(hidden.dtype)
+            if grad_weight is not None:
+                grad_weight[part] = grad.t() @ hidden
+        if grad_hidden is not None and not everything:
+            grad_hidden = grad_hidden.new_zeros(len(grads[0]), hidden.shape[1]).index_copy_(
+                0, kept, grad_hidden
+            )
+        return grad_hidden, grad_weight, grad_bias, None, None, None
+
+
+def _sums(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of sums over products in `dtype`: float32 or better."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _slice_width(hidden: Tensor, weight: Tensor) -> int:
+    elements = _ELEMENTS.get(hidden.device.type, 1 << 24)
+    return min(len(weight), max(256, elements // max(1, len(hidden)) // 256 * 256))
+
+
+def _logits(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, part: slice, transform: LogitTransform
+) -> Tensor:
+    logits = hidden @ weight[part].to(hidden.dtype).t()
+    if bias is not None:
+        logits = logits + bias[part]
+    return transform(logits.to(_sums(logits.dtype)))
+
+
+def head_logps(
+    hidden: Float[Tensor, "scored hidden"],
+    head: nn.Linear,
+    targets: Int[Tensor, "scored"],
+    transform: LogitTransform,
+) -> Float[Tensor, "scored"]:
+    """Log-probs of `targets` in nats, float32 (float64 for a float64 head).
+
+    Under autocast the products run in its dtype, sums in float32.
+    """
+    device = hidden.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else head.weight.dtype
+    with torch.autocast(device, enabled=False):
+        return _HeadLogps.apply(hidden, head.weight, head.bias, targets, transform, dtype)
+
+
+@torch.no_grad()
+def draw_others(
+    hidden: Float[Tensor, "places hidden"],
+    head: nn.Linear,
+    targets: Int[Tensor, "places"],
+    uniforms: Float[Tensor, "places"],
+    transform: LogitTransform,
+    *,
+    top_k: int,
+) -> Int[Tensor, "places"]:
+    """At each place another token than its target, drawn from the softmax over the `top_k` likeliest others.
+
+    `uniforms` in [0, 1) decide the draw, so it depends on nothing else than the distribution: not on packing.
+    """
+    device = hidden.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else head.weight.dtype
+    with torch.autocast(device, enabled=False):
+        hidden = hidden.to(dtype)
+        width = _slice_width(hidden, head.weight)
+        best = torch.empty(len(hidden), 0, dtype=_sums(dtype), device=hidden.device)
+        tokens = torch.empty(len(hidden), 0, dtype=torch.int64, device=hidden.device)
+        for start in range(0, len(head.weight), width):
+            logits = _logits(hidden, head.weight, head.bias, slice(start, start + width), transform)
+            inside = ((targets >= start) & (targets < start + width)).nonzero().squeeze(1)
+            logits[inside, targets[inside] - start] = float("-inf")
+            values, places = logits.topk(min(top_k, logits.shape[1]), dim=1)
+            best, tokens = torch.cat([best, values], dim=1), torch.cat([tokens, places + start], dim=1)
+            best, places = best.topk(min(top_k, best.shape[1]), dim=1)
+            tokens = tokens.gather(1, places)
+    # In the order of the ids, so that two tokens of all but equal logits do not change places in the draw.
+    tokens, order = tokens.sort(dim=1)
+    shares = best.gather(1, order).double().softmax(dim=1).cumsum(dim=1)
+    places = torch.searchsorted(shares, uniforms.double()[:, None], right=True)
+    return tokens.gather(1, places.clamp(max=tokens.shape[1] - 1)).squeeze(1)

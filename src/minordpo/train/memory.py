@@ -1,0 +1,75 @@
+"""Where memory runs out, the step is run again in rows of half the tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+
+from minordpo.data.packing import tree_size
+from minordpo.data.tokens import TokenExample
+from minordpo.train.loader import Packer
+from minordpo.train.step import StepBatch
+
+T = TypeVar("T")
+
+
+class TrainingStopped(RuntimeError):
+    """Training cannot go on: a loss or gradient that is not finite, or a single prompt that does not fit in memory."""
+
+
+def within_memory(
+    run: Callable[[StepBatch], T],
+    step: StepBatch,
+    packer: Packer,
+    examples: Sequence[TokenExample],
+    zero_grad: Callable[[], Any],
+) -> tuple[T, StepBatch]:
+    """What `run(step)` returns, and the step as it was run; `packer` keeps the budget that fitted.
+
+    Raises:
+        TrainingStopped: a single prompt does not fit, or there are several ranks, which cannot repeat a step.
+    """
+    # A loader's worker does not hear of a budget lowered here.
+    rows = (*step.batches, *step.mismatched)
+    if any(len(b.indices) > 1 and len(b.input_ids) > packer.token_budget for b in rows):
+        step = _packed_again(step, packer, examples)
+    while True:
+        try:
+            return run(step), step
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            if packer.world > 1:
+                raise TrainingStopped(
+                    f"memory ran out on rank {packer.rank} at {packer.token_budget} tokens a row; "
+                    "with several ranks the step cannot be repeated. Lower training.token_budget and use --resume"
+                ) from error
+            largest = max(tree_size(examples[i]) for i in _numbers(step))
+            if packer.token_budget <= largest:
+                raise TrainingStopped(
+                    f"memory ran out on a single prompt of {largest} tokens with its responses. Lower "
+                    "data.max_length, set training.gradient_checkpointing=true, or train an adapter (lora)"
+                ) from error
+        packer.token_budget //= 2
+        zero_grad()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        print(f"memory ran out: the step is repeated with {packer.token_budget} tokens a row", flush=True)
+        step = _packed_again(step, packer, examples)
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether memory ran out, on a GPU or on a CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+
+
+def _packed_again(step: StepBatch, packer: Packer, examples: Sequence[TokenExample]) -> StepBatch:
+    """The same examples, all of which are this only rank's, in rows of the budget as it is now."""
+    return packer([(i, examples[i]) for i in _numbers(step)])
+
+
+def _numbers(step: StepBatch) -> list[Any]:
+    """The step's examples, by their numbers in the data set."""
+    return [i for batch in step.batches for i in batch.indices]
