@@ -156,19 +156,19 @@ def slic(answers: Sequence[Answer], *, delta: float) -> Tensor:
 
 def cdpo(answers: Sequence[Answer], *, beta: float, label_smoothing: float) -> Tensor:
     """Mitchell 2023: cross-entropy with the target 1 − ε for w ≻ l and ε for l ≻ w."""
-    right, wrong = _log_bradley_terry(*answers, beta)
+    right, wrong = _log_bradley_terry(answers[0], answers[1], beta)
     return -(1 - label_smoothing) * right - label_smoothing * wrong
 
 
 def robust(answers: Sequence[Answer], *, beta: float, label_smoothing: float) -> Tensor:
     """Chowdhury 2024: ((1 − ε) L(w, l) − ε L(l, w)) / (1 − 2ε)."""
-    right, wrong = _log_bradley_terry(*answers, beta)
+    right, wrong = _log_bradley_terry(answers[0], answers[1], beta)
     return ((1 - label_smoothing) * -right - label_smoothing * -wrong) / (1 - 2 * label_smoothing)
 
 
 def dpo_nll(answers: Sequence[Answer], *, beta: float, alpha: float) -> Tensor:
     """Pang 2024, Eq. 1: DPO plus α times the chosen response's NLL a token."""
-    return -_log_bradley_terry(*answers, beta)[0] - alpha * answers[0].mean
+    return -_log_bradley_terry(answers[0], answers[1], beta)[0] - alpha * answers[0].mean
 
 
 def sft(answers: Sequence[Answer], *, per_token: bool) -> Tensor:

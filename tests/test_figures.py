@@ -99,7 +99,7 @@ def test_rows_count_by_their_step_and_the_later_of_one_step_wins(tmp_path):
     rows = [train_row(3, 3.0, 0.0), train_row(1, 1.0, 0.0), train_row(3, 4.0, 0.0)]
     curves = read_curves(write(tmp_path / "metrics.jsonl", rows))
     assert curves.steps.tolist() == [1, 3]
-    assert curves.values["logratios/chosen"].tolist() == [1.0, 4.0]
+    assert curves.values["chosen"].tolist() == [1.0, 4.0]
     assert curves.eval_steps.tolist() == []
 
 
@@ -271,8 +271,8 @@ def test_drawing_needs_no_display_and_leaves_pyplot_alone(tmp_path):
         ),
         ("[1]", "line 1 of .* is a JSON list"),
         (
-            '{"step": 1, "logratios/chosen": 1.0}',
-            "line 1 of .* has no logratios/rejected, but a finite number",
+            json.dumps(train_row(1, 1.0, 0.0)) + '\n{"step": 2, "logratios/chosen": 1.0}',
+            "line 2 of .* has no logratios/rejected, but a finite number",
         ),
         (json.dumps(train_row(1, float("nan"), 0.0)), "has logratios/chosen=nan, but a finite number"),
         (json.dumps(train_row(1, 1.0, 0.0) | {"logratios/chosen": "1"}), "has logratios/chosen='1', but"),
@@ -309,3 +309,37 @@ def test_fourteen_runs_are_told_apart_by_colour_and_dashes(tmp_path, drawn):
 def test_a_figure_that_is_no_png_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"out\.pdf is not a \.png file"):
         reward_figure(run_of(tmp_path, "run", 3, 1.0, -1.0), tmp_path / "out.pdf", title="A run")
+
+
+def test_a_run_without_a_reference_is_drawn_by_its_log_probs(tmp_path, drawn):
+    rows = [
+        {"step": s, "loss": 1.0, "logps/chosen": -60.0 + s, "logps/rejected": -80.0 - s} for s in (1, 2, 3)
+    ]
+    reward_figure(write(tmp_path / "metrics.jsonl", rows), tmp_path / "out.png", title="simpo")
+    (figure,) = drawn
+    assert figure.axes[0].get_ylabel() == "log-prob\n(nats per response)"
+    assert [curves_on(axis)[0][1].tolist() for axis in figure.axes] == [
+        [-59, -58, -57],
+        [-81, -82, -83],
+        [22, 24, 26],
+    ]
+    with_reference = run_of(tmp_path, "other", 3, 1.0, -1.0)
+    with pytest.raises(InputError, match="simpo has no log-ratios, for it had no reference, and others have"):
+        compare_figure(
+            {"simpo": tmp_path / "metrics.jsonl", "dpo": with_reference}, tmp_path / "both.png", title="Both"
+        )
+
+
+def test_labelled_responses_have_no_margin_and_steps_without_a_label_no_point_of_it(tmp_path, drawn):
+    rows = [
+        {"step": 1, "logratios/chosen": 0.5, "logratios/rejected": -1.0},
+        {"step": 2, "logratios/chosen": 1.5},
+        {"step": 3, "logratios/chosen": 2.5, "logratios/rejected": -3.0},
+    ]
+    reward_figure(write(tmp_path / "metrics.jsonl", rows), tmp_path / "out.png", title="kto")
+    (figure,) = drawn
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["Chosen responses", "Rejected responses"]
+    assert [curves_on(axis)[0].tolist() for axis in figure.axes] == [
+        [[1, 2, 3], [0.5, 1.5, 2.5]],
+        [[1, 3], [-1.0, -3.0]],
+    ]

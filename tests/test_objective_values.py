@@ -15,7 +15,6 @@ from objective_cases import Answer, answer, pairs, per_response, responses, two
 NAMES = sorted(OBJECTIVES)
 # σ(ln 3) = 3/4, so that −log σ(ln 3) = log(4/3) and −log σ(−ln 3) = log 4.
 LN3, RIGHT, WRONG = math.log(3), math.log(4 / 3), math.log(4)
-EXACT = {"abs": 1e-12, "rel": 1e-12}
 
 
 def found(name: str, prompts: list[list[Answer]], mismatched: float | None = None, **hyper: Any) -> Gradient:
@@ -33,7 +32,7 @@ def coefficients(
 
 
 def of(expected: list[float]) -> Any:
-    return pytest.approx(expected, **EXACT)
+    return pytest.approx(expected, abs=1e-12, rel=1e-12)
 
 
 @pytest.mark.parametrize("name", ["dpo", "minordpo", "dpop"])

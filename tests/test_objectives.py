@@ -204,7 +204,7 @@ EIGHTHS = st.integers(-640, 640).map(lambda x: x / 8)
 BETAS = st.floats(0.005, 1)
 
 
-def same(one: Gradient, other: Gradient, **tolerance: float) -> None:
+def same(one: Gradient, other: Gradient, **tolerance: Any) -> None:
     torch.testing.assert_close(one.losses, other.losses, **tolerance)
     torch.testing.assert_close(one.sequences, other.sequences, **tolerance)
 

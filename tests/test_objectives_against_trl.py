@@ -58,7 +58,7 @@ class Table(torch.nn.Module):
         )
 
 
-def bare(trainer: type, **attributes: Any) -> Any:
+def bare(trainer: Any, **attributes: Any) -> Any:
     """A trainer without its constructor: what every loss reads, and these."""
     made = trainer.__new__(trainer)
     common = {

@@ -93,13 +93,14 @@ def pairwise_cringe(
     """gate · (NLL(chosen) + α Cringe(rejected)), gate = σ((margin − (chosen_logp − rejected_logp)) / temperature).
 
     Cringe of a rejected token with logit s⁻ is −log(e^{s⁺}/(e^{s⁺} + e^{s⁻})), s⁺ the logit of another token, drawn
-    from the softmax over the `top_k` likeliest others. Logits stand in it as a difference, which is that of the log-probs: s⁻ − s⁺ = logp⁻ − logp⁺. Both sums over tokens are means with
-    `per_token`. The gate carries a gradient only with `gate_gradient`.
+    from the softmax over the `top_k` likeliest others. Logits stand in it as a difference, which is that of the
+    log-probs: s⁻ − s⁺ = logp⁻ − logp⁺. Both sums over tokens are means with `per_token`. The gate carries a gradient
+    only with `gate_gradient`.
 
     As in the code of Cringe's authors (ParlAI) the token itself is not among the k, both logits carry a gradient and
     the loss is a mean over tokens. Of Pairwise Cringe there is no public code and its paper was not at hand: the form
-    of the gate, that it carries no gradient, mean or sum, and the defaults of alpha, margin (the paper's b), temperature
-    (its τ) and top_k are unverified.
+    of the gate, that it carries no gradient, mean or sum, and the defaults of alpha, margin (the paper's b),
+    temperature (its τ) and top_k are unverified.
 
     Source: Adolphs et al. 2022 (arXiv 2211.05826), §3; Xu et al. 2023 (arXiv 2312.16682).
     """

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,9 +20,14 @@ from minordpo.errors import InputError
 from minordpo.study.canvas import COLORS, GREY, new_figure, write_figure
 
 PANELS = {
-    "logratios/chosen": "Chosen responses",
-    "logratios/rejected": "Rejected responses",
-    "logratios/margin": "Margin: chosen − rejected",
+    "chosen": "Chosen responses",
+    "rejected": "Rejected responses",
+    "margin": "Margin: chosen − rejected",
+}
+# What is drawn: log-ratios, or log-probs of a run without a reference.
+_AXES = {
+    "logratios": "log-ratio to the reference\n(nats per response)",
+    "logps": "log-prob\n(nats per response)",
 }
 _DASHES = ("-", "--")
 _WIDTH, _LINE = 11.0, 0.25  # inches; a line of the title or the legend
@@ -32,17 +37,22 @@ APART = 8.0  # times; beyond it the smaller of two runs is a flat line on the la
 
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """The β-free log-ratios of one run, in nats a response: over its batches, and over held-out pairs."""
+    """The β-free log-ratios of one run, in nats a response: over its batches, and over held-out examples.
 
+    Of a run without a reference they are log-probs. Labelled responses have no margin, and a step in which one label
+    does not occur has no value of it (NaN).
+    """
+
+    kind: str  # "logratios" or "logps"
     steps: np.ndarray
-    values: dict[str, np.ndarray]  # by the names of `PANELS`
+    values: dict[str, np.ndarray]  # by the names of `PANELS` that have any
     eval_steps: np.ndarray
     eval_values: dict[str, np.ndarray]
 
     @property
     def magnitude(self) -> float:
         """The largest absolute value of any panel."""
-        return max(float(np.abs(values).max()) for values in self.values.values())
+        return max(float(np.nanmax(np.abs(values))) for values in self.values.values())
 
     @property
     def window(self) -> int:
@@ -54,22 +64,31 @@ def read_curves(metrics: Path) -> Curves:
     """The log-ratios of a run's metrics.jsonl, in the order of steps.
 
     Raises:
-        InputError: the file cannot be read, has no training step with log-ratios, or a value is not finite.
+        InputError: the file cannot be read, has no training step to draw, or a value is not finite.
     """
-    train: dict[int, list[float]] = {}
-    held_out: dict[int, list[float]] = {}
-    for number, row in read_jsonl(metrics):
-        for prefix, rows in (("", train), ("eval_", held_out)):
-            if any(prefix + name in row for name in PANELS):
-                where = f"line {number} of {metrics}"
-                step = int(_number(row, "step", where))
-                rows[step] = [_number(row, prefix + name, where) for name in PANELS]
-    if not train:
+    rows = list(read_jsonl(metrics))
+    names = {name for _, row in rows for name in row}
+    kind = next((kind for kind in _AXES if {f"{kind}/chosen", f"{kind}/rejected"} & names), None)
+    if kind is None:
         raise InputError(
-            f"{metrics} has no training step with log-ratios ({', '.join(PANELS)}), but a figure needs one. "
-            "Name the metrics.jsonl of a run that has begun, with metrics.reference on."
+            f"{metrics} has no training step with log-ratios or log-probs (logratios/chosen, …), but a figure needs "
+            "one. Name the metrics.jsonl of a run that has begun."
         )
-    return Curves(*_columns(train), *_columns(held_out))
+    labelled = "rewards/margins" not in names and f"{kind}/margin" not in names and kind == "logratios"
+    tables: tuple[dict[int, list[float]], dict[int, list[float]]] = {}, {}
+    for number, row in rows:
+        for prefix, table in zip(("", "eval_"), tables, strict=True):
+            wanted = [f"{prefix}{kind}/{panel}" for panel in PANELS]
+            if not any(name in row for name in wanted):
+                continue
+            where = f"line {number} of {metrics}"
+            chosen, rejected, margin = (
+                math.nan if name not in row and (labelled or kind == "logps") else _number(row, name, where)
+                for name in wanted
+            )
+            margin = chosen - rejected if kind == "logps" else margin
+            table[int(_number(row, "step", where))] = [chosen, rejected, margin]
+    return Curves(kind, *_columns(tables[0]), *_columns(tables[1]))
 
 
 def _number(row: dict[str, Any], name: str, where: str) -> float:
@@ -83,7 +102,8 @@ def _number(row: dict[str, Any], name: str, where: str) -> float:
 def _columns(rows: dict[int, list[float]]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     steps = sorted(rows)
     table = np.array([rows[step] for step in steps], dtype=np.float64).reshape(len(steps), len(PANELS))
-    return np.array(steps, dtype=np.int64), {name: table[:, i] for i, name in enumerate(PANELS)}
+    columns = {name: table[:, i] for i, name in enumerate(PANELS)}
+    return np.array(steps, dtype=np.int64), {n: c for n, c in columns.items() if np.isfinite(c).any()}
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
@@ -106,16 +126,19 @@ def reward_figure(metrics: Path, out: Path, *, title: str) -> None:
 
     These are the curves of Figures 2 to 5 of the MinorDPO paper, where they are called rewards/chosen,
     rewards/reject and rewards/margin: log π(y|x) − log π_ref(y|x) in nats, without β. Panels share
-    one scale.
+    one scale. A run without a reference is drawn by its log-probs.
 
     Raises:
         InputError: `metrics` cannot be read or has no log-ratios, or `out` cannot be written.
     """
     curves = read_curves(metrics)
+    panels = _panels([curves])
     with new_figure() as figure:
-        axes = figure.subplots(1, len(PANELS), sharex=True, sharey=True)
-        for axis, (name, heading), color in zip(axes, PANELS.items(), COLORS, strict=False):
-            _prepare(axis, heading)
+        axes = figure.subplots(1, len(panels), sharex=True, sharey=curves.kind == "logratios", squeeze=False)[
+            0
+        ]
+        for axis, (name, heading), color in zip(axes, panels.items(), COLORS, strict=False):
+            _prepare(axis, heading, zero=curves.kind == "logratios")
             _draw(axis, curves, name, color=color)
         _label([axes], [curves])
         _surround(figure, 3.4, title=title, legends=[_keys([curves])])
@@ -129,7 +152,8 @@ def compare_figure(runs: dict[str, Path], out: Path, *, title: str, note: str | 
     small ones on their own scale: linear like the first, for a logarithmic one hides how far apart they are.
 
     Raises:
-        InputError: no runs or more than fourteen, one that cannot be read, or `out` cannot be written.
+        InputError: no runs or more than fourteen, one that cannot be read, one with and one without a reference, or
+            `out` cannot be written.
     """
     most = len(COLORS) * len(_DASHES)
     if not 1 <= len(runs) <= most:
@@ -137,13 +161,22 @@ def compare_figure(runs: dict[str, Path], out: Path, *, title: str, note: str | 
             f"there are {len(runs)} runs to compare, but a figure holds 1 to {most}. Draw several figures."
         )
     curves = [read_curves(metrics) for metrics in runs.values()]
-    zoom = zoom_range(curves)
+    if len({run.kind for run in curves}) > 1:
+        without = next(label for label, run in zip(runs, curves, strict=True) if run.kind == "logps")
+        raise InputError(
+            f"{without} has no log-ratios, for it had no reference, and others have. Train it with "
+            "metrics.reference=true, or draw it apart."
+        )
+    panels = _panels(curves)
+    zoom = zoom_range(curves) if curves[0].kind == "logratios" else None
     rows = 1 if zoom is None else 2
     with new_figure() as figure:
-        grid = figure.subplots(rows, len(PANELS), sharex=True, sharey="row", squeeze=False)
+        share: Literal["row", "none"] = "row" if curves[0].kind == "logratios" else "none"
+        grid = figure.subplots(rows, len(panels), sharex=True, sharey=share, squeeze=False)
         for number, row in enumerate(grid):
-            for axis, (name, heading) in zip(row, PANELS.items(), strict=True):
-                _prepare(axis, heading if number == 0 else None, last=number == rows - 1)
+            for axis, (name, heading) in zip(row, panels.items(), strict=True):
+                zero = curves[0].kind == "logratios"
+                _prepare(axis, heading if number == 0 else None, last=number == rows - 1, zero=zero)
                 for place, run in enumerate(curves):
                     _draw(axis, run, name, **_line_style(place))
         if zoom is not None:
@@ -167,18 +200,24 @@ def zoom_range(curves: Sequence[Curves]) -> tuple[float, float] | None:
         return None
     tables = [table for run in smaller for table in (run.values, run.eval_values)]
     values = np.concatenate([column for table in tables for column in table.values()])
-    low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
+    low, high = min(0.0, float(np.nanmin(values))), max(0.0, float(np.nanmax(values)))
     return low - 0.08 * (high - low), high + 0.08 * (high - low)
+
+
+def _panels(curves: Sequence[Curves]) -> dict[str, str]:
+    """The panels that any of the runs has values for."""
+    return {name: heading for name, heading in PANELS.items() if any(name in run.values for run in curves)}
 
 
 def _line_style(place: int) -> dict[str, Any]:
     return {"color": COLORS[place % len(COLORS)], "linestyle": _DASHES[place // len(COLORS)]}
 
 
-def _prepare(axis: Axes, heading: str | None, *, last: bool = True) -> None:
+def _prepare(axis: Axes, heading: str | None, *, last: bool = True, zero: bool = True) -> None:
     if heading is not None:
         axis.set_title(heading, loc="left")
-    axis.axhline(0, color=GREY, linewidth=1.0, zorder=1.5)
+    if zero:
+        axis.axhline(0, color=GREY, linewidth=1.0, zorder=1.5)
     axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, steps=[1, 2, 5, 10]))
     axis.tick_params(color=GREY, labelleft=True)
     if last:
@@ -186,22 +225,28 @@ def _prepare(axis: Axes, heading: str | None, *, last: bool = True) -> None:
 
 
 def _draw(axis: Axes, curves: Curves, name: str, *, color: str, linestyle: str = "-") -> None:
-    steps, values = curves.steps, curves.values[name]
-    if curves.window > 1:
+    if name not in curves.values:
+        return
+    there = np.isfinite(curves.values[name])
+    steps, values = curves.steps[there], curves.values[name][there]
+    if 1 < curves.window <= len(values):
         axis.plot(steps, values, color=color, alpha=0.22, linewidth=0.8)
         values = smooth(values, curves.window)
     axis.plot(steps, values, color=color, linestyle=linestyle, marker="." if len(steps) == 1 else "")
     dots: dict[str, Any] = {"markersize": 5.5, "markerfacecolor": color, "markeredgecolor": "white"}
-    axis.plot(curves.eval_steps, curves.eval_values[name], linestyle="", marker="o", zorder=3, **dots)
+    if name in curves.eval_values:
+        axis.plot(curves.eval_steps, curves.eval_values[name], linestyle="", marker="o", zorder=3, **dots)
 
 
 def _label(grid: Sequence[Any], curves: Sequence[Curves]) -> None:
     """What an axis says: the quantity and its unit, and what zero means."""
     for row in grid:
-        row[0].set_ylabel("log-ratio to the reference\n(nats per response)")
+        row[0].set_ylabel(_AXES[curves[0].kind])
     first, last = min(int(run.steps[0]) for run in curves), max(int(run.steps[-1]) for run in curves)
     if first == last:
         grid[0][0].set_xlim(first - 1, last + 1)
+    if curves[0].kind != "logratios":
+        return
     axis = grid[-1][0]
     low, high = axis.get_ylim()
     up = -1 if high >= -low else 1  # the side where fewer curves run

@@ -1,0 +1,224 @@
+"""An objective → where it pushes a pair: −d loss / d log π of both responses, over the plane of both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minordpo.errors import InputError
+from minordpo.objectives import Objective, ResponseLogps, TokenLogps, gradient, resolve
+
+Kind = Literal["logratios", "means", "sums"]
+
+REACH = 60.0  # nats that a plane of sums or of log-ratios goes each way
+LOWEST_MEAN = -6.0  # nats a token; e⁻⁶ is one in 400
+CELLS = 160  # a side; even, so that no cell lies on 0, where relu's corner is
+LONGEST = 10_000  # tokens; a token-wise objective is computed token by token
+_AT_ONCE = 256  # pairs; rrhf compares every response with every other, whatever its prompt
+_TOKENS_AT_ONCE = 100_000
+# What the curves vary where there is no beta.
+_MAIN = ("beta", "orpo_lambda", "delta", "rank_weight", "temperature")
+_TIMES = (1.0, 0.2, 0.5, 2.0, 5.0)
+_BY_SUMS = {"slic", "pairwise_cringe"}  # without a reference, and moved by nats a response, not a token
+
+
+@dataclass(frozen=True)
+class Plane:
+    """The chosen response's quantity across, the rejected one's up, both from `low` to `high`.
+
+    `logratios` are log π/π_ref and `sums` log π, in nats a response; `means` are log π in nats a token. Both
+    responses have `length` tokens.
+    """
+
+    kind: Kind
+    low: float
+    high: float
+    length: int
+
+    @property
+    def middle(self) -> float:
+        """Both coordinates of the centre."""
+        return (self.low + self.high) / 2
+
+    def centres(self) -> np.ndarray:
+        """A coordinate of the cells that the plane is drawn of, ascending."""
+        edges = np.linspace(self.low, self.high, CELLS + 1)
+        return (edges[1:] + edges[:-1]) / 2
+
+    def margins(self) -> np.ndarray:
+        """Margins along the line through the centre on which chosen falls by what rejected rises.
+
+        Not quite to its ends: at a mean log-prob of 0 the log-odds of `orpo` are infinite.
+        """
+        return np.linspace(-0.98, 0.98, 393) * (self.high - self.low)
+
+    def on_line(self, margins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Chosen and rejected of those margins on that line."""
+        return self.middle + margins / 2, self.middle - margins / 2
+
+
+@dataclass(frozen=True, eq=False)
+class Push:
+    """−d loss / d log π of each response, per nat of its summed log-prob: what gradient descent follows.
+
+    Above 0 the response becomes likelier, below 0 less likely.
+    """
+
+    chosen: np.ndarray
+    rejected: np.ndarray
+
+    @property
+    def strength(self) -> np.ndarray:
+        """√(chosen² + rejected²)."""
+        return np.hypot(self.chosen, self.rejected)
+
+    @property
+    def nowhere(self) -> np.ndarray:
+        """Where neither response is pushed."""
+        return (self.chosen == 0) & (self.rejected == 0)
+
+    @property
+    def rejected_alone(self) -> np.ndarray:
+        """Where the chosen response is pushed and the rejected one is left alone."""
+        return (self.chosen != 0) & (self.rejected == 0)
+
+
+def kind_of(objective: Objective) -> Kind:
+    """What an objective is a function of: log-ratios, mean log-probs or summed ones."""
+    if objective.reference:
+        return "logratios"
+    return "sums" if any(term.name in _BY_SUMS for term in objective.terms) else "means"
+
+
+def plane_of(objective: Objective, length: int) -> Plane:
+    """The plane that shows an objective.
+
+    Raises:
+        InputError: `length` is no number of tokens.
+    """
+    if not 1 <= length <= LONGEST:
+        raise InputError(
+            f"--length is {length}, but responses of 1 to {LONGEST} tokens can be drawn. Give such a number."
+        )
+    kind = kind_of(objective)
+    if kind == "logratios":
+        return Plane(kind, -REACH, REACH, length)
+    if kind == "means":
+        return Plane(kind, LOWEST_MEAN, 0.0, length)
+    # Both at about one nat a token; short responses cannot be far from it, and a small delta is seen from near only.
+    delta = objective.hyper.get("delta")
+    reach = min(REACH, 0.95 * length, 10 * delta if delta else REACH)
+    return Plane(kind, -length - reach, -length + reach, length)
+
+
+def push(objective: Objective, plane: Plane, chosen: np.ndarray, rejected: np.ndarray) -> Push:
+    """The push on pairs at those places of the plane, in float64."""
+    across = torch.from_numpy(np.asarray(chosen, np.float64).ravel())
+    up = torch.from_numpy(np.asarray(rejected, np.float64).ravel())
+    size = _AT_ONCE
+    if objective.alternatives is not None:
+        size = max(1, min(size, _TOKENS_AT_ONCE // (2 * plane.length)))
+    parts = []
+    for begin in range(0, len(across), size):
+        both = torch.stack([across[begin : begin + size], up[begin : begin + size]], dim=1).ravel()
+        parts.append(-gradient(objective, _responses(objective, plane, both)).sequences)
+    flat = torch.cat(parts).view(-1, 2).numpy() + 0.0  # turns −0 into 0
+    shape = np.shape(chosen)
+    return Push(flat[:, 0].reshape(shape), flat[:, 1].reshape(shape))
+
+
+def push_over(objective: Objective, plane: Plane) -> Push:
+    """The push at the centre of each cell; rows ascend with rejected, columns with chosen."""
+    across, up = np.meshgrid(plane.centres(), plane.centres())
+    return push(objective, plane, across, up)
+
+
+def reference_level(plane: Plane) -> float:
+    """The reference's log-prob of every response of a plane of log-ratios, in nats: a nat a token or less.
+
+    It matters only to a sum in which a term has no reference. Responses of a few tokens are given less, so that no
+    log-ratio makes one more than certain.
+    """
+    return -max(float(plane.length), 1.1 * plane.high)
+
+
+def _responses(objective: Objective, plane: Plane, both: Tensor) -> ResponseLogps:
+    """Pairs whose coordinates alternate in `both`: chosen, rejected, chosen, …"""
+    pairs = len(both) // 2
+    ref = None
+    if plane.kind == "logratios":
+        ref = torch.full_like(both, reference_level(plane))
+    logps = both if ref is None else ref + both
+    if plane.kind == "means":
+        logps = both * plane.length
+    return ResponseLogps(
+        logps=logps,
+        ref_logps=ref,
+        tokens=torch.full((2 * pairs,), plane.length),
+        groups=torch.arange(pairs).repeat_interleave(2),
+        grades=torch.tensor([1.0, 0.0], dtype=both.dtype).repeat(pairs),
+        by_token=None if objective.alternatives is None else _tokens(logps, ref, plane.length),
+    )
+
+
+def _tokens(logps: Tensor, ref: Tensor | None, length: int) -> TokenLogps:
+    """All tokens of a response alike, and to each rejected one an alternative that is as likely."""
+    sequences = torch.arange(len(logps)).repeat_interleave(length)
+    by_token = (logps / length)[sequences]
+    members = torch.nonzero(sequences % 2 == 1)[:, 0]
+    return TokenLogps(
+        by_token,
+        None if ref is None else (ref / length)[sequences],
+        sequences,
+        alternative_logps=by_token[members],
+        alternative_members=members,
+    )
+
+
+def main_hyperparameter(objective: Objective) -> str | None:
+    """The hyper-parameter that the curves vary, if there is one."""
+    return next((name for name in _MAIN if name in objective.hyper), None)
+
+
+def variants(objective: Objective, betas: Sequence[float]) -> list[Objective]:
+    """The objective itself and, for the curves, with other values of its main hyper-parameter.
+
+    These are `betas`, or where there are none the value it has times 1/5, 1/2, 2 and 5.
+    """
+    name = main_hyperparameter(objective)
+    if name is None:
+        return [objective]
+    own = objective.hyper[name]
+    values = betas if betas and name == "beta" else [float(f"{own * times:.12g}") for times in _TIMES]
+    distinct = dict.fromkeys([own, *values])
+    return [resolve(objective.name, {**objective.hyper, name: value}) for value in distinct]
+
+
+def conditions(objective: Objective, plane: Plane) -> str:
+    """What the drawing takes for granted, in words; empty where nothing."""
+    names = {term.name for term in objective.terms}
+    said = []
+    if plane.kind != "logratios" or _length_matters(objective, plane):
+        said.append(f"responses of {plane.length} tokens")
+    if plane.kind == "logratios" and not all(term.spec.reference for term in objective.terms):
+        said.append(f"π_ref gives each response {reference_level(plane):g} nats")
+    if objective.mismatched:
+        said.append("z0 = 0")
+    if "rrhf" in names:
+        said.append("two responses a prompt")
+    if objective.alternatives is not None:
+        said.append("tokens alike, each rejected one as likely as its alternative")
+    return ", ".join(said)
+
+
+def _length_matters(objective: Objective, plane: Plane) -> bool:
+    chosen = np.linspace(plane.low, plane.high, 5)[[1, 1, 3, 3]]
+    rejected = np.linspace(plane.low, plane.high, 5)[[1, 3, 1, 3]]
+    longer = Plane(plane.kind, plane.low, plane.high, plane.length + 1)
+    here, there = (push(objective, each, chosen, rejected) for each in (plane, longer))
+    return not (np.allclose(here.chosen, there.chosen) and np.allclose(here.rejected, there.rejected))
