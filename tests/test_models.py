@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -286,3 +287,59 @@ def test_the_gguf_wheel_gives_a_model_that_trains_and_saves(tmp_path: Path) -> N
     model.lm_head.weight.requires_grad_(True)
     model(input_ids=ids, labels=ids).loss.backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def rewrite(file: Path, change: Any) -> None:
+    """The weights of a .safetensors file after `change` has been made to them."""
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"num_hidden_layers": 4}, r"do not fit, first model.layers.3.input_layernorm.weight is missing"),
+        ({"tie_word_embeddings": False}, r"1 do not fit, first lm_head.weight is missing"),
+        (
+            {"intermediate_size": 40},
+            r"first model.layers.0.mlp.down_proj.weight is \(32, 48\), not \(32, 40\)",
+        ),
+        ({"model_type": "gpt2"}, r"of a GPT2LMHeadModel with its config.json: .* is missing"),
+    ],
+)
+def test_weights_that_are_not_those_of_the_config_are_refused(folder: Path, changed: dict, said: str) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changed))
+    with pytest.raises(InputError, match=rf"weights in .*base are not .*{said}.* Download or save"):
+        load_model(str(folder))
+
+
+def test_a_weight_that_is_missing_is_refused_and_never_drawn_at_random(folder: Path) -> None:
+    rewrite(folder / "model.safetensors", lambda tensors: tensors.pop("model.norm.weight"))
+    with pytest.raises(InputError, match=r"1 do not fit, first model.norm.weight is missing"):
+        load_model(str(folder))
+
+
+def test_weights_without_a_place_in_the_model_are_left_out_and_said(folder: Path) -> None:
+    rewrite(folder / "model.safetensors", lambda tensors: tensors.update(value_head=torch.ones(3)))
+    with pytest.warns(UserWarning, match=r"1 weights have no place in LlamaForCausalLM .* first value_head"):
+        loaded = load_model(str(folder))
+    assert torch.equal(logits(loaded), logits(tiny("Llama")))
+
+
+def test_an_adapter_with_a_weight_missing_is_refused(adapter: Path) -> None:
+    rewrite(adapter / "adapter_model.safetensors", lambda tensors: tensors.pop(min(tensors)))
+    with pytest.raises(
+        InputError, match=r"no model can be loaded from .*adapter: Found missing adapter keys"
+    ):
+        load_model(str(adapter))
+
+
+def test_a_quantised_model_without_its_library_is_refused(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(
+        json.dumps(config | {"quantization_config": {"quant_method": "gptq", "bits": 4}})
+    )
+    with pytest.raises(InputError, match=r"no model can be loaded from .*base: .*optimum"):
+        load_model(str(folder))

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,10 @@ def load_tokenizer(
             path, revision=revision, trust_remote_code=trust_remote_code, **_gguf(gguf_file)
         )
     except Exception as error:  # whatever the many tokenizer formats raise; the cause is kept
-        raise InputError(f"no tokenizer can be read from {path}: {_first_line(error)}") from error
+        said = _first_line(error).rstrip(".:")
+        raise InputError(
+            f"no tokenizer can be read from {path}: {said}. Name a folder or hub id that has one"
+        ) from error
 
 
 def load_model(
@@ -63,7 +67,7 @@ def load_model(
     GGUF weights are dequantised and behave as plain weights afterwards: they can be trained and saved.
 
     Raises:
-        InputError: the folder is missing, holds no weights, or is no causal language model.
+        InputError: the folder is missing, holds no weights or not all of them, or is no causal language model.
     """
     if dtype not in DTYPES:
         raise InputError(f"model.dtype is {dtype!r}; use one of {', '.join(DTYPES)}")
@@ -71,7 +75,9 @@ def load_model(
     adapter = _adapter_config(path)
     if adapter is not None:
         base = load_model(_base_of(path, adapter), dtype=dtype, trust_remote_code=trust_remote_code)
-        with _readable(path):
+        with _readable(path), warnings.catch_warnings():
+            # peft draws such weights at random, and goes on
+            warnings.filterwarnings("error", message="Found missing adapter keys", category=UserWarning)
             return _with_adapters(base, Path(path))
     folder = Path(path)
     if folder.is_dir() and gguf_file is None:
@@ -85,13 +91,17 @@ def load_model(
                 "or set model.gguf_file if they are in a GGUF file"
             )
     with _readable(path), _quiet_loading():
-        model = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=DTYPES[dtype],
             revision=revision,
             trust_remote_code=trust_remote_code,
+            ignore_mismatched_sizes=True,  # refused below, by name
+            output_loading_info=True,
             **_gguf(gguf_file),
         )
+    model, found = loaded
+    _refuse_other_weights(path, type(model).__name__, found)
     return _without_quantizer(model) if gguf_file else model
 
 
@@ -245,12 +255,35 @@ def _base_of(path: str, adapter: dict[str, Any]) -> str:
     return base
 
 
+def _refuse_other_weights(path: str, name: str, found: dict[str, Any]) -> None:
+    """Every weight of the model must come from the files: transformers draws the others at random, and goes on."""
+    shapes = {
+        key: f"{key} is {tuple(has)}, not {tuple(needs)}" for key, has, needs in found["mismatched_keys"]
+    }
+    wrong = shapes | {key: f"{key} is missing" for key in found["missing_keys"]}
+    if wrong:
+        raise InputError(
+            f"the weights in {path} are not those of a {name} with its config.json: {len(wrong)} do not fit, first "
+            f"{wrong[min(wrong)]}. Download or save the folder again, or name another model"
+        )
+    if found["unexpected_keys"]:
+        first = min(found["unexpected_keys"])
+        warnings.warn(
+            f"{path}: {len(found['unexpected_keys'])} weights have no place in {name} and are left out, first {first}",
+            stacklevel=3,
+        )
+
+
 @contextlib.contextmanager
 def _readable(path: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"no model can be loaded from {path}: {_first_line(error)}") from error
+    # ImportError: a quantised model whose library is not installed
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, UserWarning, SafetensorError) as error:
+        said = _first_line(error).rstrip(".")
+        raise InputError(
+            f"no model can be loaded from {path}: {said}. Name a folder or hub id with a whole causal language model"
+        ) from error
 
 
 @contextlib.contextmanager
