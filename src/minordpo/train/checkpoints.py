@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
+import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from peft import PeftModel
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import Trainer
 from transformers.trainer_callback import TrainerState
@@ -30,10 +32,26 @@ class StagedCheckpoints(Trainer):
         """The checkpoint to go on from: a named one, or with True the last whole one.
 
         Raises:
-            InputError: there is none.
+            InputError: there is none, it is damaged, or it lacks the optimizer's state.
         """
         if resume is None or resume is False:
             return None
+        found = self._named_or_last(resume)
+        _refuse_damaged(found)
+        state = TrainerState.load_from_json(str(found / "trainer_state.json"))
+        # Elsewhere the optimizer's state has other names; the Trainer starts a missing one anew without a word.
+        plain = (
+            not (self.is_deepspeed_enabled or self.is_fsdp_enabled) and state.global_step < state.max_steps
+        )
+        lacking = [name for name in ("optimizer.pt", "scheduler.pt") if plain and not (found / name).exists()]
+        if lacking:
+            raise InputError(
+                f"{found} lacks {' and '.join(lacking)}, as after training.save_only_model, so going on from it would "
+                "not be the same run. Train anew under another output, or start from its weights by model.path"
+            )
+        return found
+
+    def _named_or_last(self, resume: str | os.PathLike[str] | Literal[True]) -> Path:
         if isinstance(resume, str | os.PathLike):
             named = Path(resume)
             if not re.fullmatch(r"checkpoint-\d+", named.name) or not (named / "trainer_state.json").exists():
@@ -115,6 +133,31 @@ class StagedCheckpoints(Trainer):
             state = TrainerState.load_from_json(str(written / "trainer_state.json"))
             state.best_model_checkpoint = self.state.best_model_checkpoint
             state.save_to_json(str(written / "trainer_state.json"))
+
+
+def _refuse_damaged(folder: Path) -> None:
+    """Whether every file can be opened for what it is; reads no weights."""
+    for file in sorted(folder.iterdir()):
+        try:
+            if file.name in ("trainer_state.json", "config.json", "adapter_config.json"):
+                json.loads(file.read_text(encoding="utf-8"))
+            elif file.suffix == ".safetensors":
+                with safe_open(file, framework="pt"):
+                    pass
+            elif file.suffix in (".pt", ".pth"):
+                zipfile.ZipFile(file).close()
+        except (OSError, ValueError, SafetensorError, zipfile.BadZipFile) as error:
+            raise InputError(
+                f"{file} is damaged ({error}). Remove {folder}; --resume then goes on from the checkpoint before it, "
+                "or from the start"
+            ) from error
+    if not (folder / "trainer_state.json").exists():
+        raise InputError(
+            f"{folder} lacks trainer_state.json. Remove it; --resume then goes on from the one before"
+        )
+    # FSDP and DeepSpeed keep weights in folders of their own.
+    if not any(each.suffix == ".safetensors" or each.is_dir() for each in folder.iterdir()):
+        raise InputError(f"{folder} holds no weights. Remove it; --resume then goes on from the one before")
 
 
 def _sync_to_disk(folder: Path) -> None:
