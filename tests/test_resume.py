@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from minordpo.cli import main
 from tiny_runs import RENAMED, chat_rows, metric_rows, save_tiny, write_config, write_rows
@@ -133,3 +135,37 @@ def test_resuming_a_finished_run_changes_nothing_and_says_so(tmp_path, monkeypat
     assert main(["train", config, "--resume"]) == 0
     assert "is a finished run; there is nothing to resume" in capsys.readouterr().out
     assert {each: each.stat().st_mtime_ns for each in (tmp_path / "run").rglob("*")} == before
+
+
+@pytest.mark.parametrize("kind", ["full", "adapter"])
+def test_a_run_is_not_gone_on_with_on_other_data_or_from_other_weights(tmp_path, monkeypatch, capsys, kind):
+    monkeypatch.setenv("MINORDPO_CACHE", str(tmp_path / "cache"))
+    lora = {"lora": LORA} if kind == "adapter" else {}
+    config = set_up(tmp_path, "run", training={"max_steps": 2, "save_steps": 1}, **lora)
+    command = ["train", str(config), "--resume"]
+    assert main(command) == 0
+    shutil.rmtree(tmp_path / "run" / "model")  # as if it had been killed before the end
+    settings = yaml.safe_load(config.read_text())
+    pairs, base = Path(settings["data"]["train"]), Path(settings["model"]["path"])
+    for file, other in (
+        (pairs, pairs.read_bytes().replace(b"hello", b"howdy", 1)),
+        (base / "model.safetensors", b""),
+    ):
+        before = file.read_bytes()
+        if other:
+            file.write_bytes(other)
+        else:
+            save_tiny(base, seed=5)
+        said = "the tokens of its pairs" if other else "the weights of model.path"
+        assert main(command) == 2
+        assert f"run was started from other data or weights: {said}" in capsys.readouterr().err
+        file.write_bytes(before)
+    assert main(command) == 0
+
+
+def test_a_finished_run_with_another_config_is_not_taken_for_this_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MINORDPO_CACHE", str(tmp_path / "cache"))
+    config = str(set_up(tmp_path, "run", training={"max_steps": 1}))
+    assert main(["train", config]) == 0
+    assert main(["train", config, "training.max_steps=2", "--resume"]) == 2
+    assert "was started with another config (max_steps: 1, not max_steps: 2)" in capsys.readouterr().err

@@ -30,7 +30,7 @@ from minordpo.data.files import write_jsonl
 from minordpo.data.formats import load_examples
 from minordpo.data.reading.readers import READERS
 from minordpo.data.tokens import TokenExample, TokenOptions
-from minordpo.engine.models import load_model, load_tokenizer, save_model
+from minordpo.engine.models import POLICY_ADAPTER, load_model, load_tokenizer, save_model
 from minordpo.engine.reference import cache_folder, example_key
 from minordpo.errors import InputError
 from minordpo.evaluate.generation import Answer, generate_answers, summarize
@@ -69,17 +69,20 @@ def run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> Path
     """
     folder = Path(config.output)
     validate(config)
+    going_on = refuse_foreign(folder, config, resume)
     if resume and finished(folder):
         print(f"{folder} is a finished run; there is nothing to resume")
         return folder
-    going_on = refuse_foreign(folder, config, resume)
     transformers_logging.disable_progress_bar()  # a bar for every file written would break ours
     tokenizer = load_run_tokenizer(config)
     data = load_data(config, tokenizer)
     trainer = build_trainer(config, tokenizer, data, folder)
     main = trainer.is_world_process_zero()
     if main:  # only now, so that a run that was refused leaves nothing in the way of the corrected one
-        _claim(folder, config, data)
+        facts = _environment(data, trainer)
+        if going_on:
+            _refuse_changed(folder, facts)
+        _claim(folder, config, facts)
     if main and not quiet:
         print(data.report, flush=True)
     samples = _Samples(config, tokenizer, data, folder / "samples.jsonl")
@@ -233,11 +236,52 @@ def _left_over(path: Path) -> bool:
     return path.suffix == ".writing" or (path.is_dir() and not any(path.iterdir()))
 
 
-def _claim(folder: Path, config: RunConfig, data: RunData) -> None:
+# What a run is made of beside its config, and what to do where it has changed.
+_SAME = {
+    "data_digest": "the tokens of its pairs (data files, tokenizer or chat template)",
+    "weights_digest": "the weights of model.path or model.reference",
+}
+
+
+def _refuse_changed(folder: Path, facts: dict[str, Any]) -> None:
+    """A run is gone on with on the data and from the weights it started with, or the halves would not fit."""
+    file = folder / "environment.json"
+    if not file.exists():
+        return
+    try:
+        before = json.loads(file.read_text(encoding="utf-8"))
+        changed = [said for name, said in _SAME.items() if before.get(name, facts[name]) != facts[name]]
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{file} cannot be read ({error}). Remove it to go on without what it says"
+        ) from error
+    if changed:
+        raise InputError(
+            f"{folder} was started from other data or weights: {' and '.join(changed)} changed since. Put back what "
+            "it started with, or name another output"
+        )
+
+
+def _weights_digest(trainer: PreferenceTrainer) -> str:
+    """Hex digest of the weights that the run starts from and of its reference's, a new adapter left out."""
+    digest = xxhash.xxh3_128()
+    models: dict[int, Any] = {id(each): each for each in (trainer.policy, trainer.reference.model)}
+    for model in models.values():
+        for name, tensor in sorted(model.state_dict().items()):
+            if f".{POLICY_ADAPTER}." not in name:
+                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                digest.update(tensor.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _claim(folder: Path, config: RunConfig, facts: dict[str, Any]) -> None:
     """Make the run folder this run's, by its config.yaml; environment.json says where it started."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, text in (("config.yaml", dump_config(config)), ("environment.json", _environment(data))):
+        for name, text in (
+            ("config.yaml", dump_config(config)),
+            ("environment.json", json.dumps(facts, indent=2) + "\n"),
+        ):
             if not (folder / name).exists():
                 aside = folder / f".{name}.writing"
                 aside.write_text(text, encoding="utf-8")
@@ -254,9 +298,9 @@ def _difference(before: RunConfig, now: RunConfig) -> str:
     return f"{old or 'fewer keys'}, not {new or 'more keys'}"
 
 
-def _environment(data: RunData) -> str:
+def _environment(data: RunData, trainer: PreferenceTrainer) -> dict[str, Any]:
     packages = ("torch", "transformers", "accelerate", "peft", "datasets", "tokenizers", "numpy")
-    facts = {
+    return {
         "minordpo": __version__,
         **{name: version(name) for name in packages},
         "python": platform.python_version(),
@@ -267,9 +311,9 @@ def _environment(data: RunData) -> str:
         "pairs": len(data.train),
         "held_out_pairs": len(data.held_out or []),
         "data_digest": data.digest(),
+        "weights_digest": _weights_digest(trainer),
         "command": " ".join(Path(a).name if i == 0 else a for i, a in enumerate(sys.argv)),
     }
-    return json.dumps(facts, indent=2) + "\n"
 
 
 class _Samples:
