@@ -16,6 +16,8 @@ from minordpo.config import load_config
 from minordpo.data.files import read_jsonl
 from minordpo.engine.models import export_model, load_model, load_tokenizer
 from minordpo.errors import InputError
+from minordpo.train import run as run_module
+from minordpo.train.ownership import only_here
 from minordpo.train.run import run
 from tiny_runs import RENAMED, chat_rows, metric_rows, save_tiny, tiny_model, write_config, write_rows
 
@@ -255,3 +257,42 @@ def test_metrics_that_cannot_be_written_stop_the_run(tmp_path, monkeypatch, caps
     assert (
         "metrics.jsonl cannot be written: No space left on device. Free some space" in capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [("file/run", "is a file"), ("x" * 300, "File name too long")],
+)
+def test_an_output_that_cannot_be_made_is_refused_before_the_data_are_read(
+    tmp_path, monkeypatch, output, said
+):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(run_module, "load_data", None)
+    config = write_config(
+        tmp_path / "c.yaml", base=tmp_path, pairs=tmp_path / "none.jsonl", output=tmp_path / output
+    )
+    with pytest.raises(InputError, match=rf"cannot be written: .*{said}. Name another output"):
+        run(load_config(config, []))
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path, capsys):
+    config = str(set_up(tmp_path))
+    with only_here(tmp_path / "run"):
+        assert main(["train", config]) == 2
+    assert "another process is training in" in capsys.readouterr().err
+    assert main(["train", config]) == 0  # the lock is gone
+
+
+def test_a_run_that_another_process_began_meanwhile_is_not_written_over(tmp_path, monkeypatch, capsys):
+    config = str(set_up(tmp_path))
+    read = run_module.load_data
+
+    def slowly(*given: Any) -> Any:
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "config.yaml").write_text("of the other")
+        return read(*given)
+
+    monkeypatch.setattr(run_module, "load_data", slowly)
+    assert main(["train", config]) == 2
+    assert "holds another run" in capsys.readouterr().err
+    assert (tmp_path / "run" / "config.yaml").read_text() == "of the other"

@@ -177,8 +177,8 @@ def test_single_responses_among_pairs_are_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "prompts"),
-    # 8 and 2 held out; kto also each of 12 prompts of the steps, and of the 2 held out, with another's responses
-    [("kto", 24), ("simpo", 10), ("pairwise_cringe", 10)],
+    # 8 and 2 held out; kto also each prompt of three steps, and of those held out, with another's responses
+    [("kto", 22), ("simpo", 10), ("pairwise_cringe", 10)],
 )
 def test_a_dry_run_counts_what_the_objective_needs(tmp_path, monkeypatch, name, prompts):
     monkeypatch.setenv("MINORDPO_CACHE", str(tmp_path / "cache"))

@@ -21,10 +21,10 @@ from minordpo.config import RunConfig
 from minordpo.data.packing import tree_size
 from minordpo.data.tokens import TokenExample
 from minordpo.engine.models import causal_model
-from minordpo.errors import InputError
 from minordpo.train.guards import longest_sequence
 from minordpo.train.loader import mismatched
 from minordpo.train.measure import Measured, measure_row, optimizer_state_bytes
+from minordpo.train.ownership import existing_above, refuse_unwritable
 from minordpo.train.run import build_trainer, load_data, load_run_tokenizer, refuse_foreign, validate
 from minordpo.train.trainer import PreferenceTrainer
 
@@ -62,25 +62,6 @@ def dry_run(config: RunConfig) -> str:
         ]
     table = "\n".join(f"{name.ljust(10)} {text}" for name, text in lines)
     return f"{data.report}\n\nDry run: nothing was trained and nothing written.\n{table}"
-
-
-def refuse_unwritable(folder: Path) -> None:
-    """Refuse an output folder that could not be made or written, without making it.
-
-    Raises:
-        InputError: a file is in the way, or nothing may be written there.
-    """
-    above = _existing_above(folder)
-    if not above.is_dir():
-        raise InputError(f"{folder} cannot be written: {above} is a file. Name another output")
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise InputError(f"{folder} cannot be written: {above} allows no writing. Name another output")
-
-
-def _existing_above(folder: Path) -> Path:
-    """The folder itself where it exists, else the nearest thing on its path that does."""
-    path = folder.absolute()
-    return next(each for each in (path, *path.parents) if each.exists())
 
 
 # ---- what the run would compute ----
@@ -254,7 +235,7 @@ def _disk_lines(trainer: PreferenceTrainer, folder: Path, state: float | None) -
     checkpoint = final + (_ADAMW_STATE if state is None else state) * trained
     saves = getattr(args.save_strategy, "value", args.save_strategy) != "no"
     kept = (args.save_total_limit or 1) + 1 if saves else 0  # one more is written before the oldest goes
-    needed, free = final + kept * checkpoint, shutil.disk_usage(_existing_above(folder)).free
+    needed, free = final + kept * checkpoint, shutil.disk_usage(existing_above(folder)).free
     text = f"{folder} can be used; it would take about {_size(needed)} of {_size(free)} left on the disk"
     if kept and not args.save_total_limit:
         text += f", and {_size(checkpoint)} for each further checkpoint"

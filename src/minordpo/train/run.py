@@ -37,6 +37,7 @@ from minordpo.evaluate.generation import Answer, generate_answers, summarize
 from minordpo.study.figures import reward_figure
 from minordpo.train.card import model_card
 from minordpo.train.guards import with_reference
+from minordpo.train.ownership import only_here, refuse_unwritable
 from minordpo.train.progress import show_progress
 from minordpo.train.trainer import PreferenceTrainer
 
@@ -76,6 +77,23 @@ def run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> Path
     transformers_logging.disable_progress_bar()  # a bar for every file written would break ours
     tokenizer = load_run_tokenizer(config)
     data = load_data(config, tokenizer)
+    with only_here(folder):
+        if not going_on:
+            refuse_foreign(
+                folder, config, resume
+            )  # another run may have come and gone while the data were read
+        return _run(config, tokenizer, data, folder, going_on=going_on, quiet=quiet)
+
+
+def _run(
+    config: RunConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    data: RunData,
+    folder: Path,
+    *,
+    going_on: bool,
+    quiet: bool,
+) -> Path:
     trainer = build_trainer(config, tokenizer, data, folder)
     main = trainer.is_world_process_zero()
     if main:  # only now, so that a run that was refused leaves nothing in the way of the corrected one
@@ -217,6 +235,7 @@ def refuse_foreign(folder: Path, config: RunConfig, resume: bool) -> bool:
     if int(os.environ.get("RANK", "0")):
         return resume  # the first process looks; for the others it may have been there already
     file = folder / "config.yaml"
+    refuse_unwritable(folder)
     if file.exists() and not resume:
         raise InputError(f"{folder} holds another run. Name another output, or go on with it by --resume")
     if file.exists():
