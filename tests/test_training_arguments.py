@@ -101,3 +101,42 @@ def test_several_gpus_in_one_process_are_refused(tmp_path, monkeypatch):
 
 def test_the_defaults_compared_with_are_those_of_the_installed_version():
     assert arguments_module._defaults()["label_smoothing_factor"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"seed": -1}, r"training.seed is -1, but 0 or more and 4294967295 at most"),
+        ({"seed": 2**32}, r"training.seed is 4294967296, but"),
+        ({"data_seed": -1}, r"training.data_seed is -1, but 0 or more is needed"),
+        ({"dataloader_num_workers": -1}, r"training.dataloader_num_workers is -1"),
+        ({"learning_rate": -1e-5}, r"training.learning_rate is -1e-05"),
+        ({"learning_rate": float("inf")}, r"training.learning_rate is inf"),
+        ({"max_steps": 0}, r"training.max_steps is 0, but 1 or more is needed, or -1"),
+        ({"max_steps": -1, "num_train_epochs": 0}, r"training.num_train_epochs is 0, which trains nothing"),
+        ({"save_strategy": "best"}, r"Set training.metric_for_best_model"),
+        (
+            {"report_to": "nonsense"},
+            r"training.report_to names nonsense, which is not installed or not known",
+        ),
+        (
+            {"adam_beta1": 2.0},
+            r"training.optim=adamw_.* cannot be built: Invalid beta parameter at index 0: 2.0",
+        ),
+        ({"adam_epsilon": -1.0}, r"cannot be built: Invalid epsilon value: -1.0"),
+        ({"optim_args": "foo"}, r"cannot be built: not enough values"),
+        ({"lr_scheduler_kwargs": {"a": 1}}, r"cannot be built: .*unexpected keyword argument 'a'"),
+        ({"optim": "galore_adamw"}, r"training.optim=galore_adamw .*install"),
+    ],
+)
+def test_values_that_the_trainer_would_fail_on_are_refused_before_it_starts(tmp_path, setting, said):
+    with pytest.raises(InputError, match=said):
+        own_copy(arguments(tmp_path, **setting))
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant", "inverse_sqrt", "cosine_with_restarts"])
+@pytest.mark.parametrize("optimizer", ["adamw_torch", "sgd", "adafactor", "rmsprop", "lion_32bit"])
+def test_optimizers_and_schedules_that_are_there_are_not_refused(tmp_path, schedule, optimizer):
+    if optimizer == "lion_32bit":
+        pytest.importorskip("bitsandbytes")
+    own_copy(arguments(tmp_path, lr_scheduler_type=schedule, optim=optimizer, warmup_steps=0.1))
