@@ -284,6 +284,12 @@ def test_a_token_across_an_inner_turns_beginning_is_taken_apart_too():
         (chat([user("a"), user("b")]), GEMMA, "template_error", "template fails on it: roles must alternate"),
         (chat(template_kwargs={"tokenize": True}), CHATML, "template_error", "multiple values"),
         (
+            chat([{"role": "us\ud800er", "content": "a"}]),
+            CHATML,
+            "template_error",
+            r"half a character \(\\ud800\)",
+        ),
+        (
             chat(),
             EMPTY_THOUGHT,
             "template_prefix",

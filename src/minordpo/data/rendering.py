@@ -164,6 +164,13 @@ def _apply_template(
         # Templates raise on purpose (roles that do not alternate) and by accident (no content).
         raise RowProblem("template_error", f"the chat template fails on it: {_one_line(error)}") from error
     assert isinstance(text, str)
+    try:
+        text.encode()  # tokenizers fail on a lone surrogate, in tools or template_kwargs for instance
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(text[error.start]):04x}"
+        raise RowProblem(
+            "template_error", f"half a character ({half}) stands in its messages or tools"
+        ) from error
     return text
 
 
