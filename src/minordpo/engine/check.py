@@ -68,6 +68,12 @@ class _Difference:
 
 def _refusal(inner: PreTrainedModel, difference: _Difference) -> str:
     name, largest = type(inner).__name__, difference.largest
+    broken = next((n for n, tensor in inner.named_parameters() if not tensor.isfinite().all()), None)
+    if broken is not None:
+        return (
+            f"{name}: its weight {broken} holds values that are not finite. Name a model that was saved before its "
+            "training broke down, or download it again"
+        )
     said = f"{name}: its packed log-probs differ from its plain ones by {largest:.3g} nats"
     if difference.without_dropout <= TOLERANCE:
         return (
