@@ -119,6 +119,27 @@ def test_initialisations_that_change_the_base_are_refused(tmp_path, start):
         trainer(tmp_path, peft_config=config)
 
 
+@pytest.mark.filterwarnings("ignore:`init_lora_weights` is 'eva':UserWarning")
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"inference_mode": True}, "inference_mode is true, which freezes the new adapter"),
+        ({"task_type": "SEQ_CLS"}, "task_type is SEQ_CLS, but a causal language model is tuned"),
+        ({"init_lora_weights": "eva"}, "init_lora_weights is eva, which needs activations"),
+        ({"modules_to_save": ["nope"]}, "modules_to_save names nope, which LlamaForCausalLM does not have"),
+        ({"target_parameters": ["nope"]}, "target_parameters names nope, which LlamaForCausalLM does not"),
+    ],
+)
+def test_what_peft_would_pass_over_in_silence_is_refused(tmp_path, setting, said):
+    with pytest.raises(InputError, match=rf"lora\.{said}"):
+        trainer(tmp_path, peft_config=dataclasses.replace(LORA, **setting))
+
+
+def test_a_module_that_is_there_is_trained_whole(tmp_path):
+    made = trainer(tmp_path, peft_config=dataclasses.replace(LORA, modules_to_save=["model.norm"]))
+    assert any("norm.modules_to_save" in name for name, p in made.model.named_parameters() if p.requires_grad)
+
+
 def test_adapters_that_cannot_be_stacked_or_are_not_ours_are_refused(tmp_path, sft):
     with pytest.raises(InputError, match="a VeraConfig cannot be stacked on an adapter; use a LoraConfig"):
         trainer(tmp_path, model=str(sft), peft_config=VeraConfig(target_modules=["q_proj"]))

@@ -33,7 +33,9 @@ def add_adapter(model: PreTrainedModel | PeftModel, config: PeftConfig) -> PeftM
             f"lora.init_lora_weights is {start!r}, which rewrites the base weights, so the reference would be lost. "
             "Leave it out, or use gaussian"
         )
+    _refuse_settings(config)
     config = copy.deepcopy(config)  # peft writes into the one it is given
+    _refuse_unmatched(model, config)
     if not isinstance(model, PeftModel):
         with _applicable(model):
             return get_peft_model(model, config, adapter_name=POLICY_ADAPTER)
@@ -49,6 +51,37 @@ def add_adapter(model: PreTrainedModel | PeftModel, config: PeftConfig) -> PeftM
         model.add_adapter(POLICY_ADAPTER, config)
     wear_both(model)
     return model
+
+
+def _refuse_settings(config: PeftConfig) -> None:
+    """What peft takes without a word, and trains something else or nothing."""
+    task = getattr(config.task_type, "value", config.task_type)
+    for wrong, said in (
+        (
+            getattr(config, "init_lora_weights", True) == "eva",
+            "init_lora_weights is eva, which needs activations that are not gathered here. Leave it out",
+        ),
+        (config.inference_mode, "inference_mode is true, which freezes the new adapter. Leave it out"),
+        (
+            task not in (None, "CAUSAL_LM"),
+            f"task_type is {task}, but a causal language model is tuned. Leave it out",
+        ),
+    ):
+        if wrong:
+            raise InputError(f"lora.{said}")
+
+
+def _refuse_unmatched(model: PreTrainedModel | PeftModel, config: PeftConfig) -> None:
+    """peft passes over modules and parameters that the model does not have."""
+    modules, parameters = (
+        [name for name, _ in each] for each in (model.named_modules(), model.named_parameters())
+    )
+    for field, there in (("modules_to_save", modules), ("target_parameters", parameters)):
+        for wanted in getattr(config, field, None) or ():
+            if not any(name.endswith(wanted) for name in there):
+                raise InputError(
+                    f"lora.{field} names {wanted}, which {type(causal_model(model)).__name__} does not have. Correct it"
+                )
 
 
 @contextlib.contextmanager
