@@ -14,7 +14,7 @@ import torch
 from minordpo.cli import main
 from minordpo.config import load_config
 from minordpo.data.files import read_jsonl
-from minordpo.engine.models import export_model, load_model, load_tokenizer
+from minordpo.engine.models import export_model, load_model, load_tokenizer, save_model
 from minordpo.errors import InputError
 from minordpo.train import run as run_module
 from minordpo.train.ownership import only_here
@@ -296,3 +296,14 @@ def test_a_run_that_another_process_began_meanwhile_is_not_written_over(tmp_path
     assert main(["train", config]) == 2
     assert "holds another run" in capsys.readouterr().err
     assert (tmp_path / "run" / "config.yaml").read_text() == "of the other"
+
+
+@pytest.mark.parametrize("key", ["model.path", "model.reference"])
+def test_a_model_that_lacks_the_pairs_tokens_is_refused(tmp_path, key):
+    config = set_up(tmp_path)
+    small = tmp_path / "small"
+    save_model(tiny_model(vocab_size=100), load_tokenizer(str(tmp_path / "base")), small)
+    with pytest.raises(
+        InputError, match=r"small knows 100 tokens, but the pairs have token \d+: .* Name a model"
+    ):
+        run(load_config(config, [f"{key}={small}"]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,25 @@ def check_packing(model: PreTrainedModel | PeftModel, *, longest: int, seed: int
     if not difference.largest <= TOLERANCE:  # so that NaN fails too
         raise InputError(_refusal(inner, difference))
     return difference.largest
+
+
+def refuse_unknown_tokens(
+    model: PreTrainedModel | PeftModel, examples: Sequence[TokenExample], *, name: str, remedy: str
+) -> None:
+    """Nothing, where the model has an embedding for every token; on a GPU a missing one would kill the process.
+
+    Raises:
+        InputError: it has not; `name` is the model's and `remedy` says what to do.
+    """
+    vocab = causal_model(model).config.get_text_config().vocab_size
+    largest = max(
+        int(ids.max()) for e in examples for ids in (e.prompt_ids, *(r.ids for r in e.responses)) if len(ids)
+    )
+    if largest >= vocab:
+        raise InputError(
+            f"{name} knows {vocab} tokens, but the pairs have token {largest}: their tokenizer is another model's. "
+            f"{remedy}"
+        )
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from minordpo.data.files import write_jsonl
 from minordpo.data.formats import load_examples
 from minordpo.data.reading.readers import READERS
 from minordpo.data.tokens import TokenExample, TokenOptions
+from minordpo.engine.check import refuse_unknown_tokens
 from minordpo.engine.models import POLICY_ADAPTER, load_model, load_tokenizer, save_model
 from minordpo.engine.reference import cache_folder, example_key
 from minordpo.errors import InputError
@@ -185,20 +186,28 @@ def build_trainer(
     settings = {name: value for name, value in DEFAULTS.items() if name not in given}
     if given.get("save_strategy", "steps") != "steps":
         settings.pop("save_steps", None)
+    policy = load_model(
+        model.path,
+        dtype=model.dtype,
+        gguf_file=model.gguf_file,
+        revision=model.revision,
+        trust_remote_code=model.trust_remote_code,
+    )
+    other = None if model.reference is None else load_model(model.reference, dtype=model.dtype)
+    examples = [*data.train, *(data.held_out or [])]
+    refuse_unknown_tokens(policy, examples, name=model.path, remedy="Name a model with its own tokenizer")
+    if other is not None:
+        refuse_unknown_tokens(
+            other, examples, name=str(model.reference), remedy="Name a model.reference of the same family"
+        )
     return PreferenceTrainer(
-        load_model(
-            model.path,
-            dtype=model.dtype,
-            gguf_file=model.gguf_file,
-            revision=model.revision,
-            trust_remote_code=model.trust_remote_code,
-        ),
+        policy,
         objective=config.objective.name,
         args=build_training_arguments(config, output_dir=str(folder / "checkpoints"), **settings),
         train_dataset=data.train,
         eval_dataset=data.held_out,
         processing_class=tokenizer,
-        ref_model=None if model.reference is None else load_model(model.reference, dtype=model.dtype),
+        ref_model=other,
         peft_config=build_lora_config(config),
         token_budget=config.training.token_budget,
         dropout=model.dropout,
