@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -169,3 +170,14 @@ def test_a_finished_run_with_another_config_is_not_taken_for_this_one(tmp_path, 
     assert main(["train", config]) == 0
     assert main(["train", config, "training.max_steps=2", "--resume"]) == 2
     assert "was started with another config (max_steps: 1, not max_steps: 2)" in capsys.readouterr().err
+
+
+def test_answers_cut_off_are_refused_by_their_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MINORDPO_CACHE", str(tmp_path / "cache"))
+    config = str(set_up(tmp_path, "run", training={"max_steps": 1}))
+    assert main(["train", config]) == 0
+    shutil.rmtree(tmp_path / "run" / "model")
+    samples = tmp_path / "run" / "samples.jsonl"
+    samples.write_bytes(samples.read_bytes()[:-30])
+    assert main(["train", config, "--resume"]) == 2
+    assert re.search(r"line 4 of .*samples.jsonl is not JSON", capsys.readouterr().err)

@@ -32,6 +32,11 @@ def prepare_rows(
 ) -> list[TokenExample]:
     """Rows of any known layout as token pairs; token pairs as they are. The report on the rows is printed."""
     if isinstance(rows, Sequence) and len(rows) and isinstance(rows[0], TokenExample):
+        other = next((i for i, row in enumerate(rows, 1) if not isinstance(row, TokenExample)), None)
+        if other is not None:
+            raise InputError(
+                f"row {other} of {name} is no TokenExample as the first is. Pass rows of one kind"
+            )
         return list(rows)
     if tokenizer is None:
         raise InputError("processing_class is missing: pass the model's tokenizer")
@@ -91,8 +96,12 @@ def refuse_narrow_weights(model: nn.Module) -> None:
     """Trainable weights are float32: one Adam step of 1e-5 moves only 2 % of bfloat16 weights.
 
     Raises:
-        InputError: some are not.
+        InputError: some are not, or none are trainable.
     """
+    if not any(p.requires_grad for p in model.parameters()):
+        raise InputError(
+            "every weight of the model is frozen; unfreeze some, or pass peft_config to train an adapter"
+        )
     narrow = next((p.dtype for p in model.parameters() if p.requires_grad and p.dtype != torch.float32), None)
     if narrow is not None:
         raise InputError(

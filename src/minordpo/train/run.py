@@ -26,7 +26,7 @@ from transformers.utils import logging as transformers_logging
 from minordpo import __version__, objectives
 from minordpo.config import RunConfig, build_lora_config, build_training_arguments, dump_config, load_config
 from minordpo.data.doctor import prepare_examples
-from minordpo.data.files import write_jsonl
+from minordpo.data.files import read_jsonl, write_jsonl
 from minordpo.data.formats import load_examples
 from minordpo.data.reading.readers import READERS
 from minordpo.data.tokens import TokenExample, TokenOptions
@@ -389,4 +389,7 @@ class _Samples:
     def _rows(self) -> list[dict[str, Any]]:
         if not self.file.exists():
             return []
-        return [json.loads(line) for line in self.file.read_text(encoding="utf-8").splitlines()]
+        rows = [row for _, row in read_jsonl(self.file)]
+        if not all("when" in row for row in rows):
+            raise InputError(f"{self.file} holds other rows than this run's answers. Remove it")
+        return rows
