@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import resource
 from pathlib import Path
@@ -281,6 +282,25 @@ def test_two_processes_do_not_train_in_one_folder(tmp_path, capsys):
         assert main(["train", config]) == 2
     assert "another process is training in" in capsys.readouterr().err
     assert main(["train", config]) == 0  # the lock is gone
+
+
+def test_a_worker_that_outlives_its_run_does_not_keep_the_folder(tmp_path):
+    asleep, awake = os.pipe()
+    waiting, born = os.pipe()
+    with only_here(tmp_path / "run"):
+        (tmp_path / "run" / "config.yaml").write_text("")
+        child = os.fork()
+        if child == 0:
+            os.write(born, b"x")
+            os.read(asleep, 1)
+            os._exit(0)
+        os.read(waiting, 1)
+    try:
+        with only_here(tmp_path / "run"):
+            pass
+    finally:
+        os.write(awake, b"x")
+        os.waitpid(child, 0)
 
 
 def test_a_run_that_another_process_began_meanwhile_is_not_written_over(tmp_path, monkeypatch, capsys):

@@ -10,6 +10,18 @@ from pathlib import Path
 
 from minordpo.errors import InputError
 
+_HELD: set[int] = set()
+
+
+def _let_go() -> None:
+    for handle in _HELD:
+        os.close(handle)
+    _HELD.clear()
+
+
+# A forked loader's worker outlives a killed run by seconds, and would keep its lock.
+os.register_at_fork(after_in_child=_let_go)
+
 
 def refuse_unwritable(folder: Path) -> None:
     """Refuse an output folder that could not be made or written, without making it.
@@ -54,6 +66,7 @@ def only_here(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY)
+        _HELD.add(handle)
     except OSError as error:
         raise InputError(
             f"output {folder} cannot be written: {error.strerror}. Name another output"
@@ -68,6 +81,8 @@ def only_here(folder: Path) -> Iterator[None]:
                 ) from error
         yield
     finally:
-        with contextlib.suppress(OSError):  # only an empty folder goes
-            folder.rmdir()
-        os.close(handle)
+        if handle in _HELD:  # not in a forked child
+            with contextlib.suppress(OSError):  # only an empty folder goes
+                folder.rmdir()
+            _HELD.discard(handle)
+            os.close(handle)
