@@ -343,3 +343,15 @@ def test_a_quantised_model_without_its_library_is_refused(folder: Path) -> None:
     )
     with pytest.raises(InputError, match=r"no model can be loaded from .*base: .*optimum"):
         load_model(str(folder))
+
+
+@pytest.mark.filterwarnings("ignore:.*(tie|save_embedding_layers):UserWarning")  # peft's
+@pytest.mark.parametrize("target", ["embed_tokens", "q_proj"])
+def test_exporting_an_adapter_of_tied_embeddings_leaves_the_head_as_it_was(folder: Path, target: str) -> None:
+    config = LoraConfig(init_lora_weights=False, target_modules=[target])
+    adapted = get_peft_model(load_model(str(folder)), config)
+    save_model(adapted, words(), folder.parent / "adapter")
+    export_model(str(folder.parent / "adapter"), folder.parent / "plain")
+    plain = load_model(str(folder.parent / "plain"))
+    assert torch.allclose(logits(plain), logits(load_model(str(folder.parent / "adapter"))), atol=1e-4)
+    assert plain.config.tie_word_embeddings == (target == "q_proj")

@@ -178,8 +178,24 @@ def export_model(source: str, out: Path) -> None:
     model, tokenizer = load_model(path), load_tokenizer(path)
     if isinstance(model, PeftModel):
         names = [name for name in (REFERENCE_ADAPTER, POLICY_ADAPTER) if name in model.peft_config]
-        model = model.merge_and_unload(adapter_names=names)
+        model = _merged(model, names)
     save_model(model, tokenizer, out)
+
+
+def _merged(model: PeftModel, names: list[str]) -> PreTrainedModel:
+    """The base with its adapters merged; a head tied to embeddings that an adapter changes is untied from them."""
+    inner = causal_model(model)
+    embeddings, head = inner.get_input_embeddings(), inner.get_output_embeddings()
+    adapted = hasattr(embeddings, "base_layer") or hasattr(embeddings, "modules_to_save")
+    untied = adapted and bool(inner.config.get_text_config().tie_word_embeddings)
+    if untied and isinstance(
+        head, nn.Linear
+    ):  # or the merge would change the head too, which training did not
+        head.weight = nn.Parameter(head.weight.detach().clone())
+    merged: Any = model.merge_and_unload(adapter_names=names)
+    if untied:
+        merged.config.tie_word_embeddings = merged.config.get_text_config().tie_word_embeddings = False
+    return merged
 
 
 def causal_model(model: Any) -> PreTrainedModel:
