@@ -18,7 +18,7 @@ from minordpo.data.files import read_jsonl
 from minordpo.engine.models import export_model, load_model, load_tokenizer, save_model
 from minordpo.errors import InputError
 from minordpo.train import run as run_module
-from minordpo.train.ownership import only_here
+from minordpo.train.folder import only_here
 from minordpo.train.run import run
 from tiny_runs import RENAMED, chat_rows, metric_rows, save_tiny, tiny_model, write_config, write_rows
 

@@ -90,7 +90,7 @@ def test_every_objective_trains_on_pairs(tmp_path, name):
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [(kind, name) for name, spec in OBJECTIVES.items() for kind in spec.data - {"pairs"}],
+    [(kind, name) for name, spec in OBJECTIVES.items() for kind in sorted(spec.data - {"pairs"})],
 )
 def test_labelled_and_ranked_responses_train_end_to_end(tmp_path, kind, name):
     only = {"desirable_only": True} if kind == "labelled" and not OBJECTIVES[name].undesirable else {}

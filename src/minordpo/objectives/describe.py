@@ -71,3 +71,7 @@ def source(spec: Spec) -> str:
     """The source that the function's docstring names."""
     _, found, text = (spec.function.__doc__ or "").partition("Source:")
     return " ".join(text.split()).rstrip(".") if found else "maximum likelihood"
+
+
+if __name__ == "__main__":
+    print(objectives_table())

@@ -21,11 +21,11 @@ from minordpo.config import RunConfig
 from minordpo.data.packing import tree_size
 from minordpo.data.tokens import TokenExample
 from minordpo.engine.models import causal_model
+from minordpo.train.folder import existing_above, refuse_foreign, refuse_unwritable
 from minordpo.train.guards import longest_sequence
 from minordpo.train.loader import mismatched
 from minordpo.train.measure import Measured, measure_row, optimizer_state_bytes
-from minordpo.train.ownership import existing_above, refuse_unwritable
-from minordpo.train.run import build_trainer, load_data, load_run_tokenizer, refuse_foreign, validate
+from minordpo.train.run import build_trainer, load_data, load_run_tokenizer, validate
 from minordpo.train.trainer import PreferenceTrainer
 
 # Bytes of optimizer state a trained weight where the optimizer cannot be tried: AdamW's, two float32.

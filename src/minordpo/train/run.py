@@ -8,37 +8,31 @@ answers before ─► train ─► held-out pairs ─► answers after
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-import sys
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-import xxhash
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from minordpo import __version__, objectives
-from minordpo.config import RunConfig, build_lora_config, build_training_arguments, dump_config, load_config
+from minordpo import objectives
+from minordpo.config import RunConfig, build_lora_config, build_training_arguments
 from minordpo.data.doctor import prepare_examples
 from minordpo.data.files import read_jsonl, write_jsonl
 from minordpo.data.formats import load_examples
 from minordpo.data.reading.readers import READERS
 from minordpo.data.tokens import TokenExample, TokenOptions
 from minordpo.engine.check import refuse_unknown_tokens
-from minordpo.engine.models import POLICY_ADAPTER, load_model, load_tokenizer, save_model
-from minordpo.engine.reference import cache_folder, example_key
+from minordpo.engine.models import load_model, load_tokenizer, save_model
+from minordpo.engine.reference import cache_folder
 from minordpo.errors import InputError
 from minordpo.evaluate.generation import Answer, generate_answers, summarize
 from minordpo.study.figures import reward_figure
 from minordpo.train.card import model_card
+from minordpo.train.environment import environment
+from minordpo.train.folder import claim, only_here, refuse_changed, refuse_foreign
 from minordpo.train.guards import with_reference
-from minordpo.train.ownership import only_here, refuse_unwritable
 from minordpo.train.progress import show_progress
 from minordpo.train.trainer import PreferenceTrainer
 
@@ -54,13 +48,6 @@ class RunData:
     train: list[TokenExample]
     held_out: list[TokenExample] | None
     report: str
-
-    def digest(self) -> str:
-        """Hex digest of every token and mask."""
-        digest = xxhash.xxh3_128()
-        for pair in [*self.train, *(self.held_out or [])]:
-            digest.update(example_key(pair))
-        return digest.hexdigest()
 
 
 def run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> Path:
@@ -98,10 +85,10 @@ def _run(
     trainer = build_trainer(config, tokenizer, data, folder)
     main = trainer.is_world_process_zero()
     if main:  # only now, so that a run that was refused leaves nothing in the way of the corrected one
-        facts = _environment(data, trainer)
+        facts = environment(trainer)
         if going_on:
-            _refuse_changed(folder, facts)
-        _claim(folder, config, facts)
+            refuse_changed(folder, facts)
+        claim(folder, config, facts)
     if main and not quiet:
         print(data.report, flush=True)
     samples = _Samples(config, tokenizer, data, folder / "samples.jsonl")
@@ -233,115 +220,6 @@ def draw(folder: Path, config: RunConfig) -> None:
         folder / "figures" / "rewards.png",
         title=f"{objective}, learning rate {rate:g}",
     )
-
-
-def refuse_foreign(folder: Path, config: RunConfig, resume: bool) -> bool:
-    """Whether an earlier start of this run is gone on with; nothing is written.
-
-    Raises:
-        InputError: the folder holds another run, this one started with another config, or other files.
-    """
-    if int(os.environ.get("RANK", "0")):
-        return resume  # the first process looks; for the others it may have been there already
-    file = folder / "config.yaml"
-    refuse_unwritable(folder)
-    if file.exists() and not resume:
-        raise InputError(f"{folder} holds another run. Name another output, or go on with it by --resume")
-    if file.exists():
-        if file.read_text(encoding="utf-8") != dump_config(config):
-            raise InputError(
-                f"{folder} was started with another config ({_difference(load_config(file, []), config)}). "
-                "Resume it with its own config.yaml, or name another output"
-            )
-        return True
-    if folder.exists() and (not folder.is_dir() or any(not _left_over(each) for each in folder.iterdir())):
-        raise InputError(f"{folder} exists and is not a run folder. Name another output")
-    return False
-
-
-def _left_over(path: Path) -> bool:
-    """Whether a run that was stopped before it claimed its folder may have left this there."""
-    return path.suffix == ".writing" or (path.is_dir() and not any(path.iterdir()))
-
-
-# What a run is made of beside its config, and what to do where it has changed.
-_SAME = {
-    "data_digest": "the tokens of its pairs (data files, tokenizer or chat template)",
-    "weights_digest": "the weights of model.path or model.reference",
-}
-
-
-def _refuse_changed(folder: Path, facts: dict[str, Any]) -> None:
-    """A run is gone on with on the data and from the weights it started with, or the halves would not fit."""
-    file = folder / "environment.json"
-    if not file.exists():
-        return
-    try:
-        before = json.loads(file.read_text(encoding="utf-8"))
-        changed = [said for name, said in _SAME.items() if before.get(name, facts[name]) != facts[name]]
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(
-            f"{file} cannot be read ({error}). Remove it to go on without what it says"
-        ) from error
-    if changed:
-        raise InputError(
-            f"{folder} was started from other data or weights: {' and '.join(changed)} changed since. Put back what "
-            "it started with, or name another output"
-        )
-
-
-def _weights_digest(trainer: PreferenceTrainer) -> str:
-    """Hex digest of the weights that the run starts from and of its reference's, a new adapter left out."""
-    digest = xxhash.xxh3_128()
-    models: dict[int, Any] = {id(each): each for each in (trainer.policy, trainer.reference.model)}
-    for model in models.values():
-        for name, tensor in sorted(model.state_dict().items()):
-            if f".{POLICY_ADAPTER}." not in name:
-                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-                digest.update(tensor.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def _claim(folder: Path, config: RunConfig, facts: dict[str, Any]) -> None:
-    """Make the run folder this run's, by its config.yaml; environment.json says where it started."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in (
-            ("config.yaml", dump_config(config)),
-            ("environment.json", json.dumps(facts, indent=2) + "\n"),
-        ):
-            if not (folder / name).exists():
-                aside = folder / f".{name}.writing"
-                aside.write_text(text, encoding="utf-8")
-                os.replace(aside, folder / name)
-    except OSError as error:
-        raise InputError(
-            f"{folder} cannot be written: {error.strerror or error}. Free some space or name another output"
-        ) from error
-
-
-def _difference(before: RunConfig, now: RunConfig) -> str:
-    lines = zip(dump_config(before).splitlines(), dump_config(now).splitlines(), strict=False)
-    old, new = next(((a.strip(), b.strip()) for a, b in lines if a != b), ("", ""))
-    return f"{old or 'fewer keys'}, not {new or 'more keys'}"
-
-
-def _environment(data: RunData, trainer: PreferenceTrainer) -> dict[str, Any]:
-    packages = ("torch", "transformers", "accelerate", "peft", "datasets", "tokenizers", "numpy")
-    return {
-        "minordpo": __version__,
-        **{name: version(name) for name in packages},
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
-        "threads": torch.get_num_threads(),
-        "processes": int(os.environ.get("WORLD_SIZE", "1")),
-        "pairs": len(data.train),
-        "held_out_pairs": len(data.held_out or []),
-        "data_digest": data.digest(),
-        "weights_digest": _weights_digest(trainer),
-        "command": " ".join(Path(a).name if i == 0 else a for i, a in enumerate(sys.argv)),
-    }
 
 
 class _Samples:

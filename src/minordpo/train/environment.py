@@ -1,0 +1,61 @@
+"""What a run ran on, for environment.json: versions, machine, digests of data and weights."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+
+from minordpo import __version__
+from minordpo.data.tokens import TokenExample
+from minordpo.engine.models import POLICY_ADAPTER
+from minordpo.engine.reference import example_key
+from minordpo.train.trainer import PreferenceTrainer
+
+
+def environment(trainer: PreferenceTrainer) -> dict[str, Any]:
+    """The facts of a run that is about to start."""
+    packages = ("torch", "transformers", "accelerate", "peft", "datasets", "tokenizers", "numpy")
+    return {
+        "minordpo": __version__,
+        **{name: version(name) for name in packages},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "pairs": len(trainer.examples),
+        "held_out_pairs": len(trainer.held_out),
+        "data_digest": _data_digest([*trainer.examples, *trainer.held_out]),
+        "weights_digest": _weights_digest(trainer),
+        "command": " ".join(Path(a).name if i == 0 else a for i, a in enumerate(sys.argv)),
+    }
+
+
+def _data_digest(examples: Sequence[TokenExample]) -> str:
+    """Hex digest of every token and mask."""
+    digest = xxhash.xxh3_128()
+    for example in examples:
+        digest.update(example_key(example))
+    return digest.hexdigest()
+
+
+def _weights_digest(trainer: PreferenceTrainer) -> str:
+    """Hex digest of the weights that the run starts from and of its reference's, a new adapter left out."""
+    digest = xxhash.xxh3_128()
+    models: list[Any] = [trainer.policy]
+    if trainer.reference is not None and not trainer.reference.is_policy:
+        models.append(trainer.reference.model)
+    for model in models:
+        for name, tensor in sorted(model.state_dict().items()):
+            if f".{POLICY_ADAPTER}." not in name:
+                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                digest.update(tensor.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,170 @@
+"""A run's folder: whose it is, whether it can be written, one process at a time, and what started in it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from minordpo.config import RunConfig, dump_config, load_config
+from minordpo.errors import InputError
+
+_HELD: set[int] = set()
+
+
+def _let_go() -> None:
+    for handle in _HELD:
+        os.close(handle)
+    _HELD.clear()
+
+
+# A forked loader's worker outlives a killed run by seconds, and would keep its lock.
+os.register_at_fork(after_in_child=_let_go)
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Refuse an output folder that could not be made or written, without making it.
+
+    Raises:
+        InputError: a file is in the way, nothing may be written there, or the system does not take such a name.
+    """
+    try:
+        above = existing_above(folder)
+        is_folder = above.is_dir()
+    except OSError as error:
+        raise InputError(
+            f"{str(folder)[:200]} cannot be written: {error.strerror}. Name another output"
+        ) from error
+    if above == folder.absolute() and not is_folder:
+        raise InputError(f"{folder} exists and is not a run folder. Name another output")
+    if not is_folder:
+        raise InputError(f"{folder} cannot be written: {above} is a file. Name another output")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise InputError(f"{folder} cannot be written: {above} allows no writing. Name another output")
+
+
+def existing_above(folder: Path) -> Path:
+    """The folder itself where it exists, else the nearest thing on its path that does."""
+    path = folder.absolute()
+    return next(each for each in (path, *path.parents) if each.exists())
+
+
+@contextlib.contextmanager
+def only_here(folder: Path) -> Iterator[None]:
+    """Makes the folder, and keeps other processes out of it; the lock goes with the process, however it ends.
+
+    Of several processes that train together the first one holds the lock. A folder in which nothing was written is
+    taken away again.
+
+    Raises:
+        InputError: the folder cannot be made, or another process trains in it.
+    """
+    if int(os.environ.get("RANK", "0")):
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+        _HELD.add(handle)
+    except OSError as error:
+        raise InputError(
+            f"output {folder} cannot be written: {error.strerror}. Name another output"
+        ) from error
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(
+                    f"another process is training in {folder}. Wait until it has ended, or name another output"
+                ) from error
+        yield
+    finally:
+        if handle in _HELD:  # not in a forked child
+            with contextlib.suppress(OSError):  # only an empty folder goes
+                folder.rmdir()
+            _HELD.discard(handle)
+            os.close(handle)
+
+
+def refuse_foreign(folder: Path, config: RunConfig, resume: bool) -> bool:
+    """Whether an earlier start of this run is gone on with; nothing is written.
+
+    Raises:
+        InputError: the folder holds another run, this one started with another config, or other files.
+    """
+    if int(os.environ.get("RANK", "0")):
+        return resume  # the first process looks; for the others it may have been there already
+    file = folder / "config.yaml"
+    refuse_unwritable(folder)
+    if file.exists() and not resume:
+        raise InputError(f"{folder} holds another run. Name another output, or go on with it by --resume")
+    if file.exists():
+        if file.read_text(encoding="utf-8") != dump_config(config):
+            raise InputError(
+                f"{folder} was started with another config ({_difference(load_config(file, []), config)}). "
+                "Resume it with its own config.yaml, or name another output"
+            )
+        return True
+    if folder.exists() and (not folder.is_dir() or any(not _left_over(each) for each in folder.iterdir())):
+        raise InputError(f"{folder} exists and is not a run folder. Name another output")
+    return False
+
+
+def _left_over(path: Path) -> bool:
+    """Whether a run that was stopped before it claimed its folder may have left this there."""
+    return path.suffix == ".writing" or (path.is_dir() and not any(path.iterdir()))
+
+
+# What a run is made of beside its config, and what to do where it has changed.
+_SAME = {
+    "data_digest": "the tokens of its pairs (data files, tokenizer or chat template)",
+    "weights_digest": "the weights of model.path or model.reference",
+}
+
+
+def refuse_changed(folder: Path, facts: dict[str, Any]) -> None:
+    """A run is gone on with on the data and from the weights it started with, or the halves would not fit."""
+    file = folder / "environment.json"
+    if not file.exists():
+        return
+    try:
+        before = json.loads(file.read_text(encoding="utf-8"))
+        changed = [said for name, said in _SAME.items() if before.get(name, facts[name]) != facts[name]]
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{file} cannot be read ({error}). Remove it to go on without what it says"
+        ) from error
+    if changed:
+        raise InputError(
+            f"{folder} was started from other data or weights: {' and '.join(changed)} changed since. Put back what "
+            "it started with, or name another output"
+        )
+
+
+def claim(folder: Path, config: RunConfig, facts: dict[str, Any]) -> None:
+    """Make the run folder this run's, by its config.yaml; environment.json says where it started."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in (
+            ("config.yaml", dump_config(config)),
+            ("environment.json", json.dumps(facts, indent=2) + "\n"),
+        ):
+            if not (folder / name).exists():
+                aside = folder / f".{name}.writing"
+                aside.write_text(text, encoding="utf-8")
+                os.replace(aside, folder / name)
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be written: {error.strerror or error}. Free some space or name another output"
+        ) from error
+
+
+def _difference(before: RunConfig, now: RunConfig) -> str:
+    lines = zip(dump_config(before).splitlines(), dump_config(now).splitlines(), strict=False)
+    old, new = next(((a.strip(), b.strip()) for a, b in lines if a != b), ("", ""))
+    return f"{old or 'fewer keys'}, not {new or 'more keys'}"
