@@ -278,3 +278,18 @@ def test_a_reader_that_has_seen_enough_is_no_error(world):
     assert done.stdout == "{"
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
+
+
+def test_scores_do_not_replace_the_pairs(world, capsys):
+    pairs = world / "pairs.jsonl"
+    before = pairs.read_bytes()
+    command = ["score", str(world / "base"), "--pairs", str(pairs), "--out", str(pairs), "--overwrite"]
+    assert main(command) == 2
+    assert "pairs.jsonl is the file of pairs itself. Name another file to write" in capsys.readouterr().err
+    assert pairs.read_bytes() == before
+
+
+@pytest.mark.parametrize("command", [["data", "problems", "x" * 300], ["export", "x" * 300, "out"]])
+def test_a_name_too_long_for_the_system_is_said(command, capsys):
+    assert main(command) == 2
+    assert "is too long for this system" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import logging
 import os
@@ -31,6 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, head for instance, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        print(f"minordpo: the name {str(error.filename)[:80]}… is too long for this system", file=sys.stderr)
+        return 2
     except RuntimeError as error:
         if type(error).__name__ != "TrainingStopped":
             raise
@@ -127,6 +133,9 @@ def _score(arguments: argparse.Namespace) -> None:
 
     if arguments.out is not None:
         refuse_existing(arguments.out, overwrite=arguments.overwrite)
+        pairs = Path(arguments.pairs).expanduser()
+        if arguments.out.exists() and pairs.exists() and arguments.out.samefile(pairs):
+            raise InputError(f"--out {arguments.out} is the file of pairs itself. Name another file to write")
     from minordpo.evaluate.scores import score_pairs
 
     rows = score_pairs(
