@@ -324,6 +324,6 @@ def test_a_model_that_lacks_the_pairs_tokens_is_refused(tmp_path, key):
     small = tmp_path / "small"
     save_model(tiny_model(vocab_size=100), load_tokenizer(str(tmp_path / "base")), small)
     with pytest.raises(
-        InputError, match=r"small knows 100 tokens, but the pairs have token \d+: .* Name a model"
+        InputError, match=r"small knows 100 tokens, but the pairs have token \d+: .* Name a (model|reference)"
     ):
         run(load_config(config, [f"{key}={small}"]))

@@ -61,14 +61,15 @@ def check_packing(model: PreTrainedModel | PeftModel, *, longest: int, seed: int
 
 
 def refuse_unknown_tokens(
-    model: PreTrainedModel | PeftModel, examples: Sequence[TokenExample], *, name: str, remedy: str
+    model: PreTrainedModel | PeftModel, examples: Sequence[TokenExample], *, remedy: str
 ) -> None:
     """Nothing, where the model has an embedding for every token; on a GPU a missing one would kill the process.
 
     Raises:
-        InputError: it has not; `name` is the model's and `remedy` says what to do.
+        InputError: it has not; `remedy` says what to do.
     """
-    vocab = causal_model(model).config.get_text_config().vocab_size
+    config = causal_model(model).config
+    vocab, name = config.get_text_config().vocab_size, config.name_or_path or "the model"
     largest = max(
         int(ids.max()) for e in examples for ids in (e.prompt_ids, *(r.ids for r in e.responses)) if len(ids)
     )

@@ -13,7 +13,7 @@ from minordpo.data.doctor import prepare_examples
 from minordpo.data.formats import load_examples
 from minordpo.data.tokens import TokenExample, TokenOptions
 from minordpo.engine.attention import NAME, attention_switched
-from minordpo.engine.check import check_packing
+from minordpo.engine.check import check_packing, refuse_unknown_tokens
 from minordpo.engine.models import causal_model, load_model, load_tokenizer, switch_off_dropout
 from minordpo.engine.reference import ReferenceCache, reference_logps
 from minordpo.errors import InputError
@@ -81,12 +81,7 @@ def token_logps(path: str, pairs: list[TokenExample], *, dtype: str) -> list[np.
     model = load_model(path, dtype=dtype)
     inner = causal_model(model)
     longest = max(len(p.prompt_ids) + max(len(r.ids) for r in p.responses) for p in pairs)
-    largest = max(int(ids.max()) for p in pairs for ids in (p.prompt_ids, *(r.ids for r in p.responses)))
-    if largest >= inner.config.get_text_config().vocab_size:
-        raise InputError(
-            f"{path} knows {inner.config.get_text_config().vocab_size} tokens, but the pairs have token {largest}: it "
-            "has another vocabulary than the scored model. Name a reference of the same family"
-        )
+    refuse_unknown_tokens(model, pairs, remedy="Name a reference of the same family")
     switch_off_dropout(model)  # the check runs in training mode too
     check_packing(model, longest=longest)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

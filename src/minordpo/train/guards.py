@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
+from peft import PeftConfig, PeftModel
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import IntervalStrategy, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from minordpo.data.doctor import prepare_examples
 from minordpo.data.formats import examples_from_rows
 from minordpo.data.tokens import TokenExample, TokenOptions
 from minordpo.errors import InputError
 from minordpo.objectives import Objective, refuse_data
-from minordpo.train.metrics import largest_logratio
+from minordpo.train.metrics import NAMES, largest_logratio
 from minordpo.train.step import StepRecord
 
 # Largest |log-ratio| before the first step, in nats: float32 per response, bfloat16 per √token. Policy and reference
@@ -29,14 +31,26 @@ def prepare_rows(
     tokenizer: PreTrainedTokenizerBase | None,
     options: TokenOptions,
     invalid: Literal["refuse", "drop"],
+    objective: Objective,
 ) -> list[TokenExample]:
-    """Rows of any known layout as token pairs; token pairs as they are. The report on the rows is printed."""
+    """Rows of any known layout as token examples; token examples as they are. The report on the rows is printed.
+
+    Raises:
+        InputError: rows that cannot be used, or not by the objective.
+    """
+    if name == "eval_dataset" and isinstance(rows, Sequence) and not len(rows):
+        return []
+    if not hasattr(rows, "__iter__"):
+        raise InputError(
+            f"{name} is a {type(rows).__name__}, but a Dataset or a list of rows is needed. Pass one"
+        )
     if isinstance(rows, Sequence) and len(rows) and isinstance(rows[0], TokenExample):
         other = next((i for i, row in enumerate(rows, 1) if not isinstance(row, TokenExample)), None)
         if other is not None:
             raise InputError(
                 f"row {other} of {name} is no TokenExample as the first is. Pass rows of one kind"
             )
+        refuse_unsuited(objective, rows, name)
         return list(rows)
     if tokenizer is None:
         raise InputError("processing_class is missing: pass the model's tokenizer")
@@ -44,6 +58,7 @@ def prepare_rows(
         raise InputError(f"{name} is a dict of data sets; pass one data set")
     loaded = examples_from_rows(rows, source=name)
     prepared = prepare_examples(loaded, tokenizer, options, invalid=invalid, progress=True)
+    refuse_unsuited(objective, prepared.examples, name)
     print(prepared.report)
     return prepared.examples
 
@@ -77,6 +92,50 @@ def with_reference(objective: Objective, *, measure: bool) -> bool:
             "Leave metrics.reference out"
         )
     return measure
+
+
+def refuse_wrong_types(model: Any, peft_config: Any, invalid: Any) -> None:
+    """Refuse arguments that are not what they are called, before anything slow.
+
+    Raises:
+        InputError: one of them.
+    """
+    for name, value, kinds in (
+        ("model", model, (PreTrainedModel, PeftModel, str)),
+        ("peft_config", peft_config, (PeftConfig, type(None))),
+    ):
+        if not isinstance(value, kinds):
+            wanted = " or ".join(kind.__name__ for kind in kinds).replace("NoneType", "None")
+            raise InputError(f"{name} is a {type(value).__name__}, but a {wanted} is needed. Pass one")
+    if invalid not in ("refuse", "drop"):
+        raise InputError(f"invalid is {invalid!r}, but must be refuse or drop")
+
+
+def refuse_unmeasured(args: TrainingArguments, *, held_out: bool) -> None:
+    """Refuse settings that measure on held-out examples where there are none, or that would not be looked at.
+
+    Raises:
+        InputError: one of them.
+    """
+    strategy = IntervalStrategy(args.eval_strategy).value
+    if strategy != "no" and not held_out:
+        raise InputError(
+            f"training.eval_strategy is {strategy}, but there are no held-out pairs. Set data.eval (or pass "
+            "eval_dataset), or leave eval_strategy out"
+        )
+    if strategy == "no" and args.eval_steps is not None:
+        raise InputError(
+            f"training.eval_steps is {args.eval_steps:g}, but training.eval_strategy is no, so it would not be looked "
+            "at. Set training.eval_strategy=steps, or leave eval_steps out"
+        )
+    best = args.metric_for_best_model
+    known = ("loss", *NAMES)
+    if best is not None and best.removeprefix("eval_") not in known:
+        near = difflib.get_close_matches(best.removeprefix("eval_"), known, n=1)
+        raise InputError(
+            f"training.metric_for_best_model is {best}, which is not measured"
+            f"{f' (did you mean {near[0]}?)' if near else ''}. Measured are: {', '.join(NAMES)}"
+        )
 
 
 def refuse_lone_prompts(objective: Objective, prompts: int) -> None:

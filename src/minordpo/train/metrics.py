@@ -28,15 +28,15 @@ def response_metrics(
     records: Iterable[StepRecord], *, beta: float, reduce: Reduce, device: torch.device
 ) -> dict[str, float]:
     """Means over the prompts of all records and all ranks; names without any value are left out."""
-    sums = torch.zeros(2, len(_NAMES), dtype=torch.float64, device=device)
+    sums = torch.zeros(2, len(NAMES), dtype=torch.float64, device=device)
     for record in records:
         columns = _columns(record, beta)
-        for place, name in enumerate(_NAMES):
+        for place, name in enumerate(NAMES):
             if name in columns:
                 sums[0, place] += columns[name].double().sum()
                 sums[1, place] += len(columns[name])
     sums = reduce(sums)
-    return {name: total / count for name, total, count in zip(_NAMES, *sums.tolist(), strict=True) if count}
+    return {name: total / count for name, total, count in zip(NAMES, *sums.tolist(), strict=True) if count}
 
 
 def largest_logratio(records: Iterable[StepRecord]) -> tuple[float, float]:
@@ -49,7 +49,7 @@ def largest_logratio(records: Iterable[StepRecord]) -> tuple[float, float]:
     return largest, per_root
 
 
-_NAMES = (
+NAMES = (
     "loss",
     "logratios/chosen",
     "logratios/rejected",
@@ -148,10 +148,17 @@ class MetricsFile:
 
     def last_step(self) -> dict[str, Any]:
         """The last training step's row; empty where there is none."""
+        return next((row for row in reversed(self._rows()) if "loss" in row), {})
+
+    def missing(self, step: int) -> list[int]:
+        """The training steps up to `step` that have no row; what a lost or cut file leaves out."""
+        there = {row["step"] for row in self._rows() if "loss" in row}
+        return [] if self.path is None else [each for each in range(1, step + 1) if each not in there]
+
+    def _rows(self) -> list[dict[str, Any]]:
         if self.path is None or not self.path.exists():
-            return {}
-        rows = [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
-        return next((row for row in reversed(rows) if "loss" in row), {})
+            return []
+        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
 
     def append_evaluation(self, row: Mapping[str, Any]) -> None:
         """Append, in place of the same measurement at the same step: a resumed run repeats its last one."""
@@ -165,14 +172,19 @@ class MetricsFile:
     def _keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
         if self.path is None or not self.path.exists():
             return
+        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
         kept = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
+        for number, line in enumerate(lines, 1):
             try:
                 row = json.loads(line)
-            except ValueError:
-                break
-            if wanted(row):
-                kept.append(line)
+                if wanted(row):
+                    kept.append(line)
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                if number == len(lines):
+                    break  # cut short by a kill
+                raise InputError(
+                    f"line {number} of {self.path} is no row of a step. Take the line out, or name another output"
+                ) from error
         aside = self.path.with_suffix(".writing")
         with self._writable():
             aside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")

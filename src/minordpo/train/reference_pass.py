@@ -15,9 +15,10 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from minordpo.data.tokens import TokenExample
 from minordpo.engine import attention
-from minordpo.engine.check import check_packing
+from minordpo.engine.check import check_packing, refuse_unknown_tokens
 from minordpo.engine.models import causal_model, load_model, switch_off_dropout
 from minordpo.engine.reference import ReferenceCache, as_reference, example_key, fingerprint, reference_logps
+from minordpo.train.guards import longest_sequence
 
 
 class ReferencePass:
@@ -79,14 +80,15 @@ class ReferencePass:
 
 
 def other_reference(
-    given: PreTrainedModel | PeftModel | str | None, *, longest: int
+    given: PreTrainedModel | PeftModel | str | None, examples: Sequence[TokenExample]
 ) -> PreTrainedModel | PeftModel | None:
     """A reference other than the policy, loaded where it is a name, checked and ready to run packed rows."""
     if given is None:
         return None
     model = load_model(given) if isinstance(given, str) else given
+    refuse_unknown_tokens(model, examples, remedy="Name a reference (model.reference) of the same family")
     switch_off_dropout(model)
-    check_packing(model, longest=longest)
+    check_packing(model, longest=max(longest_sequence(example) for example in examples))
     return model.eval()
 
 

@@ -23,7 +23,6 @@ from minordpo.data.files import read_jsonl, write_jsonl
 from minordpo.data.formats import load_examples
 from minordpo.data.reading.readers import READERS
 from minordpo.data.tokens import TokenExample, TokenOptions
-from minordpo.engine.check import refuse_unknown_tokens
 from minordpo.engine.models import load_model, load_tokenizer, save_model
 from minordpo.engine.reference import cache_folder
 from minordpo.errors import InputError
@@ -181,12 +180,6 @@ def build_trainer(
         trust_remote_code=model.trust_remote_code,
     )
     other = None if model.reference is None else load_model(model.reference, dtype=model.dtype)
-    examples = [*data.train, *(data.held_out or [])]
-    refuse_unknown_tokens(policy, examples, name=model.path, remedy="Name a model with its own tokenizer")
-    if other is not None:
-        refuse_unknown_tokens(
-            other, examples, name=str(model.reference), remedy="Name a model.reference of the same family"
-        )
     return PreferenceTrainer(
         policy,
         objective=config.objective.name,

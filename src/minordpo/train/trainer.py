@@ -17,7 +17,6 @@ from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import (
-    IntervalStrategy,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Trainer,
@@ -30,7 +29,7 @@ from transformers.trainer_utils import TrainOutput
 from minordpo import objectives
 from minordpo.data.tokens import TokenExample, TokenOptions
 from minordpo.engine import attention, logprobs
-from minordpo.engine.check import check_packing
+from minordpo.engine.check import check_packing, refuse_unknown_tokens
 from minordpo.engine.models import causal_model, load_model, switch_off_dropout
 from minordpo.errors import InputError
 from minordpo.train.adapters import add_adapter
@@ -42,7 +41,8 @@ from minordpo.train.guards import (
     refuse_lone_prompts,
     refuse_mismatch,
     refuse_narrow_weights,
-    refuse_unsuited,
+    refuse_unmeasured,
+    refuse_wrong_types,
     with_reference,
 )
 from minordpo.train.loader import EpochOrder, Packer, StepSampler, mismatched, step_loader
@@ -91,6 +91,7 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
         **hyperparameters: int | float | bool,
     ) -> None:
         self.objective: objectives.Objective = objectives.resolve(objective, hyperparameters)
+        refuse_wrong_types(model, peft_config, invalid)
         if isinstance(model, str):
             model = load_model(model)
         args, pairs_per_device = own_copy(args or TrainingArguments(output_dir="preference-tuned"))
@@ -99,20 +100,18 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
                 f"{args.n_gpu} GPUs are visible to one process. Start one process a GPU with torchrun, or show one "
                 "with CUDA_VISIBLE_DEVICES"
             )
+        if token_budget is not None and token_budget < 1:
+            raise InputError(f"token_budget is {token_budget}, but a row holds at least 1 token. Raise it")
         options = token_options or TokenOptions()
-        self.examples = prepare_rows(train_dataset, "train_dataset", processing_class, options, invalid)
-        refuse_unsuited(self.objective, self.examples, "train_dataset")
+        self.examples, self.held_out = [
+            prepare_rows(rows, name, processing_class, options, invalid, self.objective)
+            for name, rows in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset or []))
+        ]
         refuse_lone_prompts(self.objective, pairs_per_device * args.world_size)
-        self.held_out: list[TokenExample] = []
-        if eval_dataset is not None:
-            self.held_out = prepare_rows(eval_dataset, "eval_dataset", processing_class, options, invalid)
-            refuse_unsuited(self.objective, self.held_out, "eval_dataset")
-        elif args.eval_strategy != "no":
-            raise InputError(
-                f"training.eval_strategy is {IntervalStrategy(args.eval_strategy).value}, but there are no held-out "
-                "pairs. Set data.eval (or pass eval_dataset), or leave eval_strategy out"
-            )
-        longest = max(longest_sequence(example) for example in [*self.examples, *self.held_out])
+        refuse_unmeasured(args, held_out=bool(self.held_out))
+        everything = [*self.examples, *self.held_out]
+        longest = max(longest_sequence(example) for example in everything)
+        refuse_unknown_tokens(model, everything, remedy="Name a model with its own tokenizer")
 
         if peft_config is not None:
             set_seed(args.seed)  # the Trainer does so only after the adapter has been drawn
@@ -129,13 +128,16 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
         for module, name, value in dropouts if dropout else ():
             setattr(module, name, value)
         measured = with_reference(self.objective, measure=measure_reference)
-        other = other_reference(ref_model, longest=longest) if measured else None
+        other = other_reference(ref_model, everything) if measured else None
         self._precomputed: dict[str, dict[Hashable, np.ndarray]] = {}
         self._pending: tuple[dict[str, Any], dict[str, Any]] | None = None
         self._since_log: list[dict[str, float]] = []
         self.last_metrics: dict[str, Any] = {}
         self.last_evaluation: dict[str, float] = {}
         self._evaluated_at = -1
+        self._has_trained = (
+            False  # then the policy has left its reference, and a second train() goes on from there
+        )
 
         super().__init__(
             model=model,
@@ -233,6 +235,11 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
         step = 0 if checkpoint is None else int(checkpoint.name.split("-")[-1])
         self.metrics_file.cut_back(step)
         self.responses_file.cut_back(step)
+        missing = self.metrics_file.missing(step)
+        if missing:
+            print(
+                f"{self.metrics_file.path} lacks {len(missing)} of the {step} steps before, first {missing[0]}"
+            )
         self.last_metrics = self.metrics_file.last_step()
         if checkpoint is not None and step >= self.total_steps():
             return self.load_finished(checkpoint)
@@ -242,7 +249,9 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
         ):
             warnings.filterwarnings("ignore", message=".*tokenizer has new PAD/BOS/EOS tokens.*")
             found = None if checkpoint is None else str(checkpoint)
-            return super().train(found, trial, ignore_keys_for_eval)
+            output = super().train(found, trial, ignore_keys_for_eval)
+        self._has_trained = True
+        return output
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """One whole optimizer step of this rank; returns its share of the mean loss."""
@@ -256,7 +265,8 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
         )
         metrics = self._reduced(records)
         first = self.state.global_step == 0
-        if first and self.reference is not None and self.reference.is_policy and not self.dropout:
+        at_reference = self.reference is not None and self.reference.is_policy and not self._has_trained
+        if first and at_reference and not self.dropout:
             metrics["largest_logratio"] = refuse_mismatch(records, bf16=self.args.bf16)
         if not np.isfinite(metrics["loss"]):
             raise TrainingStopped(
