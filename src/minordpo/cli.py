@@ -322,7 +322,7 @@ def _add_demo(commands: Any) -> None:
     parser.add_argument(
         "--steps", type=int, help="optimizer steps of each run (default: what fits in --minutes)"
     )
-    parser.add_argument("--minutes", type=float, default=7.0, help="time to fill, in minutes (default 7)")
+    parser.add_argument("--minutes", type=float, default=6.0, help="time to fill, in minutes (default 6)")
     parser.add_argument("--output", type=Path, default=Path("demo"), help="folder to write (default demo)")
     parser.add_argument("--seed", type=int, default=0, help="of problems, pairs and their order (default 0)")
     parser.set_defaults(run=_demo)

@@ -156,7 +156,7 @@ def _affordable_steps(model_folder: Path, minutes: float) -> int:
         x @ w.t()
     speed = 20 * 2 * 600 * 576 * 1536 / (time.perf_counter() - started)
     seconds = 6 * 135e6 * 600 / (0.8 * speed) * 4 / 3  # a third more for the reference
-    return max(8, min(32, int(minutes * 60 * 0.75 / (len(ARMS) * seconds))))
+    return max(8, min(32, int(minutes * 60 * 0.7 / (len(ARMS) * seconds))))
 
 
 def _write_data(output: Path, steps: int, seed: int) -> list[Problem]:
