@@ -158,13 +158,13 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch, world):
         main(["train", str(world / "c.yaml")])
 
 
-def test_an_interrupt_is_one_word(monkeypatch, capsys, world):
+def test_an_interrupt_is_one_line_that_says_how_to_go_on(monkeypatch, capsys, world):
     def interrupted(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("minordpo.train.run.run", interrupted)
     assert main(["train", str(world / "c.yaml")]) == 130
-    assert one_line(capsys) == "minordpo: stopped\n"
+    assert one_line(capsys) == "minordpo: stopped; go on with the same command and --resume\n"
 
 
 # ---- export ----
@@ -293,3 +293,20 @@ def test_scores_do_not_replace_the_pairs(world, capsys):
 def test_a_name_too_long_for_the_system_is_said(command, capsys):
     assert main(command) == 2
     assert "is too long for this system" in capsys.readouterr().err
+
+
+def test_overrides_may_stand_behind_options(world, capsys):
+    config = str(world / "c.yaml")
+    assert main(["train", config, "--dry-run", "objective.beta=0", "training.max_steps=1"]) == 2
+    assert "objective.beta is 0, but must be a number above 0" in one_line(capsys)
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", config, "--dry-run", "objective.beta=0.1", "--nothing"])
+    with pytest.raises(SystemExit, match="2"):
+        main(["export", "a", "b", "c=d"])
+
+
+def test_bfloat16_without_a_gpu_says_what_to_set(world, capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    settings = ["training.bf16=true", "training.use_cpu=false", "output=nowhere"]
+    assert main(["train", str(world / "c.yaml"), *settings]) == 2
+    assert "Set training.bf16=false, or training.use_cpu=true to run bfloat16 on the CPU" in one_line(capsys)

@@ -398,3 +398,8 @@ def test_the_reference_is_printed_without_importing_the_model_libraries():
     imported = subprocess.check_output([sys.executable, "-c", program], text=True).split()
     assert "minordpo.config" in imported
     assert {"torch", "transformers", "peft"}.isdisjoint(imported)
+
+
+def test_null_takes_a_hyper_parameter_away():
+    config = load_config(None, [*LEAST, "objective.beta=0.3", "objective.beta=null"])
+    assert "beta" not in config.objective.hyper

@@ -379,3 +379,9 @@ def test_pairs_are_the_first_and_last_response_of_each_prompt():
     assert isinstance(found_pairs, PairLogps)
     assert found_pairs.chosen_logps.tolist() == [-63, -1]
     assert found_pairs.rejected_logps.tolist() == [-63, -2]
+
+
+@pytest.mark.parametrize(("other", "ours"), [("sigmoid", "dpo"), ("kto_pair", "kto"), ("smaug", "dpop")])
+def test_what_other_tools_call_an_objective_is_known(other, ours):
+    with pytest.raises(InputError, match=rf"'{other}', which is no objective \(did you mean {ours}\?\)"):
+        resolve(other, {})

@@ -19,7 +19,14 @@ from minordpo.errors import InputError
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 where it worked, 2 where the user can correct something, 1 where training stopped."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments, more = parser.parse_known_args(argv)
+    # Overrides may stand behind options too, which argparse does not see.
+    strangers = [each for each in more if each.startswith("-") or "=" not in each]
+    if more and (strangers or not hasattr(arguments, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(strangers or more)}")
+    if more:
+        arguments.overrides = [*arguments.overrides, *more]
     _quiet_libraries()
     try:
         arguments.run(arguments)
@@ -27,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"minordpo: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("minordpo: stopped", file=sys.stderr)
+        further = "; go on with the same command and --resume" if hasattr(arguments, "resume") else ""
+        print(f"minordpo: stopped{further}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader, head for instance, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -130,7 +130,8 @@ class TrainingConfig:
     arguments: dict[str, Any] = field(
         default_factory=dict,
         metadata=_about(
-            "any field of transformers.TrainingArguments but output_dir",
+            "any field of transformers.TrainingArguments but output_dir; unless given, logging_steps is 1, save_steps "
+            "0.25, save_total_limit 2 and report_to none",
             rest=True,
             verbatim="transformers.TrainingArguments",
         ),
@@ -245,6 +246,11 @@ def _construct(verbatim: str, section: str, arguments: Mapping[str, Any]) -> Any
         return _library_class(verbatim)(**arguments)
     except (ValueError, TypeError, NotImplementedError, ImportError, OSError) as error:
         said = str(error).rstrip(".")
+        if arguments.get("bf16") and "use_cpu" in said:
+            raise InputError(
+                "training.bf16 is true, but there is no GPU with bfloat16. Set training.bf16=false, or "
+                "training.use_cpu=true to run bfloat16 on the CPU"
+            ) from error
         raise InputError(f"{section} is refused by {verbatim}: {said}. Change the key it names.") from error
 
 
@@ -311,6 +317,8 @@ def _build(cls: Any, values: Any, prefix: str, origin: Origin) -> Any:
             raise _unknown(key, named, prefix, origin)
     if rest is not None and "verbatim" in rest.metadata:
         _check_verbatim(others, rest.metadata["verbatim"], prefix, origin, list(named))
+    elif rest is not None:  # null takes a key away, as in objective.beta=null on a recipe that has a beta
+        others = {key: value for key, value in others.items() if value is not None}
     built: dict[str, Any] = {} if rest is None else {rest.name: others}
     hints = typing.get_type_hints(cls)
     for name, item in named.items():
@@ -338,7 +346,7 @@ def _check_verbatim(
         return
     library = _library_class(verbatim)
     hints = typing.get_type_hints(library)
-    known = [item.name for item in dataclasses.fields(library) if item.init]
+    known = [item.name for item in dataclasses.fields(library) if item.init and item.name != "output_dir"]
     for name, value in values.items():
         key = f"{prefix}{name}"
         if key == "training.output_dir":

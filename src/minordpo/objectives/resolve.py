@@ -302,6 +302,20 @@ def _weighted(part: str, whole: str) -> tuple[float, str]:
     return weight, name
 
 
+# What other tools call these objectives.
+_OTHER_NAMES = {
+    "sigmoid": "dpo",
+    "kto_pair": "kto",
+    "smaug": "dpop",
+    "cringe": "pairwise_cringe",
+    "rpo": "dpo_nll",
+    "slic_hf": "slic",
+    "nll": "sft",
+}
+
+
 def _nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
+    known = list(known)
+    other = [_OTHER_NAMES[name]] if name in _OTHER_NAMES and _OTHER_NAMES[name] in known else []
+    close = other or difflib.get_close_matches(name, known, n=1)
     return f" (did you mean {close[0]}?)" if close else ""

@@ -147,7 +147,7 @@ def _affordable_steps(model_folder: Path, minutes: float) -> int:
     """Steps a run that fill the time on this machine, from the seconds of one large product.
 
     A step of 4 pairs is some 600 tokens: 6 × 135 million × 600 multiplications and additions, which run at about
-    0.8 of the speed of a product of the model's own sizes. Answers and start-up take a quarter of the time.
+    0.8 of the speed of a product of the model's own sizes. Answers and start-up take nearly a third of the time.
     """
     x, w = torch.randn(600, 576), torch.randn(1536, 576)
     x @ w.t()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -185,7 +185,7 @@ def main_hyperparameter(objective: Objective) -> str | None:
     return next((name for name in _MAIN if name in objective.hyper), None)
 
 
-def variants(objective: Objective, betas: Sequence[float]) -> list[Objective]:
+def variants(objective: Objective, betas: Sequence[Any]) -> list[Objective]:
     """The objective itself and, for the curves, with other values of its main hyper-parameter.
 
     These are `betas`, or where there are none the value it has times 1/5, 1/2, 2 and 5.

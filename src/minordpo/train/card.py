@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minordpo import __version__, objectives
@@ -19,10 +20,11 @@ def model_card(config: RunConfig, trainer: PreferenceTrainer, answers: dict[str,
     rows += _measured(trainer.last_evaluation, "eval_", "held out")
     rows += [(f"sample answers, {name}", f"{value:.3g}") for name, value in answers.items()]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
-    base = f"base_model: {config.model.path}\n" if not config.model.path.startswith(("/", ".", "~")) else ""
+    base = "" if Path(config.model.path).expanduser().exists() else f"base_model: {config.model.path}\n"
+    tags = ", ".join(dict.fromkeys(["preference-tuning", config.objective.name, "minordpo"]))
     return f"""---
 library_name: {"peft" if config.lora is not None else "transformers"}
-{base}tags: [preference-tuning, {config.objective.name}, minordpo]
+{base}tags: [{tags}]
 ---
 # Tuned with {config.objective.name}
 

@@ -106,7 +106,7 @@ def _run(
         draw(folder, config)
     if main and not quiet:
         print(
-            f"\n{folder}/model is the tuned model, {folder}/figures/rewards.png shows its log-ratios",
+            f"\n{folder}/model is the tuned model, {folder}/figures/rewards.png shows its curves",
             flush=True,
         )
     return folder
@@ -159,7 +159,7 @@ def load_data(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> RunData:
     # The same pairs whatever the run's seed, so that runs of a sweep are measured on equal terms.
     order = np.random.default_rng(0).permutation(len(prepared.examples))
     out, kept = np.sort(order[: data.eval]), np.sort(order[data.eval :])
-    report = f"{prepared.report}\nheld out: {data.eval} of these pairs"
+    report = f"{prepared.report}\nheld out: {data.eval} of these rows"
     return RunData([prepared.examples[i] for i in kept], [prepared.examples[i] for i in out], report)
 
 
