@@ -36,28 +36,37 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
         raise InputError(
             f"{path} cannot be written: there is no folder {path.parent}. Create it or name another file."
         )
+    written = 0
+    with written_whole(path) as aside, aside.open("w", encoding="utf-8", newline="\n") as file:
+        for row in rows:
+            file.write(_encode(row, path, written + 1))
+            written += 1
+        file.flush()
+        os.fsync(file.fileno())
+    return written
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A file to write in place of `path`, which becomes it at the end, whole; after an error nothing is left.
+
+    Raises:
+        InputError: it cannot be written.
+    """
     # Beside the target, since a rename is atomic only within one file system.
     aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    written = 0
     try:
-        try:
-            with aside.open("w", encoding="utf-8", newline="\n") as file:
-                for row in rows:
-                    file.write(_encode(row, path, written + 1))
-                    written += 1
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(aside, path)
-        except OSError as error:
-            raise InputError(
-                f"{path} cannot be written ({error.strerror or error}). Free some space, check the "
-                "permissions or name another file."
-            ) from error
-    except BaseException:
+        yield aside
+        os.replace(aside, path)
+    except BaseException as error:
         with contextlib.suppress(OSError):
             aside.unlink()
-        raise
-    return written
+        if not isinstance(error, OSError):
+            raise
+        raise InputError(
+            f"{path} cannot be written ({error.strerror or error}). Free some space, check the "
+            "permissions or name another file."
+        ) from error
 
 
 def _encode(row: Mapping[str, Any], path: Path, number: int) -> str:

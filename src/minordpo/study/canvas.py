@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import matplotlib.style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from minordpo.data.files import written_whole
 from minordpo.errors import InputError
 
 # Okabe and Ito's colours, told apart by the colour-blind too; their yellow is left out, too light on white.
@@ -70,18 +70,6 @@ def write_figure(figure: Figure, out: Path, *, formats: Sequence[str] = ("png", 
     """
     refuse_format(out, formats)
     kind = out.suffix.lower().removeprefix(".")
-    aside = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
-        try:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(aside, format=kind, dpi=150, metadata=_METADATA[kind])
-            os.replace(aside, out)
-        except OSError as error:
-            raise InputError(
-                f"{out} cannot be written ({error.strerror or error}). Free some space, check the "
-                "permissions or name another file."
-            ) from error
-    except BaseException:
-        with contextlib.suppress(OSError):
-            aside.unlink()
-        raise
+    with written_whole(out) as aside:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(aside, format=kind, dpi=150, metadata=_METADATA[kind])

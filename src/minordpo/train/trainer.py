@@ -135,9 +135,7 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
         self.last_metrics: dict[str, Any] = {}
         self.last_evaluation: dict[str, float] = {}
         self._evaluated_at = -1
-        self._has_trained = (
-            False  # then the policy has left its reference, and a second train() goes on from there
-        )
+        self._has_trained = False  # then a second train() starts away from the reference
 
         super().__init__(
             model=model,
@@ -385,7 +383,7 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
         self.last_evaluation = metrics
         self._evaluated_at = now = self.state.global_step
         self.metrics_file.append_evaluation({"step": now, **metrics})
-        responses = self._responses(records, self.held_out, metric_key_prefix)
+        responses = self._responses(records, self.held_out, "eval")
         self.responses_file.append_evaluation({"step": now, **responses})
         self.log({**metrics, f"{metric_key_prefix}_seconds": round(time.perf_counter() - started, 4)})
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
