@@ -86,14 +86,25 @@ def _answer_row(label: str, rows: list[dict]) -> str:
 
 
 def answers(runs: dict[str, Path], number: int) -> str:
-    """The same questions' answers, run by run."""
+    """Question by question, what the untuned model and each run's answered."""
+    first = next(iter(runs.values()))
+    models = {"untuned": samples(first, "before")}
+    models |= {label: samples(folder, "after") for label, folder in runs.items()}
     parts = []
-    for label, folder in runs.items():
-        parts.append(f"**{label}**\n")
-        for row in samples(folder, "after")[:number]:
+    for place, asked in enumerate(models["untuned"][:number]):
+        parts.append(
+            f"**Row {asked['row']}**\n\n{textwrap.indent(textwrap.fill(question(asked), 116), '> ')}\n"
+        )
+        for label, rows in models.items():
+            row = rows[place]
             text = row["answer"].strip() + ("" if row["stopped"] else " … (ran into the limit)")
-            parts.append(f"- row {row['row']}\n\n" + textwrap.indent(f"```\n{text}\n```", "  ") + "\n")
+            parts.append(f"- {label}\n\n" + textwrap.indent(f"```\n{text}\n```", "  ") + "\n")
     return "\n".join(parts)
+
+
+def question(row: dict) -> str:
+    """The question in a prompt of `minordpo data corrupt`, without the instruction and the chat template around it."""
+    return row["prompt"].rpartition("Below is the question:")[2].partition("<|")[0].strip()
 
 
 def samples(folder: Path, when: str) -> list[dict]:
