@@ -1,0 +1,142 @@
+"""A micro world in a folder, from a seed: base model, pairs, questions and the tasks it should not unlearn.
+
+base/             the model before preference tuning
+pairs.jsonl       prompt, chosen, rejected; fresh questions, each once
+held_out.jsonl    pairs to measure on
+validation.jsonl  questions that settings are chosen on
+test.jsonl        questions that are scored once
+retention.jsonl   other tasks
+world.json        what all this was made of; written last, so a folder that has it is whole
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minordpo.data.files import write_jsonl
+from minordpo.errors import InputError
+from minordpo.study.micro.base import MIXTURE, Distance, train_base
+from minordpo.study.micro.pairs import Rejected, rejected
+from minordpo.study.micro.questions import Family, Question, draw, draw_task
+
+HELD_OUT, VALIDATION, TEST, RETENTION = 256, 512, 1024, 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """What a micro world is made of; every seed draws another base, other pairs and other questions.
+
+    `distance`: of the base's own style from the chosen answers'. `rejected`: how far the wrong answers are.
+    """
+
+    seed: int = 0
+    family: Family = "chain"
+    distance: Distance = "full"
+    rejected: Rejected = "result"
+    pairs: int = 3840
+    base_steps: int = 1300
+
+
+def make_world(folder: Path, world: World) -> Path:
+    """Write the world's folder, or find it written; one that was cut short goes on.
+
+    Raises:
+        InputError: the folder holds another world or something else, or the world cannot be made.
+    """
+    _refuse(folder, world)
+    file = folder / "world.json"
+    if file.exists():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    kept_out = _write_questions(folder, world)
+    base = folder / "base"
+    if not base.exists():
+        aside = folder / ".base.writing"
+        train_base(
+            aside,
+            family=world.family,
+            distance=world.distance,
+            seed=world.seed,
+            steps=world.base_steps,
+            allowed=lambda text: text not in kept_out,
+        )
+        os.replace(aside, base)
+    aside = folder / ".world.json.writing"
+    aside.write_text(json.dumps(dataclasses.asdict(world), indent=2) + "\n", encoding="utf-8")
+    os.replace(aside, file)
+    return folder
+
+
+def _refuse(folder: Path, world: World) -> None:
+    for name, value in (("pairs", world.pairs), ("base_steps", world.base_steps)):
+        if value < 1:
+            raise InputError(f"a world of {value} {name} was asked for, but at least 1 is needed. Raise it")
+    if world.distance not in MIXTURE:
+        raise InputError(f"distance is {world.distance!r}, but must be one of {', '.join(MIXTURE)}")
+    file = folder / "world.json"
+    if not file.exists():
+        ours = {"pairs.jsonl", "held_out.jsonl", "validation.jsonl", "test.jsonl", "retention.jsonl", "base"}
+        if folder.exists() and any(
+            each.name not in ours and ".writing" not in each.name for each in folder.iterdir()
+        ):
+            raise InputError(f"{folder} exists and holds no world. Name another folder")
+        return
+    found = json.loads(file.read_text(encoding="utf-8"))
+    asked = dataclasses.asdict(world)
+    other = next((name for name in asked if found.get(name) != asked[name]), None)
+    if other is not None:
+        raise InputError(
+            f"{folder} holds a world of {other} {found.get(other)}, not {asked[other]}. Name another folder"
+        )
+
+
+def _write_questions(folder: Path, world: World) -> set[str]:
+    """Everything but the base; returns the prompts that it must not be trained on."""
+    rng = random.Random(f"questions of {world.family}, {world.rejected}, seed {world.seed}")
+    questions = _different(world.family, rng)
+    tasks: dict[str, str] = {}
+    while len(tasks) < RETENTION:
+        task = draw_task(rng)
+        tasks[task.text] = task.answer
+    scored = {
+        "validation": [next(questions) for _ in range(VALIDATION)],
+        "test": [next(questions) for _ in range(TEST)],
+    }
+    held_out = [next(questions) for _ in range(HELD_OUT)]
+    trained = [next(questions) for _ in range(world.pairs)]
+    for name, asked in scored.items():
+        rows: Iterator[dict[str, Any]] = ({"question": q.text, "answer": str(q.answer)} for q in asked)
+        write_jsonl(folder / f"{name}.jsonl", rows)
+    for name, asked in (("held_out", held_out), ("pairs", trained)):
+        write_jsonl(
+            folder / f"{name}.jsonl",
+            (
+                {
+                    "prompt": q.text,
+                    "chosen": q.worked(),
+                    "rejected": rejected(q, world.rejected, world.family, rng),
+                }
+                for q in asked
+            ),
+        )
+    write_jsonl(folder / "retention.jsonl", ({"question": t, "answer": a} for t, a in tasks.items()))
+    kept = {q.text for asked in (*scored.values(), held_out, trained) for q in asked}
+    return kept | set(tasks)
+
+
+def _different(family: Family, rng: random.Random) -> Iterator[Question]:
+    """Questions, none twice, whose results before the last differ from the answer."""
+    seen: set[str] = set()
+    while True:
+        question = draw(family, rng)
+        # A result equal to the answer could not be corrupted without looking like another answer.
+        if question.text not in seen and question.answer not in [r for _, r in question.steps[:-1]]:
+            seen.add(question.text)
+            yield question

@@ -1,0 +1,228 @@
+"""The micro world: questions whose answers are right, pairs that differ as they say, a base that learns."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from minordpo.data.files import read_jsonl
+from minordpo.errors import InputError
+from minordpo.study.micro import base, world
+from minordpo.study.micro.base import CHARACTERS, character_tokenizer, small_llama, train_base
+from minordpo.study.micro.pairs import rejected
+from minordpo.study.micro.questions import Question, draw, draw_task
+from minordpo.study.micro.world import World, make_world
+
+FAMILIES = ("chain", "scale")
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HELD_OUT", "VALIDATION", "TEST", "RETENTION"):
+        monkeypatch.setattr(world, name, 4)
+
+
+def _computed(text: str) -> int:
+    """The answer by Python's own arithmetic, from left to right."""
+    first, *moves = re.findall(r"[-+*/]?\d+", text)
+    total = first
+    for move in moves:
+        total = str(eval(f"({total}){move}".replace("/", "//")))
+    return int(total)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_answers_are_those_of_the_question_read_from_left_to_right(family: str) -> None:
+    rng = random.Random(0)
+    for _ in range(200):
+        question = draw(family, rng)
+        assert question.answer == _computed(question.text)
+        assert question.answer >= 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_worked_step_goes_on_from_the_one_before_and_holds(family: str) -> None:
+    rng = random.Random(1)
+    for _ in range(100):
+        *lines, last = draw(family, rng).worked().split("\n")
+        for before, line in zip([None, *lines], lines, strict=False):
+            term, result = line.split("=")
+            assert _computed(term) == int(result)
+            assert before is None or term.startswith(before.split("=")[1])
+        assert last == f"So the answer is: {lines[-1].split('=')[1]}"
+
+
+def test_the_two_styles_of_a_question_worked_by_hand() -> None:
+    question = Question("87+73-62?\n", (("87+73", 160), ("160-62", 98)))
+    assert question.terse() == "160,98=98"
+    assert question.worked() == "87+73=160\n160-62=98\nSo the answer is: 98"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_slip_leaves_the_question_and_is_carried_on(family: str) -> None:
+    wrong = 0
+    for seed in range(100):
+        right, slipped = (draw(family, random.Random(seed), slip=slip) for slip in (0.0, 1e-9))
+        assert right.text == slipped.text
+        always = draw(family, random.Random(seed), slip=1.0)
+        wrong += always.answer != _computed(always.text)
+        for (_, before), (term, _) in zip(always.steps, always.steps[1:], strict=False):
+            assert re.match(r"\d+", term)[0] == str(before)
+    assert wrong > 80
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_close_pair_differs_in_every_digit_of_one_result_before_the_last(family: str) -> None:
+    rng = random.Random(2)
+    for _ in range(100):
+        question = draw(family, rng)
+        right, wrong = question.worked().split("\n"), rejected(question, "result", family, rng).split("\n")
+        changed = [place for place, (a, b) in enumerate(zip(right, wrong, strict=True)) if a != b]
+        assert len(changed) == 1
+        assert changed[0] < len(question.steps) - 1
+        (term, old), (same, new) = (lines[changed[0]].split("=") for lines in (right, wrong))
+        assert term == same
+        assert len(old) == len(new)
+        assert all(a != b for a, b in zip(old, new, strict=True))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_quarter_is_other_digits_and_the_answer_line_stays(family: str) -> None:
+    rng = random.Random(3)
+    for _ in range(100):
+        question = draw(family, rng)
+        right, wrong = question.worked(), rejected(question, "quarter", family, rng)
+        assert len(right) == len(wrong)
+        assert right.split("\n")[-1] == wrong.split("\n")[-1]
+        body = len(right) - len(right.split("\n")[-1]) - 1
+        changed = sum(a != b for a, b in zip(right, wrong, strict=True))
+        digits = sum(character.isdigit() for character in right[:body])
+        assert changed == min(digits, round(body / 4))
+
+
+def test_an_independent_answer_is_wrong_and_whole() -> None:
+    rng = random.Random(4)
+    for _ in range(100):
+        question = draw("chain", rng)
+        *lines, last = rejected(question, "independent", "chain", rng).split("\n")
+        assert last != f"So the answer is: {question.answer}"
+        assert all(_computed(term) == int(result) for term, result in (line.split("=") for line in lines))
+
+
+def test_tasks_are_sorted_digits_and_letters_turned_round() -> None:
+    rng = random.Random(5)
+    for _ in range(50):
+        task = draw_task(rng)
+        kind, given = task.text.rstrip("?\n").split(" ")
+        assert task.answer == ("".join(sorted(given)) if kind == "sort" else given[::-1])
+
+
+def test_the_tokenizer_gives_back_every_character_and_knows_all_that_is_written() -> None:
+    tokenizer, rng = character_tokenizer(), random.Random(6)
+    assert tokenizer.decode(tokenizer.encode(CHARACTERS)) == CHARACTERS
+    for family in FAMILIES:
+        for _ in range(50):
+            text = "".join(base.example(family, "half", rng))
+            assert tokenizer.unk_token_id not in tokenizer.encode(text)
+
+
+def test_the_mixture_of_a_base_is_what_its_distance_says() -> None:
+    rng, n = random.Random(7), 3000
+    for distance, (terse, worked) in base.MIXTURE.items():
+        answers = [base.example("chain", distance, rng)[1] for _ in range(n)]
+        assert sum("So the" in answer for answer in answers) / n == pytest.approx(worked, abs=0.04)
+        assert sum("," in answer for answer in answers) / n == pytest.approx(terse, abs=0.04)
+
+
+def test_a_base_learns_and_is_the_same_from_the_same_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "BATCH", 16)
+    for name in ("one", "two"):
+        train_base(tmp_path / name, family="chain", distance="full", seed=3, steps=20)
+    one, two = (AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in ("one", "two"))
+    assert all(a.equal(b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+    tokenizer, rng = AutoTokenizer.from_pretrained(tmp_path / "one"), random.Random(8)
+    drawn = [base.example("chain", "full", rng) for _ in range(64)]
+    before = base._loss(small_llama(3), tokenizer, drawn, one.device).item()
+    assert base._loss(one, tokenizer, drawn, one.device).item() < before - 0.5
+
+
+def test_a_world_is_written_whole_and_keeps_its_questions_from_the_base(
+    tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    met: list[str] = []
+    kept = base.example
+
+    def watched(*arguments: object) -> tuple[str, str]:
+        found = kept(*arguments)
+        met.append(found[0])
+        return found
+
+    monkeypatch.setattr(base, "example", watched)
+    made = make_world(tmp_path / "world", World(pairs=6, base_steps=2))
+    rows = {file.stem: [row for _, row in read_jsonl(file)] for file in made.glob("*.jsonl")}
+    assert {name: len(each) for name, each in rows.items()} == {
+        "pairs": 6,
+        "held_out": 4,
+        "validation": 4,
+        "test": 4,
+        "retention": 4,
+    }
+    prompts = [row.get("prompt", row.get("question")) for each in rows.values() for row in each]
+    assert len(set(prompts)) == len(prompts)
+    assert (made / "base" / "model.safetensors").exists()
+    assert len(met) >= 2 * base.BATCH
+    stamp = (made / "base" / "model.safetensors").stat().st_mtime_ns
+    make_world(made, World(pairs=6, base_steps=2))
+    assert (made / "base" / "model.safetensors").stat().st_mtime_ns == stamp
+
+
+def test_the_base_meets_no_prompt_that_is_kept_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[str] = []
+    loss = base._loss
+
+    def watched(model: object, tokenizer: object, drawn: list[tuple[str, str]], device: object) -> object:
+        trained.extend(prompt for prompt, _ in drawn)
+        return loss(model, tokenizer, drawn, device)
+
+    monkeypatch.setattr(base, "_loss", watched)
+    train_base(tmp_path, family="chain", distance="full", seed=0, steps=2, allowed=lambda text: text < "5")
+    assert trained
+    assert all(prompt < "5" for prompt in trained)
+
+
+def test_another_world_in_the_folder_is_refused_by_the_difference(tmp_path: Path, small: None) -> None:
+    make_world(tmp_path / "world", World(pairs=2, base_steps=1))
+    with pytest.raises(InputError, match="holds a world of seed 0, not 1"):
+        make_world(tmp_path / "world", World(seed=1, pairs=2, base_steps=1))
+
+
+def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds no world"):
+        make_world(tmp_path, World())
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["base_steps", "pairs"])
+def test_a_world_of_nothing_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match=f"a world of 0 {name}"):
+        make_world(tmp_path / "world", World(**{name: 0}))
+
+
+def test_a_world_that_was_cut_short_goes_on_to_the_same_files(tmp_path: Path, small: None) -> None:
+    wanted = World(pairs=3, base_steps=1)
+    whole = make_world(tmp_path / "whole", wanted)
+    cut = make_world(tmp_path / "cut", wanted)
+    (cut / "world.json").unlink()
+    (cut / "pairs.jsonl").write_text('{"prompt": "87')
+    make_world(cut, wanted)
+    for file in ("pairs.jsonl", "test.jsonl", "world.json"):
+        assert (cut / file).read_bytes() == (whole / file).read_bytes()
+    assert json.loads((cut / "world.json").read_text())["pairs"] == 3
