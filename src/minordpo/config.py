@@ -4,32 +4,20 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import difflib
-import importlib
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from minordpo.errors import InputError
+from minordpo.sections import as_mapping, build, lay_over, library_class, section_keys
 from minordpo.strict_yaml import parse_yaml, write_yaml
-from minordpo.value_types import fits, needed, shown
+from minordpo.value_types import needed, shown
 
 if TYPE_CHECKING:
     import peft
     import transformers
-
-Origin = Callable[[str], str]  # dotted key → what set it, for messages: a file, or the command line
-
-# What other tools, and transformers before 5, call these keys; none is near enough in spelling.
-_OTHER_NAMES = {
-    "warmup_ratio": "warmup_steps (below 1 it is the share of all steps)",
-    "batch_size": "per_device_train_batch_size",
-    "epochs": "num_train_epochs",
-    "lr": "learning_rate",
-    "rank": "r",
-}
 
 
 def _about(meaning: str, **facts: Any) -> dict[str, Any]:
@@ -185,18 +173,18 @@ def load_config(path: Path | None, overrides: Sequence[str]) -> RunConfig:
     a value of the wrong type.
     """
     values = _read_mapping(path) if path is not None else {}
-    overridden = [_override(values, text) for text in overrides]
+    overridden = [lay_over(values, text) for text in overrides]
 
     def origin(key: str) -> str:
         set_here = path is None or any(key == each or key.startswith(each + ".") for each in overridden)
         return "command line" if set_here else str(path)
 
-    return _build(RunConfig, values, "", origin)
+    return build(RunConfig, values, "", origin)
 
 
 def dump_config(config: RunConfig) -> str:
     """The config as YAML with every key, defaults too; `load_config` reads back an equal one."""
-    return write_yaml(_as_mapping(config))
+    return write_yaml(as_mapping(config))
 
 
 def describe_config() -> str:
@@ -243,7 +231,7 @@ def build_lora_config(config: RunConfig) -> peft.LoraConfig | None:
 
 def _construct(verbatim: str, section: str, arguments: Mapping[str, Any]) -> Any:
     try:
-        return _library_class(verbatim)(**arguments)
+        return library_class(verbatim)(**arguments)
     except (ValueError, TypeError, NotImplementedError, ImportError, OSError) as error:
         said = str(error).rstrip(".")
         if arguments.get("bf16") and "use_cpu" in said:
@@ -266,145 +254,12 @@ def _read_mapping(path: Path) -> dict[Any, Any]:
         raise InputError(f"{path}: line {line} is not UTF-8. Save the file as UTF-8 text.") from error
     values = parse_yaml(text, str(path))
     if values is None:
-        raise InputError(f"{path} is empty. Sections are needed: {', '.join(_keys(RunConfig))}. Write them.")
+        raise InputError(
+            f"{path} is empty. Sections are needed: {', '.join(section_keys(RunConfig))}. Write them."
+        )
     if not isinstance(values, dict):
         raise InputError(
-            f"{path} holds {shown(values)}, but sections of keys are needed: {', '.join(_keys(RunConfig))}. "
+            f"{path} holds {shown(values)}, but sections of keys are needed: {', '.join(section_keys(RunConfig))}. "
             "Write each as a name, a colon and its keys."
         )
     return values
-
-
-def _override(values: dict[Any, Any], text: str) -> str:
-    """Sets one `section.key=value` in `values`; returns its dotted key."""
-    key, equals, value = text.partition("=")
-    key = key.strip()
-    *sections, last = key.split(".")
-    if not equals or not all([*sections, last]):
-        raise InputError(
-            f"override {text!r} is not of the form section.key=value. Write it so, as in objective.beta=0.05."
-        )
-    node = values
-    for depth, section in enumerate(sections):
-        child = node.get(section)
-        if child is not None and not isinstance(child, dict):
-            parent = ".".join(sections[: depth + 1])
-            raise InputError(
-                f"override {text!r} sets a key inside {parent}, but {parent} is {shown(child)}. "
-                "Override it as a whole, or correct the key."
-            )
-        node[section] = dict(child or {})  # a copy: YAML aliases make two sections one object
-        node = node[section]
-    node[last] = parse_yaml(value, f"override {text!r}")
-    return key
-
-
-def _build(cls: Any, values: Any, prefix: str, origin: Origin) -> Any:
-    """An instance of the section `cls`; `prefix` is "" or the section with its dot."""
-    values = {} if values is None else values
-    section = prefix.removesuffix(".")
-    if not isinstance(values, dict):
-        raise InputError(
-            f"{origin(section)}: {section} is {shown(values)}, but a section is needed. "
-            f"Give keys in it: {', '.join(_keys(cls))}."
-        )
-    named = {item.name: item for item in dataclasses.fields(cls) if not item.metadata.get("rest")}
-    rest = next((item for item in dataclasses.fields(cls) if item.metadata.get("rest")), None)
-    others = {key: value for key, value in values.items() if key not in named}
-    # Unknown keys first: a misspelt one is what makes a needed one missing.
-    for key in others:
-        if rest is None or not isinstance(key, str):
-            raise _unknown(key, named, prefix, origin)
-    if rest is not None and "verbatim" in rest.metadata:
-        _check_verbatim(others, rest.metadata["verbatim"], prefix, origin, list(named))
-    elif rest is not None:  # null takes a key away, as in objective.beta=null on a recipe that has a beta
-        others = {key: value for key, value in others.items() if value is not None}
-    built: dict[str, Any] = {} if rest is None else {rest.name: others}
-    hints = typing.get_type_hints(cls)
-    for name, item in named.items():
-        key = prefix + name
-        if dataclasses.is_dataclass(hints[name]):
-            built[name] = _build(hints[name], values.get(name), f"{key}.", origin)
-        elif name in values:
-            _check(values[name], hints[name], key, origin, item.metadata)
-            built[name] = values[name]
-            if "verbatim" in item.metadata and values[name] is not None:
-                _check_verbatim(values[name], item.metadata["verbatim"], f"{key}.", origin, [])
-        elif item.default is dataclasses.MISSING:
-            raise InputError(
-                f"{origin('')}: {key} is missing, but it is needed ({item.metadata['meaning']}). "
-                f"Give it, on the command line as {key}=…"
-            )
-    return cls(**built)
-
-
-def _check_verbatim(
-    values: Mapping[str, Any], verbatim: str, prefix: str, origin: Origin, ours: list[str]
-) -> None:
-    """Keys and types of a free mapping against the library's dataclass, before anything slow happens."""
-    if not values:
-        return
-    library = _library_class(verbatim)
-    hints = typing.get_type_hints(library)
-    known = [item.name for item in dataclasses.fields(library) if item.init and item.name != "output_dir"]
-    for name, value in values.items():
-        key = f"{prefix}{name}"
-        if key == "training.output_dir":
-            raise InputError(
-                f"{origin(key)}: training.output_dir is given, but the run folder is output. Use output."
-            )
-        if name not in known:
-            raise _unknown(name, [*known, *ours], prefix, origin, verbatim)
-        # Annotated as text, yet documented by its own help as taking True.
-        hint = hints[name] | bool if key == "training.fsdp" else hints[name]
-        _check(value, hint, key, origin, {"meaning": f"see {name} in {verbatim}"})
-
-
-def _library_class(verbatim: str) -> Any:
-    # Imported here: transformers takes seconds, which `minordpo --help` should not.
-    module, _, name = verbatim.rpartition(".")
-    return getattr(importlib.import_module(module), name)
-
-
-def _unknown(key: Any, known: Iterable[str], prefix: str, origin: Origin, verbatim: str = "") -> InputError:
-    known = list(known)
-    meant = _OTHER_NAMES.get(key, "")
-    close = [meant] if meant.partition(" ")[0] in known else []
-    close = close or difflib.get_close_matches(str(key), known, n=1)
-    if close:
-        advice = f"Did you mean {prefix}{close[0]}?"
-    else:
-        advice = f"See the fields of {verbatim}." if verbatim else f"Known here: {', '.join(known)}."
-    whose = f" nor a field of {verbatim}" if verbatim else ""
-    return InputError(f"{origin(f'{prefix}{key}')}: {prefix}{key} is not a key of minordpo{whose}. {advice}")
-
-
-def _check(value: Any, hint: Any, key: str, origin: Origin, about: Mapping[str, Any]) -> None:
-    need, minimum = needed(hint), about.get("minimum")
-    if fits(value, hint):
-        if minimum is None or not isinstance(value, int) or value >= minimum:
-            return
-        need = f"{minimum} or more"
-    raise InputError(
-        f"{origin(key)}: {key} is {shown(value)}, but {need} is needed. Correct it ({about['meaning']})."
-    )
-
-
-def _keys(cls: Any) -> list[str]:
-    return [
-        item.metadata["meaning"] if item.metadata.get("rest") else item.name
-        for item in dataclasses.fields(cls)
-    ]
-
-
-def _as_mapping(section: Any) -> dict[str, Any]:
-    mapping: dict[str, Any] = {}
-    for item in dataclasses.fields(section):
-        value = getattr(section, item.name)
-        if dataclasses.is_dataclass(value):
-            mapping[item.name] = _as_mapping(value)
-        elif item.metadata.get("rest"):
-            mapping |= value
-        else:
-            mapping[item.name] = value
-    return mapping
