@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from minordpo.errors import InputError
+from minordpo.foreign_configs import refuse_foreign_config
 from minordpo.sections import as_mapping, build, lay_over, library_class, section_keys
 from minordpo.strict_yaml import parse_yaml, write_yaml
 from minordpo.value_types import needed, shown
@@ -262,4 +263,5 @@ def _read_mapping(path: Path) -> dict[Any, Any]:
             f"{path} holds {shown(values)}, but sections of keys are needed: {', '.join(section_keys(RunConfig))}. "
             "Write each as a name, a colon and its keys."
         )
+    refuse_foreign_config(values, path, section_keys(RunConfig))
     return values
