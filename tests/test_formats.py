@@ -1,5 +1,6 @@
 """The same pairs come out of every kind of source, and what cannot be read is refused by file and row."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -54,8 +55,6 @@ def write(path: Path, rows) -> str:
     elif path.suffix == ".parquet":
         pq.write_table(pa.Table.from_pylist(rows), path)
     else:
-        import csv
-
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()
@@ -93,6 +92,22 @@ def test_a_null_argument_of_a_tool_call_stays_null_in_json(tmp_path):
     row["chosen"][0]["tool_calls"][0]["function"]["arguments"]["city"] = None
     loaded = load_examples(write(tmp_path / "pairs.jsonl", [row]))
     assert loaded.examples[0].chosen[0]["tool_calls"][0]["function"]["arguments"] == {"city": None}
+
+
+def test_a_csv_field_may_be_longer_than_the_csv_modules_limit(tmp_path):
+    limit = csv.field_size_limit()
+    long = "word, " * limit
+    (tmp_path / "p.csv").write_text(f'prompt,chosen,rejected\na,"{long}",c\n', encoding="utf-8")
+    (example,) = load_examples(str(tmp_path / "p.csv")).examples
+    assert example.responses[0] == long
+    assert csv.field_size_limit() == limit
+
+
+def test_pairs_without_a_name_are_refused():
+    with pytest.raises(
+        InputError, match=r"the name of the pairs is blank, but a file or a hub set is needed"
+    ):
+        load_examples(" ")
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv"])

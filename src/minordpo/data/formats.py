@@ -97,6 +97,8 @@ def load_examples(
 
     Raises: InputError for what cannot be read, by file and by row (by line in .jsonl).
     """
+    if not source.strip():
+        raise InputError("the name of the pairs is blank, but a file or a hub set is needed. Name one.")
     path = Path(source).expanduser()
     suffix = path.suffix.lower()
     if path.is_dir():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,7 +114,7 @@ def read_parquet(path: Path, source: str) -> NumberedRows:
 
 def read_csv(path: Path, source: str) -> NumberedRows:
     """The records below the header; a record may span lines."""
-    with _open(path, source) as file:
+    with _open(path, source) as file, _fields_of_any_length():
         records = csv.reader((_decode(raw, n, source) for n, raw in enumerate(file, 1)), strict=True)
         try:
             header = next((record for record in records if record), None)
@@ -165,6 +166,16 @@ def _check_header(header: list[str], source: str) -> None:
             f"the header of {source} has {listed(twice)} more than once, but one column of a name is needed. "
             "Rename or drop the others."
         )
+
+
+@contextmanager
+def _fields_of_any_length() -> Iterator[None]:
+    """Without the csv module's limit of 128 KiB a field, which long conversations pass; it is the whole process's."""
+    before = csv.field_size_limit(sys.maxsize)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
 @contextmanager
