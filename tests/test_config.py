@@ -137,8 +137,8 @@ text = st.text(st.characters(exclude_categories=["Cs"]))
     hyper=st.dictionaries(
         text.filter(lambda key: key != "name"), text | st.floats(allow_nan=False), max_size=4
     ),
-    path=text,
-    train_eval=st.none() | st.integers(0) | text,
+    path=text.filter(str.strip),
+    train_eval=st.none() | st.integers(0) | text.filter(str.strip),
 )
 def test_a_dumped_config_reads_back_equal_whatever_its_values(tmp_path_factory, hyper, path, train_eval):
     config = RunConfig(
@@ -283,6 +283,18 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path):
             r"Did you mean training\.warmup_steps \(below 1 it is the share of all steps\)\?",
         ),
         (
+            "training.overwrite_output_dir=true",
+            r"^command line: training\.overwrite_output_dir is given, but a run is never overwritten .*Leave it out; "
+            r"where the folder is taken, name another output",
+        ),
+        (
+            'data.train=""',
+            r"^command line: data\.train is blank, but a name is needed\. Give one \(pairs to train",
+        ),
+        ("data.eval=' '", r"data\.eval is blank, but a name or null is needed"),
+        ('model.path=""', r"model\.path is blank, but a name is needed"),
+        ('output=""', r"output is blank, but a name is needed\. Give one \(run folder to write\)"),
+        (
             "training.qqq=1",
             r"training\.qqq is not a key .* See the fields of transformers\.TrainingArguments",
         ),
@@ -327,6 +339,7 @@ def test_a_wrong_value_is_put_down_to_the_file_or_to_the_command_line(written):
         "training.save_strategy=best",
         "training.warmup_steps=100",
         "training.max_grad_norm=.inf",
+        'training.run_name=""',
         "training.fsdp=true",
         "training.report_to=[tensorboard]",
         "training.include_num_input_tokens_seen=true",

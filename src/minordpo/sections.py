@@ -23,6 +23,11 @@ _OTHER_NAMES = {
     "lr": "learning_rate",
     "rank": "r",
 }
+# Keys that mean nothing here, and what to do instead.
+_GONE = {
+    "overwrite_output_dir": "a run is never overwritten (and transformers 5 has dropped the key). Leave it out; where "
+    "the folder is taken, name another output, or delete it"
+}
 
 
 def lay_over(values: dict[Any, Any], text: str) -> str:
@@ -85,6 +90,7 @@ def build(cls: Any, values: Any, prefix: str, origin: Origin) -> Any:
             built[name] = build(hints[name], values.get(name), f"{key}.", origin)
         elif name in values:
             _check(values[name], hints[name], key, origin, item.metadata)
+            _refuse_blank(values[name], key, origin, item)
             built[name] = values[name]
             if "verbatim" in item.metadata and values[name] is not None:
                 _check_verbatim(values[name], item.metadata["verbatim"], f"{key}.", origin, [])
@@ -126,6 +132,8 @@ def library_class(verbatim: str) -> Any:
 
 
 def _unknown(key: Any, known: Iterable[str], prefix: str, origin: Origin, verbatim: str = "") -> InputError:
+    if key in _GONE:
+        return InputError(f"{origin(f'{prefix}{key}')}: {prefix}{key} is given, but {_GONE[key]}.")
     known = list(known)
     meant = _OTHER_NAMES.get(key, "")
     close = [meant] if meant.partition(" ")[0] in known else []
@@ -147,6 +155,15 @@ def _check(value: Any, hint: Any, key: str, origin: Origin, about: Mapping[str, 
     raise InputError(
         f"{origin(key)}: {key} is {shown(value)}, but {need} is needed. Correct it ({about['meaning']})."
     )
+
+
+def _refuse_blank(value: Any, key: str, origin: Origin, item: dataclasses.Field) -> None:
+    """Every text of ours names something; left empty by a script's unset variable, it would name the working folder."""
+    if isinstance(value, str) and not value.strip():
+        otherwise = " or null" if item.default is None else ""
+        raise InputError(
+            f"{origin(key)}: {key} is blank, but a name{otherwise} is needed. Give one ({item.metadata['meaning']})."
+        )
 
 
 def section_keys(cls: Any) -> list[str]:
