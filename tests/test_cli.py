@@ -187,11 +187,21 @@ def test_export_says_what_to_correct(world, tmp_path, capsys):
 
 
 # ---- score ----
+def test_score_explains_both_names_of_a_row(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["score", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert (
+        "index counts the rows from 0; row counts from 1 as error messages and a run's responses.jsonl do"
+        in said
+    )
+
+
 def test_score_prints_a_json_line_a_pair_and_reports_apart(world, capsys):
     assert main(["score", str(world / "base"), "--pairs", str(world / "pairs.jsonl"), "--tokens"]) == 0
     printed = capsys.readouterr()
     rows = [json.loads(line) for line in printed.out.splitlines()]
-    assert [row["index"] for row in rows] == list(range(8))
+    assert [(row["index"], row["row"]) for row in rows] == [(i, i + 1) for i in range(8)]
     assert all(len(row["chosen_token_logps"]) == row["chosen_tokens"] for row in rows)
     assert "8 rows read as TRL chat, 8 used" in printed.err
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,14 @@ def test_with_a_reference_there_are_log_ratios(world):
             )
             assert sum(row[f"{name}_token_logratios"]) == pytest.approx(row[f"{name}_logratio"], abs=1e-4)
         assert abs(row["chosen_logratio"]) > 0.01
-    assert set(plain[0]) == {"index", "chosen_logp", "rejected_logp", "chosen_tokens", "rejected_tokens"}
+    assert set(plain[0]) == {
+        "index",
+        "row",
+        "chosen_logp",
+        "rejected_logp",
+        "chosen_tokens",
+        "rejected_tokens",
+    }
 
 
 def test_rows_that_cannot_be_scored_are_left_out_and_reported_and_the_index_says_which(world):
@@ -67,6 +75,17 @@ def test_rows_that_cannot_be_scored_are_left_out_and_reported_and_the_index_says
     assert [row["index"] for row in scores(world, say=said.append)] == [0, 2, 4]
     assert "dropped: 1 pair with chosen = rejected (first: row 2" in said[0]
     assert "3 used" in said[0]
+
+
+def test_a_row_is_named_as_messages_and_runs_name_it_whatever_its_index(world):
+    rows = chat_rows(4)
+    rows[1]["rejected"] = rows[1]["chosen"]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (world / "pairs.jsonl").write_text("\n\n" + lines)  # blank lines count as lines of the file
+    said: list[str] = []
+    found = scores(world, say=said.append)
+    assert [(row["index"], row["row"]) for row in found] == [(0, 3), (2, 5), (3, 6)]
+    assert "(first: row 4, " in said[0]
 
 
 def test_long_rows_are_scored_whole(world):

@@ -119,9 +119,10 @@ def _add_score(commands: Any) -> None:
         commands,
         "score",
         "log-probs of preference pairs under a model",
-        "Print a JSON line a pair: index, chosen_logp, rejected_logp (sums over scored tokens, nats), chosen_tokens,\n"
-        "rejected_tokens and, with a reference, chosen_logratio and rejected_logratio. Rows that cannot be scored are\n"
-        "left out and reported on the error output.",
+        "Print a JSON line a pair: index, row, chosen_logp, rejected_logp (sums over scored tokens, nats),\n"
+        "chosen_tokens, rejected_tokens and, with a reference, chosen_logratio and rejected_logratio. index counts\n"
+        "the rows from 0; row counts from 1 as error messages and a run's responses.jsonl do (of a .jsonl file it is the\n"
+        "line). Rows that cannot be scored are left out and reported on the error output.",
     )
     parser.add_argument("model", metavar="MODEL", help="model folder, adapter folder or hub id")
     parser.add_argument("--pairs", required=True, metavar="FILE", help="pairs in any layout that train reads")

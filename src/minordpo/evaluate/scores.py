@@ -33,7 +33,8 @@ def score_pairs(
 ) -> Iterator[dict[str, Any]]:
     """One row a usable pair: sums in nats, lengths in scored tokens, log-ratios if there is a reference.
 
-    `index` counts the source's rows from 0; `say` receives the report on the rows. Nothing is cut.
+    `index` counts the source's rows from 0; `row` is the row as messages and a run's `responses.jsonl` name it, from 1
+    (of a .jsonl file the line, blank ones counted). `say` receives the report on the rows. Nothing is cut.
 
     Raises:
         InputError: pairs or models that cannot be used, or a reference with another vocabulary.
@@ -54,7 +55,7 @@ def score_pairs(
     policy = token_logps(model, prepared.examples, dtype=dtype)
     ref = token_logps(reference, prepared.examples, dtype=dtype) if reference is not None else None
     for i, pair in enumerate(prepared.examples):
-        row: dict[str, Any] = {"index": index[pair.row]}
+        row: dict[str, Any] = {"index": index[pair.row], "row": pair.row}
         lengths = [int(response.scored.sum()) for response in pair.responses]
         parts = dict(zip(("chosen", "rejected"), np.split(policy[i], lengths[:1]), strict=True))
         sums = {name: float(logps.sum(dtype=np.float64)) for name, logps in parts.items()}
