@@ -25,6 +25,7 @@ from minordpo.engine.models import (
     export_model,
     load_model,
     load_tokenizer,
+    model_folder,
     save_model,
     smollm2_folder,
 )
@@ -101,6 +102,37 @@ def test_a_model_with_the_engine_installed_saves_as_a_stock_model(folder: Path) 
     again = load_model(str(folder.parent / "tuned"))
     assert torch.equal(logits(again), logits(tiny("Llama")))
     assert "packed" not in again.forward.__annotations__
+
+
+def test_a_run_folder_stands_for_the_model_in_it(folder: Path) -> None:
+    run = folder.parent / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text("")
+    shutil.copytree(folder, run / "model")
+    assert model_folder(str(run)) == str(run / "model")
+    assert torch.equal(logits(load_model(str(run))), logits(tiny("Llama")))
+    assert load_tokenizer(str(run))("good")["input_ids"] == [1]
+    export_model(str(run), folder.parent / "plain")
+    assert torch.equal(logits(load_model(str(folder.parent / "plain"))), logits(tiny("Llama")))
+
+
+def test_a_model_folder_or_hub_id_is_itself_whatever_else_is_in_it(folder: Path) -> None:
+    (folder / "config.yaml").write_text("")
+    (folder / "model").mkdir()
+    assert model_folder(str(folder)) == str(folder)
+    assert model_folder("org/name") == "org/name"
+
+
+@pytest.mark.parametrize("read", [export_model, load_model, load_tokenizer])
+def test_a_run_that_has_not_finished_is_refused(read: Any, tmp_path: Path) -> None:
+    more = [tmp_path / "out"] if read is export_model else []
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("")
+    with pytest.raises(InputError, match=r"run is a run without a model/: .* Go on with it by --resume$"):
+        read(str(tmp_path / "run"), *more)
+    (tmp_path / "run" / "checkpoints" / "checkpoint-3").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"by --resume, or name a checkpoint in .*run/checkpoints$"):
+        read(str(tmp_path / "run"), *more)
 
 
 @pytest.mark.parametrize("name", ["missing", "./missing", "a/b/missing", "base/config.json"])

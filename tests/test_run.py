@@ -111,6 +111,26 @@ def test_the_model_is_the_last_checkpoint_with_its_tokenizer_and_a_card(finished
     assert "beta: 0.2" in card
 
 
+def test_a_run_folder_is_scored_and_tuned_further_as_the_model_in_it(finished_run, tmp_path, capsys):
+    made, pairs = finished_run / "run", str(finished_run / "pairs.jsonl")
+    found = []
+    for model in (made, made / "model", made / "checkpoints" / "checkpoint-4"):
+        assert main(["score", str(model), "--pairs", pairs, "--reference", str(made)]) == 0
+        found.append(capsys.readouterr().out)
+    assert found[0] == found[1] == found[2]
+    assert {json.loads(line)["chosen_logratio"] for line in found[0].splitlines()} == {0.0}
+    config = str(finished_run / "config.yaml")
+    for key in ("model.path", "model.reference"):
+        output = tmp_path / key
+        assert main(["train", config, f"{key}={made}", f"output={output}", "training.max_steps=1"]) == 0
+        said = load_config(output / "config.yaml", [])
+        assert getattr(said.model, key.removeprefix("model.")) == str(made)
+    further, against = (
+        metric_rows(tmp_path / key)[0]["logps/chosen"] for key in ("model.path", "model.reference")
+    )
+    assert further != pytest.approx(against, abs=1e-3)  # one started from the tuned model, one from its base
+
+
 def test_at_most_two_checkpoints_are_kept(finished_run):
     names = sorted(each.name for each in (finished_run / "run" / "checkpoints").iterdir())
     assert names == ["checkpoint-3", "checkpoint-4"]

@@ -121,13 +121,13 @@ def _add_score(commands: Any) -> None:
         "log-probs of preference pairs under a model",
         "Print a JSON line a pair: index, row, chosen_logp, rejected_logp (sums over scored tokens, nats),\n"
         "chosen_tokens, rejected_tokens and, with a reference, chosen_logratio and rejected_logratio. index counts\n"
-        "the rows from 0; row counts from 1 as error messages and a run's responses.jsonl do (of a .jsonl file it is the\n"
-        "line). Rows that cannot be scored are left out and reported on the error output.",
+        "the rows from 0; row counts from 1 as error messages and a run's responses.jsonl do (of a .jsonl file it\n"
+        "is the line). Rows that cannot be scored are left out and reported on the error output.",
     )
-    parser.add_argument("model", metavar="MODEL", help="model folder, adapter folder or hub id")
+    parser.add_argument("model", metavar="MODEL", help="run folder, model folder, adapter folder or hub id")
     parser.add_argument("--pairs", required=True, metavar="FILE", help="pairs in any layout that train reads")
     parser.add_argument("--split", default="train", help="split of --pairs where that is a hub set")
-    parser.add_argument("--reference", metavar="REF", help="reference model")
+    parser.add_argument("--reference", metavar="REF", help="reference model, likewise")
     parser.add_argument("--tokens", action="store_true", help="add the values of each scored token")
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), default="float32", help="type of the weights"

@@ -31,7 +31,7 @@ def _about(meaning: str, **facts: Any) -> dict[str, Any]:
 class ModelConfig:
     """The policy, and where its reference comes from."""
 
-    path: str = field(metadata=_about("model to tune: a folder, a hub id or an adapter folder"))
+    path: str = field(metadata=_about("model to tune: a folder, a run folder, a hub id or an adapter folder"))
     gguf_file: str | None = field(
         default=None,
         metadata=_about("file in model.path to read weights and tokenizer from, when they are GGUF"),
@@ -42,7 +42,9 @@ class ModelConfig:
     )
     reference: str | None = field(
         default=None,
-        metadata=_about("another model as the reference; null: the model as it is before training"),
+        metadata=_about(
+            "another model (or run folder) as the reference; null: the model as it is before training"
+        ),
     )
     revision: str | None = field(
         default=None, metadata=_about("branch, tag or commit of model.path on the hub")

@@ -1,4 +1,4 @@
-"""Load and save models and tokenizers: folders, hub ids, GGUF files, adapter folders."""
+"""Load and save models and tokenizers: folders, run folders, hub ids, GGUF files, adapter folders."""
 
 from __future__ import annotations
 
@@ -31,6 +31,26 @@ POLICY_ADAPTER = "default"
 REFERENCE_ADAPTER = "reference"
 
 
+def model_folder(path: str) -> str:
+    """Of a run folder its `model/`; any other folder, or a hub id, as it is.
+
+    Raises:
+        InputError: the run has not finished.
+    """
+    folder = Path(path)
+    if not (folder / "config.yaml").is_file() or any(
+        (folder / name).exists() for name in ("config.json", "adapter_config.json")
+    ):
+        return path
+    if not (folder / "model").is_dir():
+        saved = any((folder / "checkpoints").glob("checkpoint-*"))
+        instead = f", or name a checkpoint in {folder / 'checkpoints'}" if saved else ""
+        raise InputError(
+            f"{path} is a run without a model/: it is not finished. Go on with it by --resume{instead}"
+        )
+    return str(folder / "model")
+
+
 def load_tokenizer(
     path: str, *, revision: str | None = None, gguf_file: str | None = None, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerBase:
@@ -39,6 +59,7 @@ def load_tokenizer(
     Raises:
         InputError: there is none, or it cannot be read.
     """
+    path = path if gguf_file else model_folder(path)
     _refuse_missing_folder(path)
     adapter = _adapter_config(path)
     if adapter is not None and not (Path(path) / "tokenizer_config.json").exists():
@@ -62,7 +83,7 @@ def load_model(
     gguf_file: str | None = None,
     trust_remote_code: bool = False,
 ) -> PreTrainedModel | PeftModel:
-    """A causal language model; for an adapter folder, its base model with the adapter, frozen.
+    """A causal language model; for an adapter folder, its base model with the adapter, frozen; for a run, its model.
 
     GGUF weights are dequantised and behave as plain weights afterwards: they can be trained and saved.
 
@@ -71,6 +92,7 @@ def load_model(
     """
     if dtype not in DTYPES:
         raise InputError(f"model.dtype is {dtype!r}; use one of {', '.join(DTYPES)}")
+    path = path if gguf_file else model_folder(path)
     _refuse_missing_folder(path)
     adapter = _adapter_config(path)
     if adapter is not None:
@@ -171,11 +193,7 @@ def export_model(source: str, out: Path) -> None:
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists already. Name a new folder")
-    folder = Path(source) / "model" if (Path(source) / "config.yaml").exists() else Path(source)
-    if not folder.exists() and folder.name == "model":
-        raise InputError(f"{source} is a run without a model/: it is not finished. Go on with it by --resume")
-    path = str(folder)
-    model, tokenizer = load_model(path), load_tokenizer(path)
+    model, tokenizer = load_model(source), load_tokenizer(source)
     if isinstance(model, PeftModel):
         names = [name for name in (REFERENCE_ADAPTER, POLICY_ADAPTER) if name in model.peft_config]
         model = _merged(model, names)
