@@ -13,7 +13,7 @@ import textwrap
 from pathlib import Path
 
 from minordpo.data.files import read_jsonl
-from minordpo.evaluate.generation import asked_line, looping, repeated_4grams
+from minordpo.evaluate.answers import asked_line, looping, repeated_4grams
 from minordpo.study.figures import compare_figure
 
 

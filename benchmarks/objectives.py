@@ -22,7 +22,7 @@ from common import machine
 from minordpo.config import RunConfig, load_config
 from minordpo.data.files import read_jsonl
 from minordpo.errors import InputError
-from minordpo.evaluate.generation import asked_line, looping, repeated_4grams
+from minordpo.evaluate.answers import asked_line, looping, repeated_4grams
 from minordpo.objectives import OBJECTIVES, hyperparameter_defaults, resolve
 from minordpo.train.run import finished, run
 

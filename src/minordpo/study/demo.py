@@ -24,7 +24,8 @@ from minordpo.data.tokens import TokenOptions
 from minordpo.engine.models import load_model, load_tokenizer, smollm2_folder
 from minordpo.engine.reference import cache_folder
 from minordpo.errors import InputError
-from minordpo.evaluate.generation import Answer, generate_answers, looping, summarize
+from minordpo.evaluate.answers import looping, summarize
+from minordpo.evaluate.generation import Answer, generate_answers
 from minordpo.study.figures import compare_figure
 from minordpo.train.run import finished, run
 

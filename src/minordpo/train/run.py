@@ -26,7 +26,8 @@ from minordpo.data.tokens import TokenExample, TokenOptions
 from minordpo.engine.models import load_model, load_tokenizer, save_model
 from minordpo.engine.reference import cache_folder
 from minordpo.errors import InputError
-from minordpo.evaluate.generation import Answer, generate_answers, summarize
+from minordpo.evaluate.answers import summarize
+from minordpo.evaluate.generation import Answer, generate_answers
 from minordpo.study.figures import reward_figure
 from minordpo.train.card import model_card
 from minordpo.train.environment import environment

@@ -1,0 +1,222 @@
+"""Measures of answers against values found by hand."""
+
+import json
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minordpo.errors import InputError
+from minordpo.evaluate.answers import (
+    asked_line,
+    last_number,
+    looping,
+    normalize_number,
+    repeated_4grams,
+    summarize,
+)
+from minordpo.evaluate.generation import Answer
+
+GSM8K = Path(__file__).parents[2] / "shared" / "data" / "gsm8k" / "test.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("token_ids", "share"),
+    [
+        ([], 0.0),
+        ([7, 7, 7, 7], 0.0),  # one 4-gram has none before it
+        ([7, 7, 7, 7, 7], 1 / 2),
+        ([1, 2, 3, 4, 5, 6, 7], 0.0),
+        ([1, 2, 3, 4, 1, 2, 3, 4], 1 / 5),
+        ([1, 2, 3, 4, 9, 1, 2, 3, 4, 9, 1, 2, 3, 4], 6 / 11),
+    ],
+)
+def test_repeated_4grams_are_the_share_that_occurred_before(token_ids, share):
+    assert repeated_4grams(token_ids) == pytest.approx(share)
+
+
+def words(text):
+    """One token a word, and one for each digit and mark, as small tokenizers cut arithmetic."""
+    pieces = "".join(c if c.isalpha() else f" {c} " for c in text.replace("\n", " ¶ ")).split()
+    return [sum(ord(c) * 131**i for i, c in enumerate(piece)) for piece in pieces]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The answer is 1" + "0" * 24,
+        "So " + "the " * 24,
+        "48/2=24.\n" + "She has 24 clips, so " * 5,
+        "48/2=24.\n" + "She has 24 clips, so " * 4 + "She has",  # cut in the midst of a round
+        "The baker sells the rest of the bread to the people of the town in the morning, every day. " * 4,
+    ],
+)
+def test_a_cycle_at_the_end_is_a_loop(text):
+    assert looping(words(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "Natalia sold 48/2 = 24 clips in May.\nShe sold 48+24 = 72 clips altogether.\nSo the answer is: 72",
+        "The number is 1" + "0" * 20,
+        "\n".join(f"| {i} | {i * i} | {i**3} |" for i in range(40)),
+        "| a | b |\n|---|---|\n" + "| 0 | 0 |\n" * 3,
+        "the " * 40 + "end",  # it came to an end
+        "\n".join(f"{i}. She has {i} clips" for i in range(10, 60)),  # counts on: for repeated_4grams to see
+        "The baker sells the rest of the bread in the morning. " * 3,
+    ],
+)
+def test_text_that_somebody_may_mean_is_no_loop(text):
+    assert not looping(words(text))
+
+
+def test_a_loops_limits_are_four_repetitions_and_24_tokens():
+    unit = list(range(10))
+    assert looping(unit * 4)
+    assert not looping((unit * 4)[1:])
+    assert not looping([*range(50, 90), *(unit * 4)[1:]])
+    assert looping([5] * 24)
+    assert not looping([5] * 23)
+    assert looping(list(range(64)) * 4)
+    assert not looping(list(range(65)) * 4)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("72", "72"),
+        (" $1,200.50. ", "1200.5"),
+        ("007", "7"),
+        ("1,234,567", "1234567"),
+        ("-$5", "-5"),
+        ("$-5", "-5"),
+        ("−3.0", "-3"),
+        ("+4", "4"),
+        ("-0.00", "0"),
+        (".50", "0.5"),
+        (r"\$18", "18"),
+        ("18 €", "18"),
+        ("9" * 5000, "9" * 5000),
+        ("--5", None),
+        ("-$-5", None),
+        ("18 dollars", None),
+        ("1,20", None),
+        ("1/2", None),
+        ("50%", None),
+        ("NaN", None),
+        ("", None),
+        (".", None),
+        ("٣", None),
+    ],
+)
+def test_a_number_has_one_spelling(text, number):
+    assert normalize_number(text) == number
+
+
+@given(st.decimals(allow_nan=False, allow_infinity=False, places=4, min_value=-(10**12), max_value=10**12))
+def test_normalising_keeps_the_value_and_is_done_once(value):
+    written = f"${value:,}" if value >= 0 else f"-${-value:,}"
+    number = normalize_number(written)
+    assert number is not None
+    assert Decimal(number) == value
+    assert normalize_number(number) == number == normalize_number(str(value))
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("48+24=72\nSo the answer is: 72", "72"),
+        ("So the answer is: $1,200.", "1200"),
+        ("  So the answer is:  18  \nThank you.", "18"),
+        ("So the answer is:-4\r\n", "-4"),
+        ("So the answer is: 1\nWait.\nSo the answer is: 2", "2"),
+        ("So the answer is: 1\nSo the answer is: unknown", None),
+        ("So the answer is 72", None),
+        ("The answer is: 72", None),
+        ("so the answer is: 72", None),
+        ("24+48=72, So the answer is: 72", None),
+        ("So the answer is: 72 clips", None),
+        ("So the answer is:\n72", None),
+        ("72", None),
+        ("", None),
+    ],
+)
+def test_the_asked_line_is_read_strictly(text, number):
+    assert asked_line(text) == number
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("48 + 24 = 72 clips.", "72"),
+        ("She earns $1,200.50.", "1200.5"),
+        ("10-3", "3"),
+        ("f(x)-3", "3"),
+        ("x = -3", "-3"),
+        ("It is (-3).", "-3"),
+        ("She lost -$5", "-5"),
+        (r"\boxed{18}", "18"),
+        ("It is 50%.", "50"),
+        ("1, 2, 3", "3"),
+        ("1,2,3", "3"),
+        ("about .5 litres", "0.5"),
+        ("0" * 6000, "0"),
+        ("no number", None),
+        ("", None),
+    ],
+)
+def test_the_last_number_is_found_anywhere(text, number):
+    assert last_number(text) == number
+
+
+def answer_of(text, token_ids=(1, 2, 3), stopped=True):
+    return Answer(text, tuple(token_ids), stopped, len(token_ids) + stopped)
+
+
+def test_a_summary_holds_shares_and_means():
+    answers = [
+        answer_of("So the answer is: 72"),
+        answer_of("It is 1,200", range(7)),
+        answer_of("So the answer is: 5\nCheck: 2+3=5, not 6"),
+        answer_of("0" * 30, [4] * 30, stopped=False),
+    ]
+    summary = summarize(answers, ["72", "1200", "5", "8"])
+    assert summary == {
+        "stopped": 3 / 4,
+        "asked_format": 2 / 4,
+        "looping": 1 / 4,
+        "repeated_4grams": pytest.approx((26 / 27) / 4),
+        "tokens": (4 + 8 + 4 + 30) / 4,
+        "strict_accuracy": 2 / 4,
+        "flexible_accuracy": 2 / 4,
+    }
+    without = summarize(answers)
+    assert without == {name: value for name, value in summary.items() if "accuracy" not in name}
+
+
+@pytest.mark.parametrize(
+    ("answers", "references", "message"),
+    [
+        ([], None, "no answers to summarise"),
+        ([answer_of("1")], ["1", "2"], "2 references for 1 answers"),
+        ([answer_of("1"), answer_of("2")], ["1", "two"], "reference 2 is 'two', but a number is needed"),
+    ],
+)
+def test_what_cannot_be_summarised_is_refused(answers, references, message):
+    with pytest.raises(InputError, match=message):
+        summarize(answers, references)
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not GSM8K.exists(), reason="the data folder is not beside the checkout")
+def test_real_solutions_have_their_answer_last_and_do_not_loop():
+    rows = [json.loads(line)["answer"] for line in GSM8K.read_text(encoding="utf-8").splitlines()]
+    answers = [answer_of(row.replace("\n#### ", "\nSo the answer is: "), words(row)) for row in rows]
+    summary = summarize(answers, [row.rpartition("#### ")[2] for row in rows])
+    assert len(rows) > 500
+    assert (summary["strict_accuracy"], summary["flexible_accuracy"]) == (1.0, 1.0)
+    assert summary["looping"] == 0.0
