@@ -103,10 +103,43 @@ def test_a_loops_limits_are_four_repetitions_and_24_tokens():
         ("9" * 5000, "9" * 5000),
         ("--5", None),
         ("-$-5", None),
-        ("18 dollars", None),
+        ("18 dollars", "18"),
+        ("18 dollars every day at the market.", "18"),
+        ("5kg", "5"),
+        ("5 m²", "5"),
+        ("50%", "50"),  # the reference of a share in percent is 50
+        ("0.5", "0.5"),  # and so this is not it
+        ("US$1,200 a week", "1200"),
+        ("**72**", "72"),
+        (r"$\boxed{18}$", "18"),
+        (r"\(18\) clips", "18"),
+        ("2.5 million dollars", "2500000"),
+        ("70 thousand", "70000"),
+        ("5 thousand-year-old trees", "5"),
+        ("1/2", "0.5"),
+        ("1 1/2 cups", "1.5"),
+        ("10 / 4", "2.5"),
+        (r"\frac{3}{4}", "0.75"),
+        ("4/6", "2/3"),
+        ("-2/3 million", "-2000000/3"),
+        ("10/5", "2"),
+        ("1/0", None),
+        ("9" * 5000 + "/3", None),
+        ("1/2/3", None),
         ("1,20", None),
-        ("1/2", None),
-        ("50%", None),
+        ("5k", None),
+        ("5x", None),
+        ("5²", None),
+        ("2½", None),
+        ("5万", None),
+        ("1e5", None),
+        ("10:30", None),
+        ("10-12", None),
+        ("3 hours 20 minutes", None),
+        ("3 + 2 = 5", None),
+        ("5 = x", None),
+        ("about 5", None),
+        ("seven", None),
         ("NaN", None),
         ("", None),
         (".", None),
@@ -126,6 +159,26 @@ def test_normalising_keeps_the_value_and_is_done_once(value):
     assert normalize_number(number) == number == normalize_number(str(value))
 
 
+@st.composite
+def written_numbers(draw):
+    """A value, and one of the ways to write it."""
+    value = draw(st.fractions(-1000, 1000, max_denominator=12))
+    wholes, rest = divmod(abs(value), 1)
+    sign = "-" if value < 0 else ""
+    ways = [f"{sign}{abs(value.numerator)}/{value.denominator}"]
+    if rest:
+        ways.append(f"{sign}{wholes} {rest.numerator}/{rest.denominator}")
+    if (value * 1000).denominator == 1:
+        ways += [f"{sign}{abs(float(value)):.4f}", f"{sign}${abs(float(value)):,.3f} a day."]
+    return value, draw(st.sampled_from(ways))
+
+
+@given(written_numbers(), written_numbers())
+def test_two_numbers_have_one_spelling_exactly_where_their_values_are_equal(a, b):
+    assert (normalize_number(a[1]) == normalize_number(b[1])) == (a[0] == b[0])
+    assert normalize_number(a[1]) == last_number(f"It is {a[1]}")
+
+
 @pytest.mark.parametrize(
     ("text", "number"),
     [
@@ -139,7 +192,11 @@ def test_normalising_keeps_the_value_and_is_done_once(value):
         ("The answer is: 72", None),
         ("so the answer is: 72", None),
         ("24+48=72, So the answer is: 72", None),
-        ("So the answer is: 72 clips", None),
+        ("So the answer is: 72 clips", "72"),
+        ("**So the answer is:** 72", "72"),
+        ("> **So the answer is: 72.**", "72"),
+        ("So the answer is: 48 + 24 = 72", None),
+        ("So the answer is: Natalia sold 72 clips", None),
         ("So the answer is:\n72", None),
         ("72", None),
         ("", None),
@@ -163,6 +220,11 @@ def test_the_asked_line_is_read_strictly(text, number):
         ("It is 50%.", "50"),
         ("1, 2, 3", "3"),
         ("1,2,3", "3"),
+        ("She ate 3/4", "0.75"),
+        ("48/2 = 24", "24"),
+        ("It holds 1 1/2 cups.", "1.5"),
+        ("They earned $2.5 million.", "2500000"),
+        ("On 12/25/2020", "2020"),
         ("about .5 litres", "0.5"),
         ("0" * 6000, "0"),
         ("no number", None),

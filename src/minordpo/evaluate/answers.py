@@ -5,23 +5,34 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from minordpo.data.worked.arithmetic import NUMBER
+from minordpo.data.worked.arithmetic import NUMBER, ArithmeticProblem, read_number
 from minordpo.errors import InputError
 from minordpo.evaluate.generation import Answer
 
 # A loop is called one where its unit is no longer than a sentence, so that no text someone meant is one.
 MAX_UNIT, MIN_REPEATS, MIN_LOOP = 64, 4, 24
 
-_SIGN, _CURRENCY = r"[+\-−–]", r"\\?[$€£]"
-_WHOLE_NUMBER = re.compile(
-    rf"\s*(?P<outer>{_SIGN})?\s*(?:{_CURRENCY})?\s*(?P<inner>{_SIGN})?(?P<number>{NUMBER})\s*(?:{_CURRENCY})?\s*\.?\s*",
-    re.ASCII,
+_SIGN, _CURRENCY = r"[+\-−–]", r"(?:[A-Z]{1,3}(?=\\?\$))?\\?[$€£]"
+_VALUE = (
+    r"(?:\\[dt]?frac\{(?P<top>\d+)\}\{(?P<bottom>\d+)\}"
+    r"|(?P<whole>\d+)[ ]+(?P<part>\d+)/(?P<parts>\d+)(?![\d.,/])"
+    rf"|(?P<number>{NUMBER})(?:[ ]?/[ ]?(?P<over>{NUMBER}))?)"
+    r"(?:[ ]+(?P<scale>thousand|million|billion)\b(?!-))?"
 )
+_SCALES = {None: 0, "thousand": 3, "million": 6, "billion": 9}
+# What may wrap a number and says nothing about it: emphasis, quotes, LaTeX.
+_OPENED = r"(?:[\s*_`\"']|\\[(\[]|\$?\\boxed\{)*"
+_NUMBER_FIRST = re.compile(
+    rf"{_OPENED}(?P<outer>{_SIGN})?\s*(?:{_CURRENCY})?\s*(?P<inner>{_SIGN})?{_VALUE}", re.ASCII
+)
+# A letter that stands alone at a number may multiply it ("5k", "3x"), and so may a raised figure.
+_NO_UNIT = re.compile(r"[^\W\d_](?![^\W\d_])|[⁰-⁹¹²³]")
+_RAISED_UNIT = re.compile(r"(?<=[A-Za-z])[²³]")
 # The dash of "10-3" or "(x)-3" is an operator; a sign stands at the beginning, or after a blank, "=", "(" …
 _NUMBER_IN_TEXT = re.compile(
-    rf"(?:(?<![^\s=:(\[{{*$€£])(?P<sign>{_SIGN})(?:{_CURRENCY})?)?(?<![0-9])(?P<number>{NUMBER})", re.ASCII
+    rf"(?:(?<![^\s=:(\[{{*$€£])(?P<sign>{_SIGN})(?:{_CURRENCY})?)?(?<![0-9]){_VALUE}", re.ASCII
 )
-_ASKED_LINE = re.compile(r"^[ \t]*So the answer is:(?P<rest>.*)$", re.MULTILINE)
+_ASKED_LINE = re.compile(r"^[ \t>*_]*So the answer is:(?P<rest>.*)$", re.MULTILINE)
 
 
 def repeated_4grams(token_ids: Sequence[int]) -> float:
@@ -53,27 +64,61 @@ def looping(token_ids: Sequence[int]) -> bool:
 def normalize_number(text: str) -> str | None:
     """The one spelling of the number that `text` is: "$1,200.50." → "1200.5"; None where it is anything else.
 
-    A currency sign, thousands commas, blanks around, a full stop after, a plus, leading zeros and trailing
-    decimal zeros make no difference. Text, not a float: models write numbers of any length.
+    Two texts have the same spelling where their numbers have the same value. A currency sign, thousands commas,
+    leading and trailing zeros, emphasis and a unit of whatever words behind make no difference, and a percent
+    sign is such a unit. Fractions ("3/4", "1 1/2") are divided, "2.5 million" is multiplied out. Anything with
+    a second number or an equals sign is no number. Text, not a float: models write numbers of any length.
     """
-    match = _WHOLE_NUMBER.fullmatch(text)
+    match = _NUMBER_FIRST.match(text)
     if match is None or (match["outer"] and match["inner"]):
         return None
-    return _spell(match["number"], match["outer"] or match["inner"])
+    behind = _RAISED_UNIT.sub("", text[match.end() :])
+    if _NO_UNIT.match(behind) or any(c == "=" or c.isnumeric() for c in behind):
+        return None
+    return _spell(match, match["outer"] or match["inner"])
 
 
-def _spell(number: str, sign: str | None) -> str:
-    whole, _, fraction = number.replace(",", "").partition(".")
+def _spell(match: re.Match[str], sign: str | None) -> str | None:
+    """The spelling of a match of `_VALUE`; None for a division by zero or a fraction of absurdly many digits."""
+    number, above, below = match["number"], match["top"] or match["part"], match["bottom"] or match["parts"]
+    if match["over"]:
+        above, below = number, match["over"]
+    if below is None:
+        whole, _, fraction = number.replace(",", "").partition(".")
+    else:
+        try:
+            value = int(match["whole"] or 0) + read_number(above) / read_number(below)
+        except (ArithmeticProblem, ValueError, ZeroDivisionError):
+            return None
+        decimals = _decimals(value.denominator)
+        if decimals is None:
+            return f"{'-' if sign not in (None, '+') else ''}{value * 10 ** _SCALES[match['scale']]}"
+        digits = str(int(value * 10**decimals)).rjust(decimals + 1, "0")
+        whole, fraction = digits[: len(digits) - decimals], digits[len(digits) - decimals :]
+    shift = _SCALES[match["scale"]]
+    fraction = fraction.ljust(shift, "0")
+    whole, fraction = whole + fraction[:shift], fraction[shift:]
     whole, fraction = whole.lstrip("0") or "0", fraction.rstrip("0")
     spelled = f"{whole}.{fraction}" if fraction else whole
     return f"-{spelled}" if sign not in (None, "+") and spelled != "0" else spelled
 
 
+def _decimals(denominator: int) -> int | None:
+    """How many decimals a fraction in lowest terms has; None where they do not end."""
+    counts = []
+    for factor in (2, 5):
+        count = 0
+        while denominator % factor == 0:
+            denominator, count = denominator // factor, count + 1
+        counts.append(count)
+    return max(counts) if denominator == 1 else None
+
+
 def asked_line(text: str) -> str | None:
     """N of the last line "So the answer is: N", normalised; None without such a line or where N is no number.
 
-    The paper's prompt asks for this format, so it is read strictly: a line of its own, these words, and a
-    number with nothing beside it but what `normalize_number` allows.
+    The paper's prompt asks for this format, so it is read strictly: a line of its own, these words (emphasis
+    around them allowed), and one number first in what follows, as `normalize_number` reads it.
     """
     lines = _ASKED_LINE.findall(text)
     return normalize_number(lines[-1]) if lines else None
@@ -84,7 +129,7 @@ def last_number(text: str) -> str | None:
     last = None
     for last in _NUMBER_IN_TEXT.finditer(text):  # noqa: B007, the last one is wanted
         pass
-    return None if last is None else _spell(last["number"], last["sign"])
+    return None if last is None else _spell(last, last["sign"])
 
 
 def summarize(answers: Sequence[Answer], references: Sequence[str] | None = None) -> dict[str, float]:
