@@ -15,9 +15,9 @@ from transformers import Trainer, TrainingArguments
 from minordpo.data.packing import pack
 from minordpo.data.tokens import TokenExample
 from minordpo.engine.attention import NAME, attention_switched
+from minordpo.engine.memory import out_of_memory
 from minordpo.engine.models import causal_model
 from minordpo.errors import InputError
-from minordpo.train.memory import out_of_memory
 from minordpo.train.reference_pass import autocast
 from minordpo.train.step import Context, StepBatch, preference_step
 from minordpo.train.trainer import PreferenceTrainer

@@ -9,6 +9,7 @@ import torch
 
 from minordpo.data.packing import tree_size
 from minordpo.data.tokens import TokenExample
+from minordpo.engine.memory import out_of_memory
 from minordpo.train.loader import Packer
 from minordpo.train.step import StepBatch
 
@@ -58,11 +59,6 @@ def within_memory(
             torch.cuda.empty_cache()
         print(f"memory ran out: the step is repeated with {packer.token_budget} tokens a row", flush=True)
         step = _packed_again(step, packer, examples)
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether memory ran out, on a GPU or on a CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
 
 
 def _packed_again(step: StepBatch, packer: Packer, examples: Sequence[TokenExample]) -> StepBatch:
