@@ -6,59 +6,16 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import PreTrainedTokenizerFast
 
 from minordpo.engine.attention import NAME
 from minordpo.engine.logprobs import install
 from minordpo.errors import InputError
 from minordpo.evaluate.generation import Answer, end_tokens, generate_answers
-from tiny_models import VOCAB, tiny
+from tiny_models import VOCAB
+from word_models import CHATML, argmax_loop, model_of, prompts_of, tokenizer_of
 
 # peft 0.21 uses a name that transformers 5.23 renames.
 PEFT_WARNS = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-CHATML = (
-    "{% for m in messages %}{{ '<start> ' + m['role'] + ' ' + m['content'] + ' <turn> ' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<start> assistant ' }}{% endif %}"
-)
-
-
-def tokenizer_of(*, chat_template=None, **special):
-    """One word a token: `w7` is token 7, but for the special tokens and the template's words at the end."""
-    words = {f"w{i}": i for i in range(VOCAB - 5)}
-    names = ("<end>", "<start>", "<turn>", "assistant", "<unk>")
-    words |= {word: VOCAB - 5 + i for i, word in enumerate(names)}
-    words["<pad>"] = VOCAB + 400  # beyond the model's vocabulary, as one added afterwards is
-    tokenizer = Tokenizer(WordLevel(words, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = WhitespaceSplit()
-    tokenizer.add_special_tokens([word for word in words if word.startswith("<")])
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", **special)
-    fast.chat_template = chat_template
-    return fast
-
-
-def model_of(architecture="Llama", **overrides):
-    """A tiny model that has no end token unless one is given."""
-    model = tiny(architecture, **({"eos_token_id": None, "pad_token_id": None} | overrides))
-    assert model.generation_config.eos_token_id == overrides.get("eos_token_id")
-    return model
-
-
-def prompts_of(*lengths, seed=0):
-    generator = np.random.default_rng(seed)
-    return [generator.integers(3, VOCAB - 5, length).astype(np.int32) for length in lengths]
-
-
-def argmax_loop(model, prompt, steps):
-    """Greedy decoding as it is defined: the whole row through the model for every token."""
-    ids = torch.tensor(prompt, dtype=torch.long)[None]
-    with torch.no_grad():
-        for _ in range(steps):
-            logits = model(input_ids=ids, use_cache=False).logits
-            ids = torch.cat([ids, logits[:, -1:].argmax(-1)], dim=1)
-    return tuple(ids[0, len(prompt) :].tolist())
 
 
 @pytest.mark.parametrize("architecture", ["Llama", "Gemma2", "GPT2"])
@@ -80,7 +37,9 @@ def test_an_answer_ends_before_its_first_end_token_and_counts_it():
     model.generation_config.eos_token_id = [90, end]
     cut, whole = generate_answers(model, tokenizer_of(), prompts, max_new_tokens=10)
     place = free[0].index(end)
-    assert cut == Answer(" ".join(f"w{i}" for i in free[0][:place]), free[0][:place], True, place + 1)
+    assert cut == Answer(" ".join(f"w{i}" for i in free[0][:place]), free[0][:place], True, place + 1, end)
+    assert cut.response_ids == free[0][: place + 1]
+    assert whole.response_ids == free[1]
     assert (whole.token_ids, whole.stopped, whole.tokens) == (free[1], False, 10)
 
 

@@ -1,19 +1,29 @@
-"""Prompts → greedy answers."""
+"""Prompts → answers: the most likely ones, or samples from the model's own distribution."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import math
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+import xxhash
 from peft import PeftModel
 from tqdm import tqdm
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from minordpo.engine.attention import attention_switched, stock_implementation
+from minordpo.engine.memory import out_of_memory
 from minordpo.engine.models import causal_model
 from minordpo.errors import InputError
 
@@ -26,6 +36,34 @@ class Answer:
     token_ids: tuple[int, ...]  # without the end token
     stopped: bool  # ended by an end token, not by the length limit
     tokens: int  # generated, the end token counted
+    end_token: int | None = None  # the one that ended it
+
+    @property
+    def response_ids(self) -> tuple[int, ...]:
+        """All generated tokens, the end token included: what has a log-prob."""
+        return self.token_ids if self.end_token is None else (*self.token_ids, self.end_token)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How answers are drawn: from the whole distribution, sharpened below a temperature of 1.
+
+    A row's random numbers follow from seed, prompt and the sample's number alone, so an answer does not depend on
+    which others are drawn with it, nor on where a run is cut (but for a batch's rounding of the logits, which
+    rarely moves a token). A longer `max_new_tokens` continues the same answer; an equal prompt gets an equal one.
+    """
+
+    temperature: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < math.inf:
+            raise InputError(
+                f"temperature is {self.temperature:g}, but samples need a number above 0. Raise it, or generate "
+                "the most likely answers instead."
+            )
+        if self.seed < 0:
+            raise InputError(f"seed is {self.seed}, but at least 0 is needed. Raise it.")
 
 
 def generate_answers(
@@ -35,35 +73,112 @@ def generate_answers(
     *,
     max_new_tokens: int,
     batch_size: int = 8,
+    token_budget: int | None = None,
     progress: str | None = None,
 ) -> list[Answer]:
     """The most likely next token, again and again, for each prompt; answers in the order of `prompts`.
 
-    Nothing of the model's generation_config is used but its end tokens: a repetition penalty or a suppressed
-    token would hide what the model does. The model is left as it was found, its modes and flags included.
+    As `stream_answers`. `progress`: what to call the progress bar; None shows none.
+    """
+    rows = stream_answers(
+        model,
+        tokenizer,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        token_budget=token_budget,
+    )
+    return _in_order(rows, len(prompts), progress)
 
-    `progress`: what to call the progress bar; None shows none.
+
+def sample_answers(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[np.ndarray],
+    *,
+    samples: int,
+    sampling: Sampling,
+    max_new_tokens: int,
+    batch_size: int = 8,
+    token_budget: int | None = None,
+    progress: str | None = None,
+) -> list[list[Answer]]:
+    """`samples` answers drawn for each prompt, in the order of `prompts`; the first two of three are those of two.
+
+    As `stream_answers`.
+    """
+    rows = stream_answers(
+        model,
+        tokenizer,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        token_budget=token_budget,
+        sampling=sampling,
+        samples=samples,
+    )
+    answers = _in_order(rows, len(prompts) * samples, progress)
+    return [answers[start : start + samples] for start in range(0, len(answers), samples)]
+
+
+def _in_order(rows: Iterator[tuple[int, Answer]], total: int, progress: str | None) -> list[Answer]:
+    answers: dict[int, Answer] = {}
+    with tqdm(total=total, desc=progress, unit="answer", disable=progress is None) as bar:
+        for row, answer in rows:
+            answers[row] = answer
+            bar.update()
+    return [answers[row] for row in range(total)]
+
+
+def stream_answers(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[np.ndarray],
+    *,
+    max_new_tokens: int,
+    batch_size: int = 8,
+    token_budget: int | None = None,
+    sampling: Sampling | None = None,
+    samples: int = 1,
+) -> Iterator[tuple[int, Answer]]:
+    """(row, answer) as each batch ends, row = prompt · samples + sample; the longest prompts come first.
+
+    Greedy unless there is `sampling`. Nothing of the model's generation_config is used but its end tokens: a
+    repetition penalty or a suppressed token would hide what the model does. Between batches the model is as it
+    was found, its modes and flags included.
+
+    A batch has at most `batch_size` rows and `token_budget` tokens, the longest prompt and a whole answer counted
+    for every row. Where memory runs out, it is made again in halves, which is said on the error output.
 
     Raises:
-        InputError: an empty prompt, one that leaves no room for the answer, a size below 1, or an adapter
-            outside the weights.
+        InputError: an empty prompt, one that leaves no room for the answer or does not fit into memory alone, a
+            size below 1, or an adapter outside the weights.
     """
     base = causal_model(model)
-    _refuse(model, base, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size)
+    sizes = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "samples": samples}
+    _refuse(model, base, prompts, sizes if token_budget is None else sizes | {"token_budget": token_budget})
     ends = end_tokens(base, tokenizer)
     # The longest first: what does not fit into memory fails at once, and the time left is not underestimated.
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    answers: dict[int, Answer] = {}
-    with (
-        _ready_to_generate(model),
-        tqdm(total=len(prompts), desc=progress, unit="answer", disable=progress is None) as bar,
-    ):
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            rows = _continue_greedily(base, [prompts[i] for i in batch], ends, max_new_tokens)
-            answers.update((i, _answer(row, ends, tokenizer)) for i, row in zip(batch, rows, strict=True))
-            bar.update(len(batch))
-    return [answers[i] for i in range(len(prompts))]
+    order = sorted(range(len(prompts) * samples), key=lambda row: -len(prompts[row // samples]))
+    done = 0
+    while done < len(order):
+        whole = len(prompts[order[done] // samples]) + max_new_tokens
+        fitting = batch_size if token_budget is None else min(batch_size, max(1, token_budget // whole))
+        batch = order[done : done + fitting]
+        given = [prompts[row // samples] for row in batch]
+        draw = None
+        if sampling is not None:
+            draw = _Draw(given, [row % samples for row in batch], sampling, max_new_tokens)
+        with _ready_to_generate(model):
+            rows = _continue_within_memory(base, given, ends, max_new_tokens, draw)
+        if rows is None:
+            batch_size = len(batch) // 2
+            tqdm.write(
+                f"memory ran out: answers are made {batch_size} at a time from now on", file=sys.stderr
+            )
+            continue
+        done += len(batch)
+        yield from ((row, _answer(ids, ends, tokenizer)) for row, ids in zip(batch, rows, strict=True))
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
@@ -95,13 +210,12 @@ def _refuse(
     model: PreTrainedModel | PeftModel,
     base: PreTrainedModel,
     prompts: list[np.ndarray],
-    *,
-    max_new_tokens: int,
-    batch_size: int,
+    sizes: Mapping[str, int],
 ) -> None:
-    for name, value in (("max_new_tokens", max_new_tokens), ("batch_size", batch_size)):
+    for name, value in sizes.items():
         if value < 1:
             raise InputError(f"{name} is {value}, but at least 1 is needed. Raise it.")
+    max_new_tokens = sizes["max_new_tokens"]
     if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
         raise InputError(
             f"the adapter is of type {model.active_peft_config.peft_type.value}, but only one inside the "
@@ -145,8 +259,36 @@ def _ready_to_generate(model: PreTrainedModel | PeftModel) -> Iterator[None]:
             module.training = mode
 
 
-def _continue_greedily(
-    model: PreTrainedModel, prompts: list[np.ndarray], ends: frozenset[int], max_new_tokens: int
+def _continue_within_memory(
+    model: PreTrainedModel,
+    prompts: list[np.ndarray],
+    ends: frozenset[int],
+    max_new_tokens: int,
+    draw: _Draw | None,
+) -> list[list[int]] | None:
+    """The new tokens of each prompt; None where memory does not hold so many at a time."""
+    try:
+        return _continue(model, prompts, ends, max_new_tokens, draw)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        if len(prompts) == 1:
+            raise InputError(
+                f"memory does not hold a prompt of {len(prompts[0])} tokens and an answer of up to "
+                f"{max_new_tokens}. Lower max_new_tokens, or load the model in bfloat16."
+            ) from error
+    # Only here, where the error no longer holds on to the batch's tensors.
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return None
+
+
+def _continue(
+    model: PreTrainedModel,
+    prompts: list[np.ndarray],
+    ends: frozenset[int],
+    max_new_tokens: int,
+    draw: _Draw | None,
 ) -> list[list[int]]:
     """The new tokens of each prompt; after an end token come whatever tokens."""
     longest = max(map(len, prompts))
@@ -158,7 +300,7 @@ def _continue_greedily(
         input_ids[row, longest - len(prompt) :] = torch.from_numpy(np.asarray(prompt, dtype=np.int64))
         mask[row, longest - len(prompt) :] = 1
     config = GenerationConfig(
-        do_sample=False,
+        do_sample=False,  # samples are drawn in the processor, so that the most likely score is the drawn one
         num_beams=1,
         max_new_tokens=max_new_tokens,
         use_cache=True,
@@ -167,13 +309,51 @@ def _continue_greedily(
     )
     generate: Any = model.generate
     generated = generate(
-        input_ids.to(model.device), attention_mask=mask.to(model.device), generation_config=config
+        input_ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        generation_config=config,
+        logits_processor=LogitsProcessorList([] if draw is None else [draw]),
     )
     return generated[:, longest:].tolist()
+
+
+class _Draw(LogitsProcessor):
+    """Leaves each row one token, drawn from its distribution by a random number of the row's own.
+
+    One number a token, against the running sum of the probabilities, is all the chance there is in it: the numbers
+    are the same on every device, and need no generator a row.
+    """
+
+    def __init__(
+        self, prompts: list[np.ndarray], numbers: list[int], sampling: Sampling, max_new_tokens: int
+    ) -> None:
+        self.start = max(map(len, prompts))
+        self.temperature = sampling.temperature
+        rows = [
+            _numbers(sampling.seed, prompt, number, max_new_tokens)
+            for prompt, number in zip(prompts, numbers, strict=True)
+        ]
+        self.uniform = torch.from_numpy(np.stack(rows))
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """The scores with all but the drawn token at −inf."""
+        # float32 would lose tokens of a large vocabulary's tail in the running sum.
+        reached = torch.softmax(scores.double() / self.temperature, dim=-1).cumsum(dim=-1)
+        uniform = self.uniform[:, input_ids.shape[1] - self.start].to(scores.device)
+        drawn = torch.searchsorted(reached, (uniform * reached[:, -1])[:, None], right=True)
+        only = torch.full_like(scores, -torch.inf)
+        return only.scatter_(1, drawn.clamp_(max=scores.shape[1] - 1), 0.0)
+
+
+def _numbers(seed: int, prompt: np.ndarray, sample: int, count: int) -> np.ndarray:
+    """Uniform random numbers in [0, 1) that belong to one sample of one prompt."""
+    content = xxhash.xxh3_128_intdigest(np.asarray(prompt, dtype=np.int64).tobytes())
+    return np.random.default_rng([seed, sample, content]).random(count)
 
 
 def _answer(row: list[int], ends: frozenset[int], tokenizer: PreTrainedTokenizerBase) -> Answer:
     end = next((place for place, token in enumerate(row) if token in ends), None)
     ids = tuple(row[:end])
     text = tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return Answer(str(text), ids, end is not None, len(ids) + (end is not None))
+    end_token = None if end is None else row[end]
+    return Answer(str(text), ids, end is not None, len(ids) + (end is not None), end_token)
