@@ -1,0 +1,96 @@
+"""How sure a share, or a difference of two shares of the same questions, is. Standard library only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+_Z = NormalDist().inv_cdf(0.975)
+
+
+def wilson(successes: int, total: int) -> tuple[float, float]:
+    """The 95 % interval of a share: (p + z²/2n ± z √(p(1−p)/n + z²/4n²)) / (1 + z²/n).
+
+    Unlike p ± z·error it stays within [0, 1] and has width where the share is 0 or 1.
+    Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
+    """
+    if total < 1 or not 0 <= successes <= total:
+        raise ValueError(f"{successes} of {total} is no share")
+    share, spread = successes / total, _Z**2 / total
+    middle = share + spread / 2
+    half = _Z * math.sqrt(share * (1 - share) / total + spread / (4 * total))
+    low, high = (middle - half) / (1 + spread), (middle + half) / (1 + spread)
+    # Rounding would otherwise leave 1e-17 where the bound is exactly 0 or 1.
+    return (0.0 if successes == 0 else low), (1.0 if successes == total else high)
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """The exact two-sided p that questions answered differently fall to either side with equal chance.
+
+    min(1, 2 P(X ≤ min(gained, lost))) with X binomial(gained + lost, ½); 1 where there are none.
+    Source: McNemar 1947; the exact form is a sign test of the discordant pairs.
+    """
+    discordant, fewer = gained + lost, min(gained, lost)
+    tail = sum(math.comb(discordant, k) for k in range(fewer + 1))
+    return min(1.0, 2 * tail / 2**discordant)
+
+
+def paired_interval(gained: int, lost: int, total: int) -> tuple[float, float]:
+    """The 95 % interval of the difference (gained − lost) / total of two shares of the same questions.
+
+    d ± z √((g + l − d²) / (total + 2)) with g, l = (gained + 1, lost + 1) / (total + 2) and d = g − l: Wald's
+    interval after one more gained and one more lost, which keeps its coverage where few answers differ. Within
+    [−1, 1].
+    Source: Bonett and Price 2012, "Adjusted Wald confidence interval for a difference of binomial proportions
+    based on paired data".
+    """
+    if total < 1 or min(gained, lost) < 0 or gained + lost > total:
+        raise ValueError(f"{gained} gained and {lost} lost are not among {total}")
+    g, l = (gained + 1) / (total + 2), (lost + 1) / (total + 2)  # noqa: E741, as in the docstring
+    difference = g - l
+    half = _Z * math.sqrt((g + l - difference**2) / (total + 2))
+    return max(-1.0, difference - half), min(1.0, difference + half)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Each p adjusted for how many were looked at: the k-th least of n times n − k + 1, and none below one before.
+
+    Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
+    """
+    adjusted, floor = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        floor = max(floor, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = floor
+    return adjusted
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One model against another on the same questions."""
+
+    gained: int  # questions that only this one answers rightly
+    lost: int  # that only the other does
+    total: int
+
+    @classmethod
+    def of(cls, right: Sequence[bool], other: Sequence[bool]) -> Comparison:
+        """The comparison of which questions either answers rightly."""
+        both = list(zip(right, other, strict=True))
+        return cls(sum(a and not b for a, b in both), sum(b and not a for a, b in both), len(both))
+
+    @property
+    def difference(self) -> float:
+        """Of the two accuracies."""
+        return (self.gained - self.lost) / self.total
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 %, of the difference."""
+        return paired_interval(self.gained, self.lost, self.total)
+
+    @property
+    def p(self) -> float:
+        """Exact McNemar, two-sided."""
+        return mcnemar(self.gained, self.lost)

@@ -1,0 +1,89 @@
+"""Intervals and tests against published values, closed forms and counting."""
+
+import itertools
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minordpo.evaluate.statistics import Comparison, holm, mcnemar, paired_interval, wilson
+
+Z = 1.959963984540054
+
+
+def test_wilsons_interval_has_its_published_value():
+    # Newcombe 1998, "Two-sided confidence intervals for the single proportion", 81 of 263 and 15 of 148
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert wilson(15, 148) == pytest.approx((0.0624, 0.1605), abs=5e-5)
+
+
+def test_wilsons_interval_at_the_ends_is_one_sided_and_not_empty():
+    assert wilson(0, 10) == (0.0, pytest.approx(Z**2 / (10 + Z**2)))
+    assert wilson(10, 10) == (pytest.approx(10 / (10 + Z**2)), 1.0)
+
+
+@given(st.integers(1, 300), st.data())
+def test_wilsons_bounds_are_the_shares_that_are_one_z_away(total, data):
+    successes = data.draw(st.integers(0, total))
+    for bound in wilson(successes, total):
+        distance = abs(successes / total - bound)
+        assert distance == pytest.approx(Z * math.sqrt(bound * (1 - bound) / total), abs=1e-9)
+
+
+@pytest.mark.parametrize("gained", range(6))
+@pytest.mark.parametrize("lost", range(6))
+def test_mcnemars_p_counts_the_ways_to_toss_as_unevenly(gained, lost):
+    tosses = list(itertools.product((1, -1), repeat=gained + lost))
+    as_uneven = sum(abs(sum(toss)) >= abs(gained - lost) for toss in tosses)
+    assert mcnemar(gained, lost) == pytest.approx(as_uneven / len(tosses))
+
+
+def test_mcnemars_p_is_known_for_many_questions():
+    assert mcnemar(1, 9) == pytest.approx(22 / 1024)
+    assert mcnemar(2000, 2000) == 1.0
+    assert 0 < mcnemar(0, 1000) < 1e-300
+
+
+def test_the_interval_of_a_paired_difference_is_the_adjusted_walds():
+    # gained 10, lost 4 of 50: (11 − 5)/52 ± z √((11 + 5)/52 − (6/52)²)/√52
+    half = Z * math.sqrt((16 / 52 - (6 / 52) ** 2) / 52)
+    assert paired_interval(10, 4, 50) == pytest.approx((6 / 52 - half, 6 / 52 + half))
+    assert paired_interval(4, 10, 50) == pytest.approx((-6 / 52 - half, -6 / 52 + half))
+
+
+def test_no_difference_on_few_questions_still_has_a_wide_interval():
+    low, high = paired_interval(0, 0, 4)
+    assert low == pytest.approx(-high)
+    assert high == pytest.approx(Z * math.sqrt(2 / 6 / 6))
+    assert paired_interval(1, 0, 1)[1] == 1.0
+
+
+def test_holm_multiplies_the_least_p_most_and_keeps_the_order():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.8, 0.9]) == [1.0, 1.0]
+    assert holm([0.02]) == [0.02]
+    assert holm([]) == []
+
+
+def test_a_comparison_counts_only_questions_that_are_answered_differently():
+    compared = Comparison.of([True, True, False, False, True], [True, False, True, False, False])
+    assert compared == Comparison(gained=2, lost=1, total=5)
+    assert compared.difference == pytest.approx(1 / 5)
+    assert compared.interval == paired_interval(2, 1, 5)
+    assert compared.p == 1.0
+    with pytest.raises(ValueError, match="longer"):
+        Comparison.of([True], [True, False])
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: paired_interval(3, 2, 4), "3 gained and 2 lost are not among 4"),
+        (lambda: wilson(0, 0), "0 of 0 is no share"),
+        (lambda: wilson(3, 2), "3 of 2 is no share"),
+    ],
+)
+def test_counts_that_cannot_be_are_refused(call, said):
+    with pytest.raises(ValueError, match=said):
+        call()
