@@ -1,0 +1,205 @@
+"""Questions with a right number each: GSM8K, our own problems, gsm_symbolic, any file of such rows."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import random
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from minordpo.data.problems import generate_problems
+from minordpo.data.reading.fields import listed, shorten
+from minordpo.data.reading.readers import READERS
+from minordpo.data.worked.solutions import ANSWER_COLUMNS, QUESTION_COLUMNS, Unusable, read_solution
+from minordpo.errors import InputError
+from minordpo.evaluate.answers import normalize_number
+
+GENERATED = 200  # questions of a generator, unless told
+# Far from seeds that people train on (`data problems` begins at 0), and far apart: gsm_symbolic's question i of seed
+# s is question 0 of seed s + i, so that neighbouring seeds share all but one.
+HELD_OUT_SEED = 1_000_000
+# CSV is read by the columns of pairs, which a question has none of.
+_SUFFIXES = sorted(set(READERS) - {".csv"})
+_SYMBOLIC_ASKS = " Give the result as your final answer. Do not include units."
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question and the number that answers it."""
+
+    row: int  # of the source, as in messages; a generator's are counted from 1
+    text: str
+    answer: str  # normalised
+    steps: int | None  # computations in the reference solution; None where there is no solution to count in
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked, and where it is from."""
+
+    name: str
+    source: str  # in words
+    questions: list[Question]
+
+    @property
+    def digest(self) -> str:
+        """Stands for the questions and their answers."""
+        digest = xxhash.xxh3_128()
+        for question in self.questions:
+            digest.update(f"{question.row}\0{question.text}\0{question.answer}\0".encode())
+        return digest.hexdigest()
+
+
+def load_task(name: str, *, n: int | None = None, seed: int = 0) -> Task:
+    """The questions of a task, all or `n`: `gsm8k`, `problems`, `gsm_symbolic`, or a file.
+
+    Of a file or hub set `seed` says which `n` are taken (the first ten of twenty are those of ten) and they stay
+    in its order; a generator's questions are drawn with seed 1,000,000 · (1 + seed).
+
+    Raises:
+        InputError: no such task or file, a row without a question or a number, or fewer than `n` questions.
+    """
+    if n is not None and n < 1:
+        raise InputError(f"--n is {n}, but at least 1 question is needed. Raise it.")
+    if seed < 0:
+        raise InputError(f"--seed is {seed}, but at least 0 is needed. Raise it.")
+    if name in _GENERATORS:
+        held_out = HELD_OUT_SEED * (1 + seed)
+        return Task(
+            name, f"{name}, generated with seed {held_out}", _GENERATORS[name](n or GENERATED, held_out)
+        )
+    task = _gsm8k() if name == "gsm8k" else _file(name)
+    return task if n is None else _drawn(task, n, seed)
+
+
+def _drawn(task: Task, n: int, seed: int) -> Task:
+    if n > len(task.questions):
+        raise InputError(
+            f"--n is {n}, but {task.source} has {len(task.questions)} questions. Lower --n, or leave it out."
+        )
+    rows = list(range(len(task.questions)))
+    random.Random(f"questions of seed {seed}").shuffle(rows)
+    drawn = [task.questions[i] for i in sorted(rows[:n])]
+    return replace(task, source=f"{n} of the {len(task.questions)} of {task.source}", questions=drawn)
+
+
+def _file(name: str) -> Task:
+    path = Path(name).expanduser()
+    suffix = path.suffix.lower()
+    if suffix not in _SUFFIXES or not path.is_file():
+        known = ["gsm8k", *_GENERATORS]
+        near = difflib.get_close_matches(name, known, n=1)
+        raise InputError(
+            f"--task is {name!r}, which is neither a task ({', '.join(known)}) nor a file that ends in "
+            f"{', '.join(_SUFFIXES)}. {f'Did you mean {near[0]}?' if near else 'Correct the name.'}"
+        )
+    unit = "line" if suffix == ".jsonl" else "row"
+    return Task(name, path.name, read_questions(READERS[suffix](path, name), source=name, unit=unit))
+
+
+def _gsm8k() -> Task:
+    import datasets  # slow to import, and files do not need it
+    from datasets.exceptions import DatasetsError
+
+    try:
+        rows = datasets.load_dataset("openai/gsm8k", "main", split="test")
+    except (OSError, ValueError, DatasetsError) as error:
+        reason = shorten(" ".join(str(error).split()).rstrip("."), 200)
+        raise InputError(
+            f"the hub set openai/gsm8k could not be loaded: {reason}. Check the connection, or name a file of its "
+            "test rows: --task path/to/test.jsonl"
+        ) from error
+    source = "openai/gsm8k[test]"
+    return Task("gsm8k", source, read_questions(enumerate(rows, 1), source=source))
+
+
+def read_questions(rows: Iterable[tuple[int, Any]], *, source: str, unit: str = "row") -> list[Question]:
+    """The question of every numbered row.
+
+    The answer is a number in the column `answer`, or that at the end of a worked solution ("#### 42",
+    "The answer is: 42", \\boxed{42}).
+
+    Raises:
+        InputError: there is no row, or one without a question or a number; none is passed over, since that would
+            change what the accuracy is of.
+    """
+    questions = [_question(row, number, f"{unit} {number} of {source}") for number, row in rows]
+    if not questions:
+        raise InputError(f"{source} holds no rows, but questions are needed. Name another file.")
+    return questions
+
+
+def _question(row: Any, number: int, where: str) -> Question:
+    columns = listed(list(row)) if isinstance(row, dict) else ""
+    if not isinstance(row, dict) or not any(name in row for name in QUESTION_COLUMNS):
+        raise InputError(
+            f"{where} has no question (its columns: {columns or 'none'}), but one is needed in a column named "
+            f"{', '.join(QUESTION_COLUMNS)}. Rename a column, or name another file."
+        )
+    if not any(name in row for name in ANSWER_COLUMNS):
+        raise InputError(
+            f"{where} has no answer (its columns: {columns}), but to be right or wrong a number or a worked "
+            f"solution is needed in a column named {', '.join(ANSWER_COLUMNS)}. Add it, or name another file."
+        )
+    given = str(row.get("answer", ""))
+    bare = None if "\n" in given else normalize_number(given)
+    solution = read_solution(row, where)
+    if isinstance(solution, Unusable):
+        question = next(row[name] for name in QUESTION_COLUMNS if name in row)
+        if bare is None or not _is_text(question):
+            raise InputError(
+                f"{where} cannot be used: {solution.reason}{f' ({solution.example})' if solution.example else ''}. "
+                "A question and a number that answers it are needed. Correct or drop the row."
+            )
+        return Question(number, question.strip(), bare, None)
+    answer = bare or normalize_number(solution.answer)
+    if answer is None:
+        raise InputError(
+            f"{where} has the answer {shorten(solution.answer)!r}, but a number is needed. Correct or drop the row."
+        )
+    return Question(number, solution.question, answer, len(solution.steps) or None)
+
+
+def _is_text(value: Any) -> bool:
+    """Whether it says something, in whole characters."""
+    if not isinstance(value, str) or not value.strip():
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _problems(n: int, seed: int) -> list[Question]:
+    rows = (problem.row() for problem in generate_problems(n, seed=seed))
+    return read_questions(enumerate(rows, 1), source="problems")
+
+
+def _gsm_symbolic(n: int, seed: int) -> list[Question]:
+    try:
+        gym: Any = importlib.import_module("reasoning_gym")
+    except ImportError as error:
+        raise InputError(
+            "the task gsm_symbolic comes from the package reasoning-gym, which is not installed. Install the extra: "
+            "pip install 'minordpo[symbolic]' (it builds one dependency from source and needs a C compiler)"
+        ) from error
+
+    def rows() -> Iterator[dict[str, str]]:
+        for item in gym.create_dataset("gsm_symbolic", seed=seed, size=n):
+            # Its own wish for a format would contradict the prompt's.
+            question = item["question"].removesuffix(_SYMBOLIC_ASKS)
+            yield {"question": question, "solution": item["metadata"]["answer_cot"], "answer": item["answer"]}
+
+    return read_questions(enumerate(rows(), 1), source="gsm_symbolic")
+
+
+_GENERATORS: dict[str, Callable[[int, int], list[Question]]] = {
+    "problems": _problems,
+    "gsm_symbolic": _gsm_symbolic,
+}
