@@ -1,0 +1,80 @@
+"""KL(π‖π_ref) from the policy's own samples: what a reward was paid with (Eq. 1 of the MinorDPO paper)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from minordpo.data.tokens import TokenExample, TokenResponse
+from minordpo.evaluate.generation import Answer
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """KL(π‖π_ref) in nats, with standard errors over prompts; NaN where a single prompt has none."""
+
+    per_sequence: float
+    per_sequence_error: float
+    per_token: float
+    per_token_error: float
+    sequences: int
+    tokens: int
+    cut: float  # share of the samples that ran into the length limit: their tails are not counted
+
+
+def divergence(logratios: Sequence[Sequence[np.ndarray]], stopped: Sequence[Sequence[bool]]) -> Divergence:
+    """The divergence from log π/π_ref of each token of each sample, prompt by prompt; as many samples each.
+
+    A sample's log-ratio log π(y|x) − log π_ref(y|x), y drawn from π, is an unbiased estimate of KL; per token it is
+    the ratio of the sums, whose error is that of a ratio. Samples of a prompt are not independent, so errors are
+    those of means over prompts.
+    """
+    counts = {len(samples) for samples in logratios}
+    if len(counts) != 1 or 0 in counts:
+        raise ValueError("every prompt needs as many samples, at least one")
+    sums = np.array([np.mean([np.sum(s, dtype=np.float64) for s in samples]) for samples in logratios])
+    lengths = np.array([np.mean([len(s) for s in samples]) for samples in logratios])
+    per_token = float(sums.sum() / lengths.sum()) if lengths.sum() else math.nan
+    # A ratio's residuals have mean zero; their spread over the mean length is its error.
+    residuals = (sums - per_token * lengths) / lengths.mean() if lengths.sum() else sums
+    each = counts.pop()
+    return Divergence(
+        per_sequence=float(sums.mean()),
+        per_sequence_error=_error(sums),
+        per_token=per_token,
+        per_token_error=_error(residuals),
+        sequences=len(sums) * each,
+        tokens=round(float(lengths.sum()) * each),
+        cut=1.0 - float(np.mean([ended for samples in stopped for ended in samples])),
+    )
+
+
+def _error(values: np.ndarray) -> float:
+    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
+
+
+def sampled_examples(
+    prompts: Sequence[np.ndarray], answers: Sequence[Sequence[Answer]]
+) -> list[TokenExample]:
+    """Each prompt with its samples as one example, so that the engine computes the prompt once for all of them.
+
+    Every generated token is scored, the end token too. Samples of no tokens (none are: an end token is one) would
+    have no log-prob.
+    """
+    examples = []
+    for row, (prompt, samples) in enumerate(zip(prompts, answers, strict=True), 1):
+        ids = [np.array(answer.response_ids, dtype=np.int32) for answer in samples]
+        responses = tuple(TokenResponse(each, np.ones(len(each), dtype=bool)) for each in ids)
+        examples.append(TokenExample(prompt, responses, (0.0,) * len(responses), row))
+    return examples
+
+
+def split_samples(examples: Sequence[TokenExample], logps: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
+    """Token log-probs of examples (all responses in one row each) as one array a response."""
+    return [
+        np.split(values, np.cumsum([int(r.scored.sum()) for r in example.responses])[:-1])
+        for example, values in zip(examples, logps, strict=True)
+    ]
