@@ -37,7 +37,8 @@ RUNS: dict[str, dict[str, Any]] = {
         "pairs": 9,
         "held_out": 3,
         "token_budget": 60,
-        "max_steps": 2,
+        "max_steps": 3,
+        "undesirable_weight": 0.1,  # so that responses get likelier after any prompt: a baseline above 0
         "adam_epsilon": 1e-4,
     },
     "cringe": {

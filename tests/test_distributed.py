@@ -96,6 +96,14 @@ def test_what_each_response_did_is_gathered_from_both(folders, name):
             assert values == pytest.approx(others, abs=2e-3)
 
 
+def test_the_baseline_of_kto_is_that_of_both(folders):
+    rows = [metric_rows(folder / "kto") for folder in folders]
+    one, two = ([row.get("z0", row.get("eval_z0")) for row in each] for each in rows)
+    assert two == pytest.approx(one, rel=1e-4, abs=1e-4)
+    assert one[:2] == [0, 0]  # at the reference, and in a step of one prompt
+    assert min(one[2:]) > 0.1
+
+
 def test_a_step_that_leaves_a_process_without_pairs_is_among_them(folders):
     steps = [row for row in metric_rows(folders[1] / "adamw") if "loss" in row]
     assert [row["epoch"] for row in steps] == [0.5, 1.0, 1.5]

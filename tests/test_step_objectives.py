@@ -186,6 +186,34 @@ def test_the_baseline_is_the_whole_steps_however_it_is_sharded():
         assert total[1] == len(others)
 
 
+@pytest.mark.parametrize("above", [False, True])
+def test_the_baseline_of_kto_is_reported_however_the_step_is_cut(above):
+    items = examples("labelled")[:7]
+    one, other = tiny("Llama"), moved(tiny("Llama"), by=0.02)
+    others = [each for _, each in mismatched(list(enumerate(items)), LONGEST)]
+    with torch.no_grad():
+        sums = [plain_logps(oracle.stock_copy(model), others)[0].mean().item() for model in (one, other)]
+    # One of the two is likelier to say something foreign to the prompt: as the policy it has a baseline above 0.
+    policy, base = (one, other) if (sums[0] > sums[1]) == above else (other, one)
+    expected = abs(sums[0] - sums[1]) if above else 0.0
+    assert abs(sums[0] - sums[1]) > 0.1
+    for name in ("kto", "kto + 0.1*sft"):
+        context = Context(objective=resolve(name, {}), reference=references(base, items, others=True))
+        for budget in (1, 60, 1 << 40):
+            records = stepped(policy, items, context, budget)
+            assert measured(records)["z0"] == pytest.approx(expected, rel=1e-4)
+            assert len({record.reports["z0"].item() for record in records}) == 1
+
+
+def test_a_step_of_one_prompt_has_a_baseline_of_0():
+    items = examples("labelled")[:1]
+    policy = tiny("Llama")
+    context = Context(objective=resolve("kto", {}), reference=references(policy, items, others=False))
+    assert measured(stepped(policy, items, context, 64))["z0"] == 0
+    context = Context(objective=resolve("minor_sft", {}), reference=context.reference)
+    assert "z0" not in measured(stepped(policy, items[:1], context, 64))
+
+
 def test_a_step_of_one_prompt_has_no_mismatched_response():
     items = examples("labelled")[:1]
     policy = tiny("Llama")

@@ -138,6 +138,10 @@ class Objective:
         """How many of the likeliest other tokens an alternative to each rejected token is drawn from, if any are."""
         return next((int(t.hyper["top_k"]) for t in self.terms if t.spec.alternatives), None)
 
+    def reports(self, logps: ResponseLogps) -> dict[str, Float[Tensor, ""]]:
+        """The terms' own metrics, by name: scalars of the whole step."""
+        return {name: report(logps) for t in self.terms for name, report in t.spec.reports.items()}
+
     @property
     def undesirable(self) -> bool:
         """Whether every term has a use for labelled responses that are undesirable."""

@@ -48,9 +48,7 @@ def kto(
 
     Source: Ethayarajh et al. 2024 (arXiv 2402.01306), Eq. 7 (as TRL cites both).
     """
-    mismatched = logps.mismatched_logratio
-    baseline = torch.zeros(()) if mismatched is None else relu(mismatched.detach())
-    distances = logps.logratios - baseline.to(logps.logps)
+    distances = logps.logratios - kto_baseline(logps)
     desirable = logps.grades > 0
     losses = torch.where(
         desirable,
@@ -59,6 +57,12 @@ def kto(
     )
     counts = logps.per_prompt(torch.ones_like(losses))
     return logps.per_prompt(losses) / counts
+
+
+def kto_baseline(logps: ResponseLogps) -> Float[Tensor, ""]:
+    """z0 of `kto`, in nats: the mean log-ratio of the step's mismatched responses where it is above 0, else 0."""
+    mismatched = logps.mismatched_logratio
+    return (torch.zeros(()) if mismatched is None else relu(mismatched.detach())).to(logps.logps)
 
 
 def rrhf(
@@ -139,6 +143,7 @@ RESPONSES = {
         kto,
         PAIRS | LABELLED,
         mismatched=True,
+        reports={"z0": kto_baseline},
         assumes="each response is good or bad by itself, and gains and losses saturate as in prospect theory",
         usual="beta 0.01 to 0.1; weights such that weight times number is 1 to 4/3 times larger for desirable ones",
     ),

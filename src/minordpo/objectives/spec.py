@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -20,6 +20,8 @@ class _Needs:
     mismatched: bool = False  # … and of responses paired with another prompt of the step
     alternatives: bool = False  # … and of other tokens than the rejected response's
     undesirable: bool = True  # it has a use for labelled responses that are undesirable
+    # Metrics of its own, by name: scalars of the whole step, which each `ResponseLogps` of the step says alike.
+    reports: Mapping[str, Callable[[Any], Tensor]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from minordpo.errors import InputError
+from minordpo.objectives import OBJECTIVES
 from minordpo.train.step import Reduce, StepRecord
 
 SATURATED = 0.01  # share of its coefficients before training below which a prompt is hardly pushed any more
@@ -35,6 +36,9 @@ def response_metrics(
             if name in columns:
                 sums[0, place] += columns[name].double().sum()
                 sums[1, place] += len(columns[name])
+            elif name in record.reports:  # every row of the step says the same
+                sums[0, place] += record.reports[name].double()
+                sums[1, place] += 1
     sums = reduce(sums)
     return {name: total / count for name, total, count in zip(NAMES, *sums.tolist(), strict=True) if count}
 
@@ -66,6 +70,7 @@ NAMES = (
     "saturated",
     "chosen_below_reference",
     "rejected_at_or_below_reference",
+    *sorted({name for spec in OBJECTIVES.values() for name in spec.reports}),
 )
 
 

@@ -61,6 +61,7 @@ class StepRecord:
     gradient: Gradient
     at_start: Gradient | None  # the same objective where the policy is the reference
     indices: tuple[Hashable, ...]  # of the prompts
+    reports: Mapping[str, Tensor]  # the objective's own, of the whole step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +191,8 @@ def _record(
         none_yet = None if mismatched is None else torch.zeros_like(mismatched)
         start = replace(logps, logps=_sums(ref, batch), mismatched_logratio=none_yet)
         at_start = gradient(context.objective, start)
-    return StepRecord(logps, gradient(context.objective, logps), at_start, batch.indices)
+    objective = context.objective
+    return StepRecord(logps, gradient(objective, logps), at_start, batch.indices, objective.reports(logps))
 
 
 def _reference_members(reference: Reference, batch: PackedBatch) -> Float[Tensor, "members"]:
