@@ -13,9 +13,10 @@ from transformers import TrainingArguments
 
 import minordpo.train.estimate as estimate
 import minordpo.train.measure as measure
-from minordpo.config import RunConfig, load_config
+from minordpo.cli import main
+from minordpo.config import RunConfig, dump_config, load_config
 from minordpo.errors import InputError
-from minordpo.train.estimate import dry_run, evaluations, plan_steps
+from minordpo.train.estimate import evaluations, plan_steps
 from minordpo.train.loader import step_loader
 from minordpo.train.measure import measure_row, optimizer_state_bytes
 from minordpo.train.run import build_trainer, load_data, load_run_tokenizer, run
@@ -56,6 +57,14 @@ def config(shared: Path, tmp_path: Path, *overrides: str, output: str = "out") -
         tmp_path / "run.yaml", base=shared / "model", pairs=shared / "pairs.jsonl", output=tmp_path / output
     )
     return load_config(file, overrides)
+
+
+def dry_run(made: RunConfig) -> str:
+    """What the dry run says, all at once."""
+    said: list[str] = []
+    estimate.dry_run(made, say=said.append)
+    (report,) = said
+    return report
 
 
 def fill_cache(made: RunConfig) -> None:
@@ -224,20 +233,66 @@ def refusal(refuses: Callable[[RunConfig], Any], made: RunConfig) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("blocked", ["another run", "other files", "a file"])
-def test_an_output_that_cannot_be_used_is_refused_as_in_a_run(
-    shared: Path, tmp_path: Path, blocked: str
-) -> None:
-    out = tmp_path / "out"
-    if blocked == "a file":
+def block(out: Path, by: str) -> None:
+    if by == "a file":
         out.write_text("notes")
     else:
         out.mkdir()
-        (out / ("config.yaml" if blocked == "another run" else "notes.txt")).write_text("")
+        (out / ("config.yaml" if by == "another run" else "notes.txt")).write_text("")
+
+
+@pytest.mark.parametrize("blocked", ["a file", "another run", "other files"])
+def test_an_output_that_cannot_be_used_is_refused_as_in_a_run(
+    shared: Path, tmp_path: Path, blocked: str
+) -> None:
+    block(tmp_path / "out", blocked)
     made = config(shared, tmp_path)
     said = refusal(dry_run, made)
     assert said == refusal(run, made)
     assert "holds another run" in said if blocked == "another run" else "is not a run folder" in said
+
+
+@pytest.mark.parametrize("blocked", ["a file", "another run", "other files"])
+def test_with_an_output_that_cannot_be_used_the_estimates_still_come_first(
+    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], blocked: str
+) -> None:
+    block(tmp_path / "out", blocked)
+    file = write_config(
+        tmp_path / "run.yaml", base=shared / "model", pairs=shared / "pairs.jsonl", output=tmp_path / "out"
+    )
+    capsys.readouterr()
+    assert main(["train", str(file), "--dry-run"]) == 2
+    said = capsys.readouterr()
+    assert "14 rows read as TRL chat" in said.out
+    assert line(said.out, "training").startswith("training   about ")
+    assert re.fullmatch(r"output     it would take about [\d.]+ MB", line(said.out, "output"))
+    last = said.err.splitlines()[-1]
+    assert re.match(
+        r"minordpo: .*out (holds another run|exists and is not a run folder)\. Name another", last
+    )
+
+
+def test_another_refusal_is_said_before_that_of_the_output(shared: Path, tmp_path: Path) -> None:
+    block(tmp_path / "out", "other files")
+    for override in ("data.max_length=20", "objective.gamma=1", "training.push_to_hub=true"):
+        free = refusal(dry_run, config(shared, tmp_path, override, output="free"))
+        said = refusal(dry_run, config(shared, tmp_path, override))
+        assert (
+            said
+            == f"{free.rstrip('.')}. Besides: {tmp_path / 'out'} exists and is not a run folder. Name another output"
+        )
+
+
+def test_the_dry_run_of_a_run_gone_on_with_takes_its_folder(shared: Path, tmp_path: Path) -> None:
+    made = config(shared, tmp_path)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "config.yaml").write_text(dump_config(made))
+    said: list[str] = []
+    estimate.dry_run(made, resume=True, say=said.append)
+    assert f"{tmp_path / 'out'} can be used" in line(said[0], "output")
+    with pytest.raises(InputError, match="was started with another config"):
+        estimate.dry_run(config(shared, tmp_path, "objective.beta=0.7"), resume=True, say=said.append)
+    assert len(said) == 2
 
 
 def test_an_output_below_a_file_is_refused(shared: Path, tmp_path: Path) -> None:

@@ -182,5 +182,7 @@ def test_single_responses_among_pairs_are_refused(tmp_path):
 )
 def test_a_dry_run_counts_what_the_objective_needs(tmp_path, monkeypatch, name, prompts):
     monkeypatch.setenv("MINORDPO_CACHE", str(tmp_path / "cache"))
-    text = dry_run(load_config(set_up(tmp_path, chat_rows(10), name), []))
+    said: list[str] = []
+    dry_run(load_config(set_up(tmp_path, chat_rows(10), name), []), say=said.append)
+    (text,) = said
     assert f"for the {prompts} of {prompts} prompts that are not in the cache" in text

@@ -106,7 +106,7 @@ def _train(arguments: argparse.Namespace) -> None:
     if arguments.dry_run:
         from minordpo.train.estimate import dry_run
 
-        print(dry_run(config))
+        dry_run(config, resume=arguments.resume)
         return
     from minordpo.train.run import run
 

@@ -1,6 +1,6 @@
 """`minordpo train --dry-run`: everything a run checks, one row measured, and what the run would cost.
 
-config, output folder, tokenizer, data, model, adapter, packing: as in a run, and refused as there
+config, tokenizer, data, model, adapter, packing: as in a run, and refused as there; the output folder at the end
 one row of the first step, forward and backward ─► seconds a token, bytes a token
 every step's rows, by their sizes alone         ─► tokens, largest row
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from minordpo.config import RunConfig
 from minordpo.data.packing import tree_size
 from minordpo.data.tokens import TokenExample
 from minordpo.engine.models import causal_model
+from minordpo.errors import InputError
 from minordpo.train.folder import existing_above, refuse_foreign, refuse_unwritable
 from minordpo.train.guards import longest_sequence
 from minordpo.train.loader import mismatched
@@ -32,18 +34,38 @@ from minordpo.train.trainer import PreferenceTrainer
 _ADAMW_STATE = 8.0
 
 
-def dry_run(config: RunConfig) -> str:
-    """The report on data, and what a run of this config would cost; nothing is written but temporary files.
+def dry_run(config: RunConfig, *, resume: bool = False, say: Callable[[str], None] = print) -> None:
+    """Say what the data are like and what a run of this config would cost; nothing is written but temporary files.
 
-    Times are one measured row's, scaled by tokens; memory is counted from the tensors. Both are estimates.
+    Times are one measured row's, scaled by tokens; memory is counted from the tensors. Both are estimates of the whole
+    run, also where `resume` would go on with it. An output folder that cannot be used is refused after all else.
 
     Raises:
         InputError: what the run itself would refuse; or a single row does not fit in memory.
     """
+    refused = _folder_refusal(config, resume)
+    try:
+        say(_report(config, usable=refused is None))
+    except InputError as error:
+        if refused is None:
+            raise
+        raise InputError(f"{str(error).rstrip('.')}. Besides: {refused}") from error
+    if refused is not None:
+        raise refused
+
+
+def _folder_refusal(config: RunConfig, resume: bool) -> InputError | None:
     folder = Path(config.output)
+    try:
+        refuse_foreign(folder, config, resume)
+        refuse_unwritable(folder)
+    except InputError as error:
+        return error
+    return None
+
+
+def _report(config: RunConfig, *, usable: bool) -> str:
     validate(config)
-    refuse_foreign(folder, config, resume=False)
-    refuse_unwritable(folder)
     tokenizer = load_run_tokenizer(config)
     data = load_data(config, tokenizer)
     with tempfile.TemporaryDirectory(prefix="minordpo-dry-run-") as aside:
@@ -58,7 +80,7 @@ def dry_run(config: RunConfig) -> str:
             ("tokens", _tokens_line(plan)),
             *_time_lines(trainer, plan, measured, missing),
             *_memory_lines(trainer, plan, measured, state),
-            *_disk_lines(trainer, folder, state),
+            *_disk_lines(trainer, Path(config.output) if usable else None, state),
         ]
     table = "\n".join(f"{name.ljust(10)} {text}" for name, text in lines)
     return f"{data.report}\n\nDry run: nothing was trained and nothing written.\n{table}"
@@ -226,7 +248,10 @@ def _memory_there(device: torch.device) -> int | None:
     return None
 
 
-def _disk_lines(trainer: PreferenceTrainer, folder: Path, state: float | None) -> list[tuple[str, str]]:
+def _disk_lines(
+    trainer: PreferenceTrainer, folder: Path | None, state: float | None
+) -> list[tuple[str, str]]:
+    """Against what is left on the disk of the output folder; without one that can be used, the size alone."""
     args = trainer.args
     model: Any = trainer.model
     saved = [p for p in model.parameters() if p.requires_grad or not trainer.new_adapter]
@@ -235,10 +260,13 @@ def _disk_lines(trainer: PreferenceTrainer, folder: Path, state: float | None) -
     checkpoint = final + (_ADAMW_STATE if state is None else state) * trained
     saves = getattr(args.save_strategy, "value", args.save_strategy) != "no"
     kept = (args.save_total_limit or 1) + 1 if saves else 0  # one more is written before the oldest goes
-    needed, free = final + kept * checkpoint, shutil.disk_usage(existing_above(folder)).free
-    text = f"{folder} can be used; it would take about {_size(needed)} of {_size(free)} left on the disk"
-    if kept and not args.save_total_limit:
-        text += f", and {_size(checkpoint)} for each further checkpoint"
+    needed = final + kept * checkpoint
+    unlimited = kept and not args.save_total_limit
+    further = f", and {_size(checkpoint)} for each further checkpoint" if unlimited else ""
+    if folder is None:
+        return [("output", f"it would take about {_size(needed)}{further}")]
+    free = shutil.disk_usage(existing_above(folder)).free
+    text = f"{folder} can be used; it would take about {_size(needed)} of {_size(free)} left on the disk{further}"
     lines = [("output", text)]
     if needed > free:
         lines.append(
