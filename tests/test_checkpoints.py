@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -38,6 +39,7 @@ WHOLE = [
     "rng_state.pth",
     "trainer_state.json",
     "config.json",
+    "training_args.bin",
 ]
 
 
@@ -60,6 +62,22 @@ def test_a_checkpoint_without_the_optimizers_state_is_refused_and_not_begun_anew
     (copied / "checkpoint-2" / name).unlink()
     with pytest.raises(InputError, match=rf"checkpoint-2 lacks {name}, as after training.save_only_model"):
         trainer(copied, **SETTINGS).train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("FULL_STATE_DICT", r"pytorch_model_fsdp\.bin and optimizer\.bin"),
+        ("SHARDED_STATE_DICT", "pytorch_model_fsdp_0 and optimizer_0"),
+    ],
+)
+def test_under_fsdp_a_checkpoint_without_its_files_is_refused(copied, monkeypatch, kind, said):
+    made = trainer(copied, **SETTINGS)
+    made.is_fsdp_enabled = True
+    plugin = SimpleNamespace(state_dict_type=kind)
+    monkeypatch.setattr(made.accelerator.state, "fsdp_plugin", plugin, raising=False)
+    with pytest.raises(InputError, match=rf"checkpoint-2 lacks {said}, as after training.save_only_model"):
+        made.find_checkpoint(True)
 
 
 def test_at_the_last_step_no_optimizer_is_needed(tmp_path):

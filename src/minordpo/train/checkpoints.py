@@ -39,17 +39,25 @@ class StagedCheckpoints(Trainer):
         found = self._named_or_last(resume)
         _refuse_damaged(found)
         state = TrainerState.load_from_json(str(found / "trainer_state.json"))
-        # Elsewhere the optimizer's state has other names; the Trainer starts a missing one anew without a word.
-        plain = (
-            not (self.is_deepspeed_enabled or self.is_fsdp_enabled) and state.global_step < state.max_steps
-        )
-        lacking = [name for name in ("optimizer.pt", "scheduler.pt") if plain and not (found / name).exists()]
+        needed = self._needed_to_go_on(going_on=state.global_step < state.max_steps)
+        lacking = [name for name in needed if not (found / name).exists()]
         if lacking:
             raise InputError(
                 f"{found} lacks {' and '.join(lacking)}, as after training.save_only_model, so going on from it would "
                 "not be the same run. Train anew under another output, or start from its weights by model.path"
             )
         return found
+
+    def _needed_to_go_on(self, *, going_on: bool) -> list[str]:
+        """What must be in a checkpoint; the Trainer starts a missing optimizer's state anew without a word."""
+        if self.is_deepspeed_enabled:
+            return []  # its engine reads its own folders, and fails where one is missing
+        if not self.is_fsdp_enabled:
+            return ["optimizer.pt", "scheduler.pt"] if going_on else []
+        whole = "FULL" in str(self.accelerator.state.fsdp_plugin.state_dict_type)
+        weights = "pytorch_model_fsdp.bin" if whole else "pytorch_model_fsdp_0"
+        optimizer = "optimizer.bin" if whole else "optimizer_0"
+        return [weights, optimizer, "scheduler.pt"] if going_on else [weights]
 
     def _named_or_last(self, resume: str | os.PathLike[str] | Literal[True]) -> Path:
         if isinstance(resume, str | os.PathLike):
@@ -103,13 +111,15 @@ class StagedCheckpoints(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if isinstance(self.model, PeftModel):
+        if isinstance(self.model, PeftModel) and not self.is_fsdp_enabled:
             load_adapter_weights(self.model, Path(resume_from_checkpoint))
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def load_finished(self, checkpoint: Path) -> TrainOutput:
         """Weights and state of a run that had taken its last step; the Trainer's own resumption may take another."""
+        model: Any = self.model
+        model.to(self.args.device)  # one that is to be sharded is not there yet, and stays whole here
         self._load_from_checkpoint(str(checkpoint))
         self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
@@ -117,9 +127,10 @@ class StagedCheckpoints(Trainer):
         return TrainOutput(self.state.global_step, float("nan"), {})
 
     def _load_best_model(self) -> None:
-        # The Trainer would load the weights into the first active adapter, which is a frozen one below.
+        # The Trainer would load the weights into the first active adapter, which is a frozen one below; under FSDP it
+        # loads every trainable weight by its name.
         best = self.state.best_model_checkpoint
-        if isinstance(self.model, PeftModel) and best is not None:
+        if isinstance(self.model, PeftModel) and best is not None and not self.is_fsdp_enabled:
             load_adapter_weights(self.model, Path(best))
         else:
             super()._load_best_model()
@@ -144,7 +155,7 @@ def _refuse_damaged(folder: Path) -> None:
             elif file.suffix == ".safetensors":
                 with safe_open(file, framework="pt"):
                     pass
-            elif file.suffix in (".pt", ".pth"):
+            elif file.suffix in (".pt", ".pth", ".bin"):
                 zipfile.ZipFile(file).close()
         except (OSError, ValueError, SafetensorError, zipfile.BadZipFile) as error:
             raise InputError(
