@@ -49,6 +49,7 @@ from minordpo.train.loader import EpochOrder, Packer, StepSampler, mismatched, s
 from minordpo.train.memory import TrainingStopped, within_memory
 from minordpo.train.metrics import MetricsFile, response_metrics, response_rows
 from minordpo.train.reference_pass import ReferencePass, autocast, other_reference
+from minordpo.train.sharding import refuse_sharding, set_up_sharding
 from minordpo.train.step import Context, StepBatch, StepRecord, preference_evaluation, preference_step
 
 # Tokens of a packed row: enough to fill the device, small enough that a row's activations stay modest.
@@ -95,6 +96,7 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
         if isinstance(model, str):
             model = load_model(model)
         args, pairs_per_device = own_copy(args or TrainingArguments(output_dir="preference-tuned"))
+        refuse_sharding(args, own_optimizer=any(each is not None for each in optimizers))
         if args.n_gpu > 1:
             raise InputError(
                 f"{args.n_gpu} GPUs are visible to one process. Start one process a GPU with torchrun, or show one "
@@ -146,6 +148,7 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
             callbacks=callbacks,
             optimizers=optimizers,
         )
+        set_up_sharding(self.args, self.accelerator)
         self.new_adapter = peft_config is not None
         self.reference = None
         if measured:
