@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from minordpo import objectives
@@ -23,17 +25,19 @@ from minordpo.data.files import read_jsonl, write_jsonl
 from minordpo.data.formats import load_examples
 from minordpo.data.reading.readers import READERS
 from minordpo.data.tokens import TokenExample, TokenOptions
-from minordpo.engine.models import load_model, load_tokenizer, save_model
+from minordpo.engine.models import causal_model, load_model, load_tokenizer, save_model
 from minordpo.engine.reference import cache_folder
 from minordpo.errors import InputError
 from minordpo.evaluate.answers import summarize
 from minordpo.evaluate.generation import Answer, generate_answers
 from minordpo.study.figures import reward_figure
+from minordpo.train.adapters import add_adapter
 from minordpo.train.card import model_card
 from minordpo.train.environment import environment
 from minordpo.train.folder import claim, only_here, refuse_changed, refuse_foreign
 from minordpo.train.guards import with_reference
 from minordpo.train.progress import show_progress
+from minordpo.train.sharding import whole_weights
 from minordpo.train.trainer import PreferenceTrainer
 
 # Where a run's config leaves TrainingArguments alone and their own default would not serve: a line of metrics each
@@ -93,17 +97,20 @@ def _run(
         print(data.report, flush=True)
     samples = _Samples(config, tokenizer, data, folder / "samples.jsonl")
     if main and not (going_on and samples.has("before")):
-        samples.answer(trainer, "before")
+        policy: Any = trainer.policy
+        # One that is to be sharded is still whole, and not on the device yet.
+        samples.answer(policy.to(trainer.args.device), "before")
     show_progress(trainer)
     checkpoints = sorted((folder / "checkpoints").glob("checkpoint-*"))
     trainer.train(resume_from_checkpoint=bool(going_on and checkpoints))
     if data.held_out and not trainer.evaluated_now():
         trainer.evaluate()
     trainer.accelerator.wait_for_everyone()
-    if main:
-        after = samples.answer(trainer, "after")
-        card = model_card(config, trainer, after)
-        save_model(trainer.accelerator.unwrap_model(trainer.model), tokenizer, folder / "model", card=card)
+    weights = whole_weights(trainer.model, trainer.accelerator)
+    if main:  # alone: nothing below waits for the other processes, which may end before
+        tuned = trainer.policy if weights is None else reassemble(config, trainer, weights)
+        after = samples.answer(tuned, "after")
+        save_model(tuned, tokenizer, folder / "model", card=model_card(config, trainer, after))
         draw(folder, config)
     if main and not quiet:
         print(
@@ -164,6 +171,34 @@ def load_data(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> RunData:
     return RunData([prepared.examples[i] for i in kept], [prepared.examples[i] for i in out], report)
 
 
+def load_policy(config: RunConfig) -> PreTrainedModel | PeftModel:
+    """The model that is tuned, as it is before: without the adapter that `lora` adds."""
+    model = config.model
+    return load_model(
+        model.path,
+        dtype=model.dtype,
+        gguf_file=model.gguf_file,
+        revision=model.revision,
+        trust_remote_code=model.trust_remote_code,
+    )
+
+
+def reassemble(
+    config: RunConfig, trainer: PreferenceTrainer, weights: dict[str, Tensor]
+) -> PreTrainedModel | PeftModel:
+    """The tuned model of a sharded run, whole, on the device: as it was built, with the weights gathered since."""
+    model: Any = load_policy(config)
+    lora = build_lora_config(config)
+    if lora is not None:
+        model = add_adapter(model, lora)
+    model.load_state_dict(weights)
+    new, trained = causal_model(model), causal_model(trainer.policy)
+    for each, by in ((new.config, trained.config), (new.generation_config, trained.generation_config)):
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):  # the Trainer made them the tokenizer's
+            setattr(each, name, getattr(by, name, None))
+    return model.to(trainer.args.device)
+
+
 def build_trainer(
     config: RunConfig, tokenizer: PreTrainedTokenizerBase, data: RunData, folder: Path
 ) -> PreferenceTrainer:
@@ -173,13 +208,7 @@ def build_trainer(
     settings = {name: value for name, value in DEFAULTS.items() if name not in given}
     if given.get("save_strategy", "steps") != "steps":
         settings.pop("save_steps", None)
-    policy = load_model(
-        model.path,
-        dtype=model.dtype,
-        gguf_file=model.gguf_file,
-        revision=model.revision,
-        trust_remote_code=model.trust_remote_code,
-    )
+    policy = load_policy(config)
     other = None if model.reference is None else load_model(model.reference, dtype=model.dtype)
     return PreferenceTrainer(
         policy,
@@ -231,13 +260,13 @@ class _Samples:
     def has(self, when: str) -> bool:
         return any(row["when"] == when for row in self._rows())
 
-    def answer(self, trainer: PreferenceTrainer, when: str) -> dict[str, float]:
-        """Answer the prompts, add them to the file; return the measures of the answers."""
+    def answer(self, model: PreTrainedModel | PeftModel, when: str) -> dict[str, float]:
+        """Let the model answer the prompts, add that to the file; return the measures of the answers."""
         if not self.pairs:
             return {}
         prompts = [pair.prompt_ids for pair in self.pairs]
         answers = generate_answers(
-            trainer.accelerator.unwrap_model(trainer.model),
+            model,
             self.tokenizer,
             prompts,
             max_new_tokens=self.max_new_tokens,

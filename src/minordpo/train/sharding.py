@@ -1,16 +1,22 @@
-"""Weights spread over ranks by FSDP2: what is refused at the start."""
+"""Weights spread over ranks by FSDP2: what is refused at the start, and whole weights again at the end."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
+from collections.abc import Iterator
 from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
+from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from transformers import TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from minordpo.errors import InputError
+from minordpo.train.reference_pass import autocast
 
 
 def refuse_sharding(args: TrainingArguments, *, own_optimizer: bool) -> None:
@@ -75,7 +81,7 @@ def _refuse_deepspeed(args: TrainingArguments) -> None:
 
 
 def set_up_sharding(args: TrainingArguments, accelerator: Accelerator) -> None:
-    """Make sure that weights are sharded where that is asked for.
+    """Make sure that weights are sharded where that is asked for, and in no other precision than the reference's.
 
     Raises:
         InputError: they would not be, or by FSDP1.
@@ -94,6 +100,37 @@ def set_up_sharding(args: TrainingArguments, accelerator: Accelerator) -> None:
             f"weights would be sharded by FSDP{plugin.fsdp_version}, but only FSDP2 is supported. Set "
             "training.fsdp_config={version: 2}, with accelerate launch by --fsdp_version 2"
         )
+    # It would be: weights, sums over ranks and the log-probs returned in bfloat16. The reference ran under autocast,
+    # and policy and reference must run alike: `autocast_forward` does so here.
+    plugin.mixed_precision_policy = None
+
+
+@contextlib.contextmanager
+def autocast_forward(model: Any, args: TrainingArguments, accelerator: Accelerator) -> Iterator[None]:
+    """The model's forward under the run's autocast, as accelerate has it for models that FSDP2 does not shard."""
+    if not (accelerator.is_fsdp2 and args.bf16):
+        yield
+        return
+    stock = model.forward
+
+    @functools.wraps(stock)
+    def forward(*inputs: Any, **keywords: Any) -> Any:
+        with autocast(args):
+            return stock(*inputs, **keywords)
+
+    model.forward = forward
+    try:
+        yield
+    finally:
+        model.forward = stock
+
+
+def whole_weights(model: Any, accelerator: Accelerator) -> dict[str, Tensor] | None:
+    """The weights of a sharded model, gathered on the first rank's CPU, empty on the others; None if it is whole.
+
+    All ranks must call it.
+    """
+    return accelerator.get_state_dict(model) if isinstance(model, FSDPModule) else None
 
 
 def _flag(name: str) -> bool:

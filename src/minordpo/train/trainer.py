@@ -49,7 +49,7 @@ from minordpo.train.loader import EpochOrder, Packer, StepSampler, mismatched, s
 from minordpo.train.memory import TrainingStopped, within_memory
 from minordpo.train.metrics import MetricsFile, response_metrics, response_rows
 from minordpo.train.reference_pass import ReferencePass, autocast, other_reference
-from minordpo.train.sharding import refuse_sharding, set_up_sharding
+from minordpo.train.sharding import autocast_forward, refuse_sharding, set_up_sharding
 from minordpo.train.step import Context, StepBatch, StepRecord, preference_evaluation, preference_step
 
 # Tokens of a packed row: enough to fill the device, small enough that a row's activations stay modest.
@@ -177,7 +177,7 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
         self.add_callback(EpochOrder(self.sampler))
 
     @property
-    def policy(self) -> nn.Module:
+    def policy(self) -> PreTrainedModel | PeftModel:
         """The model being tuned, without distribution wrappers."""
         return self.accelerator.unwrap_model(self.model)
 
@@ -246,6 +246,7 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
             return self.load_finished(checkpoint)
         with (
             attention.attention_switched(causal_model(self.model), attention.NAME),
+            autocast_forward(self.model, self.args, self.accelerator),
             warnings.catch_warnings(),
         ):
             warnings.filterwarnings("ignore", message=".*tokenizer has new PAD/BOS/EOS tokens.*")
