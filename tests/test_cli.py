@@ -253,7 +253,7 @@ def test_the_version_is_that_of_the_package(capsys):
     assert capsys.readouterr().out == f"minordpo {__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["train", "score", "export", "data", "demo"])
+@pytest.mark.parametrize("command", ["train", "score", "evaluate", "export", "data", "demo"])
 def test_every_command_explains_itself(command, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["minordpo", command, "--help"])
     with pytest.raises(SystemExit, match="0"):

@@ -34,8 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"minordpo: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        further = "; go on with the same command and --resume" if hasattr(arguments, "resume") else ""
-        print(f"minordpo: stopped{further}", file=sys.stderr)
+        further = getattr(arguments, "goes_on", None)
+        print(f"minordpo: stopped{f'; {further}' if further else ''}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader, head for instance, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"minordpo {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_train, _add_score, _add_lens, _add_export, _add_data, _add_demo):
+    for add in (_add_train, _add_score, _add_evaluate, _add_lens, _add_export, _add_data, _add_demo):
         add(commands)
     return parser
 
@@ -83,7 +83,7 @@ def _add_train(commands: Any) -> None:
         action="store_true",
         help="check config, data, template and model; estimate time and memory",
     )
-    parser.set_defaults(run=_train)
+    parser.set_defaults(run=_train, goes_on="go on with the same command and --resume")
     if "train" in sys.argv[1:2] and {"-h", "--help"} & set(sys.argv):
         from minordpo.config import describe_config
         from minordpo.data.formats import describe_layouts
@@ -162,6 +162,14 @@ def _score(arguments: argparse.Namespace) -> None:
         return
     for row in rows:
         print(json.dumps(row))
+
+
+# ---- evaluate ----
+def _add_evaluate(commands: Any) -> None:
+    from minordpo.evaluate.command import add_arguments, evaluate_command
+
+    add_arguments(commands.add_parser("evaluate", help="accuracy, format and loops of models on questions"))
+    commands.choices["evaluate"].set_defaults(run=evaluate_command)
 
 
 # ---- lens ----

@@ -151,8 +151,8 @@ def stream_answers(
     for every row. Where memory runs out, it is made again in halves, which is said on the error output.
 
     Raises:
-        InputError: an empty prompt, one that leaves no room for the answer or does not fit into memory alone, a
-            size below 1, or an adapter outside the weights.
+        InputError: an empty prompt, one of another vocabulary, one that leaves no room for the answer or does not fit
+            into memory alone, a size below 1, or an adapter outside the weights.
     """
     base = causal_model(model)
     sizes = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "samples": samples}
@@ -221,11 +221,17 @@ def _refuse(
             f"the adapter is of type {model.active_peft_config.peft_type.value}, but only one inside the "
             "weights can be generated with. Use LoRA."
         )
+    vocab = base.config.get_text_config().vocab_size
     room = getattr(base.config.get_text_config(), "max_position_embeddings", None)
     for number, prompt in enumerate(prompts, 1):
         if len(prompt) == 0:
             raise InputError(
                 f"prompt {number} has no tokens, but an answer needs one to follow. Drop it or give it a BOS."
+            )
+        if int(prompt.max()) >= vocab:
+            raise InputError(
+                f"prompt {number} has token {int(prompt.max())}, but the model knows {vocab}: the tokenizer is another "
+                "model's. Put the model's own tokenizer into its folder."
             )
         if room is not None and len(prompt) + max_new_tokens > room:
             raise InputError(

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from minordpo.data.doctor import prepare_examples
 from minordpo.data.formats import load_examples
-from minordpo.data.tokens import TokenExample, TokenOptions
+from minordpo.data.tokens import TokenExample, TokenOptions, TokenResponse
 from minordpo.engine.attention import NAME, attention_switched
 from minordpo.engine.check import check_packing, refuse_unknown_tokens
 from minordpo.engine.models import causal_model, load_model, load_tokenizer, switch_off_dropout
 from minordpo.engine.reference import ReferenceCache, reference_logps
 from minordpo.errors import InputError
+from minordpo.evaluate.generation import Answer
 
 TOKEN_BUDGET = 16384  # tokens of a row on a GPU; on a CPU each pair is a row
 
@@ -75,6 +77,46 @@ def score_pairs(
                         float(a) - float(b) for a, b in zip(logps, ref_parts[name], strict=True)
                     ]
         yield row
+
+
+def answer_examples(prompts: Sequence[np.ndarray], answers: Sequence[Sequence[Answer]]) -> list[TokenExample]:
+    """Each prompt with its answers as responses whose every token is scored, the end token too."""
+    return [
+        TokenExample(
+            prompt,
+            tuple(
+                TokenResponse(np.array(a.response_ids, np.int32), np.ones(len(a.response_ids), np.bool_))
+                for a in given
+            ),
+            (0.0,) * len(given),
+            row,
+        )
+        for row, (prompt, given) in enumerate(zip(prompts, answers, strict=True), 1)
+    ]
+
+
+def refuse_other_vocabulary(
+    tokenizer: PreTrainedTokenizerBase, reference: PreTrainedTokenizerBase, *, model: str, name: str
+) -> None:
+    """Nothing, where the reference reads each token of the model's tokenizer as the same text.
+
+    Tokens that were added after training (a padding token, usually) may be missing in the reference.
+
+    Raises:
+        InputError: it does not.
+    """
+    known, added = reference.get_vocab(), tokenizer.get_added_vocab()
+    other = sorted(
+        (i, token)
+        for token, i in tokenizer.get_vocab().items()
+        if known.get(token, None if token in added else -1) not in (i, None)
+    )
+    if other:
+        i, token = other[0]
+        raise InputError(
+            f"the reference {name} has another vocabulary than {model}: token {i} ({token!r}) of the model is "
+            f"{known.get(token, 'unknown')} there. Name the model that it was tuned from."
+        )
 
 
 def token_logps(path: str, pairs: list[TokenExample], *, dtype: str) -> list[np.ndarray]:

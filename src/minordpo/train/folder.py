@@ -54,14 +54,14 @@ def existing_above(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def only_here(folder: Path) -> Iterator[None]:
+def only_here(folder: Path, *, doing: str = "training") -> Iterator[None]:
     """Makes the folder, and keeps other processes out of it; the lock goes with the process, however it ends.
 
     Of several processes that train together the first one holds the lock. A folder in which nothing was written is
     taken away again.
 
     Raises:
-        InputError: the folder cannot be made, or another process trains in it.
+        InputError: the folder cannot be made, or another process is `doing` something in it.
     """
     if int(os.environ.get("RANK", "0")):
         yield
@@ -80,7 +80,7 @@ def only_here(folder: Path) -> Iterator[None]:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise InputError(
-                    f"another process is training in {folder}. Wait until it has ended, or name another output"
+                    f"another process is {doing} in {folder}. Wait until it has ended, or name another output"
                 ) from error
         yield
     finally:

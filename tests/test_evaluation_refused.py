@@ -1,0 +1,195 @@
+"""Whole evaluations that are refused or stopped: one line that says what to do, and nothing is lost."""
+
+from __future__ import annotations
+
+import re
+import shutil
+
+import pytest
+
+from minordpo.cli import main
+from minordpo.engine.models import save_model
+from minordpo.errors import InputError
+from minordpo.evaluate import evaluation, folder
+from minordpo.evaluate.evaluation import evaluate
+from minordpo.train.folder import only_here
+from small_evaluations import command, config_of, make_world
+from small_tokenizers import byte_level, metaspace
+from tiny_runs import save_tiny, tiny_model, tokenizer, write_rows
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """No test writes into it."""
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        (
+            {"max_new_tokens": 7},
+            r"other settings: max_new_tokens was 6, not 7\. Give them as they were, or name",
+        ),
+        ({"seed": 1, "dtype": "bfloat16"}, r'seed was 0, not 1; dtype was "float32", not "bfloat16"'),
+        ({"n": 2}, r"n was null, not 2; questions was .*; questions_digest was"),
+        ({"prompt": "Q: {question}"}, r'prompt was "You are .*", not "Q: \{question\}"'),
+        ({"temperature": 1.0}, r"temperature was 0\.0, not 1\.0"),
+    ],
+)
+def test_other_settings_in_the_same_folder_are_refused_key_by_key(world, tmp_path, setting, said):
+    out = tmp_path / "out"
+    evaluate([str(world / "one")], config_of(world), out=out)
+    before = {each: each.read_bytes() for each in out.rglob("*") if each.is_file()}
+    with pytest.raises(InputError, match=said):
+        evaluate([str(world / "one")], config_of(world, **setting), out=out)
+    assert {each: each.read_bytes() for each in out.rglob("*") if each.is_file()} == before
+
+
+def test_a_model_whose_weights_changed_is_not_mixed_with_its_earlier_answers(world, tmp_path):
+    shutil.copytree(world / "one", tmp_path / "model")
+    settings = config_of(world)
+    evaluate([str(tmp_path / "model")], settings, out=tmp_path / "out")
+    (tmp_path / "model" / "README.md").write_text("words")  # no part of what answers
+    evaluate([str(tmp_path / "model")], settings, out=tmp_path / "out")
+    save_tiny(tmp_path / "model", max_position_embeddings=1024, seed=5)
+    with pytest.raises(
+        InputError, match="model has other weights, tokenizer or template than when its answers"
+    ):
+        evaluate([str(tmp_path / "model")], settings, out=tmp_path / "out")
+
+
+# ---- what cannot be evaluated: one line, status 2, nothing left behind ----
+@pytest.fixture(scope="module")
+def bad(world, tmp_path_factory):
+    """Models and files that cannot be used."""
+    folder = tmp_path_factory.mktemp("bad")
+    save_model(tiny_model(max_position_embeddings=1024), byte_level(template=None), folder / "no-template")
+    save_model(tiny_model(max_position_embeddings=1024), metaspace(), folder / "other-words")
+    save_model(tiny_model(vocab_size=40), tokenizer(), folder / "few-tokens")
+    save_tiny(folder / "short", max_position_embeddings=64)
+    (folder / "unfinished").mkdir()
+    (folder / "unfinished" / "config.yaml").write_text("output: x\n")
+    (folder / "something").mkdir()
+    (folder / "something" / "else.txt").write_text("keep me")
+    (folder / "broken").mkdir()
+    (folder / "broken" / "evaluation.json").write_text("{")
+    write_rows(folder / "no-answers.jsonl", [{"question": "Q?"}])
+    (folder / "file").write_text("")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("models", "options", "said"),
+    [
+        (
+            ["{bad}/no-template"],
+            {},
+            r"has no chat template, but questions are asked as chats\..*--plain-text",
+        ),
+        (
+            ["{bad}/few-tokens"],
+            {},
+            r"has token \d+, but the model knows 40: the tokenizer is another model's",
+        ),
+        (
+            ["{bad}/short"],
+            {},
+            r"prompt 1 has \d+ tokens and max_new_tokens is 6, but the model has 64 positions",
+        ),
+        (["{bad}/unfinished"], {}, r"unfinished is a run without a model/: it is not finished\..*--resume"),
+        (
+            ["{bad}/nowhere"],
+            {},
+            r"nowhere' is no folder and cannot be had from the hub: .*Name a model folder",
+        ),
+        (["{world}/one", "{world}/../{name}/one"], {}, r"one is named twice, but each is compared once"),
+        (
+            ["{world}/one"],
+            {"reference": "{bad}/other-words"},
+            r"other-words has another vocabulary than .*one: token",
+        ),
+        (["{world}/one"], {"reference": "{bad}/unfinished"}, r"unfinished is a run without a model/"),
+        (["{world}/one"], {"task": "{bad}/no-answers.jsonl"}, r"line 1 of .* has no answer"),
+        (["{world}/one"], {"task": "gsm9k"}, r"Did you mean gsm8k\?"),
+        (
+            ["{world}/one"],
+            {"out": "{bad}/something"},
+            r"something exists and holds no evaluation\. Name another",
+        ),
+        (
+            ["{world}/one"],
+            {"out": "{bad}/broken"},
+            r"evaluation\.json cannot be read .*Delete .*, or name another",
+        ),
+        (
+            ["{world}/one"],
+            {"out": "{bad}/file"},
+            r"file cannot be written: File exists\. Name another output",
+        ),
+        (["{world}/one"], {"max-new-tokens": 0}, r"max_new_tokens is 0, but at least 1 is needed"),
+        (["{world}/one"], {"batch-size": 0}, r"batch_size is 0, but at least 1 is needed"),
+        (["{world}/one"], {"temperature": -1}, r"temperature is -1, but samples need a number above 0"),
+        (["{world}/one"], {"prompt": "Solve it."}, r"has no \{question\} in it"),
+        (["{world}/one"], {"n": 4}, r"--n is 4, but q\.jsonl has 3 questions"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_said_in_one_line(world, bad, capsys, models, options, said):
+    places = {"world": world, "bad": bad, "name": world.name}
+    before = {each: each.stat().st_mtime_ns for each in bad.rglob("*")}
+    arguments = {"task": world / "q.jsonl", "max-new-tokens": 6} | options
+    line = ["evaluate", *(m.format(**places) for m in models)]
+    line += [str(each).format(**places) for pair in arguments.items() for each in (f"--{pair[0]}", pair[1])]
+    if options.get("prompt"):
+        line[line.index("--prompt") + 1] = options["prompt"]
+    assert main(line) == 2
+    error = [each for each in capsys.readouterr().err.splitlines() if each.startswith("minordpo: ")]
+    assert len(error) == 1
+    assert re.search(said, error[0]), error
+    assert {each: each.stat().st_mtime_ns for each in bad.rglob("*")} == before
+
+
+def test_no_model_is_refused(world):
+    with pytest.raises(InputError, match="no model is named, but at least one is needed"):
+        evaluate([], config_of(world))
+
+
+def test_a_tokenizer_without_template_is_asked_in_plain_text(bad, world, capsys):
+    assert main([*command(world, bad / "no-template"), "--plain-text"]) == 0
+    assert "3 questions: q.jsonl" in capsys.readouterr().out
+
+
+def test_a_stopped_command_says_that_it_goes_on(world, tmp_path, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluation, "load_model", interrupted)
+    assert main(command(world, "one", out=tmp_path / "out")) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "minordpo: stopped; the same command goes on"
+    assert main(command(world, "one")) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "minordpo: stopped"
+
+
+def test_two_evaluations_do_not_write_into_one_folder(world, tmp_path):
+    with (
+        only_here(tmp_path / "out"),
+        pytest.raises(InputError, match=r"another process is evaluating in .*out"),
+    ):
+        evaluate([str(world / "one")], config_of(world), out=tmp_path / "out")
+
+
+def test_a_hub_model_is_known_by_its_commit(monkeypatch):
+    commit = "a" * 40
+    monkeypatch.setattr(
+        folder, "cached_file", lambda *_: f"hub/models--org--name/snapshots/{commit}/config.json"
+    )
+    assert folder.model_identity("org/name") == f"commit {commit}"
+
+
+def test_a_file_in_the_way_of_the_answers_is_said_and_loses_no_answer(world, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    evaluate([str(world / "one")], config_of(world), out=out)
+    shutil.rmtree(out / "one")
+    (out / "one").write_text("in the way")
+    with pytest.raises(InputError, match=r"answers\.jsonl cannot be written .*the same command goes on"):
+        evaluate([str(world / "one")], config_of(world), out=out)
