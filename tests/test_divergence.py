@@ -11,8 +11,9 @@ import oracle
 from minordpo.engine.attention import NAME, attention_switched
 from minordpo.engine.logprobs import install
 from minordpo.engine.reference import ReferenceCache, reference_logps
-from minordpo.evaluate.divergence import divergence, sampled_examples, split_samples
+from minordpo.evaluate.divergence import divergence, split_samples
 from minordpo.evaluate.generation import Answer
+from minordpo.evaluate.scores import answer_examples
 from tiny_models import tiny
 
 
@@ -88,7 +89,7 @@ def test_log_probs_of_samples_are_the_stock_models_with_the_end_token() -> None:
         ]
         for _ in prompts
     ]
-    examples = sampled_examples(prompts, answers)
+    examples = answer_examples(prompts, answers)
     stock = oracle.stock_copy(model)
     install(model)
     with attention_switched(model, NAME):

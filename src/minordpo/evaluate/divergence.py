@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minordpo.data.tokens import TokenExample, TokenResponse
-from minordpo.evaluate.generation import Answer
+from minordpo.data.tokens import TokenExample
 
 
 @dataclass(frozen=True)
@@ -54,22 +53,6 @@ def divergence(logratios: Sequence[Sequence[np.ndarray]], stopped: Sequence[Sequ
 
 def _error(values: np.ndarray) -> float:
     return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
-
-
-def sampled_examples(
-    prompts: Sequence[np.ndarray], answers: Sequence[Sequence[Answer]]
-) -> list[TokenExample]:
-    """Each prompt with its samples as one example, so that the engine computes the prompt once for all of them.
-
-    Every generated token is scored, the end token too. Samples of no tokens (none are: an end token is one) would
-    have no log-prob.
-    """
-    examples = []
-    for row, (prompt, samples) in enumerate(zip(prompts, answers, strict=True), 1):
-        ids = [np.array(answer.response_ids, dtype=np.int32) for answer in samples]
-        responses = tuple(TokenResponse(each, np.ones(len(each), dtype=bool)) for each in ids)
-        examples.append(TokenExample(prompt, responses, (0.0,) * len(responses), row))
-    return examples
 
 
 def split_samples(examples: Sequence[TokenExample], logps: Sequence[np.ndarray]) -> list[list[np.ndarray]]:

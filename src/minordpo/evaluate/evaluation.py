@@ -25,9 +25,9 @@ from tqdm import tqdm
 from minordpo import __version__
 from minordpo.data.corrupt import PAPER_PROMPT
 from minordpo.data.files import read_jsonl, write_jsonl
-from minordpo.engine.models import load_model, load_tokenizer
+from minordpo.engine.models import load_model, load_tokenizer, model_folder
 from minordpo.errors import InputError
-from minordpo.evaluate.folder import Contender, EvaluationFolder, contenders, model_folder, model_identity
+from minordpo.evaluate.folder import Contender, EvaluationFolder, contenders, model_identity
 from minordpo.evaluate.generation import Answer, Sampling, stream_answers
 from minordpo.evaluate.prompts import question_prompts
 from minordpo.evaluate.results import compare_models, summarize_model

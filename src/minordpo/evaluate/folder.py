@@ -15,6 +15,7 @@ from transformers.utils import cached_file
 from transformers.utils.hub import extract_commit_hash
 
 from minordpo.data.files import read_jsonl, written_whole
+from minordpo.engine.models import model_folder
 from minordpo.errors import InputError
 from minordpo.evaluate.answers import asked_line, last_number, looping, repeated_4grams
 from minordpo.evaluate.generation import Answer
@@ -57,20 +58,6 @@ def contenders(models: list[str], known: Mapping[str, Mapping[str, str]]) -> lis
                 "it was, or name another --out."
             )
     return found
-
-
-def model_folder(model: str) -> str:
-    """What to load for a model: itself, or what a run folder tuned.
-
-    Raises:
-        InputError: the run is not finished.
-    """
-    if not (Path(model) / "config.yaml").is_file():
-        return model
-    tuned = Path(model) / "model"
-    if not tuned.is_dir():
-        raise InputError(f"{model} is a run without a model/: it is not finished. Go on with it by --resume.")
-    return str(tuned)
 
 
 def _labels(paths: list[str], *, taken: set[str]) -> list[str]:
