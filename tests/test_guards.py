@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from transformers import TrainerCallback
 
 from minordpo.errors import InputError
 from minordpo.train.guards import refuse_wrong_types
 from minordpo.train.metrics import MetricsFile
-from tiny_runs import chat_rows, tiny_model, token_pairs, trainer
+from tiny_runs import RENAMED, chat_rows, metric_rows, tiny_model, token_pairs, trainer
+
+pytestmark = [pytest.mark.filterwarnings(each) for each in RENAMED]
 
 
 def test_a_model_without_a_trainable_weight_is_refused(tmp_path):
@@ -57,6 +62,77 @@ def test_a_second_train_goes_on_from_where_the_first_ended(tmp_path):
     assert made.last_metrics["step"] == 3
     assert "largest_logratio" not in made.last_metrics
     assert made.last_metrics["logratios/chosen"] != first
+
+
+@pytest.mark.parametrize("kept", ["both", "metrics.jsonl", "responses.jsonl"])
+def test_training_anew_over_the_steps_of_an_earlier_run_is_refused_before_anything_slow(
+    tmp_path, monkeypatch, kept
+):
+    trainer(tmp_path).train()
+    for name in {"metrics.jsonl", "responses.jsonl"} - {kept} if kept != "both" else ():
+        (tmp_path / name).unlink()
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    made = trainer(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(made, "precompute_reference", None)
+        with pytest.raises(
+            InputError,
+            match=rf"{'metrics.jsonl' if kept == 'both' else kept} holds the steps of an earlier run, and training "
+            r"from step 0 would replace them. Name another output_dir, delete this one, or go on .*"
+            r"resume_from_checkpoint=True",
+        ):
+            made.train()
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
+    for file in before:
+        file.unlink()
+    made.train()  # as it was told
+    assert [row["step"] for row in metric_rows(tmp_path)] == [1, 2, 3]
+
+
+def test_what_was_measured_before_training_is_in_nobodys_way(tmp_path):
+    settings = {"eval_dataset": token_pairs(10)[8:]}
+    trainer(tmp_path, **settings).evaluate()
+    (tmp_path / "responses.jsonl").write_text('{"step": 1, "spl')  # cut short: no row
+    made = trainer(tmp_path, **settings)
+    made.evaluate()
+    made.train()
+    made.evaluate()
+    assert [row["step"] for row in metric_rows(tmp_path)] == [0, 1, 2, 3, 3]
+
+
+class Interrupt(TrainerCallback):
+    """Ctrl-C in a notebook, after the second step of the first training."""
+
+    stopped = False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 2 and not self.stopped:
+            self.stopped = True
+            raise KeyboardInterrupt
+
+
+def test_a_second_train_writes_its_steps_in_place_of_the_first_ones(tmp_path):
+    made = trainer(tmp_path)
+    made.train()
+    first = metric_rows(tmp_path)
+    made.train()
+    second = metric_rows(tmp_path)
+    assert [row["step"] for row in second] == [row["step"] for row in first] == [1, 2, 3]
+    assert first[0]["logratios/chosen"] == pytest.approx(0, abs=1e-4)
+    assert abs(second[0]["logratios/chosen"]) > 1e-3  # from where the first one ended
+    assert len((tmp_path / "responses.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_train_that_was_interrupted_can_be_begun_again_from_the_weights_as_they_are(tmp_path):
+    interrupt = Interrupt()
+    made = trainer(tmp_path, callbacks=[interrupt], ref_model=tiny_model())
+    with pytest.raises(KeyboardInterrupt):
+        made.train()
+    assert interrupt.stopped
+    made.train()
+    rows = metric_rows(tmp_path)
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert rows[0]["logratios/chosen"] != 0
 
 
 def test_a_broken_row_of_metrics_is_named_and_lost_steps_are_said(tmp_path, capsys):

@@ -75,7 +75,11 @@ def test_a_run_killed_again_and_again_ends_as_the_uninterrupted_one(tmp_path):
             ("during_a_line_of_metrics", 8),  # the last checkpoint is at the end of an epoch
             ("before_the_last_answers", 0),  # training itself is over
         ],
-        "adapter": [("during_a_step", 6), ("during_a_checkpoint", 8)],
+        "adapter": [
+            ("during_a_step", 2),  # there are rows of steps, and no checkpoint yet
+            ("during_a_step", 6),
+            ("during_a_checkpoint", 8),
+        ],
     }
     for name, killed in points.items():
         lora = {"lora": LORA} if name == "adapter" else {}

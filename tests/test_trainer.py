@@ -72,7 +72,7 @@ def test_one_step_of_plain_descent_is_that_of_the_oracle(tmp_path):
         before = weights(policy)
         settings = {"optim": "sgd", "max_grad_norm": 0.0, "lr_scheduler_type": "constant", "max_steps": 1}
         made = trainer(
-            tmp_path,
+            tmp_path / name,
             model=policy,
             ref_model=model,
             pairs=pairs,

@@ -77,7 +77,7 @@ def test_gradient_checkpointing_gives_the_same_gradient(tmp_path, config):
         torch.manual_seed(0)
         settings = {"activation_checkpointing": True} if on else {}
         made = trainer(
-            tmp_path,
+            tmp_path / str(on),
             model=moved(tiny_model(), by=0.02),
             ref_model=tiny_model(),
             peft_config=config,
@@ -166,7 +166,9 @@ def test_a_step_out_of_memory_is_repeated_with_half_the_budget_and_said(
 
 def test_gradients_gathered_before_memory_ran_out_are_not_counted_twice(tmp_path, monkeypatch):
     pairs = token_pairs(8)
-    expected = first_gradients(trainer(tmp_path, pairs=pairs, token_budget=60, per_device_train_batch_size=8))
+    expected = first_gradients(
+        trainer(tmp_path / "a", pairs=pairs, token_budget=60, per_device_train_batch_size=8)
+    )
     packed, calls = step_module.packed_logps, []
 
     def second_row_fails_once(model: Any, batch: Any, *draw: Any) -> Any:
@@ -176,7 +178,7 @@ def test_gradients_gathered_before_memory_ran_out_are_not_counted_twice(tmp_path
         return packed(model, batch, *draw)
 
     monkeypatch.setattr(step_module, "packed_logps", second_row_fails_once)
-    made = trainer(tmp_path, pairs=pairs, token_budget=120, per_device_train_batch_size=8, max_steps=1)
+    made = trainer(tmp_path / "b", pairs=pairs, token_budget=120, per_device_train_batch_size=8, max_steps=1)
     assert gradient_error(first_gradients(made), expected) < 1e-5
 
 

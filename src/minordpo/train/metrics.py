@@ -139,6 +139,21 @@ class MetricsFile:
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
+        self._begun = False
+
+    def begin(self, step: int) -> None:
+        """Make the file ready for the steps after `step`; training anew is for a file of none, or of its own.
+
+        Raises:
+            InputError: training begins at step 0, and the rows of an earlier run would go.
+        """
+        if step == 0 and not self._begun and any(row["step"] > 0 for _, row in self._lines()):
+            raise InputError(
+                f"{self.path} holds the steps of an earlier run, and training from step 0 would replace them. Name "
+                "another output_dir, delete this one, or go on with that run by train(resume_from_checkpoint=True)"
+            )
+        self._begun = True
+        self.cut_back(step)
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Write one row through to the file."""
@@ -161,9 +176,7 @@ class MetricsFile:
         return [] if self.path is None else [each for each in range(1, step + 1) if each not in there]
 
     def _rows(self) -> list[dict[str, Any]]:
-        if self.path is None or not self.path.exists():
-            return []
-        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+        return [row for _, row in self._lines()]
 
     def append_evaluation(self, row: Mapping[str, Any]) -> None:
         """Append, in place of the same measurement at the same step: a resumed run repeats its last one."""
@@ -177,23 +190,29 @@ class MetricsFile:
     def _keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
         if self.path is None or not self.path.exists():
             return
-        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
-        kept = []
-        for number, line in enumerate(lines, 1):
-            try:
-                row = json.loads(line)
-                if wanted(row):
-                    kept.append(line)
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
-                if number == len(lines):
-                    break  # cut short by a kill
-                raise InputError(
-                    f"line {number} of {self.path} is no row of a step. Take the line out, or name another output"
-                ) from error
+        kept = [line for line, row in self._lines() if wanted(row)]
         aside = self.path.with_suffix(".writing")
         with self._writable():
             aside.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
             os.replace(aside, self.path)
+
+    def _lines(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Each line with its row, but for a last one that a kill cut short."""
+        if self.path is None or not self.path.exists():
+            return
+        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+        for number, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line)
+                whole = isinstance(row["step"], int)
+            except (ValueError, TypeError, KeyError):
+                whole = False
+            if whole:
+                yield line, row
+            elif number < len(lines):
+                raise InputError(
+                    f"line {number} of {self.path} is no row of a step. Take the line out, or name another output"
+                )
 
     @contextlib.contextmanager
     def _writable(self) -> Iterator[None]:

@@ -102,6 +102,9 @@ def _run(
         samples.answer(policy.to(trainer.args.device), "before")
     show_progress(trainer)
     checkpoints = sorted((folder / "checkpoints").glob("checkpoint-*"))
+    if going_on and not checkpoints:  # it was killed before the first one: begun anew, in its own files
+        for file in (trainer.metrics_file, trainer.responses_file):
+            file.cut_back(0)
     trainer.train(resume_from_checkpoint=bool(going_on and checkpoints))
     if data.held_out and not trainer.evaluated_now():
         trainer.evaluate()

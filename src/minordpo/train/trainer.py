@@ -230,12 +230,12 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
         trial: Any = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
-        """Train; the reference is computed first, from the weights as they are now."""
-        self.precompute_reference()
+        """Train; a second call begins anew at step 0, from the weights as they are, in the first one's files."""
         checkpoint = self.find_checkpoint(resume_from_checkpoint)
         step = 0 if checkpoint is None else int(checkpoint.name.split("-")[-1])
-        self.metrics_file.cut_back(step)
-        self.responses_file.cut_back(step)
+        for file in (self.metrics_file, self.responses_file):
+            file.begin(step)
+        self.precompute_reference()
         missing = self.metrics_file.missing(step)
         if missing:
             print(
