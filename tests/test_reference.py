@@ -52,14 +52,21 @@ def key(model: Any, **changes: Any) -> str:
     return fingerprint(model, **{"autocast": "none", "new_adapter": False} | changes)
 
 
+def with_moved_adapter(model: Any) -> Any:
+    """The model in a new adapter that changes it, as after some training."""
+    adapted = add_adapter(model, LORA)
+    for name, weight in adapted.named_parameters():
+        if weight.requires_grad and "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.3)
+    return adapted
+
+
 def adapted_model(folder: Path, *, seed: int = 5) -> Any:
     """A model with an SFT adapter that changes it, loaded as a user would load it."""
     save_model(tiny_model(), None, folder / "base")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        adapted = add_adapter(
-            load_model(str(folder / "base")), dataclasses.replace(LORA, init_lora_weights=False)
-        )
+        adapted = with_moved_adapter(load_model(str(folder / "base")))
     save_model(adapted, None, folder / f"sft{seed}")
     return load_model(str(folder / f"sft{seed}"))
 
@@ -242,7 +249,7 @@ def test_a_new_adapters_random_weights_do_not_matter_to_the_fingerprint(tmp_path
     keys = set()
     for seed in (1, 2):
         torch.manual_seed(seed)
-        model = add_adapter(tiny_model(), dataclasses.replace(LORA, init_lora_weights=False))
+        model = with_moved_adapter(tiny_model())
         keys.add(key(model, new_adapter=True))
     assert len(keys) == 1
 
@@ -251,7 +258,7 @@ def test_an_sft_adapters_weights_do_matter_to_the_fingerprint(tmp_path):
     models = {seed: add_adapter(adapted_model(tmp_path, seed=seed), LORA) for seed in (5, 6)}
     assert key(models[5], new_adapter=True) != key(models[6], new_adapter=True)
     torch.manual_seed(3)
-    again = add_adapter(adapted_model(tmp_path, seed=5), dataclasses.replace(LORA, init_lora_weights=False))
+    again = with_moved_adapter(adapted_model(tmp_path, seed=5))
     assert key(again, new_adapter=True) == key(models[5], new_adapter=True)
 
 
@@ -261,7 +268,7 @@ def test_the_reference_of_a_moved_adapter_is_the_model_below_it(tmp_path, sft):
     pairs = token_pairs(3)
     expected = computed(below, pairs, no_cache())
     torch.manual_seed(8)
-    model = add_adapter(below, dataclasses.replace(LORA, init_lora_weights=False))
+    model = with_moved_adapter(below)
     with as_reference(model, new_adapter=True):
         found = computed(model, pairs, no_cache())
     moved_away = computed(model, pairs, no_cache())

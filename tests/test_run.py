@@ -211,6 +211,17 @@ def test_what_an_objective_or_precision_cannot_have_is_refused(tmp_path):
         run(load_config(config, ["model.dtype=bfloat16"]))
 
 
+@pytest.mark.parametrize("start", ["false", "olora"])
+def test_a_start_of_the_adapter_away_from_the_reference_is_refused_before_the_data_are_read(
+    tmp_path, monkeypatch, start
+):
+    monkeypatch.setattr(run_module, "load_data", None)
+    config = load_config(set_up(tmp_path), [f"lora.init_lora_weights={start}"])
+    with pytest.raises(InputError, match=r"lora\.init_lora_weights is .*(false|olora).* Leave it out"):
+        run(config)
+    assert not (tmp_path / "run").exists()
+
+
 # ---- a disk that fills up ----
 @pytest.mark.parametrize(
     ("limit", "what"),

@@ -126,6 +126,10 @@ def test_initialisations_that_change_the_base_are_refused(tmp_path, start):
         ({"inference_mode": True}, "inference_mode is true, which freezes the new adapter"),
         ({"task_type": "SEQ_CLS"}, "task_type is SEQ_CLS, but a causal language model is tuned"),
         ({"init_lora_weights": "eva"}, "init_lora_weights is eva, which needs activations"),
+        (
+            {"init_lora_weights": False},
+            "init_lora_weights is false, which draws the whole adapter at random, .* Leave it out",
+        ),
         ({"modules_to_save": ["nope"]}, "modules_to_save names nope, which LlamaForCausalLM does not have"),
         ({"target_parameters": ["nope"]}, "target_parameters names nope, which LlamaForCausalLM does not"),
     ],

@@ -27,13 +27,7 @@ def add_adapter(model: PreTrainedModel | PeftModel, config: PeftConfig) -> PeftM
         InputError: an initialisation that changes the base, a config that does not fit the model, or an adapter kind
             that cannot be stacked.
     """
-    start = getattr(config, "init_lora_weights", True)
-    if isinstance(start, str) and start.lower().startswith(_CHANGES_BASE):
-        raise InputError(
-            f"lora.init_lora_weights is {start!r}, which rewrites the base weights, so the reference would be lost. "
-            "Leave it out, or use gaussian"
-        )
-    _refuse_settings(config)
+    refuse_settings(config)
     config = copy.deepcopy(config)  # peft writes into the one it is given
     _refuse_unmatched(model, config)
     if not isinstance(model, PeftModel):
@@ -53,12 +47,27 @@ def add_adapter(model: PreTrainedModel | PeftModel, config: PeftConfig) -> PeftM
     return model
 
 
-def _refuse_settings(config: PeftConfig) -> None:
-    """What peft takes without a word, and trains something else or nothing."""
+def refuse_settings(config: PeftConfig) -> None:
+    """Refuse what peft takes without a word, and trains something else or nothing.
+
+    Raises:
+        InputError: one of them, by its key.
+    """
+    start = getattr(config, "init_lora_weights", True)
+    if isinstance(start, str) and start.lower().startswith(_CHANGES_BASE):
+        raise InputError(
+            f"lora.init_lora_weights is {start!r}, which rewrites the base weights, so the reference would be lost. "
+            "Leave it out, or use gaussian"
+        )
     task = getattr(config.task_type, "value", config.task_type)
     for wrong, said in (
         (
-            getattr(config, "init_lora_weights", True) == "eva",
+            start is False,
+            "init_lora_weights is false, which draws the whole adapter at random, so that training would begin at the "
+            "model plus noise instead of at the reference. Leave it out",
+        ),
+        (
+            start == "eva",
             "init_lora_weights is eva, which needs activations that are not gathered here. Leave it out",
         ),
         (config.inference_mode, "inference_mode is true, which freezes the new adapter. Leave it out"),

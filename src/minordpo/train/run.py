@@ -31,7 +31,7 @@ from minordpo.errors import InputError
 from minordpo.evaluate.answers import summarize
 from minordpo.evaluate.generation import Answer, generate_answers
 from minordpo.study.figures import reward_figure
-from minordpo.train.adapters import add_adapter
+from minordpo.train.adapters import add_adapter, refuse_settings
 from minordpo.train.card import model_card
 from minordpo.train.environment import environment
 from minordpo.train.folder import claim, only_here, refuse_changed, refuse_foreign
@@ -132,6 +132,9 @@ def validate(config: RunConfig) -> None:
             "model.dtype is bfloat16 and every weight would be tuned, which loses most of a small update. Set "
             "model.dtype=float32 with training.bf16=true, or train an adapter (lora.r=16)"
         )
+    adapter = build_lora_config(config)
+    if adapter is not None:
+        refuse_settings(adapter)
 
 
 def load_run_tokenizer(config: RunConfig) -> PreTrainedTokenizerBase:
