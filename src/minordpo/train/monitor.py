@@ -1,0 +1,307 @@
+"""Rows of metrics.jsonl → the run's health, and why. No model, no clock: a finished run is judged as a running one.
+
+healthy     nothing below is seen
+displaced   the chosen answers are less likely than under the reference, and falling: normal in many DPO runs
+inaccurate  answers that were right at the start are wrong now, though they do not repeat
+collapsing  predicted: the chosen answers have fallen far, or will have, and the text shows early signs
+collapsed   seen in generated text alone: loops, repetition, no end, against the same model's answers at step 0
+
+docs/monitor.md has the formulas and their sources.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Health = Literal["healthy", "displaced", "inaccurate", "collapsing", "collapsed"]
+SOUND: frozenset[Health] = frozenset({"healthy", "displaced"})  # what a model may be kept in
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thresholds:
+    """Where one health ends and the next begins.
+
+    PROVISIONAL: set by hand on six runs of SmolLM2-135M on close pairs of GSM8K and chat, and on the demo; a study of
+    more runs is to fit them. Shares are of the probe's answers, changes are against the probe at step 0.
+    """
+
+    window: int = (
+        8  # rows that a mean is taken over; half of the rows where there are fewer than twice as many
+    )
+    least_rows: int = 4  # before which log-ratios say nothing
+    hold: float = 0.5  # a health ends where its signal is back at this share of what began it
+
+    displaced_nats: float = 1.0  # the mean chosen log-ratio is below minus this
+    collapsing_nats: float = 5.0  # … and for a prediction below minus this
+    collapsing_ahead: float = 1.0  # displacement a window ahead, with an early sign in the text
+    collapsing_alone: float = 2.0  # displacement now, whatever the text shows
+    noise: float = 2.0  # standard errors that a fall without a reference must exceed
+
+    early_looping: float = 0.2  # early signs: rises of shares …
+    early_repeated: float = 0.1
+    early_stopped: float = 0.5  # … a fall of the share that ends …
+    early_distance: float = 0.75  # … and answers that share next to nothing with those at step 0
+
+    looping: float = 0.5  # collapsed: rises of shares
+    repeated: float = 0.3
+    empty: float = 0.5
+    endless_stopped: float = 0.5  # … or this fall of the share that ends, with …
+    endless_repeated: float = 0.15  # … this rise of repetition: a longer answer alone is no collapse
+
+    inaccurate: float = 0.5  # fall of the share of right answers
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A health, and what was seen, in words."""
+
+    health: Health
+    why: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of health, as its row in metrics.jsonl."""
+
+    step: int
+    health: Health
+    was: Health
+    why: str
+
+    def row(self) -> dict[str, Any]:
+        """The event's row."""
+        return {
+            "step": self.step,
+            "event": "health",
+            "health": self.health,
+            "was": self.was,
+            "why": self.why,
+        }
+
+
+class Monitor:
+    """Sees the rows of one step after the other; what it says follows from them alone."""
+
+    def __init__(self, thresholds: Thresholds | None = None) -> None:
+        self.thresholds = thresholds or Thresholds()
+        self.verdict = Verdict("healthy", "nothing was seen yet")
+        self._chosen = _Chosen(self.thresholds)
+        self._first: Mapping[str, Any] | None = None  # the probe at step 0
+        self._last: Mapping[str, Any] | None = None
+
+    def see(self, rows: Iterable[Mapping[str, Any]]) -> Change | None:
+        """Take in the rows of one step (metrics, probe; others mean nothing here); the change of health, if any."""
+        rows = list(rows)
+        if not rows:
+            return None
+        step = 0
+        for row in rows:
+            step = int(row["step"])
+            if "loss" in row:
+                self._chosen.add(row)
+            if _number(row, "probe/repeated_4grams") is not None:
+                self._last = row
+                self._first = row if step == 0 else self._first
+        was = self.verdict.health
+        self.verdict = self._judge()
+        if self.verdict.health == was:
+            return None
+        return Change(step, self.verdict.health, was, self.verdict.why)
+
+    def _judge(self) -> Verdict:
+        limits, was = self.thresholds, self.verdict.health
+        fall = self._chosen.fall()
+        text = _Text.between(self._first, self._last)
+        broken = [] if text is None else text.broken(limits)
+        if broken:
+            return Verdict("collapsed", _joined(broken))
+        if fall is not None:
+            early = [] if text is None else text.early(limits)
+            share = limits.hold if was == "collapsing" else 1.0
+            far = fall.now >= share * limits.collapsing_alone
+            soon = fall.ahead >= share * limits.collapsing_ahead and early
+            if fall.nats <= -limits.collapsing_nats and (far or soon):
+                return Verdict("collapsing", _joined([fall.said, *early]))
+        if text is not None and text.correct_fall >= limits.inaccurate:
+            return Verdict("inaccurate", text.said("correct", "of the answers are right"))
+        if fall is not None:
+            share = 1.0 if was == "healthy" else limits.hold
+            falling = fall.speed < 0 or was != "healthy"
+            if fall.nats <= -share * limits.displaced_nats and falling:
+                return Verdict("displaced", fall.said)
+        if fall is None:
+            return Verdict("healthy", "the answers are as sound as at the start")
+        return Verdict("healthy", fall.said)
+
+    def see_all(self, rows: Iterable[Mapping[str, Any]]) -> list[Change]:
+        """Take in the rows of many steps, those of a metrics.jsonl; every change of health."""
+        by_step = itertools.groupby(sorted(rows, key=_step), key=_step)
+        seen = (self.see(list(group)) for _, group in by_step)
+        return [change for change in seen if change is not None]
+
+
+def changes(rows: Iterable[Mapping[str, Any]], thresholds: Thresholds | None = None) -> list[Change]:
+    """Every change of health of a run, from the rows of its metrics.jsonl."""
+    return Monitor(thresholds).see_all(rows)
+
+
+# ---- chosen responses ----
+@dataclass(frozen=True)
+class Fall:
+    """Where the chosen responses are: means over the last `window` rows."""
+
+    nats: float  # log-ratio of a response, or log-prob less that at the start
+    now: float  # displacement: −nats over the reference's |log-prob|; 1 where the log-prob has doubled
+    before: float  # the same, one window earlier
+    speed: float  # nats a row; below 0 is falling
+    reference: bool
+
+    @property
+    def ahead(self) -> float:
+        """The displacement one window ahead, if it goes on as it did."""
+        return 2 * self.now - self.before
+
+    @property
+    def said(self) -> str:
+        """In words."""
+        than = "under the reference" if self.reference else "at the start"
+        how = f"{self.nats:+.1f} nats a response"
+        if self.nats >= 0:
+            return f"chosen answers are as likely as {than} or likelier ({how})"
+        times = f", {1 + self.now:.1f} times its log-prob there" if self.now >= 0.5 else ""
+        direction = "falling" if self.speed < 0 else "no longer falling"
+        return f"chosen answers are less likely than {than} ({how}{times}) and {direction}"
+
+
+class _Chosen:
+    """The rows that a fall is told from: the last two windows, and the first of a run without a reference."""
+
+    def __init__(self, thresholds: Thresholds) -> None:
+        self.thresholds = thresholds
+        self.count = 0
+        self._start: list[float] = []
+        self._rows: deque[tuple[float | None, float]] = deque(maxlen=2 * thresholds.window)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        logp, logratio = _number(row, "logps/chosen"), _number(row, "logratios/chosen")
+        if logp is None:
+            return
+        if logratio is None and len(self._start) < self.thresholds.least_rows:
+            self._start.append(logp)
+        self._rows.append((logratio, logp))
+        self.count += 1
+
+    def fall(self) -> Fall | None:
+        least = self.thresholds.least_rows
+        if self.count < least:
+            return None
+        window = min(self.thresholds.window, len(self._rows) // 2)
+        rows = list(self._rows)
+        before, now = rows[-2 * window : -window], rows[-window:]
+        ratios = [ratio for ratio, _ in rows if ratio is not None]
+        if len(ratios) == len(rows):
+            return self._against_reference(before, now)
+        if ratios or self.count < 2 * least:
+            return None
+        return self._against_start([logp for _, logp in before], [logp for _, logp in now])
+
+    def _against_reference(self, before: list[Any], now: list[Any]) -> Fall:
+        nats, reference = [_mean([r for r, _ in rows]) for rows in (before, now)], []
+        for rows in (before, now):
+            reference.append(-_mean([logp - ratio for ratio, logp in rows]))
+        displaced = [-n / q if q > 0 else 0.0 for n, q in zip(nats, reference, strict=True)]
+        return Fall(nats[1], displaced[1], displaced[0], (nats[1] - nats[0]) / len(now), True)
+
+    def _against_start(self, before: list[float], now: list[float]) -> Fall:
+        """Against the mean log-prob of the first rows; batches differ, so what may be their noise is no fall."""
+        start = _mean(self._start)
+        error = math.sqrt(_variance(self._start) / len(self._start) + _variance(now) / len(now))
+        nats = [_mean(rows) - start for rows in (before, now)]
+        if abs(nats[1]) <= self.thresholds.noise * error:
+            return Fall(0.0, 0.0, 0.0, 0.0, False)
+        displaced = [-n / -start if start < 0 else 0.0 for n in nats]
+        return Fall(nats[1], displaced[1], displaced[0], (nats[1] - nats[0]) / len(now), False)
+
+
+# ---- generated text ----
+@dataclass(frozen=True)
+class _Text:
+    """The last probe beside the one at step 0."""
+
+    first: Mapping[str, Any]
+    last: Mapping[str, Any]
+
+    @classmethod
+    def between(cls, first: Mapping[str, Any] | None, last: Mapping[str, Any] | None) -> _Text | None:
+        return None if first is None or last is None or last is first else cls(first, last)
+
+    def rise(self, name: str) -> float:
+        values = [_number(row, f"probe/{name}") for row in (self.first, self.last)]
+        return 0.0 if values[0] is None or values[1] is None else values[1] - values[0]
+
+    @property
+    def correct_fall(self) -> float:
+        return -self.rise("correct")
+
+    def said(self, name: str, what: str) -> str:
+        first, last = (row[f"probe/{name}"] for row in (self.first, self.last))
+        return f"{last:.0%} {what} ({first:.0%} at the start)"
+
+    def broken(self, limits: Thresholds) -> list[str]:
+        """What is wrong with the text, in words; nothing where it is no collapse."""
+        found = []
+        if self.rise("looping") >= limits.looping:
+            found.append(self.said("looping", "of the answers loop"))
+        if self.rise("repeated_4grams") >= limits.repeated:
+            found.append(self.said("repeated_4grams", "of their 4-grams repeat"))
+        if self.rise("empty") >= limits.empty:
+            found.append(self.said("empty", "of the answers are empty"))
+        endless = self.rise("stopped") <= -limits.endless_stopped
+        if endless and self.rise("repeated_4grams") >= limits.endless_repeated:
+            found.append(self.said("stopped", "of the answers end"))
+            found.append(self.said("repeated_4grams", "of their 4-grams repeat"))
+        return list(dict.fromkeys(found))
+
+    def early(self, limits: Thresholds) -> list[str]:
+        """What may be the beginning of it, in words."""
+        found = []
+        if self.rise("looping") >= limits.early_looping:
+            found.append(self.said("looping", "of the answers loop"))
+        if self.rise("repeated_4grams") >= limits.early_repeated:
+            found.append(self.said("repeated_4grams", "of the answers' 4-grams repeat"))
+        if self.rise("stopped") <= -limits.early_stopped:
+            found.append(self.said("stopped", "of the answers end"))
+        distance = _number(self.last, "probe/distance")
+        if distance is not None and distance >= limits.early_distance:
+            found.append(f"the answers share {1 - distance:.0%} of their tokens with those at the start")
+        return found
+
+
+def _step(row: Mapping[str, Any]) -> int:
+    return int(row["step"])
+
+
+def _number(row: Mapping[str, Any], name: str) -> float | None:
+    """The row's value where it is a finite number; metrics.jsonl writes the others as words."""
+    value = row.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _variance(values: list[float]) -> float:
+    mean = _mean(values)
+    return sum((value - mean) ** 2 for value in values) / max(1, len(values) - 1)
+
+
+def _joined(parts: list[str]) -> str:
+    return "; ".join(parts)
