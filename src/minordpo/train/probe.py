@@ -1,0 +1,195 @@
+"""A few fixed prompts answered greedily now and then: what the text is like, as a row of metrics.jsonl."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from minordpo.data.tokens import TokenExample
+from minordpo.errors import InputError
+from minordpo.evaluate.generation import (
+    Answer,
+    asked_line,
+    generate_answers,
+    last_number,
+    looping,
+    repeated_4grams,
+)
+
+LEAST_PROBES = 6  # of a run, after the one at step 0
+MOST_BETWEEN = 100  # steps of a long run: the answers are then a few per cent of it (docs/monitor.md)
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """A prompt as tokens; the number that answers it, where that is known."""
+
+    ids: np.ndarray
+    number: str | None = None
+
+
+class Probe:
+    """The prompts, and how they are answered."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], *, max_new_tokens: int
+    ) -> None:
+        self.tokenizer, self.prompts, self.max_new_tokens = tokenizer, list(prompts), max_new_tokens
+
+    def answer(self, model: PreTrainedModel | PeftModel) -> tuple[list[Answer], float]:
+        """The answers, and the seconds they took; model and random states are left as they were."""
+        started = time.perf_counter()
+        devices = [model.device] if model.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            answers = generate_answers(
+                model,
+                self.tokenizer,
+                [prompt.ids for prompt in self.prompts],
+                max_new_tokens=self.max_new_tokens,
+                batch_size=len(self.prompts),
+            )
+        return answers, time.perf_counter() - started
+
+    def row(
+        self, step: int, answers: Sequence[Answer], first: Sequence[Sequence[int]] | None
+    ) -> dict[str, Any]:
+        """The measures of the answers, as means over them; `first` are the tokens of those at step 0."""
+        row: dict[str, Any] = {
+            "step": step,
+            "probe/repeated_4grams": _mean(repeated_4grams(answer.token_ids) for answer in answers),
+            "probe/looping": _mean(looping(answer.token_ids) for answer in answers),
+            "probe/stopped": _mean(answer.stopped for answer in answers),
+            "probe/empty": _mean(not answer.text.strip() for answer in answers),
+            "probe/tokens": _mean(answer.tokens for answer in answers),
+        }
+        checked = [
+            is_right(answer, prompt.number)
+            for answer, prompt in zip(answers, self.prompts, strict=True)
+            if prompt.number is not None
+        ]
+        if checked:
+            row["probe/correct"] = _mean(checked)
+        if first is not None:
+            pairs = zip(answers, first, strict=True)
+            row["probe/distance"] = _mean(distance(answer.token_ids, before) for answer, before in pairs)
+        return row
+
+    def texts(self, step: int, answers: Sequence[Answer]) -> list[dict[str, Any]]:
+        """Rows of probes.jsonl, an answer each; prompts stand in those of step 0."""
+        rows = []
+        for number, (prompt, answer) in enumerate(zip(self.prompts, answers, strict=True), 1):
+            row: dict[str, Any] = {"step": step, "prompt": number, "answer": answer.text}
+            row |= {"stopped": answer.stopped, "tokens": answer.tokens, "token_ids": list(answer.token_ids)}
+            if step == 0:
+                row["asked"] = self.tokenizer.decode(prompt.ids.tolist())
+            rows.append(row)
+        return rows
+
+
+def is_right(answer: Answer, number: str) -> bool:
+    """Whether the answer is the number: in the line it was asked for, or last in an answer that ended by itself."""
+    return asked_line(answer.text) == number or (answer.stopped and last_number(answer.text) == number)
+
+
+def distance(answer: Sequence[int], other: Sequence[int]) -> float:
+    """1 − 2·LCS / (both lengths): the share of tokens outside the longest common subsequence; 0 for equal answers.
+
+    Source: the indel distance (Levenshtein's without substitutions), normalised by the lengths' sum.
+    """
+    if not len(answer) + len(other):
+        return 0.0
+    lengths = [0] * (len(other) + 1)
+    for token in answer:
+        diagonal = 0
+        for place, each in enumerate(other, 1):
+            above = lengths[place]
+            lengths[place] = diagonal + 1 if token == each else max(above, lengths[place - 1])
+            diagonal = above
+    return 1 - 2 * lengths[-1] / (len(answer) + len(other))
+
+
+def is_due(step: int, total: int, every: int | str) -> bool:
+    """Whether the prompts are answered after this step: each `every` steps, and at the run's last.
+
+    "auto" is each sixth of the run, of a long one every 100 steps.
+    """
+    if step >= total:
+        return True
+    if isinstance(every, int):
+        return step % every == 0
+    if total > LEAST_PROBES * MOST_BETWEEN:
+        return step % MOST_BETWEEN == 0
+    # The steps that the sixths of the run end in; each step of a run of fewer.
+    return step * LEAST_PROBES // total != (step - 1) * LEAST_PROBES // total
+
+
+def prompts_of(
+    examples: Iterable[TokenExample],
+    tokenizer: PreTrainedTokenizerBase,
+    count: int,
+    *,
+    most_tokens: int | None,
+) -> list[Prompt]:
+    """The first distinct prompts of at most that many tokens, where there is a limit.
+
+    Where the best response ends in the line "So the answer is: N", as the pairs that `minordpo data corrupt` makes,
+    answers can be checked by N.
+    """
+    found: dict[bytes, Prompt] = {}
+    for example in examples:
+        if len(found) == count:
+            break
+        if not 0 < len(example.prompt_ids) <= (most_tokens or len(example.prompt_ids)):
+            continue
+        number = None
+        if example.grades[0] > 0:
+            text = tokenizer.decode(example.responses[0].ids.tolist(), skip_special_tokens=True)
+            number = asked_line(str(text))
+        found.setdefault(example.prompt_ids.tobytes(), Prompt(example.prompt_ids, number))
+    return list(found.values())
+
+
+def encode_prompts(prompts: Sequence[Any], tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:
+    """Prompts as tokens: text as the tokenizer begins one, chat messages through its template.
+
+    Raises:
+        InputError: something else, no prompt, an empty one, or messages without a template.
+    """
+    if isinstance(prompts, str) or not len(prompts):
+        raise InputError(
+            f"prompts is {prompts!r}, but a list of texts or of chats is needed. Give a few, such as ['Who are you?']"
+        )
+    encoded = []
+    for number, prompt in enumerate(prompts, 1):
+        ids = _encode(prompt, tokenizer, f"prompt {number} of the monitor")
+        if not len(ids):
+            raise InputError(f"prompt {number} of the monitor is empty. Give one that can be answered")
+        encoded.append(Prompt(np.array(ids, np.int32)))
+    return encoded
+
+
+def _encode(prompt: Any, tokenizer: PreTrainedTokenizerBase, where: str) -> list[int]:
+    if isinstance(prompt, str):
+        ids = list(tokenizer(prompt)["input_ids"])
+        # Some tokenizers end every text, and nothing can be said after an end.
+        return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids
+    if not isinstance(prompt, list) or not all(isinstance(turn, Mapping) for turn in prompt):
+        raise InputError(
+            f"{where} is a {type(prompt).__name__}, but text or a list of chat messages is needed. Give one of them"
+        )
+    if not tokenizer.chat_template:
+        raise InputError(f"{where} is a chat, but the tokenizer has no chat template. Give text")
+    text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+    return list(tokenizer(str(text), add_special_tokens=False)["input_ids"])
+
+
+def _mean(values: Iterable[float | int]) -> float:
+    found = [float(value) for value in values]
+    return sum(found) / len(found)
