@@ -121,7 +121,12 @@ def trainer(folder: Path, *, model: Any = None, pairs: Any = None, **settings: A
 def metric_rows(folder: Path) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl without their seconds."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+    return [{name: value for name, value in row.items() if not name.endswith("seconds")} for row in rows]
+
+
+def measured_rows(folder: Path) -> list[dict[str, Any]]:
+    """Those of training steps and held-out pairs, without what the monitor wrote."""
+    return [row for row in metric_rows(folder) if "loss" in row or "eval_loss" in row]
 
 
 def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -166,6 +171,7 @@ def write_config(path: Path, *, base: Path, pairs: Path, output: Path, **section
             "disable_tqdm": True,
         },
         "samples": {"prompts": 2, "max_new_tokens": 4},
+        "monitor": {"prompts": 2, "max_new_tokens": 4},
         "output": str(output),
     }
     for name, section in sections.items():

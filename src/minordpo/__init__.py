@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["InputError", "PreferenceTrainer", "__version__"]
+__all__ = ["InputError", "MonitorCallback", "PreferenceTrainer", "__version__"]
 
 if TYPE_CHECKING:
     from minordpo.errors import InputError
     from minordpo.train.trainer import PreferenceTrainer
+    from minordpo.train.watch import MonitorCallback
 
 
 def __getattr__(name: str) -> Any:
@@ -18,6 +19,10 @@ def __getattr__(name: str) -> Any:
         from minordpo.train.trainer import PreferenceTrainer
 
         return PreferenceTrainer
+    if name == "MonitorCallback":
+        from minordpo.train.watch import MonitorCallback
+
+        return MonitorCallback
     if name == "InputError":
         from minordpo.errors import InputError
 

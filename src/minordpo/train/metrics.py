@@ -168,14 +168,15 @@ class MetricsFile:
 
     def last_step(self) -> dict[str, Any]:
         """The last training step's row; empty where there is none."""
-        return next((row for row in reversed(self._rows()) if "loss" in row), {})
+        return next((row for row in reversed(self.rows()) if "loss" in row), {})
 
     def missing(self, step: int) -> list[int]:
         """The training steps up to `step` that have no row; what a lost or cut file leaves out."""
-        there = {row["step"] for row in self._rows() if "loss" in row}
+        there = {row["step"] for row in self.rows() if "loss" in row}
         return [] if self.path is None else [each for each in range(1, step + 1) if each not in there]
 
-    def _rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows; none on other processes than the main one."""
         return [row for _, row in self._lines()]
 
     def append_evaluation(self, row: Mapping[str, Any]) -> None:

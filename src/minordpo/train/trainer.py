@@ -34,7 +34,6 @@ from minordpo.engine.models import causal_model, load_model, switch_off_dropout
 from minordpo.errors import InputError
 from minordpo.train.adapters import add_adapter
 from minordpo.train.arguments import own_copy
-from minordpo.train.checkpoints import StagedCheckpoints
 from minordpo.train.guards import (
     longest_sequence,
     prepare_rows,
@@ -51,12 +50,13 @@ from minordpo.train.metrics import MetricsFile, response_metrics, response_rows
 from minordpo.train.reference_pass import ReferencePass, autocast, other_reference
 from minordpo.train.sharding import autocast_forward, refuse_sharding, set_up_sharding
 from minordpo.train.step import Context, StepBatch, StepRecord, preference_evaluation, preference_step
+from minordpo.train.watch import Watched
 
 # Tokens of a packed row: enough to fill the device, small enough that a row's activations stay modest.
 TOKEN_BUDGET = {"cpu": 2048, "cuda": 16384}
 
 
-class PreferenceTrainer(StagedCheckpoints, Trainer):
+class PreferenceTrainer(Watched, Trainer):
     """Tune a causal language model on preferences: pairs, labelled or ranked responses.
 
     `train_dataset` is a `datasets.Dataset` or list of rows in any layout `minordpo.data.formats` knows (TRL's among
@@ -175,6 +175,7 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
         self.metrics_file = MetricsFile(path if main else None)
         self.responses_file = MetricsFile(path.with_name("responses.jsonl") if main else None)
         self.add_callback(EpochOrder(self.sampler))
+        self.watch()
 
     @property
     def policy(self) -> PreTrainedModel | PeftModel:
@@ -242,7 +243,7 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
                 f"{self.metrics_file.path} lacks {len(missing)} of the {step} steps before, first {missing[0]}"
             )
         self.last_metrics = self.metrics_file.last_step()
-        if checkpoint is not None and step >= self.total_steps():
+        if checkpoint is not None and (step >= self.total_steps() or self.stopped_by_monitor()):
             return self.load_finished(checkpoint)
         with (
             attention.attention_switched(causal_model(self.model), attention.NAME),
@@ -250,8 +251,7 @@ class PreferenceTrainer(StagedCheckpoints, Trainer):
             warnings.catch_warnings(),
         ):
             warnings.filterwarnings("ignore", message=".*tokenizer has new PAD/BOS/EOS tokens.*")
-            found = None if checkpoint is None else str(checkpoint)
-            output = super().train(found, trial, ignore_keys_for_eval)
+            output = super().train(checkpoint and str(checkpoint), trial, ignore_keys_for_eval)
         self._has_trained = True
         return output
 
