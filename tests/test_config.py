@@ -159,7 +159,17 @@ def test_a_dumped_config_means_the_same_to_a_reader_of_yaml_1_1():
     )
     read = yaml.safe_load(dumped)
     assert read["training"] == {"token_budget": None, "eval_strategy": "no", "learning_rate": 1e-5}
-    assert list(read) == ["model", "data", "objective", "training", "lora", "samples", "metrics", "output"]
+    assert list(read) == [
+        "model",
+        "data",
+        "objective",
+        "training",
+        "lora",
+        "samples",
+        "metrics",
+        "monitor",
+        "output",
+    ]
 
 
 @given(text=st.text(st.sampled_from("model: path\n-{}[],&*!#'\"|>%@`?<~t1e.\t\x00é")) | st.text())

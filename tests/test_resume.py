@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from minordpo.cli import main
-from tiny_runs import RENAMED, chat_rows, metric_rows, save_tiny, write_config, write_rows
+from tiny_runs import RENAMED, chat_rows, measured_rows, metric_rows, save_tiny, write_config, write_rows
 
 pytestmark = [pytest.mark.filterwarnings(each) for each in RENAMED]
 
@@ -58,7 +58,8 @@ def assert_same_run(found: Path, expected: Path) -> None:
     assert names
     for name in names:
         assert (found / "model" / name).read_bytes() == (expected / "model" / name).read_bytes()
-    assert (found / "samples.jsonl").read_bytes() == (expected / "samples.jsonl").read_bytes()
+    for name in ("samples.jsonl", "probes.jsonl"):
+        assert (found / name).read_bytes() == (expected / name).read_bytes()
     kept = [sorted(each.name for each in (folder / "checkpoints").iterdir()) for folder in (found, expected)]
     assert kept[0] == kept[1]
 
@@ -127,7 +128,7 @@ def test_a_command_killed_from_outside_is_gone_on_with(tmp_path, monkeypatch):
         monkeypatch.setenv(name, value)
     assert main(["train", str(tmp_path / "killed.yaml"), "--resume"]) == 0
     assert main(["train", str(tmp_path / "whole.yaml")]) == 0
-    assert len(metric_rows(tmp_path / "whole")) == 41
+    assert len(measured_rows(tmp_path / "whole")) == 41
     assert_same_run(tmp_path / "killed", tmp_path / "whole")
 
 

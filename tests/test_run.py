@@ -20,7 +20,16 @@ from minordpo.errors import InputError
 from minordpo.train import run as run_module
 from minordpo.train.folder import only_here
 from minordpo.train.run import run
-from tiny_runs import RENAMED, chat_rows, metric_rows, save_tiny, tiny_model, write_config, write_rows
+from tiny_runs import (
+    RENAMED,
+    chat_rows,
+    measured_rows,
+    metric_rows,
+    save_tiny,
+    tiny_model,
+    write_config,
+    write_rows,
+)
 
 pytestmark = [pytest.mark.filterwarnings(each) for each in RENAMED]
 
@@ -60,6 +69,7 @@ def test_a_run_folder_is_complete(finished_run):
         "metrics.jsonl",
         "responses.jsonl",
         "samples.jsonl",
+        "probes.jsonl",
         "model",
         "checkpoints",
         "figures",
@@ -82,7 +92,7 @@ def test_the_environment_says_what_ran_on_what(finished_run):
 
 
 def test_metrics_have_each_step_and_the_held_out_pairs_at_the_end(finished_run):
-    rows = metric_rows(finished_run / "run")
+    rows = measured_rows(finished_run / "run")
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 4]
     assert rows[-1]["eval_rewards/accuracies"] in (0.0, 0.5, 1.0)
     assert rows[2]["rewards/chosen"] == pytest.approx(0.2 * rows[2]["logratios/chosen"])
@@ -151,7 +161,7 @@ def test_a_run_on_bfloat16_autocast_without_held_out_pairs(tmp_path, capsys):
     assert main(["train", str(config)]) == 0
     assert "no pairs are held out (data.eval), so there will be no sample answers" in capsys.readouterr().out
     assert not (tmp_path / "run" / "samples.jsonl").exists()
-    assert [row["step"] for row in metric_rows(tmp_path / "run")] == [1, 2, 3]
+    assert [row["step"] for row in measured_rows(tmp_path / "run")] == [1, 2, 3]
 
 
 def test_held_out_pairs_may_be_a_file_of_their_own(tmp_path, capsys):
@@ -177,7 +187,7 @@ def test_another_reference_is_named_by_its_path(tmp_path):
     save_tiny(tmp_path / "other", seed=3)
     config = set_up(tmp_path, model={"reference": str(tmp_path / "other")})
     assert main(["train", str(config)]) == 0
-    first = metric_rows(tmp_path / "run")[0]
+    first = measured_rows(tmp_path / "run")[0]
     assert abs(first["logratios/chosen"]) > 0.1
     assert "largest_logratio" not in first
 

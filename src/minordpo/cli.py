@@ -90,8 +90,8 @@ def _add_train(commands: Any) -> None:
         from minordpo.objectives.describe import describe_objectives
 
         parser.description = (
-            "Train as CONFIG.yaml says; the output folder gets the model, metrics.jsonl, samples.jsonl and\n"
-            "figures/rewards.png. Several processes: torchrun --nproc_per_node N -m minordpo train CONFIG.yaml\n\n"
+            "Train as CONFIG.yaml says; the output folder gets the model, metrics.jsonl, samples.jsonl, probes.jsonl\n"
+            "and figures/rewards.png. Several processes: torchrun --nproc_per_node N -m minordpo train CONFIG.yaml\n\n"
             f"data.train may be in any of these layouts, recognised by itself:\n{describe_layouts()}\n\n"
             f"The keys of CONFIG.yaml:\n\n{describe_config()}\n\n"
             "The objectives (objective.name); their hyper-parameters are keys of the same section, and weighted sums\n"

@@ -151,6 +151,30 @@ class MetricsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MonitorConfig:
+    """Whether the model's text is breaking, watched while it trains; docs/monitor.md."""
+
+    enabled: bool = field(
+        default=True, metadata=_about("watch log-ratios and short answers, and say when the health changes")
+    )
+    prompts: int = field(
+        default=4, metadata=_about("held-out prompts (training ones where none are held out)", minimum=1)
+    )
+    max_new_tokens: int = field(default=48, metadata=_about("longest answer to them, in tokens", minimum=1))
+    probe_every: int | Literal["auto"] = field(
+        default="auto",
+        metadata=_about("steps between answers; auto: six times a run, each 100 of a long one", minimum=1),
+    )
+    on_collapse: Literal["warn", "stop", "rollback"] = field(
+        default="warn",
+        metadata=_about(
+            "once the text has broken: say so, also stop, or also end with the last sound weights, which are kept in "
+            "the run folder"
+        ),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """One run, complete: two runs with equal configs on equal data are the same run."""
 
@@ -166,6 +190,7 @@ class RunConfig:
     )
     samples: SamplesConfig = field(default_factory=SamplesConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
     output: str = field(metadata=_about("run folder to write"))
 
 

@@ -3,7 +3,7 @@
 data  ─► pairs ─► tokens          what will be trained on, told before anything slow happens
 model ─► adapter ─► check        packed log-probs equal plain ones, or the run is refused
 answers before ─► train ─► held-out pairs ─► answers after
-→ model/  metrics.jsonl  samples.jsonl  figures/rewards.png
+→ model/  metrics.jsonl  samples.jsonl  probes.jsonl  figures/rewards.png
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from peft import PeftModel
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.utils import logging as transformers_logging
 
 from minordpo import objectives
@@ -39,6 +39,7 @@ from minordpo.train.guards import with_reference
 from minordpo.train.progress import show_progress
 from minordpo.train.sharding import whole_weights
 from minordpo.train.trainer import PreferenceTrainer
+from minordpo.train.watch import MonitorCallback
 
 # Where a run's config leaves TrainingArguments alone and their own default would not serve: a line of metrics each
 # step, checkpoints at quarters of the run.
@@ -116,8 +117,10 @@ def _run(
         save_model(tuned, tokenizer, folder / "model", card=model_card(config, trainer, after))
         draw(folder, config)
     if main and not quiet:
+        watch = trainer.watch()
+        health = "" if watch is None else f"\nhealth at the end: {watch.health} ({watch.monitor.verdict.why})"
         print(
-            f"\n{folder}/model is the tuned model, {folder}/figures/rewards.png shows its curves",
+            f"{health}\n{folder}/model is the tuned model, {folder}/figures/rewards.png shows its curves",
             flush=True,
         )
     return folder
@@ -225,6 +228,7 @@ def build_trainer(
         processing_class=tokenizer,
         ref_model=other,
         peft_config=build_lora_config(config),
+        callbacks=build_monitor(config, tokenizer),
         token_budget=config.training.token_budget,
         dropout=model.dropout,
         measure_reference=config.metrics.reference,
@@ -232,6 +236,21 @@ def build_trainer(
         metrics_file=folder / "metrics.jsonl",
         **config.objective.hyper,
     )
+
+
+def build_monitor(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> list[TrainerCallback]:
+    """The run's monitor, if it is to have one."""
+    monitor = config.monitor
+    if not monitor.enabled:
+        return []
+    watch = MonitorCallback(
+        tokenizer,
+        monitor.prompts,
+        max_new_tokens=monitor.max_new_tokens,
+        probe_every=monitor.probe_every,
+        on_collapse=monitor.on_collapse,
+    )
+    return [watch]
 
 
 def finished(folder: Path) -> bool:
