@@ -112,6 +112,38 @@ def test_a_run_is_smoothed_above_sixty_steps(tmp_path, drawn, steps, lines):
     assert legend_texts(figure) == [*smoothed, "held-out pairs"]
 
 
+def bands_on(axis):
+    """Colour, first and last place of each band across the panel."""
+    spans = [patch for patch in axis.patches if patch.get_height() == 1.0]
+    return [
+        (matplotlib.colors.to_hex(s.get_facecolor()), s.get_x(), s.get_x() + s.get_width()) for s in spans
+    ]
+
+
+def test_what_the_monitor_said_is_a_band_from_its_step_to_the_next_change(tmp_path, drawn):
+    def says(step, health):
+        return {"step": step, "event": "health", "health": health, "was": "healthy", "why": "…"}
+
+    rows = [train_row(step, -step, -2 * step) for step in range(1, 31)]
+    rows += [
+        says(5, "displaced"),
+        says(12, "healthy"),
+        says(20, "collapsed"),
+        {"step": 30, "event": "rollback"},
+    ]
+    reward_figure(write(tmp_path / "m.jsonl", rows), tmp_path / "f.png", title="A run")
+    wanted = [(figures.BANDS["displaced"], 4.5, 12.5), (figures.BANDS["collapsed"], 19.5, 30.5)]
+    for axis in drawn[0].axes:
+        assert bands_on(axis) == [(color, pytest.approx(a), pytest.approx(b)) for color, a, b in wanted]
+    assert legend_texts(drawn[0]) == ["displaced", "collapsed"]
+
+
+def test_a_run_that_was_always_healthy_has_no_bands(tmp_path, drawn):
+    rows = [train_row(step, step, -step) for step in range(1, 31)]
+    reward_figure(write(tmp_path / "m.jsonl", rows), tmp_path / "f.png", title="A run")
+    assert [bands_on(axis) for axis in drawn[0].axes] == [[], [], []]
+
+
 def test_a_smoothed_value_is_the_mean_of_those_around_it():
     values = np.array([0.0, 3.0, 0.0, 3.0, 6.0, 3.0, 0.0])
     assert smooth(values, 3)[1:-1] == pytest.approx([1, 2, 3, 4, 3])

@@ -32,6 +32,8 @@ _AXES = {
 _DASHES = ("-", "--")
 _WIDTH, _LINE = 11.0, 0.25  # inches; a line of the title or the legend
 SMOOTHED_ABOVE = 60  # logged steps; shorter runs are legible as they are
+# What the monitor said, light enough that curves and the colour-blind can pass over them; "healthy" is no band.
+BANDS = {"displaced": "#e4ecf4", "inaccurate": "#ece2f0", "collapsing": "#fbe3bf", "collapsed": "#efb5a7"}
 APART = 8.0  # times; beyond it the smaller of two runs is a flat line on the larger one's scale
 
 
@@ -48,6 +50,14 @@ class Curves:
     values: dict[str, np.ndarray]  # by the names of `PANELS` that have any
     eval_steps: np.ndarray
     eval_values: dict[str, np.ndarray]
+    health: tuple[tuple[int, str], ...] = ()  # from which step on the monitor called it what
+
+    @property
+    def bands(self) -> list[tuple[int, int, str]]:
+        """First step, last step and name of each health, up to the run's last step; "healthy" left out."""
+        ends = [*(step for step, _ in self.health[1:]), int(self.steps[-1])]
+        spans = zip(self.health, ends, strict=False)
+        return [(start, end, name) for (start, name), end in spans if name in BANDS and start <= end]
 
     @property
     def magnitude(self) -> float:
@@ -88,7 +98,12 @@ def read_curves(metrics: Path) -> Curves:
             )
             margin = chosen - rejected if kind == "logps" else margin
             table[int(_number(row, "step", where))] = [chosen, rejected, margin]
-    return Curves(kind, *_columns(tables[0]), *_columns(tables[1]))
+    health = tuple(
+        (int(_number(row, "step", f"line {number} of {metrics}")), str(row.get("health")))
+        for number, row in rows
+        if row.get("event") == "health"
+    )
+    return Curves(kind, *_columns(tables[0]), *_columns(tables[1]), health)
 
 
 def _number(row: dict[str, Any], name: str, where: str) -> float:
@@ -126,7 +141,7 @@ def reward_figure(metrics: Path, out: Path, *, title: str) -> None:
 
     These are the curves of Figures 2 to 5 of the MinorDPO paper, where they are called rewards/chosen,
     rewards/reject and rewards/margin: log π(y|x) − log π_ref(y|x) in nats, without β. Panels share
-    one scale. A run without a reference is drawn by its log-probs.
+    one scale. A run without a reference is drawn by its log-probs. Bands show what the monitor called its health.
 
     Raises:
         InputError: `metrics` cannot be read or has no log-ratios, or `out` cannot be written.
@@ -139,9 +154,10 @@ def reward_figure(metrics: Path, out: Path, *, title: str) -> None:
         ]
         for axis, (name, heading), color in zip(axes, panels.items(), COLORS, strict=False):
             _prepare(axis, heading, zero=curves.kind == "logratios")
+            _shade(axis, curves)
             _draw(axis, curves, name, color=color)
         _label([axes], [curves])
-        _surround(figure, 3.4, title=title, legends=[_keys([curves])])
+        _surround(figure, 3.4, title=title, legends=[_keys([curves]) + _band_keys(curves)])
         _write(figure, out)
 
 
@@ -238,6 +254,12 @@ def _draw(axis: Axes, curves: Curves, name: str, *, color: str, linestyle: str =
         axis.plot(curves.eval_steps, curves.eval_values[name], linestyle="", marker="o", zorder=3, **dots)
 
 
+def _shade(axis: Axes, curves: Curves) -> None:
+    for start, end, name in curves.bands:
+        # Half a step more on either side, so that a health of one step is seen.
+        axis.axvspan(start - 0.5, end + 0.5, color=BANDS[name], zorder=0.4, linewidth=0)
+
+
 def _label(grid: Sequence[Any], curves: Sequence[Curves]) -> None:
     """What an axis says: the quantity and its unit, and what zero means."""
     for row in grid:
@@ -287,6 +309,13 @@ def _keys(runs: Sequence[Curves]) -> Entries:
     if any(len(run.eval_steps) for run in runs):
         keys.append(("held-out pairs", Line2D([], [], color=GREY, linestyle="", marker="o", markersize=5.5)))
     return keys
+
+
+def _band_keys(run: Curves) -> Entries:
+    """The bands that were drawn, mildest first."""
+    drawn = {name for _, _, name in run.bands}
+    style: dict[str, Any] = {"linestyle": "", "marker": "s", "markersize": 9}
+    return [(name, Line2D([], [], color=BANDS[name], **style)) for name in BANDS if name in drawn]
 
 
 def _surround(
