@@ -14,14 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from minordpo.data.tokens import TokenExample
 from minordpo.errors import InputError
-from minordpo.evaluate.generation import (
-    Answer,
-    asked_line,
-    generate_answers,
-    last_number,
-    looping,
-    repeated_4grams,
-)
+from minordpo.evaluate.answers import asked_line, last_number, looping, repeated_4grams
+from minordpo.evaluate.generation import Answer, generate_answers
 
 LEAST_PROBES = 6  # of a run, after the one at step 0
 MOST_BETWEEN = 100  # steps of a long run: the answers are then a few per cent of it (docs/monitor.md)
