@@ -146,6 +146,26 @@ def test_at_most_two_checkpoints_are_kept(finished_run):
     assert names == ["checkpoint-3", "checkpoint-4"]
 
 
+def test_a_run_is_watched_unless_that_is_switched_off(finished_run, tmp_path, capsys):
+    probes = [row["step"] for row in metric_rows(finished_run / "run") if "probe/looping" in row]
+    assert probes == [0, 1, 2, 3, 4]
+    assert main(["train", str(set_up(tmp_path)), "monitor.enabled=false"]) == 0
+    assert "health at the end" not in capsys.readouterr().out
+    assert not (tmp_path / "run" / "probes.jsonl").exists()
+    assert metric_rows(tmp_path / "run") == measured_rows(tmp_path / "run")
+
+
+def test_the_monitors_settings_reach_it(tmp_path, capsys):
+    settings = ["prompts=1", "max_new_tokens=3", "probe_every=2", "on_collapse=rollback"]
+    config = set_up(tmp_path, data={"eval": 3})
+    assert main(["train", str(config), *(f"monitor.{each}" for each in settings)]) == 0
+    rows = [row for _, row in read_jsonl(tmp_path / "run" / "probes.jsonl")]
+    assert [row["step"] for row in rows] == [0, 2, 3]
+    assert max(row["tokens"] for row in rows) <= 3
+    assert (tmp_path / "run" / "healthy" / "weights.safetensors").exists()
+    assert "health at the end: healthy (" in capsys.readouterr().out
+
+
 def test_a_run_with_an_adapter_exports_to_a_plain_model(tmp_path):
     lora = {"r": 4, "target_modules": "all-linear"}
     assert main(["train", str(set_up(tmp_path, lora=lora, training={"learning_rate": 0.01}))]) == 0

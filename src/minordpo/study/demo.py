@@ -14,7 +14,15 @@ from typing import Any
 
 import torch
 
-from minordpo.config import DataConfig, ModelConfig, ObjectiveConfig, RunConfig, SamplesConfig, TrainingConfig
+from minordpo.config import (
+    DataConfig,
+    ModelConfig,
+    MonitorConfig,
+    ObjectiveConfig,
+    RunConfig,
+    SamplesConfig,
+    TrainingConfig,
+)
 from minordpo.data.corrupt import ClosePair, corrupt_row
 from minordpo.data.doctor import prepare_examples
 from minordpo.data.files import write_jsonl
@@ -194,6 +202,9 @@ def _config(arm: Arm, output: Path, model: str, steps: int, seed: int) -> RunCon
             }
         ),
         samples=SamplesConfig(prompts=0),
+        monitor=MonitorConfig(
+            probe_every=max(1, -(-steps // 2))
+        ),  # each look at the text is about half a step
         output=str(output / arm.folder),
     )
 
