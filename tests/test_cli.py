@@ -16,7 +16,7 @@ from minordpo import __version__, cli
 from minordpo.cli import main
 from minordpo.engine.models import save_model
 from minordpo.errors import InputError
-from minordpo.train.trainer import TrainingStopped
+from minordpo.train.memory import TrainingStopped
 from small_tokenizers import byte_level
 from tiny_runs import RENAMED, chat_rows, save_tiny, text_rows, tiny_model, write_config, write_rows
 

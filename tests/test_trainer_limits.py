@@ -14,7 +14,7 @@ from minordpo.data.tokens import TokenOptions
 from minordpo.engine.models import load_model, switch_off_dropout
 from minordpo.errors import InputError
 from minordpo.train import step as step_module
-from minordpo.train.trainer import TrainingStopped
+from minordpo.train.memory import TrainingStopped
 from tiny_runs import (
     RENAMED,
     chat_rows,

@@ -1,7 +1,8 @@
-"""Where memory runs out, the step is run again in rows of half the tokens."""
+"""When a step cannot be taken: where memory runs out it is run again in rows of half the tokens, or training stops."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -18,6 +19,18 @@ T = TypeVar("T")
 
 class TrainingStopped(RuntimeError):
     """Training cannot go on: a loss or gradient that is not finite, or a single prompt that does not fit in memory."""
+
+
+def stop_unless_finite(name: str, value: float, step: int) -> None:
+    """Nothing, for a number.
+
+    Raises:
+        TrainingStopped: it is infinite or NaN.
+    """
+    if not math.isfinite(value):
+        raise TrainingStopped(
+            f"the {name} of step {step} is {value}. Lower training.learning_rate, or go on from the last checkpoint"
+        )
 
 
 def within_memory(

@@ -45,7 +45,7 @@ from minordpo.train.guards import (
     with_reference,
 )
 from minordpo.train.loader import EpochOrder, Packer, StepSampler, mismatched, step_loader
-from minordpo.train.memory import TrainingStopped, within_memory
+from minordpo.train.memory import stop_unless_finite, within_memory
 from minordpo.train.metrics import MetricsFile, response_metrics, response_rows
 from minordpo.train.reference_pass import ReferencePass, autocast, other_reference
 from minordpo.train.sharding import autocast_forward, refuse_sharding, set_up_sharding
@@ -270,11 +270,7 @@ class PreferenceTrainer(Watched, Trainer):
         at_reference = self.reference is not None and self.reference.is_policy and not self._has_trained
         if first and at_reference and not self.dropout:
             metrics["largest_logratio"] = refuse_mismatch(records, bf16=self.args.bf16)
-        if not np.isfinite(metrics["loss"]):
-            raise TrainingStopped(
-                f"the loss of step {self.state.global_step + 1} is {metrics['loss']}. Lower training.learning_rate, "
-                "or go on from the last checkpoint"
-            )
+        stop_unless_finite("loss", metrics["loss"], self.state.global_step + 1)
         counts = torch.tensor(
             [sum(len(b.input_ids) for b in step.batches), 0], dtype=torch.float64, device=self.args.device
         )
@@ -348,11 +344,7 @@ class PreferenceTrainer(Watched, Trainer):
             self._pending, self.last_metrics = None, row
             self.metrics_file.append(row)
             self.responses_file.append({"step": step, **responses})
-            if not np.isfinite(norm):
-                raise TrainingStopped(
-                    f"the gradient norm of step {row['step']} is {norm}. Lower training.learning_rate, or go on from "
-                    "the last checkpoint"
-                )
+            stop_unless_finite("gradient norm", norm, step)
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
