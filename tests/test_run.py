@@ -116,9 +116,11 @@ def test_the_model_is_the_last_checkpoint_with_its_tokenizer_and_a_card(finished
     assert load_tokenizer(str(folder / "model")).chat_template
     card = (folder / "model" / "README.md").read_text()
     last = metric_rows(folder)[-1]
-    assert "Tuned with minordpo" in card
-    assert f"| chosen log-ratio, held out (nats) | {last['eval_logratios/chosen']:+.2f} |" in card
+    assert "Tuned on preferences with minordpo" in card
+    assert f"than under the reference: log-ratio {last['eval_logratios/chosen']:+.2f} nats." in card
     assert "beta: 0.2" in card
+    for _, row in read_jsonl(folder / "samples.jsonl"):
+        assert f"**Row {row['row']}: the prompt**\n\n```\n{row['prompt'].strip()}\n```" in card
 
 
 def test_a_run_folder_is_scored_and_tuned_further_as_the_model_in_it(finished_run, tmp_path, capsys):

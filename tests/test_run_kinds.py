@@ -11,7 +11,7 @@ import pytest
 from minordpo.cli import main
 from minordpo.config import load_config
 from minordpo.errors import InputError
-from minordpo.objectives import OBJECTIVES
+from minordpo.objectives import OBJECTIVES, resolve
 from minordpo.train.estimate import dry_run
 from minordpo.train.run import run
 from tiny_runs import RENAMED, chat_rows, metric_rows, save_tiny, trainer, write_config, write_rows
@@ -75,7 +75,9 @@ def test_every_objective_trains_on_pairs(tmp_path, name):
     assert abs(steps[-1]["logratios/chosen"]) > 1e-3
     assert steps[0]["grad_norm"] > 0
     card = (tmp_path / "run" / "model" / "README.md").read_text()
-    assert f"on preferences: {name}" in card
+    assert f"tuned with `{name}`" in card
+    for term in resolve(name, {}).terms:
+        assert f"\n    {term.spec.formula.rstrip('.')}\n" in card
     responses = rows_of(tmp_path / "run" / "responses.jsonl")
     assert [(row["step"], row["split"]) for row in responses] == [
         (1, "train"),
@@ -116,7 +118,9 @@ def test_a_run_without_a_reference_says_nothing_of_log_ratios(tmp_path, monkeypa
         assert not [name for name in row if "logratios" in name or "rewards" in name or "reference" in name]
     assert not (tmp_path / "cache").exists()
     card = (tmp_path / "run" / "model" / "README.md").read_text()
-    assert "| chosen log-prob, held out (nats) | -" in card
+    assert "- Reference: none." in card
+    assert "The chosen responses have a mean log-prob of -" in card
+    assert "log-ratio of" not in card
     assert all("logratios" not in row for row in rows_of(tmp_path / "run" / "responses.jsonl"))
 
 

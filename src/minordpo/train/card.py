@@ -1,57 +1,262 @@
-"""The model card of a tuned model."""
+"""The model card of a tuned model: what it was made from and how, and what was measured, in words with units."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minordpo import __version__, objectives
+from minordpo import __version__
 from minordpo.config import RunConfig, dump_config
+from minordpo.engine.models import REFERENCE_ADAPTER
+from minordpo.evaluate.answers import summarize
+from minordpo.evaluate.generation import Answer
+from minordpo.objectives.describe import source
+from minordpo.strict_yaml import write_yaml
 
 if TYPE_CHECKING:
     from minordpo.train.trainer import PreferenceTrainer
 
+SHOWN_ANSWERS = 2
+_PROMPT_CHARACTERS, _ANSWER_CHARACTERS = 1200, 1000  # of a sample on the card; samples.jsonl has all of it
+_ASKED = "So the answer is:"
 
-def model_card(config: RunConfig, trainer: PreferenceTrainer, answers: dict[str, float]) -> str:
-    """README.md of the model folder: what it was made from, how, and what was measured."""
-    rows = [("steps", f"{trainer.state.global_step}")]
-    rows += _measured(trainer.last_metrics, "", "last step")
-    rows += _measured(trainer.last_evaluation, "eval_", "held out")
-    rows += [(f"sample answers, {name}", f"{value:.3g}") for name, value in answers.items()]
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
-    base = "" if Path(config.model.path).expanduser().exists() else f"base_model: {config.model.path}\n"
-    tags = ", ".join(dict.fromkeys(["preference-tuning", config.objective.name, "minordpo"]))
-    return f"""---
-library_name: {"peft" if config.lora is not None else "transformers"}
-{base}tags: [{tags}]
----
-# Tuned with {config.objective.name}
+# Kinds of data: what their examples are called, and the better and the worse response.
+_WORDS = {
+    "labelled": ("labelled responses", "desirable", "undesirable"),
+    "pairs": ("pairs", "chosen", "rejected"),
+    "ranked": ("prompts with ranked responses", "best", "worst"),
+}
 
-Tuned with minordpo {__version__} on preferences: {objectives.resolve(config.objective.name, config.objective.hyper)}.
-
-| measured | |
-|---|---|
-{table}
-
-A log-ratio is log π/π_ref of a response, summed over its tokens: negative for a chosen response means that the tuned
-model finds it less likely than the model it started from.
-
-The whole configuration of the run:
-
-```yaml
-{dump_config(config)}```
-"""
+_TOLD = (
+    "loss",
+    "logratios/chosen",
+    "logratios/rejected",
+    "logps/chosen",
+    "logps/rejected",
+    "chosen_below_reference",
+    "rewards/accuracies",
+)
 
 
-def _measured(metrics: Mapping[str, Any], prefix: str, when: str) -> list[tuple[str, str]]:
-    """The rows of what was measured; without a reference, log-probs stand in for log-ratios."""
-    kind = "logratios" if f"{prefix}logratios/chosen" in metrics else "logps"
-    what = "log-ratio" if kind == "logratios" else "log-prob"
-    rows = [
-        (f"{side} {what}, {when} (nats)", f"{metrics[f'{prefix}{kind}/{side}']:+.2f}")
-        for side in ("chosen", "rejected")
-        if f"{prefix}{kind}/{side}" in metrics
+def model_card(
+    config: RunConfig, trainer: PreferenceTrainer, samples: Sequence[Mapping[str, Any]] = ()
+) -> str:
+    """README.md of the model folder; `samples` are the rows of the run's samples.jsonl.
+
+    Whatever a model wrote stands in fenced blocks that it cannot end.
+    """
+    name = Path(config.model.path).name
+    parts = [
+        f"---\n{write_yaml(_front_matter(config, trainer))}---",
+        f"# {_code(name)} tuned with {_code(config.objective.name)}",
+        _made_from(config, trainer),
+        "## Objective",
+        _objective(trainer),
+        "## What was measured",
+        _measured(trainer),
+        _samples(samples, config.samples.max_new_tokens),
+        "Nothing else was measured: what is not said here of correctness, safety or other tasks is not known.",
+        "## Use",
+        _use(config, trainer),
+        "## The whole configuration",
+        _fenced(dump_config(config), "yaml"),
     ]
-    accuracy = metrics.get(f"{prefix}rewards/accuracies")
-    return rows if accuracy is None else [*rows, (f"pairs ranked right, {when}", f"{accuracy:.1%}")]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _front_matter(config: RunConfig, trainer: PreferenceTrainer) -> dict[str, Any]:
+    is_folder = Path(config.model.path).expanduser().exists()
+    terms = [term.name for term in trainer.objective.terms]
+    return {
+        "library_name": "transformers" if config.lora is None else "peft",
+        **({} if is_folder else {"base_model": config.model.path}),
+        "pipeline_tag": "text-generation",
+        "tags": list(dict.fromkeys(["preference-tuning", *terms, "minordpo"])),
+    }
+
+
+# ---- what it was made from ----
+def _made_from(config: RunConfig, trainer: PreferenceTrainer) -> str:
+    model, args = config.model, trainer.args
+    what, *_ = _words(trainer)
+    revision = f" (revision {_code(model.revision)})" if model.revision else ""
+    tuned = "every weight was tuned"
+    if config.lora is not None:
+        tuned = f"a LoRA adapter of rank {config.lora.get('r', 8)} was tuned on top of it"
+    reference = "the same model before training" if model.reference is None else _code(model.reference)
+    if trainer.reference is None:
+        reference = "none"
+    others = f"of {_code(config.data.eval)} were" if isinstance(config.data.eval, str) else "others were"
+    held_out = f"; {len(trainer.held_out)} {others} held out" if trainer.held_out else ""
+    per_step = min(trainer.sampler.per_step, len(trainer.examples))
+    schedule = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
+    return "\n".join(
+        [
+            f"Tuned on preferences with minordpo {__version__}.",
+            "",
+            f"- Model: {_code(model.path)}{revision}; {tuned}.",
+            f"- Reference: {reference}.",
+            f"- Data: {len(trainer.examples)} {what} of {_code(config.data.train)}{held_out}.",
+            f"- Training: {trainer.state.global_step} steps of {per_step} {what} (passes over the data: "
+            f"{trainer.state.epoch or 0:.3g}), learning rate {args.learning_rate:g}, {schedule} schedule, "
+            f"seed {args.seed}.",
+        ]
+    )
+
+
+def _objective(trainer: PreferenceTrainer) -> str:
+    parts = []
+    for term in trainer.objective.terms:
+        hyper = ", ".join(f"{key} = {str(value).lower()}" for key, value in term.hyper.items())
+        weight = f"{term.weight:g} × " if len(trainer.objective.terms) > 1 else ""
+        parts += [
+            f"{weight}{_code(term.name)}{f' with {hyper}' if hyper else ''}, a loss for each prompt:",
+            f"    {term.spec.formula.rstrip('.')}",
+            f"Source: {source(term.spec)}.",
+        ]
+    parts.append(
+        "A log-ratio is log π/π_ref of a response, summed over its tokens, in nats: how much likelier the tuned model "
+        "π finds it than the reference π_ref. logp is log π, m is log π a token, σ the logistic function."
+    )
+    return "\n\n".join(parts)
+
+
+# ---- what was measured ----
+def _measured(trainer: PreferenceTrainer) -> str:
+    """The held-out measurement of the weights that are saved; without held-out examples the last step's."""
+    what, better, worse = _words(trainer)
+    state, step = trainer.state, trainer.state.global_step
+    if not trainer.held_out:
+        metrics, prefix, count = trainer.last_metrics, "", 0
+        where = f"No {what} were held out. On those that the last step trained on, before its update"
+    else:
+        best = state.best_global_step if trainer.args.load_best_model_at_end else None
+        step, prefix, count = best or step, "eval_", len(trainer.held_out)
+        metrics = trainer.metrics_file.evaluation(step) or trainer.last_evaluation
+        kept = f", whose weights are kept as the best by {trainer.args.metric_for_best_model}" if best else ""
+        where = f"On the {count} held-out {what}, after step {step}{kept}"
+    values = {name: float(metrics[prefix + name]) for name in _TOLD if prefix + name in metrics}
+    lines = [
+        _likelihood(values, name, side)
+        for name, side in (("chosen", better), ("rejected", worse))
+        if f"logps/{name}" in values
+    ]
+    if "chosen_below_reference" in values:
+        share = _share(values["chosen_below_reference"], count if better != "desirable" else 0)
+        lines.append(f"{share} of the {better} responses are less likely than under the reference.")
+    if "rewards/accuracies" in values:
+        share = _share(values["rewards/accuracies"], count)
+        lines.append(
+            f"{share} of the {what} are ranked right: the {better} response has a larger log-ratio than the {worse} "
+            "one."
+        )
+    if "loss" in values:
+        lines.append(f"The mean loss is {values['loss']:.4g}.")
+    return f"{where}:\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def _likelihood(values: Mapping[str, float], name: str, side: str) -> str:
+    logratio = values.get(f"logratios/{name}")
+    if logratio is None:
+        return f"The {side} responses have a mean log-prob of {values[f'logps/{name}']:.2f} nats."
+    than = "more" if logratio > 0 else "less"
+    if not math.isfinite(logratio) or f"{logratio:.2f}" in ("0.00", "-0.00"):
+        return f"The {side} responses have a mean log-ratio of {abs(logratio):.2f} nats."
+    return (
+        f"On average the {side} responses are {than} likely than under the reference: log-ratio "
+        f"{logratio:+.2f} nats."
+    )
+
+
+def _share(share: float, count: int) -> str:
+    return f"{share:.0%} ({round(share * count)} of {count})" if count else f"{share:.0%}"
+
+
+def _words(trainer: PreferenceTrainer) -> tuple[str, str, str]:
+    grades = [tuple(example.grades) for example in trainer.examples]
+    if all(len(each) == 1 for each in grades):
+        return _WORDS["labelled"]
+    return _WORDS["pairs" if all(each == (1.0, 0.0) for each in grades) else "ranked"]
+
+
+# ---- sample answers ----
+def _samples(rows: Sequence[Mapping[str, Any]], limit: int) -> str:
+    before, after = ([row for row in rows if row["when"] == when] for when in ("before", "after"))
+    if not before or not after:
+        return ""
+    summaries = [summarize(list(map(_answer, each))) for each in (before, after)]
+    measures = [
+        ("ended by themselves", "stopped", "{:.0%}"),
+        ("ended in a loop", "looping", "{:.0%}"),
+        ("4-grams repeated within the answer, mean share", "repeated_4grams", "{:.0%}"),
+        ("tokens, mean", "tokens", "{:.0f}"),
+    ]
+    if any(_ASKED in text for row in rows for text in (row["prompt"], row["answer"])):
+        measures.append((f'with a line "{_ASKED} N"', "asked_format", "{:.0%}"))
+    table = [
+        f"| {label} | {' | '.join(form.format(summary[key]) for summary in summaries)} |"
+        for label, key, form in measures
+    ]
+    later = {row["row"]: row for row in after}
+    shown = [(row, later[row["row"]]) for row in before if row["row"] in later][:SHOWN_ANSWERS]
+    return "\n\n".join(
+        [
+            f"Greedy answers to {len(after)} held-out prompts, of at most {limit} tokens, to be read rather than "
+            f"counted: one answer is {1 / len(after):.0%} of a share.",
+            "\n".join(["| answers | before | after |", "|---|---|---|", *table]),
+            "The first of them, as they came:",
+            *(part for pair in shown for part in _shown_sample(*pair)),
+        ]
+    )
+
+
+def _shown_sample(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterable[str]:
+    prompt = before["prompt"]
+    cut = len(prompt) > _PROMPT_CHARACTERS
+    yield f"**Row {before['row']}: the {'end of the ' if cut else ''}prompt**"
+    yield _fenced(f"…{prompt[-_PROMPT_CHARACTERS:]}" if cut else prompt)
+    for when, row in (("before", before), ("after", after)):
+        yield f"**The answer {when}**" + ("" if row["stopped"] else " (ran into the limit)")
+        text = row["answer"]
+        yield _fenced(text if len(text) <= _ANSWER_CHARACTERS else f"{text[:_ANSWER_CHARACTERS]}…")
+
+
+def _answer(row: Mapping[str, Any]) -> Answer:
+    return Answer(row["answer"], tuple(row["token_ids"]), row["stopped"], row["tokens"])
+
+
+# ---- use ----
+def _use(config: RunConfig, trainer: PreferenceTrainer) -> str:
+    export = "`minordpo export RUN OUT` makes a plain model folder of the run, adapters merged."
+    if config.lora is None:
+        return "A plain model folder: `AutoModelForCausalLM.from_pretrained` of transformers loads it."
+    adapters: Any = getattr(trainer.policy, "peft_config", {})
+    if REFERENCE_ADAPTER in adapters:
+        return (
+            f"Two adapters: the tuned one, and in `{REFERENCE_ADAPTER}/` the one that was there before and belongs "
+            f"below it. {export}"
+        )
+    return f"An adapter: `AutoPeftModelForCausalLM.from_pretrained` of peft loads it on its base. {export}"
+
+
+# ---- Markdown ----
+# What a terminal would obey, line ends that only some readers know, and what reverses the text after it.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def _fenced(text: str, language: str = "") -> str:
+    """A block whose fence is longer than any row of backticks in it, so that the text cannot end it."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    plain = _CONTROLS.sub("�", text.replace("\r\n", "\n").rstrip("\n"))
+    return f"{fence}{language}\n{plain}\n{fence}"
+
+
+def _code(text: str) -> str:
+    """The text as code within a line."""
+    line = " ".join(text.split())
+    ticks = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
+    pad = " " if line.startswith("`") or line.endswith("`") else ""
+    return f"{ticks}{pad}{line}{pad}{ticks}"

@@ -170,6 +170,10 @@ class MetricsFile:
         """The last training step's row; empty where there is none."""
         return next((row for row in reversed(self.rows()) if "loss" in row), {})
 
+    def evaluation(self, step: int) -> dict[str, Any]:
+        """The row of the held-out examples after that step; empty where they were not measured."""
+        return next((row for row in self.rows() if row["step"] == step and "eval_loss" in row), {})
+
     def missing(self, step: int) -> list[int]:
         """The training steps up to `step` that have no row; what a lost or cut file leaves out."""
         there = {row["step"] for row in self.rows() if "loss" in row}

@@ -28,7 +28,6 @@ from minordpo.data.tokens import TokenExample, TokenOptions
 from minordpo.engine.models import causal_model, load_model, load_tokenizer, save_model
 from minordpo.engine.reference import cache_folder
 from minordpo.errors import InputError
-from minordpo.evaluate.answers import summarize
 from minordpo.evaluate.generation import Answer, generate_answers
 from minordpo.study.figures import reward_figure
 from minordpo.train.adapters import add_adapter, refuse_settings
@@ -113,8 +112,8 @@ def _run(
     weights = whole_weights(trainer.model, trainer.accelerator)
     if main:  # alone: nothing below waits for the other processes, which may end before
         tuned = trainer.policy if weights is None else reassemble(config, trainer, weights)
-        after = samples.answer(tuned, "after")
-        save_model(tuned, tokenizer, folder / "model", card=model_card(config, trainer, after))
+        samples.answer(tuned, "after")
+        save_model(tuned, tokenizer, folder / "model", card=model_card(config, trainer, samples.rows()))
         draw(folder, config)
     if main and not quiet:
         watch = trainer.watch()
@@ -283,12 +282,12 @@ class _Samples:
             print("no pairs are held out (data.eval), so there will be no sample answers")
 
     def has(self, when: str) -> bool:
-        return any(row["when"] == when for row in self._rows())
+        return any(row["when"] == when for row in self.rows())
 
-    def answer(self, model: PreTrainedModel | PeftModel, when: str) -> dict[str, float]:
-        """Let the model answer the prompts, add that to the file; return the measures of the answers."""
+    def answer(self, model: PreTrainedModel | PeftModel, when: str) -> None:
+        """Let the model answer the prompts, and add the answers to the file."""
         if not self.pairs:
-            return {}
+            return
         prompts = [pair.prompt_ids for pair in self.pairs]
         answers = generate_answers(
             model,
@@ -298,8 +297,7 @@ class _Samples:
             progress=f"answers {when}",
         )
         fresh = [self._row(when, pair, answer) for pair, answer in zip(self.pairs, answers, strict=True)]
-        write_jsonl(self.file, [row for row in self._rows() if row["when"] != when] + fresh)
-        return summarize(answers)
+        write_jsonl(self.file, [row for row in self.rows() if row["when"] != when] + fresh)
 
     def _row(self, when: str, pair: TokenExample, answer: Answer) -> dict[str, Any]:
         return {
@@ -312,7 +310,8 @@ class _Samples:
             "token_ids": list(answer.token_ids),
         }
 
-    def _rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[dict[str, Any]]:
+        """What the file holds so far."""
         if not self.file.exists():
             return []
         rows = [row for _, row in read_jsonl(self.file)]
