@@ -138,7 +138,7 @@ def test_a_run_folder_is_scored_and_tuned_further_as_the_model_in_it(finished_ru
         said = load_config(output / "config.yaml", [])
         assert getattr(said.model, key.removeprefix("model.")) == str(made)
     further, against = (
-        metric_rows(tmp_path / key)[0]["logps/chosen"] for key in ("model.path", "model.reference")
+        measured_rows(tmp_path / key)[0]["logps/chosen"] for key in ("model.path", "model.reference")
     )
     assert further != pytest.approx(against, abs=1e-3)  # one started from the tuned model, one from its base
 
