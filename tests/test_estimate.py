@@ -373,7 +373,9 @@ def test_a_disk_that_is_too_small_is_said(
     assert "that is more than is left: name another output" in dry_run(config(shared, tmp_path))
 
 
-def test_what_is_trained_and_kept_is_counted_by_hand(shared: Path, tmp_path: Path) -> None:
+def test_what_is_trained_and_kept_is_counted_by_hand(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = trainer(tmp_path)
     weights = sum(p.numel() for p in made.model.parameters())
     plan = plan_steps(made)
@@ -383,7 +385,12 @@ def test_what_is_trained_and_kept_is_counted_by_hand(shared: Path, tmp_path: Pat
     assert memory[1].startswith(f"about {1 + 16 * weights / 1e9:.2g} GB at its peak")
     reference, training, _ = estimate._time_lines(made, plan, found, token_pairs(1))
     assert training[1].startswith(estimate._duration(2.0 * plan.tokens))
-    assert reference[1].startswith(estimate._duration(0.5 * estimate.tree_size(token_pairs(1)[0])))
+    size = estimate.tree_size(token_pairs(1)[0])
+    assert reference[1].startswith(estimate._duration(0.5 * size))
+    monkeypatch.setattr(type(made.args), "world_size", 2)  # two processes compute it together
+    assert estimate._time_lines(made, plan, found, token_pairs(1))[0][1].startswith(
+        estimate._duration(0.25 * size)
+    )
 
 
 def test_an_argument_that_the_run_refuses_is_refused_in_a_dry_run(shared: Path, tmp_path: Path) -> None:

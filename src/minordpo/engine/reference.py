@@ -28,6 +28,7 @@ from minordpo.data.packing import pack, split_by_budget, tree_size
 from minordpo.data.tokens import TokenExample
 from minordpo.engine.logprobs import packed_logps
 from minordpo.engine.models import POLICY_ADAPTER, REFERENCE_ADAPTER, causal_model, tuner
+from minordpo.engine.ranks import ALONE, Ranks, rounds
 from minordpo.errors import InputError
 
 ENGINE_VERSION = 1  # raise it when the engine's numbers change
@@ -51,6 +52,7 @@ class ReferenceCache:
     """
 
     def __init__(self, folder: Path | None, fingerprint: str) -> None:
+        self.fingerprint = fingerprint
         self._folder = None if folder is None else folder / fingerprint
         self._known: dict[bytes, np.ndarray] = {}
         self._fresh: dict[bytes, np.ndarray] = {}
@@ -68,6 +70,10 @@ class ReferenceCache:
         self._known[key] = self._fresh[key] = logps
         if len(self._fresh) >= SHARD_SIZE:
             self.flush()
+
+    def receive(self, key: bytes, logps: np.ndarray) -> None:
+        """Know one example's log-probs that another rank keeps on disk."""
+        self._known.setdefault(key, logps)
 
     def flush(self) -> None:
         """Write what is not on disk yet."""
@@ -166,7 +172,6 @@ def as_reference(model: nn.Module, *, new_adapter: bool) -> Iterator[None]:
             parameter.requires_grad_(name in trainable)
 
 
-@torch.no_grad()
 def reference_logps(
     model: nn.Module,
     examples: Sequence[TokenExample],
@@ -176,34 +181,88 @@ def reference_logps(
     autocast: contextlib.AbstractContextManager | None = None,
     progress: bool = False,
     label: str = "reference",
+    ranks: Ranks = ALONE,
 ) -> list[np.ndarray]:
     """Token log-probs of each example, (scored tokens of all its responses,) float32 in nats, best response first.
 
-    On a CPU each missing example is a row of its own, so that its numbers do not depend on which others were missing;
-    on a GPU rows are filled up to `token_budget`. Dropout is off.
+    `ranks` compute what none of them has, each its share, and all get everything; every one of them must call this.
+    Only what a rank computed goes into its cache folder. `progress` is shown over the shares of all.
+
+    On a CPU each missing example is a row of its own, so that its numbers depend neither on which others were missing
+    nor on how they were shared; on a GPU rows are filled up to `token_budget`, so both change rounding, within what
+    the guard against a mismatch allows at a run's first step. Dropout is off.
+
+    Raises:
+        InputError: the cache cannot be written, on any rank; ranks have other examples or models.
     """
     keys = [example_key(example) for example in examples]
-    missing = list({key: i for i, key in reversed(list(enumerate(keys))) if key not in cache}.values())[::-1]
-    device = next(model.parameters()).device
-    sizes = [tree_size(examples[i]) for i in missing]
-    rows = (
-        [[i] for i in range(len(missing))] if device.type == "cpu" else split_by_budget(sizes, token_budget)
-    )
+    distinct = dict(zip(keys, examples, strict=True))
+    ranks.refuse_different(xxhash.xxh3_128_hexdigest(b"".join(distinct)), "pairs")
+    ranks.refuse_different(cache.fingerprint, "a reference model or precision")
+    owners, everywhere = ranks.owners([key in cache for key in distinct])
+    pending = [key for key, known in zip(distinct, everywhere, strict=True) if not known]
+    owners = owners[~everywhere]
+    sizes = [tree_size(distinct[key]) for key in pending]
+    missing = owners == ranks.world
     training = model.training
     model.eval()
-    bar = tqdm(total=len(missing), desc=label, unit="prompt", disable=not (progress and missing))
+    bar = tqdm(total=int(missing.sum()), desc=label, unit="prompt", disable=not (progress and missing.any()))
     try:
-        for row in rows if missing else ():
-            batch = pack([examples[missing[i]] for i in row]).to(device)
-            with autocast or contextlib.nullcontext():
-                token_logps = packed_logps(model, batch)
-            members = token_logps[batch.member_tokens].float().cpu().numpy()
-            counts = torch.bincount(batch.groups, weights=batch.lengths.double()).long()
-            for i, logps in zip(row, np.split(members, counts.cumsum(0)[:-1].tolist()), strict=True):
-                cache.add(keys[missing[i]], logps)
-            bar.update(len(row))
+        for shares in rounds(sizes, owners.tolist(), ranks, token_budget=token_budget):
+            members = [{pending[i]: distinct[pending[i]] for i in share} for share in shares]
+            before, due = bar.n, sum(bool(missing[i]) for share in shares for i in share)
+            with ranks.failing_together():
+                for done in _compute(model, members[ranks.rank], cache, token_budget, autocast):
+                    # The others are about as far: their shares are as long.
+                    bar.update(before + int(due * done) - bar.n)
+            bar.update(before + due - bar.n)
+            _exchange(members, cache, ranks)
+        with ranks.failing_together():
+            cache.flush()
     finally:
         cache.flush()
         bar.close()
         model.train(training)
     return [cache[key] for key in keys]
+
+
+def _compute(
+    model: nn.Module,
+    examples: dict[bytes, TokenExample],
+    cache: ReferenceCache,
+    token_budget: int,
+    autocast: contextlib.AbstractContextManager | None,
+) -> Iterator[float]:
+    """Put what the cache lacks of these into it; after each row, the share of them that is done."""
+    missing = [key for key in examples if key not in cache]
+    sizes = [tree_size(examples[key]) for key in missing]
+    device = next(model.parameters()).device
+    rows = (
+        [[i] for i in range(len(missing))] if device.type == "cpu" else split_by_budget(sizes, token_budget)
+    )
+    done = 0
+    for row in rows if missing else ():
+        batch = pack([examples[missing[i]] for i in row]).to(device)
+        with torch.no_grad(), autocast or contextlib.nullcontext():
+            token_logps = packed_logps(model, batch)
+        members = token_logps[batch.member_tokens].float().cpu().numpy()
+        counts = torch.bincount(batch.groups, weights=batch.lengths.double()).long()
+        for i, logps in zip(row, np.split(members, counts.cumsum(0)[:-1].tolist()), strict=True):
+            cache.add(missing[i], logps)
+        done += len(row)
+        yield done / len(missing)
+
+
+def _exchange(shares: list[dict[bytes, TokenExample]], cache: ReferenceCache, ranks: Ranks) -> None:
+    """Every rank's share to all the others; how long each example's values are, all know."""
+    if ranks.world == 1:
+        return
+    lengths = [
+        [sum(int(r.scored.sum()) for r in each.responses) for each in share.values()] for share in shares
+    ]
+    own = [cache[key] for key in shares[ranks.rank]]
+    values = np.concatenate(own) if own else np.empty(0, np.float32)
+    everyone = ranks.gather(values, [sum(each) for each in lengths])
+    for share, found, counts in zip(shares, everyone, lengths, strict=True):
+        for key, end, count in zip(share, np.cumsum(counts, dtype=int), counts, strict=True):
+            cache.receive(key, found[end - count : end])

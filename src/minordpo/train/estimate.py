@@ -171,7 +171,8 @@ def _time_lines(
     if trainer.reference is None:
         reference = "none"
     elif missing:
-        seconds = measured.reference_seconds * sum(tree_size(example) for example in missing)
+        shares = sum(tree_size(example) for example in missing) / trainer.args.world_size
+        seconds = measured.reference_seconds * shares
         known = sum(len(each) for each in trainer.met())
         reference = (
             f"{_duration(seconds)} for the {len(missing)} of {known} prompts that are not in the cache"

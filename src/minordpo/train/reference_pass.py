@@ -17,6 +17,7 @@ from minordpo.data.tokens import TokenExample
 from minordpo.engine import attention
 from minordpo.engine.check import check_packing, refuse_unknown_tokens
 from minordpo.engine.models import causal_model, load_model, switch_off_dropout
+from minordpo.engine.ranks import Ranks
 from minordpo.engine.reference import ReferenceCache, as_reference, example_key, fingerprint, reference_logps
 from minordpo.train.guards import longest_sequence
 
@@ -43,17 +44,29 @@ class ReferencePass:
         self.args, self.cache = args, cache
 
     def logps(
-        self, pairs: Sequence[TokenExample], *, token_budget: int, progress: bool = False, keep: bool = True
+        self, pairs: Sequence[TokenExample], *, token_budget: int, progress: bool = False
     ) -> list[np.ndarray]:
-        """Token log-probs of each pair, as `reference_logps` has them; `keep=False` computes them all anew."""
-        with self._ready(), self.args.main_process_first(desc="reference log-probs"):
+        """Token log-probs of each pair, as `reference_logps` has them, computed by all ranks; all must call this."""
+        with self._ready():
             return reference_logps(
                 self.model,
                 pairs,
-                self._stored() if keep else ReferenceCache(None, ""),
+                self._stored(),
                 token_budget=token_budget,
                 autocast=autocast(self.args),
                 progress=progress,
+                ranks=Ranks(self.args.process_index, self.args.world_size, self.args.device),
+            )
+
+    def logps_alone(self, pairs: Sequence[TokenExample], *, token_budget: int) -> list[np.ndarray]:
+        """The same, computed anew by this rank alone, and not kept."""
+        with self._ready():
+            return reference_logps(
+                self.model,
+                pairs,
+                ReferenceCache(None, ""),
+                token_budget=token_budget,
+                autocast=autocast(self.args),
             )
 
     def missing(self, pairs: Sequence[TokenExample]) -> list[TokenExample]:
