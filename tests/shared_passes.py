@@ -27,6 +27,7 @@ from minordpo.errors import InputError
 from tiny_runs import tiny_model, token_pairs
 
 PAIRS = 7
+PIECE, WAIT = 1.7, 4  # seconds of a piece of work, and of the longest wait for a collective: not 3 pieces
 PACKED = reference.packed_logps
 
 
@@ -102,8 +103,34 @@ def cases(run: Pass, folder: Path) -> dict[str, Callable[[], list[np.ndarray]]]:
     }
 
 
-def write(path: Path, found: list[np.ndarray], run: Pass) -> None:
-    path.write_text(json.dumps({"values": [each.tobytes().hex() for each in found], "rows": run.rows}))
+def work(ranks: Ranks, *, fails: bool = False) -> dict[str, float]:
+    """Rank 0 works for longer than a collective waits, telling that it gets on; the other's wait, in seconds."""
+    started = time.perf_counter()
+    with ranks.first_works() as go_on:
+        for piece in range(3 if ranks.rank == 0 else 0):
+            time.sleep(PIECE)
+            go_on()
+            if fails and piece == 1:
+                raise InputError("the folder is full")
+    return {"seconds": time.perf_counter() - started}
+
+
+def attempt(path: Path, do: Callable[[], Any]) -> None:
+    """Do it, and write down what comes of it."""
+    started = time.perf_counter()
+    try:
+        made = do()
+    except Exception as error:
+        made = {
+            "kind": type(error).__name__,
+            "error": str(error),
+            "seconds": time.perf_counter() - started,
+        }
+    path.write_text(json.dumps(made))
+
+
+def facts(found: list[np.ndarray], run: Pass) -> dict[str, Any]:
+    return {"values": [each.tobytes().hex() for each in found], "rows": run.rows}
 
 
 def main(folder: Path) -> None:
@@ -114,19 +141,16 @@ def main(folder: Path) -> None:
         run(pairs[2:4], ReferenceCache(folder / "partly", "k"), ranks=ALONE)
         run(pairs[:2], ReferenceCache(folder / "own0", "k"), ranks=ALONE)
         run(pairs[1:5], ReferenceCache(folder / "own1", "k"), ranks=ALONE)
-        write(folder / "alone.json", run(token_pairs(23), ranks=ALONE), run)
+        attempt(folder / "alone.json", lambda: facts(run(token_pairs(23), ranks=ALONE), run))
     distributed.barrier()
     for name, case in cases(run, folder).items():
-        started = time.perf_counter()
-        try:
-            write(folder / f"{name}-{rank}.json", case(), run)
-        except Exception as error:
-            said = {
-                "kind": type(error).__name__,
-                "error": str(error),
-                "seconds": time.perf_counter() - started,
-            }
-            (folder / f"{name}-{rank}.json").write_text(json.dumps(said))
+        attempt(folder / f"{name}-{rank}.json", lambda case=case: facts(case(), run))
+    distributed.destroy_process_group()
+    # Not through torchrun's store again, which still holds the first group's addresses.
+    meet = {"init_method": f"file://{folder}/meet", "rank": rank, "world_size": run.ranks.world}
+    distributed.init_process_group("gloo", timeout=datetime.timedelta(seconds=WAIT), **meet)
+    attempt(folder / f"long work-{rank}.json", lambda: work(run.ranks))
+    attempt(folder / f"failing work-{rank}.json", lambda: work(run.ranks, fails=True))
     distributed.destroy_process_group()
 
 

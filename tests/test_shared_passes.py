@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from minordpo.engine.ranks import ALONE, ROWS, Ranks, rounds
 from minordpo.engine.reference import ReferenceCache, example_key
-from shared_passes import PAIRS
+from shared_passes import PAIRS, WAIT
 from tiny_runs import token_pairs
 
 TESTS = Path(__file__).parent
@@ -133,6 +133,18 @@ def test_processes_with_different_files_are_refused(passes, case, what):
         )
 
 
+def test_work_of_the_first_process_may_take_longer_than_a_collective_waits(passes):
+    for each in found(passes, "long work"):
+        assert each.get("error") is None
+        assert each["seconds"] > WAIT
+
+
+def test_work_that_fails_on_the_first_process_ends_the_others_wait(passes):
+    one, two = found(passes, "failing work")
+    assert (one["kind"], one["error"]) == ("InputError", "the folder is full")
+    assert (two["kind"], two["error"]) == ("InputError", "process 0 stopped: the folder is full")
+
+
 @given(
     st.lists(st.tuples(st.integers(1, 300), st.integers(0, 9)), max_size=200),
     st.integers(1, 4),
@@ -155,8 +167,11 @@ def test_rounds_deal_each_item_once_to_its_owner_or_evenly(items, world, budget)
 
 
 def test_one_process_alone_waits_for_nobody():
-    with pytest.raises(KeyError), ALONE.failing_together():
-        raise KeyError
+    for together in (ALONE.failing_together, ALONE.first_works):
+        with pytest.raises(KeyError), together():
+            raise KeyError
+    with ALONE.first_works() as go_on:
+        go_on()
     ALONE.refuse_different("any", "pairs")
     owners, everywhere = ALONE.owners([True, False])
     assert owners.tolist() == [0, 1]

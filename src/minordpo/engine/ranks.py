@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,6 +70,23 @@ class Ranks:
             own = error
         self._tell(own)
 
+    @contextlib.contextmanager
+    def first_works(self) -> Iterator[Callable[[], None]]:
+        """Rank 0 works in the body, which is empty for the others: they wait at its end, and fail with it.
+
+        Rank 0 calls what is yielded as it gets on: then the whole may take longer than a collective waits.
+
+        Raises:
+            InputError, RuntimeError: what rank 0 ended with.
+        """
+        if self.rank == 0 and self.world > 1:
+            with self.failing_together():
+                yield self._go_on
+            return
+        yield lambda: None
+        while self.world > 1 and not self._tell(None):
+            pass
+
     def refuse_different(self, digest: str, what: str) -> None:
         """Refuse to go on where ranks do not compute the same.
 
@@ -86,19 +104,24 @@ class Ranks:
                 "same files"
             )
 
-    def _tell(self, own: Exception | None) -> None:
-        said: list[tuple[bool, str] | None] = [None] * self.world
+    def _go_on(self) -> None:
+        self._tell(None, done=False)
+
+    def _tell(self, own: Exception | None, *, done: bool = True) -> bool:
+        """Whether all ranks are done; an error of one is raised on all."""
         mine = None
         if own is not None:
             expected = isinstance(own, InputError)
             mine = expected, str(own) if expected else f"{type(own).__name__}: {own}"
-        distributed.all_gather_object(said, mine)
+        said: list[Any] = [None] * self.world
+        distributed.all_gather_object(said, (done, mine))
         if own is not None:
             raise own
-        for rank, each in enumerate(said):
-            if each is not None:
-                expected, text = each
+        for rank, (_, error) in enumerate(said):
+            if error is not None:
+                expected, text = error
                 raise (InputError if expected else RuntimeError)(f"process {rank} stopped: {text}")
+        return all(each for each, _ in said)
 
 
 ALONE = Ranks()

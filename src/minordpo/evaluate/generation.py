@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,10 +75,12 @@ def generate_answers(
     batch_size: int = 8,
     token_budget: int | None = None,
     progress: str | None = None,
+    on_answer: Callable[[], None] = lambda: None,
 ) -> list[Answer]:
     """The most likely next token, again and again, for each prompt; answers in the order of `prompts`.
 
-    As `stream_answers`. `progress`: what to call the progress bar; None shows none.
+    As `stream_answers`. `progress`: what to call the progress bar; None shows none. `on_answer` is called after each
+    answer, so a batch's at a time.
     """
     rows = stream_answers(
         model,
@@ -88,7 +90,7 @@ def generate_answers(
         batch_size=batch_size,
         token_budget=token_budget,
     )
-    return _in_order(rows, len(prompts), progress)
+    return _in_order(rows, len(prompts), progress, on_answer)
 
 
 def sample_answers(
@@ -121,12 +123,18 @@ def sample_answers(
     return [answers[start : start + samples] for start in range(0, len(answers), samples)]
 
 
-def _in_order(rows: Iterator[tuple[int, Answer]], total: int, progress: str | None) -> list[Answer]:
+def _in_order(
+    rows: Iterator[tuple[int, Answer]],
+    total: int,
+    progress: str | None,
+    on_answer: Callable[[], None] = lambda: None,
+) -> list[Answer]:
     answers: dict[int, Answer] = {}
     with tqdm(total=total, desc=progress, unit="answer", disable=progress is None) as bar:
         for row, answer in rows:
             answers[row] = answer
             bar.update()
+            on_answer()
     return [answers[row] for row in range(total)]
 
 

@@ -55,7 +55,7 @@ class ReferencePass:
                 token_budget=token_budget,
                 autocast=autocast(self.args),
                 progress=progress,
-                ranks=Ranks(self.args.process_index, self.args.world_size, self.args.device),
+                ranks=ranks(self.args),
             )
 
     def logps_alone(self, pairs: Sequence[TokenExample], *, token_budget: int) -> list[np.ndarray]:
@@ -103,6 +103,11 @@ def other_reference(
     switch_off_dropout(model)
     check_packing(model, longest=max(longest_sequence(example) for example in examples))
     return model.eval()
+
+
+def ranks(args: TrainingArguments) -> Ranks:
+    """This process among those that train together."""
+    return Ranks(args.process_index, args.world_size, args.device)
 
 
 def autocast(args: TrainingArguments) -> contextlib.AbstractContextManager:

@@ -8,6 +8,7 @@ answers before ─► train ─► held-out pairs ─► answers after
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from minordpo.train.environment import environment
 from minordpo.train.folder import claim, only_here, refuse_changed, refuse_foreign
 from minordpo.train.guards import with_reference
 from minordpo.train.progress import show_progress
+from minordpo.train.reference_pass import ranks
 from minordpo.train.sharding import whole_weights
 from minordpo.train.trainer import PreferenceTrainer
 from minordpo.train.watch import MonitorCallback
@@ -88,18 +90,19 @@ def _run(
 ) -> Path:
     trainer = build_trainer(config, tokenizer, data, folder)
     main = trainer.is_world_process_zero()
-    if main:  # only now, so that a run that was refused leaves nothing in the way of the corrected one
-        facts = environment(trainer)
-        if going_on:
-            refuse_changed(folder, facts)
-        claim(folder, config, facts)
-    if main and not quiet:
-        print(data.report, flush=True)
     samples = _Samples(config, tokenizer, data, folder / "samples.jsonl")
-    if main and not (going_on and samples.has("before")):
-        policy: Any = trainer.policy
-        # One that is to be sharded is still whole, and not on the device yet.
-        samples.answer(policy.to(trainer.args.device), "before")
+    with ranks(trainer.args).first_works() as go_on:  # answers may take longer than a collective waits
+        if main:  # only now, so that a run that was refused leaves nothing in the way of the corrected one
+            facts = environment(trainer)
+            if going_on:
+                refuse_changed(folder, facts)
+            claim(folder, config, facts)
+        if main and not quiet:
+            print(data.report, flush=True)
+        if main and not (going_on and samples.has("before")):
+            policy: Any = trainer.policy
+            # One that is to be sharded is still whole, and not on the device yet.
+            samples.answer(policy.to(trainer.args.device), "before", on_answer=go_on)
     show_progress(trainer)
     checkpoints = sorted((folder / "checkpoints").glob("checkpoint-*"))
     if going_on and not checkpoints:  # it was killed before the first one: begun anew, in its own files
@@ -284,7 +287,13 @@ class _Samples:
     def has(self, when: str) -> bool:
         return any(row["when"] == when for row in self.rows())
 
-    def answer(self, model: PreTrainedModel | PeftModel, when: str) -> None:
+    def answer(
+        self,
+        model: PreTrainedModel | PeftModel,
+        when: str,
+        *,
+        on_answer: Callable[[], None] = lambda: None,
+    ) -> None:
         """Let the model answer the prompts, and add the answers to the file."""
         if not self.pairs:
             return
@@ -295,6 +304,7 @@ class _Samples:
             prompts,
             max_new_tokens=self.max_new_tokens,
             progress=f"answers {when}",
+            on_answer=on_answer,
         )
         fresh = [self._row(when, pair, answer) for pair, answer in zip(self.pairs, answers, strict=True)]
         write_jsonl(self.file, [row for row in self.rows() if row["when"] != when] + fresh)
