@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,21 +13,21 @@ import oracle
 from minordpo.engine.attention import NAME, attention_switched
 from minordpo.engine.logprobs import install
 from minordpo.engine.reference import ReferenceCache, reference_logps
-from minordpo.evaluate.divergence import divergence, split_samples
+from minordpo.evaluate.divergence import Divergence, divergence, split_samples
 from minordpo.evaluate.generation import Answer
 from minordpo.evaluate.scores import answer_examples
 from tiny_models import tiny
 
 
-def _logratios(*values: list[float]) -> list[np.ndarray]:
-    return [np.array(each, dtype=np.float32) for each in values]
+def _of_tokens(logratios: Sequence[Sequence[Any]], stopped: Sequence[Sequence[bool]]) -> Divergence:
+    """The divergence from the log-ratio of every token."""
+    sums = [[float(np.sum(sample)) for sample in samples] for samples in logratios]
+    return divergence(sums, [[len(sample) for sample in samples] for samples in logratios], stopped)
 
 
 def test_means_and_errors_worked_by_hand() -> None:
     # Prompt sums 3 and 1, each a mean of two samples; lengths 2 and 1 tokens a sample.
-    found = divergence(
-        [_logratios([1.0, 1.0], [3.0, 1.0]), _logratios([2.0], [0.0])], [[True, False], [True, True]]
-    )
+    found = _of_tokens([[[1.0, 1.0], [3.0, 1.0]], [[2.0], [0.0]]], [[True, False], [True, True]])
     assert found.per_sequence == pytest.approx(2.0)
     assert found.per_sequence_error == pytest.approx(math.sqrt(2) / math.sqrt(2))
     assert found.per_token == pytest.approx(4 / 3)
@@ -35,12 +37,12 @@ def test_means_and_errors_worked_by_hand() -> None:
 
 
 def test_of_equal_models_it_is_zero_without_an_error() -> None:
-    found = divergence([_logratios([0.0, 0.0])] * 3, [[True]] * 3)
+    found = _of_tokens([[[0.0, 0.0]]] * 3, [[True]] * 3)
     assert (found.per_sequence, found.per_sequence_error, found.per_token, found.cut) == (0.0, 0.0, 0.0, 0.0)
 
 
 def test_one_prompt_has_no_error() -> None:
-    assert math.isnan(divergence([_logratios([0.5])], [[True]]).per_sequence_error)
+    assert math.isnan(_of_tokens([[[0.5]]], [[True]]).per_sequence_error)
 
 
 def test_the_estimate_is_the_divergence_of_two_known_distributions() -> None:
@@ -54,7 +56,7 @@ def test_the_estimate_is_the_divergence_of_two_known_distributions() -> None:
     drawn = [
         [ratio[rng.choice(4, rng.geometric(0.5), p=policy)] for _ in range(samples)] for _ in range(prompts)
     ]
-    found = divergence(drawn, [[True] * samples] * prompts)
+    found = _of_tokens(drawn, [[True] * samples] * prompts)
     assert abs(found.per_token - known) < 4 * found.per_token_error
     assert abs(found.per_sequence - 2 * known) < 4 * found.per_sequence_error
     assert found.per_token_error < 0.05 * known
@@ -65,17 +67,17 @@ def test_the_stated_error_is_the_spread_over_repetitions() -> None:
     found = []
     for _ in range(300):
         lengths = rng.integers(1, 9, 40)
-        found.append(divergence([[rng.normal(0.2, 1.0, n)] for n in lengths], [[True]] * 40))
+        found.append(_of_tokens([[rng.normal(0.2, 1.0, n)] for n in lengths], [[True]] * 40))
     for value, error in (("per_sequence", "per_sequence_error"), ("per_token", "per_token_error")):
         spread = np.std([getattr(each, value) for each in found])
         stated = np.mean([getattr(each, error) for each in found])
         assert stated == pytest.approx(spread, rel=0.15)
 
 
-@pytest.mark.parametrize("samples", [[], [_logratios([1.0]), _logratios([1.0], [1.0])]])
+@pytest.mark.parametrize("samples", [[], [[[1.0]], [[1.0], [1.0]]]])
 def test_prompts_of_different_numbers_of_samples_are_refused(samples: list) -> None:
     with pytest.raises(ValueError, match="as many samples"):
-        divergence(samples, [[True]] * len(samples))
+        _of_tokens(samples, [[True]] * len(samples))
 
 
 def test_log_probs_of_samples_are_the_stock_models_with_the_end_token() -> None:

@@ -24,8 +24,10 @@ class Divergence:
     cut: float  # share of the samples that ran into the length limit: their tails are not counted
 
 
-def divergence(logratios: Sequence[Sequence[np.ndarray]], stopped: Sequence[Sequence[bool]]) -> Divergence:
-    """The divergence from log π/π_ref of each token of each sample, prompt by prompt; as many samples each.
+def divergence(
+    logratios: Sequence[Sequence[float]], tokens: Sequence[Sequence[int]], stopped: Sequence[Sequence[bool]]
+) -> Divergence:
+    """The divergence from log π/π_ref of each sample, summed over its tokens, prompt by prompt; as many samples each.
 
     A sample's log-ratio log π(y|x) − log π_ref(y|x), y drawn from π, is an unbiased estimate of KL; per token it is
     the ratio of the sums, whose error is that of a ratio. Samples of a prompt are not independent, so errors are
@@ -34,8 +36,8 @@ def divergence(logratios: Sequence[Sequence[np.ndarray]], stopped: Sequence[Sequ
     counts = {len(samples) for samples in logratios}
     if len(counts) != 1 or 0 in counts:
         raise ValueError("every prompt needs as many samples, at least one")
-    sums = np.array([np.mean([np.sum(s, dtype=np.float64) for s in samples]) for samples in logratios])
-    lengths = np.array([np.mean([len(s) for s in samples]) for samples in logratios])
+    sums = np.array([np.mean(samples) for samples in logratios])
+    lengths = np.array([np.mean(samples) for samples in tokens])
     per_token = float(sums.sum() / lengths.sum()) if lengths.sum() else math.nan
     # A ratio's residuals have mean zero; their spread over the mean length is its error.
     residuals = (sums - per_token * lengths) / lengths.mean() if lengths.sum() else sums
