@@ -53,6 +53,16 @@ def test_a_sample_does_not_depend_on_what_shares_its_batch():
     assert [[s[:4] for s in each] for each in alone] == samples_of(prompts, max_new_tokens=4)
 
 
+def test_answers_that_are_there_already_are_left_out_and_the_others_are_the_same():
+    model, prompts = model_of(), prompts_of(3, 17, 1)
+    sizes = {"sampling": Sampling(), "samples": 2, "max_new_tokens": 5, "batch_size": 2}
+    whole = dict(stream_answers(model, tokenizer_of(), prompts, **sizes))
+    assert sorted(whole) == [0, 1, 2, 3, 4, 5]
+    others = dict(stream_answers(model, tokenizer_of(), prompts, done={1, 2, 3}, **sizes))
+    assert others == {row: whole[row] for row in (0, 4, 5)}
+    assert dict(stream_answers(model, tokenizer_of(), prompts, done=whole, **sizes)) == {}
+
+
 def test_another_seed_draws_other_samples_and_the_same_one_the_same():
     prompts = prompts_of(4)
     assert samples_of(prompts, seed=1) == samples_of(prompts, seed=1) != samples_of(prompts, seed=2)

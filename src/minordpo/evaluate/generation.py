@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,9 +148,11 @@ def stream_answers(
     token_budget: int | None = None,
     sampling: Sampling | None = None,
     samples: int = 1,
+    done: Collection[int] = frozenset(),
 ) -> Iterator[tuple[int, Answer]]:
     """(row, answer) as each batch ends, row = prompt · samples + sample; the longest prompts come first.
 
+    Rows in `done` are left out: answers that were made before a run was cut.
     Greedy unless there is `sampling`. Nothing of the model's generation_config is used but its end tokens: a
     repetition penalty or a suppressed token would hide what the model does. Between batches the model is as it
     was found, its modes and flags included.
@@ -167,12 +169,13 @@ def stream_answers(
     _refuse(model, base, prompts, sizes if token_budget is None else sizes | {"token_budget": token_budget})
     ends = end_tokens(base, tokenizer)
     # The longest first: what does not fit into memory fails at once, and the time left is not underestimated.
-    order = sorted(range(len(prompts) * samples), key=lambda row: -len(prompts[row // samples]))
-    done = 0
-    while done < len(order):
-        whole = len(prompts[order[done] // samples]) + max_new_tokens
+    left = set(range(len(prompts) * samples)).difference(done)
+    order = sorted(left, key=lambda row: (-len(prompts[row // samples]), row))
+    start = 0
+    while start < len(order):
+        whole = len(prompts[order[start] // samples]) + max_new_tokens
         fitting = batch_size if token_budget is None else min(batch_size, max(1, token_budget // whole))
-        batch = order[done : done + fitting]
+        batch = order[start : start + fitting]
         given = [prompts[row // samples] for row in batch]
         draw = None
         if sampling is not None:
@@ -185,7 +188,7 @@ def stream_answers(
                 f"memory ran out: answers are made {batch_size} at a time from now on", file=sys.stderr
             )
             continue
-        done += len(batch)
+        start += len(batch)
         yield from ((row, _answer(ids, ends, tokenizer)) for row, ids in zip(batch, rows, strict=True))
 
 
