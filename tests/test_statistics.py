@@ -3,11 +3,19 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minordpo.evaluate.statistics import Comparison, holm, mcnemar, paired_interval, wilson
+from minordpo.evaluate.statistics import (
+    Comparison,
+    holm,
+    interval_over_questions,
+    mcnemar,
+    paired_interval,
+    wilson,
+)
 
 Z = 1.959963984540054
 
@@ -29,6 +37,53 @@ def test_wilsons_bounds_are_the_shares_that_are_one_z_away(total, data):
     for bound in wilson(successes, total):
         distance = abs(successes / total - bound)
         assert distance == pytest.approx(Z * math.sqrt(bound * (1 - bound) / total), abs=1e-9)
+
+
+@given(st.integers(2, 60), st.integers(1, 9), st.data())
+def test_samples_that_agree_count_once_and_a_sample_a_question_is_wilsons(questions, samples, data):
+    right = data.draw(st.lists(st.booleans(), min_size=questions, max_size=questions))
+    assert interval_over_questions(list(map(float, right)), samples) == pytest.approx(
+        wilson(sum(right), questions)
+    )
+
+
+def test_samples_that_do_not_depend_on_the_question_count_one_by_one():
+    assert interval_over_questions([0.5] * 6, 4) == pytest.approx(wilson(12, 24))
+    assert interval_over_questions([0.25], 4) != wilson(1, 4)  # one question says nothing about others
+    low, high = interval_over_questions([0.25], 4)
+    assert low < 0.05
+    assert high > 0.85
+
+
+def test_between_the_two_the_error_over_questions_decides():
+    # Shares 0, ½ and 1 of two samples each: s²/3 = 1/12, p(1 − p) = 1/4, so 3 independent answers.
+    assert interval_over_questions([0.0, 0.5, 1.0], 2) == pytest.approx(_wilson_of(1 / 2, 3))
+    # ¼, ½, ½, ¾: s² = 1/24, over 4 questions 1/96, p(1 − p) = 1/4, so 24 of which 16 were drawn …
+    assert interval_over_questions([0.25, 0.5, 0.5, 0.75], 4) == pytest.approx(_wilson_of(1 / 2, 16))
+    # … and all 24 of 32.
+    assert interval_over_questions([0.25, 0.5, 0.5, 0.75], 8) == pytest.approx(_wilson_of(1 / 2, 24))
+
+
+def _wilson_of(share, total):
+    half = Z * math.sqrt(share * (1 - share) / total + Z**2 / (4 * total**2))
+    return tuple((share + Z**2 / (2 * total) + side * half) / (1 + Z**2 / total) for side in (-1, 1))
+
+
+@pytest.mark.parametrize(("difficulty", "samples"), [((0.3, 3), 8), ((1, 1), 4), ((500, 500), 2)])
+def test_the_interval_over_questions_holds_the_truth_in_95_of_100_draws(difficulty, samples):
+    rng = np.random.default_rng(samples)
+    truth, held, draws = difficulty[0] / sum(difficulty), 0, 600
+    for _ in range(draws):
+        shares = rng.binomial(samples, rng.beta(*difficulty, 60)) / samples
+        low, high = interval_over_questions(shares.tolist(), samples)
+        held += low <= truth <= high
+    assert 0.925 < held / draws < 0.98
+
+
+@pytest.mark.parametrize(("values", "samples"), [([0.5, 1.5], 2), ([-0.5, 1.0], 2), ([0.5], 0)])
+def test_what_is_no_share_has_no_interval(values, samples):
+    with pytest.raises(ValueError, match=f"are no shares of {samples} samples"):
+        interval_over_questions(values, samples)
 
 
 @pytest.mark.parametrize("gained", range(6))
