@@ -44,6 +44,14 @@ def test_the_majority_is_the_most_given_number_and_of_two_the_first() -> None:
     assert majority([None, None]) is None
 
 
+def test_of_right_answers_the_best_is_right_and_no_more_than_surely() -> None:
+    for count in range(1, 41):
+        for k in range(1, count + 1):
+            chance = best_of([float(i) for i in range(count)], [True] * count, k)
+            assert chance == pytest.approx(1.0)
+            assert chance <= 1.0
+
+
 @pytest.mark.parametrize("k", [0, 4])
 def test_more_or_fewer_than_there_are_cannot_be_taken(k: int) -> None:
     with pytest.raises(ValueError, match=f"{k} of 3 samples cannot be taken"):

@@ -37,7 +37,7 @@ def best_of(rewards: Sequence[float], right: Sequence[bool], k: int) -> float:
         tied = [right[i] for i in order[start:end]]
         total += chance * sum(tied) / len(tied)
         start = end
-    return total
+    return min(1.0, total)  # the chances of all samples sum to 1 but for rounding
 
 
 def majority(numbers: Sequence[str | None]) -> str | None:
