@@ -14,13 +14,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'asked line "So the answer is: 42", strictly, and by the last number. Tells accuracy with 95 % intervals, the\n'
         "share in the asked format, repetition, loops, how many end by themselves, length, accuracy by the steps of\n"
         "the reference solution, exact paired tests, and an answer of each kind. docs/evaluate.md has the rules.\n\n"
-        "--out DIR keeps every answer as it comes (DIR/MODEL/answers.jsonl), results.json and results.md; the same\n"
-        "command goes on where it was stopped."
+        "--out DIR keeps every answer as it comes (DIR/MODEL/answers.jsonl, samples.jsonl), results.json and\n"
+        "results.md; the same command goes on where it was stopped."
     )
     parser.epilog = (
         "Examples:\n"
         "  minordpo evaluate base runs/dpo runs/minordpo --task gsm8k --out evaluation\n"
-        "  minordpo evaluate runs/first --task problems --n 50 --max-new-tokens 256"
+        "  minordpo evaluate runs/first --task problems --n 50 --max-new-tokens 256\n"
+        "  minordpo evaluate base runs/minordpo --task gsm8k --n 200 --samples 8 --reference base --out evaluation"
     )
     parser.add_argument(
         "models", nargs="+", metavar="MODEL", help="run folder, model folder, adapter folder or hub id"
@@ -37,6 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="keep answers and results here")
     parser.add_argument("--reference", metavar="REF", help="model to measure the answers' log-ratios against")
     parser.add_argument(
+        "--samples",
+        type=int,
+        default=0,
+        metavar="N",
+        help="also draw N answers a question: pass@k, votes, and with --reference KL and best of k (default 0)",
+    )
+    parser.add_argument(
         "--max-new-tokens", type=int, default=512, metavar="N", help="longest answer (default 512)"
     )
     parser.add_argument(
@@ -45,9 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--temperature",
         type=float,
-        default=0.0,
         metavar="T",
-        help="draw a sample instead (default 0: greedy)",
+        help="of the samples (default 1); without --samples draw the one answer at it (default 0: greedy)",
     )
     parser.add_argument(
         "--prompt", metavar="TEXT", help="prompt with {question} in it (default: the MinorDPO paper's)"
@@ -73,6 +80,7 @@ def evaluate_command(arguments: argparse.Namespace) -> None:
         prompt=PAPER_PROMPT if arguments.prompt is None else arguments.prompt,
         plain_text=arguments.plain_text,
         max_new_tokens=arguments.max_new_tokens,
+        samples=arguments.samples,
         temperature=arguments.temperature,
         dtype=arguments.dtype,
         reference=arguments.reference,

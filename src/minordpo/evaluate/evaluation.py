@@ -3,16 +3,19 @@
 task   ─► questions                what is asked, told apart by a digest
 models ─► prompts                  every tokenizer and template is tried before anything slow happens
        ─► answers.jsonl            each model in turn, written as they come; the same command goes on
+       ─► samples.jsonl            several more a question, where they are asked for
        ─► logps.jsonl              of the answers under model and reference, where there is a reference
+       ─► sample_logps.jsonl       of the samples
 → results.json  results.md
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -24,14 +27,15 @@ from tqdm import tqdm
 
 from minordpo import __version__
 from minordpo.data.corrupt import PAPER_PROMPT
-from minordpo.data.files import read_jsonl, write_jsonl
 from minordpo.engine.models import load_model, load_tokenizer, model_folder
 from minordpo.errors import InputError
+from minordpo.evaluate.against import Against
 from minordpo.evaluate.folder import Contender, EvaluationFolder, contenders, model_identity
 from minordpo.evaluate.generation import Answer, Sampling, stream_answers
 from minordpo.evaluate.prompts import question_prompts
 from minordpo.evaluate.results import compare_models, summarize_model
-from minordpo.evaluate.scores import answer_examples, refuse_other_vocabulary, token_logps
+from minordpo.evaluate.samples import samples_against_reference, summarize_samples
+from minordpo.evaluate.scores import refuse_other_vocabulary
 from minordpo.evaluate.tables import markdown
 from minordpo.evaluate.tasks import Task, load_task
 from minordpo.train.folder import only_here
@@ -39,7 +43,7 @@ from minordpo.train.folder import only_here
 BATCH_SIZE = 32
 # Of a batch's cache: a 7B model keeps about half a MiB a token in bfloat16, so some 16 GiB.
 TOKEN_BUDGET = 32768
-LOGPS = "logps.jsonl"
+LOGPS, SAMPLE_LOGPS = "logps.jsonl", "sample_logps.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +56,33 @@ class EvaluationConfig:
     prompt: str = PAPER_PROMPT
     plain_text: bool = False
     max_new_tokens: int = 512
-    temperature: float = 0.0  # 0: the most likely token
+    samples: int = 0  # a question, beside the one answer
+    temperature: float | None = (
+        None  # of the samples (1 unless told); without samples of the answer (0, greedy)
+    )
     dtype: str = "float32"
     reference: str | None = None
+
+    @property
+    def answered(self) -> Sampling | None:
+        """How the one answer to a question is drawn; None: the most likely token, again and again."""
+        greedy = self.samples > 0 or not self.temperature
+        return None if greedy else Sampling(temperature=cast(float, self.temperature), seed=self.seed)
+
+    @property
+    def sampled(self) -> Sampling | None:
+        """How the samples are drawn; None: there are none.
+
+        Raises:
+            InputError: fewer than no samples, or a temperature that draws none.
+        """
+        if self.samples < 0:
+            raise InputError(
+                f"--samples is {self.samples}, but at least 0 is needed, which draws none. Raise it."
+            )
+        if self.samples == 0:
+            return None
+        return Sampling(temperature=1.0 if self.temperature is None else self.temperature, seed=self.seed)
 
 
 def evaluate(
@@ -66,35 +94,42 @@ def evaluate(
 ) -> dict[str, Any]:
     """The results as in results.json: every model on the same questions, the others against the first.
 
-    With `out`, a folder gets evaluation.json, LABEL/answers.jsonl as the answers come, results.json and results.md;
-    the same call goes on where one was stopped.
+    With `out`, a folder gets evaluation.json, LABEL/answers.jsonl and samples.jsonl as they come, results.json and
+    results.md; the same call goes on where one was stopped.
 
     Raises:
         InputError: a task, model, reference or folder that cannot be used; nothing was generated then.
     """
     if not models:
         raise InputError("no model is named, but at least one is needed. Name a model folder or a hub id.")
-    sampling = None if config.temperature == 0 else Sampling(temperature=config.temperature, seed=config.seed)
+    answered, sampled = config.answered, config.sampled
     task = load_task(config.task, n=config.n, seed=config.seed)
     folder = EvaluationFolder(out)
     with contextlib.nullcontext() if out is None else only_here(out, doing="evaluating"):
         named = contenders(list(models), folder.known().get("models", {}))
         prompts = {each.label: _prompts(each, task, config) for each in named}
-        reference = None if config.reference is None else model_folder(config.reference)
-        identity = None if reference is None else model_identity(reference)
+        against = None
+        if config.reference is not None:
+            path = model_folder(config.reference)
+            against = Against(path, model_identity(path), config.dtype, out)
         settings = asdict(config) | {
+            "temperature": 0.0 if answered is None else answered.temperature,
+            "samples_temperature": None if sampled is None else sampled.temperature,
             "questions": task.source,
             "questions_digest": task.digest,
-            "reference_identity": identity,
+            "reference_identity": None if against is None else against.identity,
         }
         folder.begin(settings, named)
         for each in named:
-            _answer(each, task, prompts[each.label], config, sampling, folder, batch_size)
+            _answer(each, task, prompts[each.label], config, folder, batch_size)
         answers = {each.label: _in_order(folder.answers(each.label), task) for each in named}
         results = _results(task, settings, named, answers)
-        if reference is not None:
-            for label, measured in _logratios(task, named, reference, prompts, answers, config, out).items():
-                results["models"][label]["reference"] = measured
+        for each in named:
+            asked, model = prompts[each.label], results["models"][each.label]
+            if against is not None:
+                model["reference"] = _logratios(each, task, asked, answers[each.label], against)
+            if config.samples:
+                model["samples"] = _samples(each, task, asked, config, folder, against)
         text = json.dumps(results, indent=2, ensure_ascii=False) + "\n"
         folder.finish({"results.json": text, "results.md": markdown(results)})
     return results
@@ -114,33 +149,53 @@ def _answer(
     task: Task,
     prompts: list[np.ndarray],
     config: EvaluationConfig,
-    sampling: Sampling | None,
     folder: EvaluationFolder,
     batch_size: int,
 ) -> None:
-    """Have a model answer the questions that it has not answered yet."""
-    given = folder.answers(each.label)
-    missing = [i for i, question in enumerate(task.questions) if question.row not in given]
-    if not missing:
+    """Have a model give the answers, and draw the samples, that it has not given yet."""
+    count, questions = config.samples, task.questions
+    given, drawn = folder.answers(each.label), folder.samples(each.label) if count else {}
+    unanswered = [i for i, question in enumerate(questions) if question.row not in given]
+    short = [i for i, q in enumerate(questions) if any((q.row, s) not in drawn for s in range(count))]
+    if not unanswered and not short:
         return
     model = load_model(each.path, dtype=config.dtype)
     cast(nn.Module, model).to("cuda" if torch.cuda.is_available() else "cpu")
-    rows = stream_answers(
+    stream = functools.partial(
+        stream_answers,
         model,
         load_tokenizer(each.path),
-        [prompts[i] for i in missing],
         max_new_tokens=config.max_new_tokens,
         batch_size=batch_size,
         token_budget=TOKEN_BUDGET,
-        sampling=sampling,
     )
-    done = len(task.questions) - len(missing)
-    with tqdm(total=len(task.questions), initial=done, desc=each.label, unit="answer") as bar:
-        for row, answer in rows:
-            folder.add(each.label, task.questions[missing[row]], answer)
-            bar.update()
-    del model, rows
+    if unanswered:
+        rows = stream([prompts[i] for i in unanswered], sampling=config.answered)
+        for row, answer in _watched(rows, len(unanswered), len(questions), each.label):
+            folder.add(each.label, questions[unanswered[row]], answer)
+    if short:
+        there = {
+            place * count + s
+            for place, i in enumerate(short)
+            for s in range(count)
+            if (questions[i].row, s) in drawn
+        }
+        rows = stream([prompts[i] for i in short], sampling=config.sampled, samples=count, done=there)
+        left = len(short) * count - len(there)
+        for row, answer in _watched(rows, left, len(questions) * count, f"{each.label}, samples"):
+            folder.add(each.label, questions[short[row // count]], answer, sample=row % count)
+    del model, stream, rows
     gc.collect()  # before the next model is loaded, which may need the room
+
+
+def _watched(
+    rows: Iterable[tuple[int, Answer]], left: int, total: int, label: str
+) -> Iterator[tuple[int, Answer]]:
+    """The rows, counted on a bar that begins where an earlier start ended."""
+    with tqdm(total=total, initial=total - left, desc=label, unit="answer") as bar:
+        for row in rows:
+            yield row
+            bar.update()
 
 
 def _in_order(given: dict[int, Answer], task: Task) -> list[Answer]:
@@ -162,41 +217,41 @@ def _results(
 
 
 def _logratios(
-    task: Task,
-    named: list[Contender],
-    reference: str,
-    prompts: dict[str, list[np.ndarray]],
-    answers: dict[str, list[Answer]],
-    config: EvaluationConfig,
-    out: Path | None,
-) -> dict[str, dict[str, float]]:
-    """Of each model's own answers, in nats: how much likelier than under the reference, and how likely there.
+    each: Contender, task: Task, prompts: list[np.ndarray], answers: list[Answer], against: Against
+) -> dict[str, float]:
+    """Of a model's own answers, in nats: how much likelier than under the reference, and how likely there.
 
     Greedy answers, so this is no KL divergence; text that has broken down is what the reference finds unlikely.
     """
-    measured = {}
-    for each in named:
-        file = None if out is None else out / each.label / LOGPS
-        if file is not None and file.exists():
-            rows = [row for _, row in read_jsonl(file)]
-        else:
-            examples = answer_examples(prompts[each.label], [[answer] for answer in answers[each.label]])
-            both = [token_logps(path, examples, dtype=config.dtype) for path in (each.path, reference)]
-            rows = [
-                {"row": question.row, "tokens": len(own), "logp": _sum(own), "ref_logp": _sum(other)}
-                for question, own, other in zip(task.questions, *both, strict=True)
-            ]
-            if file is not None:
-                write_jsonl(file, rows)
-        tokens = sum(row["tokens"] for row in rows)
-        logp, ref_logp = (sum(row[name] for row in rows) for name in ("logp", "ref_logp"))
-        measured[each.label] = {
-            "logratio": (logp - ref_logp) / len(rows),
-            "logratio_per_token": (logp - ref_logp) / tokens,
-            "ref_logp_per_token": ref_logp / tokens,
-        }
-    return measured
+    keys = [{"row": question.row} for question in task.questions]
+    rows = against.measure(each, LOGPS, prompts, [[answer] for answer in answers], keys)
+    tokens = sum(row["tokens"] for row in rows)
+    logp, ref_logp = (sum(row[name] for row in rows) for name in ("logp", "ref_logp"))
+    return {
+        "logratio": (logp - ref_logp) / len(rows),
+        "logratio_per_token": (logp - ref_logp) / tokens,
+        "ref_logp_per_token": ref_logp / tokens,
+    }
 
 
-def _sum(logps: np.ndarray) -> float:
-    return float(logps.sum(dtype=np.float64))
+def _samples(
+    each: Contender,
+    task: Task,
+    prompts: list[np.ndarray],
+    config: EvaluationConfig,
+    folder: EvaluationFolder,
+    against: Against | None,
+) -> dict[str, Any]:
+    """What the samples of a model show, and against the reference where there is one."""
+    drawn, count, sampled = folder.samples(each.label), config.samples, cast(Sampling, config.sampled)
+    samples = [[drawn[question.row, s] for s in range(count)] for question in task.questions]
+    summary = summarize_samples(task.questions, samples)
+    if against is not None:
+        keys = [{"row": question.row, "sample": s} for question in task.questions for s in range(count)]
+        rows = against.measure(each, SAMPLE_LOGPS, prompts, samples, keys)
+        ratios = [row["logp"] - row["ref_logp"] for row in rows]
+        grouped = [ratios[start : start + count] for start in range(0, len(ratios), count)]
+        summary |= samples_against_reference(
+            task.questions, samples, grouped, temperature=sampled.temperature
+        )
+    return summary

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import xxhash
 from transformers.utils import cached_file
@@ -21,7 +21,7 @@ from minordpo.evaluate.answers import asked_line, last_number, looping, repeated
 from minordpo.evaluate.generation import Answer
 from minordpo.evaluate.tasks import Question
 
-SETTINGS, ANSWERS = "evaluation.json", "answers.jsonl"
+SETTINGS, ANSWERS, SAMPLES = "evaluation.json", "answers.jsonl", "samples.jsonl"
 # What a model's numbers come from; a README or a training state may change.
 _WEIGHTS_AND_WORDS = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt", ".gguf")
 
@@ -121,7 +121,7 @@ class EvaluationFolder:
 
     def __init__(self, out: Path | None) -> None:
         self.out = out
-        self._answers: dict[str, dict[int, Answer]] = {}
+        self._kept: dict[tuple[str, str], dict[Any, Answer]] = {}
 
     def known(self) -> dict[str, Any]:
         """What was asked there before; empty in a new folder.
@@ -164,24 +164,33 @@ class EvaluationFolder:
     def answers(self, label: str) -> dict[int, Answer]:
         """The answers that a model has given, by the row of the question."""
         if self.out is None:
-            return self._answers.setdefault(label, {})
-        file = self.out / label / ANSWERS
-        if not file.exists():
-            return {}
-        _drop_torn_line(file)
-        return {row["row"]: _answer(row) for _, row in read_jsonl(file)}
+            return self._kept.setdefault((label, ANSWERS), {})
+        return {row["row"]: _answer(row) for row in self._rows(label, ANSWERS)}
 
-    def add(self, label: str, question: Question, answer: Answer) -> None:
-        """Keep an answer; once this returns, a killed process does not lose it.
+    def samples(self, label: str) -> dict[tuple[int, int], Answer]:
+        """The samples that were drawn from a model, by the row of the question and the sample's number from 0."""
+        if self.out is None:
+            return self._kept.setdefault((label, SAMPLES), {})
+        return {(row["row"], row["sample"]): _answer(row) for row in self._rows(label, SAMPLES)}
+
+    def _rows(self, label: str, name: str) -> Iterator[dict[str, Any]]:
+        file = cast(Path, self.out) / label / name
+        if file.exists():
+            _drop_torn_line(file)
+            yield from (row for _, row in read_jsonl(file))
+
+    def add(self, label: str, question: Question, answer: Answer, *, sample: int | None = None) -> None:
+        """Keep an answer, or the sample of that number; once this returns, a killed process does not lose it.
 
         Raises:
             InputError: it cannot be written.
         """
+        name, key = (ANSWERS, question.row) if sample is None else (SAMPLES, (question.row, sample))
         if self.out is None:
-            self._answers.setdefault(label, {})[question.row] = answer
+            self._kept.setdefault((label, name), {})[key] = answer
             return
-        line = json.dumps(_row(question, answer), ensure_ascii=False) + "\n"
-        file = self.out / label / ANSWERS
+        line = json.dumps(_row(question, answer, sample), ensure_ascii=False) + "\n"
+        file = self.out / label / name
         try:
             file.parent.mkdir(exist_ok=True)
             # A lone surrogate may come out of a byte-level tokenizer; in JSON it has an escape.
@@ -202,10 +211,15 @@ class EvaluationFolder:
 
 
 def _refuse_other(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    before = {"samples": 0} | dict(before)  # a folder from before there were samples
+    # More samples of a question are its earlier ones and others, so their number may be raised.
+    raised = {"samples"} if before["samples"] < now["samples"] else set()
+    if before["samples"] == 0:
+        raised.add("samples_temperature")
     said = [
         f"{name} was {json.dumps(before.get(name))}, not {json.dumps(now[name])}"
         for name in now
-        if before.get(name) != now[name]
+        if before.get(name) != now[name] and name not in raised
     ]
     if said:
         raise InputError(
@@ -223,10 +237,11 @@ def _drop_torn_line(file: Path) -> None:
             opened.truncate(whole)
 
 
-def _row(question: Question, answer: Answer) -> dict[str, Any]:
+def _row(question: Question, answer: Answer, sample: int | None) -> dict[str, Any]:
     strict, flexible = asked_line(answer.text), last_number(answer.text)
     return {
         "row": question.row,
+        **({} if sample is None else {"sample": sample}),
         "question": question.text,
         "reference": question.answer,
         "answer": answer.text,

@@ -11,7 +11,11 @@ from minordpo.evaluate.generation import Answer
 from minordpo.evaluate.statistics import Comparison, holm, wilson
 from minordpo.evaluate.tasks import Question
 
-MEASURES = ("strict_accuracy", "flexible_accuracy")
+READERS: dict[str, Callable[[str], str | None]] = {
+    "strict_accuracy": asked_line,
+    "flexible_accuracy": last_number,
+}
+MEASURES = tuple(READERS)
 LONG = 7  # computations; above it GSM8K has a few questions each, which say nothing one by one
 
 
@@ -74,7 +78,7 @@ def compare_models(
 
 
 def _right(name: str, questions: Sequence[Question], answers: Sequence[Answer]) -> list[bool]:
-    read: Callable[[str], str | None] = asked_line if name == "strict_accuracy" else last_number
+    read = READERS[name]
     return [read(a.text) == question.answer for question, a in zip(questions, answers, strict=True)]
 
 

@@ -79,6 +79,24 @@ def score_pairs(
         yield row
 
 
+def in_rows(
+    prompts: Sequence[np.ndarray], answers: Sequence[Sequence[Answer]]
+) -> tuple[list[np.ndarray], list[list[Answer]]]:
+    """The same answers in order, those of a prompt cut into pieces that fit into a row, each with the prompt."""
+    again: list[np.ndarray] = []
+    pieces: list[list[Answer]] = []
+    for prompt, given in zip(prompts, answers, strict=True):
+        size = TOKEN_BUDGET
+        for answer in given:
+            if size + answer.tokens > TOKEN_BUDGET:
+                again.append(prompt)
+                pieces.append([])
+                size = len(prompt)
+            pieces[-1].append(answer)
+            size += answer.tokens
+    return again, pieces
+
+
 def answer_examples(prompts: Sequence[np.ndarray], answers: Sequence[Sequence[Answer]]) -> list[TokenExample]:
     """Each prompt with its answers as responses whose every token is scored, the end token too."""
     return [

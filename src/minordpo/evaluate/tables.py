@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 MEASURES = {"strict_accuracy": "asked line", "flexible_accuracy": "last number"}
@@ -20,10 +20,11 @@ _LEGEND = (
 
 def table(results: dict[str, Any]) -> str:
     """The table for a terminal, with the comparisons below it."""
-    parts = [f"{_title(results)}\n", _aligned(_main_rows(results))]
+    parts = [f"{_title(results)}\n", _aligned(_main_rows(results["models"]))]
     for heading, rows in _further(results):
         parts.append(f"\n{heading}\n{_aligned(rows)}")
-    return "\n".join(parts) + f"\n\n{textwrap.fill(_LEGEND, 110)}"
+    legends = [textwrap.fill(legend, 110) for legend in (_LEGEND, _sample_legend(results)) if legend]
+    return "\n".join(parts) + "\n\n" + "\n".join(legends)
 
 
 def examples(results: dict[str, Any]) -> str:
@@ -44,16 +45,19 @@ def markdown(results: dict[str, Any]) -> str:
     settings = results["settings"]
     asked = "in plain text" if settings["plain_text"] else "through each model's chat template"
     way = "greedy" if settings["temperature"] == 0 else f"sampled at temperature {settings['temperature']:g}"
+    if settings["samples"]:
+        way += f" (samples: {settings['samples']} at temperature {settings['samples_temperature']:g})"
     parts = [
         f"# {_cell(_title(results))}",
         f"Asked {asked}, answers {way}, of at most {settings['max_new_tokens']} tokens, weights in "
         f"{settings['dtype']}, seed {settings['seed']}, minordpo {results['minordpo']}. The prompt:",
         _fenced(settings["prompt"]),
-        _piped(_main_rows(results)),
+        _piped(_main_rows(results["models"])),
         _LEGEND,
     ]
     for heading, rows in _further(results):
         parts += [f"## {heading}", _piped(rows)]
+    parts += [_sample_legend(results)] if settings["samples"] else []
     for label, model in results["models"].items():
         for kind, example in model["examples"].items():
             parts += [
@@ -71,7 +75,7 @@ def _title(results: dict[str, Any]) -> str:
     return f"{count} questions: {settings['questions']}"
 
 
-def _main_rows(results: dict[str, Any]) -> list[list[str]]:
+def _main_rows(models: Mapping[str, dict[str, Any]]) -> list[list[str]]:
     head = [
         "model",
         "right, asked line",
@@ -90,7 +94,7 @@ def _main_rows(results: dict[str, Any]) -> list[list[str]]:
             f"{model['repeated_4grams']:.0%}",
             f"{model['tokens']['mean']:.0f}",
         ]
-        for label, model in results["models"].items()
+        for label, model in models.items()
     ]
     return [head, *rows]
 
@@ -107,7 +111,7 @@ def _further(results: dict[str, Any]) -> list[tuple[str, list[list[str]]]]:
         reference = results["settings"]["reference"]
         heading = f"Own answers against the reference {reference}: log π/π_ref and log π_ref, in nats"
         further.append((heading, _reference_rows(results)))
-    return further
+    return further + _sample_tables(results)
 
 
 def _against(results: dict[str, Any]) -> str:
@@ -155,6 +159,86 @@ def _reference_rows(results: dict[str, Any]) -> list[list[str]]:
         for names in [(("logratio", 1), ("logratio_per_token", 3), ("ref_logp_per_token", 3))]
     ]
     return [head, *rows]
+
+
+def _sample_tables(results: dict[str, Any]) -> list[tuple[str, list[list[str]]]]:
+    settings = results["settings"]
+    if not settings["samples"]:
+        return []
+    samples = {label: model["samples"] for label, model in results["models"].items()}
+    each, temperature = settings["samples"], f"temperature {settings['samples_temperature']:g}"
+    plural = "sample" if each == 1 else "samples"
+    tables = [
+        (f"{each} {plural} a question at {temperature}: a single sample", _main_rows(samples)),
+        (f"{each} {plural} a question at {temperature}: right with k of them", _many_rows(samples)),
+    ]
+    if any(model.get("kl") for model in samples.values()):
+        heading = f"KL(π‖π_ref) of the samples, reference {settings['reference']}, in nats ± standard error"
+        tables.append((heading, _kl_rows(samples)))
+    return tables
+
+
+def _many_rows(samples: Mapping[str, dict[str, Any]]) -> list[list[str]]:
+    sizes = list(next(iter(next(iter(samples.values()))["pass_at"].values())))
+    rows = [["model", "read by", "right", *(f"k = {k}" for k in sizes)]]
+    for label, model in samples.items():
+        for name, measure in MEASURES.items():
+            ways = {
+                "any (pass@k)": model["pass_at"][name],
+                "most votes": {sizes[-1]: model["majority"][name]},
+            }
+            if model.get("best_of"):
+                ways["highest log π/π_ref"] = model["best_of"][name]
+            for way, found in ways.items():
+                shares = [f"{found[k]['share']:.1%}" if k in found else "" for k in sizes]
+                rows.append([label, measure, way, *shares])
+    return rows
+
+
+def _kl_rows(samples: Mapping[str, dict[str, Any]]) -> list[list[str]]:
+    rows = [["model", "a sequence", "a token", "cut by the limit"]]
+    for label, model in samples.items():
+        kl = model["kl"]
+        errors = [
+            f" ± {kl[f'{name}_error']:.{digits}f}" if kl[f"{name}_error"] is not None else ""
+            for name, digits in (("per_sequence", 2), ("per_token", 4))
+        ]
+        rows.append(
+            [
+                label,
+                f"{kl['per_sequence']:.2f}{errors[0]}",
+                f"{kl['per_token']:.4f}{errors[1]}",
+                f"{kl['cut']:.0%}",
+            ]
+        )
+    return rows
+
+
+def _sample_legend(results: dict[str, Any]) -> str:
+    """What the tables of samples say; nothing where there are none."""
+    settings = results["settings"]
+    if not settings["samples"]:
+        return ""
+    parts = [
+        "Samples: shares of all of them with 95 % intervals over questions, since those of one question are not "
+        "independent. Any: the chance that at least one of k is right. Most votes: whether the number is that most "
+        "samples give, of several the one given first."
+    ]
+    if settings["reference"] is not None:
+        parts.append(
+            "Highest log π/π_ref: of k the sample that the model prefers most over the reference; left out where the "
+            "two do not differ, which ranks nothing."
+        )
+        if settings["samples_temperature"] == 1:
+            parts.append(
+                "KL: the mean log π/π_ref of the samples; of those cut by the limit, of what was generated."
+            )
+        else:
+            parts.append(
+                "KL(π‖π_ref) is left out: it needs samples at temperature 1, and these are at "
+                f"{settings['samples_temperature']:g}."
+            )
+    return " ".join(parts)
 
 
 def _interval(share: dict[str, Any]) -> str:

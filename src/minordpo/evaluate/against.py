@@ -1,0 +1,61 @@
+"""Log-probs of a model's own answers under it and under a reference, kept beside the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minordpo.data.files import read_jsonl, write_jsonl
+from minordpo.evaluate.divergence import split_samples
+from minordpo.evaluate.folder import Contender
+from minordpo.evaluate.generation import Answer
+from minordpo.evaluate.scores import answer_examples, in_rows, token_logps
+
+
+@dataclass(frozen=True)
+class Against:
+    """A reference, and where the log-probs of answers under a model and it are kept."""
+
+    path: str
+    identity: str
+    dtype: str
+    out: Path | None
+
+    def measure(
+        self,
+        each: Contender,
+        name: str,
+        prompts: list[np.ndarray],
+        answers: Sequence[Sequence[Answer]],
+        keys: list[dict[str, int]],
+    ) -> list[dict[str, Any]]:
+        """Tokens and both log-probs of every answer, prompt by prompt; `keys` tell them apart in the file `name`."""
+        file = None if self.out is None else self.out / each.label / name
+        if file is not None and file.exists():
+            known = [row for _, row in read_jsonl(file)]
+            # Fewer where samples were added since.
+            if len(known) == len(keys) and all(
+                row | key == row for row, key in zip(known, keys, strict=True)
+            ):
+                return known
+        examples = answer_examples(*in_rows(prompts, answers))
+        own = token_logps(each.path, examples, dtype=self.dtype)
+        # Computed twice on a GPU the same might differ by its rounding.
+        same = each.identity == self.identity
+        other = own if same else token_logps(self.path, examples, dtype=self.dtype)
+        both = [[values for split in split_samples(examples, x) for values in split] for x in (own, other)]
+        rows = [
+            {**key, "tokens": len(logps), "logp": _sum(logps), "ref_logp": _sum(ref_logps)}
+            for key, logps, ref_logps in zip(keys, *both, strict=True)
+        ]
+        if file is not None:
+            write_jsonl(file, rows)
+        return rows
+
+
+def _sum(logps: np.ndarray) -> float:
+    return float(logps.sum(dtype=np.float64))
