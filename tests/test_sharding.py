@@ -37,10 +37,7 @@ LORA = {"lora": ADAPTER}
 
 # Whole runs by the command line; "sharded_files" are torch's distributed checkpoints, a file a process.
 COMMANDS: dict[str, dict[str, Any]] = {
-    "full": {},
     "full_sharded_files": {"state_dict_type": "SHARDED_STATE_DICT"},
-    "lora": LORA,
-    "lora_sharded_files": {"state_dict_type": "SHARDED_STATE_DICT", **LORA},
     "lora_on_sft": LORA,
 }
 

@@ -44,6 +44,7 @@ HELD_OUT = 12  # problems answered by every model; their pairs are measured at t
 BETA = 0.1
 HIGH, LOW = 1e-4, 2e-6
 MAX_NEW_TOKENS = 96
+FEWEST_WATCHED = 6  # steps of a run that the monitor watches
 
 
 @dataclass(frozen=True)
@@ -202,9 +203,8 @@ def _config(arm: Arm, output: Path, model: str, steps: int, seed: int) -> RunCon
             }
         ),
         samples=SamplesConfig(prompts=0),
-        monitor=MonitorConfig(
-            probe_every=max(1, -(-steps // 2))
-        ),  # each look at the text is about half a step
+        # A look at the text takes as long as a step, so a run of a few steps has none, and others two.
+        monitor=MonitorConfig(enabled=steps >= FEWEST_WATCHED, probe_every=steps),
         output=str(output / arm.folder),
     )
 
