@@ -157,7 +157,8 @@ def _affordable_steps(model_folder: Path, minutes: float) -> int:
     """Steps a run that fill the time on this machine, from the seconds of one large product.
 
     A step of 4 pairs is some 600 tokens: 6 × 135 million × 600 multiplications and additions, which run at about
-    0.8 of the speed of a product of the model's own sizes. Answers and start-up take nearly a third of the time.
+    0.8 of the speed of a product of the model's own sizes. Answers, the monitor's looks and start-up take nearly half
+    of the time.
     """
     x, w = torch.randn(600, 576), torch.randn(1536, 576)
     x @ w.t()
@@ -166,7 +167,7 @@ def _affordable_steps(model_folder: Path, minutes: float) -> int:
         x @ w.t()
     speed = 20 * 2 * 600 * 576 * 1536 / (time.perf_counter() - started)
     seconds = 6 * 135e6 * 600 / (0.8 * speed) * 4 / 3  # a third more for the reference
-    return max(8, min(32, int(minutes * 60 * 0.7 / (len(ARMS) * seconds))))
+    return max(8, min(32, int(minutes * 60 * 0.5 / (len(ARMS) * seconds))))
 
 
 def _write_data(output: Path, steps: int, seed: int) -> list[Problem]:
@@ -203,8 +204,10 @@ def _config(arm: Arm, output: Path, model: str, steps: int, seed: int) -> RunCon
             }
         ),
         samples=SamplesConfig(prompts=0),
-        # A look at the text takes as long as a step, so a run of a few steps has none, and others two.
-        monitor=MonitorConfig(enabled=steps >= FEWEST_WATCHED, probe_every=steps),
+        # A look at the text takes half as long as a step, so a run of a few steps has none, and others two.
+        monitor=MonitorConfig(
+            enabled=steps >= FEWEST_WATCHED, probe_every=steps, prompts=2, max_new_tokens=32
+        ),
         output=str(output / arm.folder),
     )
 
