@@ -36,8 +36,7 @@ RUNS: dict[str, dict[str, Any]] = {
         "learning_rate": 0.1,
     },
     "cringe": {"objective": "pairwise_cringe"},
-    "kto": {"objective": "kto"},
-    "adapter": {"lora": True},
+    "adapter": {"lora": True, "objective": "kto"},
     "bfloat16": {"bf16": True},
     "bfloat16_base": {"lora": True, "bf16": True, "dtype": "bfloat16"},
     # The largest loss is called the best, so that an early step's weights are what the run ends with.
