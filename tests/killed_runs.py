@@ -67,10 +67,10 @@ def before_the_last_answers(step: int) -> None:
     """Training is done and measured, the model is not saved."""
     answer = run._Samples.answer
 
-    def killed(self: Any, trainer: Any, when: str) -> Any:
+    def killed(self: Any, model: Any, when: str, **settings: Any) -> Any:
         if when == "after":
             die()
-        return answer(self, trainer, when)
+        return answer(self, model, when, **settings)
 
     run._Samples.answer = killed  # type: ignore[method-assign]
 

@@ -189,7 +189,7 @@ def stream_answers(
             )
             continue
         start += len(batch)
-        yield from ((row, _answer(ids, ends, tokenizer)) for row, ids in zip(batch, rows, strict=True))
+        yield from ((row, read_answer(ids, ends, tokenizer)) for row, ids in zip(batch, rows, strict=True))
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
@@ -368,7 +368,8 @@ def _numbers(seed: int, prompt: np.ndarray, sample: int, count: int) -> np.ndarr
     return np.random.default_rng([seed, sample, content]).random(count)
 
 
-def _answer(row: list[int], ends: frozenset[int], tokenizer: PreTrainedTokenizerBase) -> Answer:
+def read_answer(row: list[int], ends: frozenset[int], tokenizer: PreTrainedTokenizerBase) -> Answer:
+    """The answer that these generated tokens are, up to the first that ends one."""
     end = next((place for place, token in enumerate(row) if token in ends), None)
     ids = tuple(row[:end])
     text = tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)

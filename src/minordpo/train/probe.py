@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,12 +37,16 @@ class Probe:
     ) -> None:
         self.tokenizer, self.prompts, self.max_new_tokens = tokenizer, list(prompts), max_new_tokens
 
-    def answer(self, model: PreTrainedModel | PeftModel) -> tuple[list[Answer], float]:
+    def answer(
+        self,
+        model: PreTrainedModel | PeftModel,
+        make: Callable[..., list[Answer]] = generate_answers,
+    ) -> tuple[list[Answer], float]:
         """The answers, and the seconds they took; model and random states are left as they were."""
         started = time.perf_counter()
         devices = [model.device] if model.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
-            answers = generate_answers(
+            answers = make(
                 model,
                 self.tokenizer,
                 [prompt.ids for prompt in self.prompts],

@@ -102,7 +102,8 @@ def _run(
         if main and not (going_on and samples.has("before")):
             policy: Any = trainer.policy
             # One that is to be sharded is still whole, and not on the device yet.
-            samples.answer(policy.to(trainer.args.device), "before", on_answer=go_on)
+            policy = policy.to(trainer.args.device)
+            samples.answer(policy, "before", make=trainer.first_answers, on_answer=go_on)
     show_progress(trainer)
     checkpoints = sorted((folder / "checkpoints").glob("checkpoint-*"))
     if going_on and not checkpoints:  # it was killed before the first one: begun anew, in its own files
@@ -292,13 +293,14 @@ class _Samples:
         model: PreTrainedModel | PeftModel,
         when: str,
         *,
+        make: Callable[..., list[Answer]] = generate_answers,
         on_answer: Callable[[], None] = lambda: None,
     ) -> None:
         """Let the model answer the prompts, and add the answers to the file."""
         if not self.pairs:
             return
         prompts = [pair.prompt_ids for pair in self.pairs]
-        answers = generate_answers(
+        answers = make(
             model,
             self.tokenizer,
             prompts,

@@ -34,6 +34,7 @@ from minordpo.engine.models import causal_model, load_model, switch_off_dropout
 from minordpo.errors import InputError
 from minordpo.train.adapters import add_adapter
 from minordpo.train.arguments import own_copy
+from minordpo.train.first_answers import FirstAnswers
 from minordpo.train.guards import (
     longest_sequence,
     prepare_rows,
@@ -155,6 +156,8 @@ class PreferenceTrainer(Watched, Trainer):
             self.reference = ReferencePass(
                 self.policy, other, new_adapter=self.new_adapter, args=self.args, cache=cache
             )
+        answers = None if cache is None else cache / "answers"
+        self.first_answers = FirstAnswers(new_adapter=self.new_adapter, folder=answers)
         self.token_budget = token_budget or TOKEN_BUDGET.get(self.args.device.type, 8192)
         self.packer = Packer(
             self.token_budget,

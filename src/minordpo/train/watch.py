@@ -16,9 +16,11 @@ from transformers.trainer_utils import TrainOutput
 from minordpo.data.tokens import TokenExample
 from minordpo.engine.models import causal_model
 from minordpo.errors import InputError
+from minordpo.evaluate.generation import generate_answers
 from minordpo.objectives import Objective
 from minordpo.train.advice import MEANS, advise, advise_peer
 from minordpo.train.checkpoints import StagedCheckpoints
+from minordpo.train.first_answers import FirstAnswers
 from minordpo.train.kept_weights import bring_back, keep_trainable
 from minordpo.train.metrics import MetricsFile
 from minordpo.train.monitor import SOUND, Change, Health, Monitor, Thresholds
@@ -76,6 +78,7 @@ class MonitorCallback(TrainerCallback):
         self.came_back_to: int | None = None  # the step whose weights a rollback ended with
         self._in_ours = False
         self._objective: Objective | None = None
+        self._first_answers: FirstAnswers | None = None  # until a step is taken
         self._pairs = False
         self._told_of_sharding = False
         self._main = True
@@ -92,9 +95,10 @@ class MonitorCallback(TrainerCallback):
         train: list[TokenExample],
         held_out: list[TokenExample],
         objective: Objective,
+        first_answers: FirstAnswers,
     ) -> None:
-        """Be the monitor of a `PreferenceTrainer`: its files, its prompts."""
-        self._in_ours, self._objective = True, objective
+        """Be the monitor of a `PreferenceTrainer`: its files, its prompts, its answers before the first step."""
+        self._in_ours, self._objective, self._first_answers = True, objective, first_answers
         self._pairs = all(example.grades == (1.0, 0.0) for example in train)
         self.metrics = metrics
         self.folder = self.folder or (None if metrics.path is None else metrics.path.parent)
@@ -164,6 +168,8 @@ class MonitorCallback(TrainerCallback):
         self.probes.cut_back(step if step else -1)
         (rows,) = broadcast_object_list([self.metrics.rows()])
         self.replay(rows)
+        if step:
+            self._first_answers = None
         self._first = {row["prompt"]: row["token_ids"] for row in self.probes.rows() if row["step"] == 0}
         self.probe = self._set_up(model)
         if self.probe is not None and step == 0:
@@ -235,8 +241,9 @@ class MonitorCallback(TrainerCallback):
         """The probe's row; answered by the main process alone, and known to all."""
         assert self.probe is not None
         row: dict[str, Any] = {}
+        make, self._first_answers = self._first_answers or generate_answers, None
         if self._main:
-            answers, seconds = self.probe.answer(model)
+            answers, seconds = self.probe.answer(model, make)
             texts = self.probe.texts(step, answers)
             if step == 0:
                 self._first = {text["prompt"]: text["token_ids"] for text in texts}
@@ -292,6 +299,7 @@ class Watched(StagedCheckpoints):
     examples: list[TokenExample]
     held_out: list[TokenExample]
     objective: Objective
+    first_answers: FirstAnswers
     metrics_file: MetricsFile
     last_metrics: dict[str, Any]
     _seen = -1
@@ -312,7 +320,7 @@ class Watched(StagedCheckpoints):
         if not found[0]._in_ours:
             found[0]._main = self.is_world_process_zero()
             found[0]._refuse_sharded_rollback()
-            found[0].join(self.metrics_file, self.examples, self.held_out, self.objective)
+            found[0].join(self.metrics_file, self.examples, self.held_out, self.objective, self.first_answers)
         return found[0]
 
     def stopped_by_monitor(self) -> bool:
