@@ -47,6 +47,11 @@ def refuse_unwritable(folder: Path) -> None:
         raise InputError(f"{folder} cannot be written: {above} allows no writing. Name another output")
 
 
+def finished(folder: Path) -> bool:
+    """Whether a run ended there: its model is written last but for the figure."""
+    return (folder / "model").is_dir() and (folder / "figures" / "rewards.png").exists()
+
+
 def existing_above(folder: Path) -> Path:
     """The folder itself where it exists, else the nearest thing on its path that does."""
     path = folder.absolute()

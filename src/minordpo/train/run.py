@@ -34,7 +34,7 @@ from minordpo.study.figures import reward_figure
 from minordpo.train.adapters import add_adapter, refuse_settings
 from minordpo.train.card import model_card
 from minordpo.train.environment import environment
-from minordpo.train.folder import claim, only_here, refuse_changed, refuse_foreign
+from minordpo.train.folder import claim, finished, only_here, refuse_changed, refuse_foreign
 from minordpo.train.guards import with_reference
 from minordpo.train.progress import show_progress
 from minordpo.train.reference_pass import ranks
@@ -254,11 +254,6 @@ def build_monitor(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> list
         on_collapse=monitor.on_collapse,
     )
     return [watch]
-
-
-def finished(folder: Path) -> bool:
-    """Whether a run ended there: its model is written last but for the figure."""
-    return (folder / "model").is_dir() and (folder / "figures" / "rewards.png").exists()
 
 
 def draw(folder: Path, config: RunConfig) -> None:
