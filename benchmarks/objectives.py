@@ -38,7 +38,7 @@ def main() -> int:
     parser.add_argument("config", type=Path)
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--rates", type=float, nargs="+", default=[1e-4, 1e-3])
+    parser.add_argument("--rates", type=float, nargs="+", default=[2e-4, 1e-3])
     parser.add_argument("--objectives", nargs="+", default=[*OBJECTIVES, *SUMS], metavar="NAME")
     parser.add_argument("--csv", type=Path, help="where the table goes as CSV")
     parser.add_argument("--table-only", action="store_true", help="run nothing")

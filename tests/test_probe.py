@@ -9,7 +9,16 @@ import torch
 from minordpo.data.tokens import TokenExample, TokenResponse
 from minordpo.errors import InputError
 from minordpo.evaluate.generation import Answer
-from minordpo.train.probe import Probe, Prompt, distance, encode_prompts, is_due, is_right, prompts_of
+from minordpo.train.probe import (
+    Probe,
+    Prompt,
+    distance,
+    encode_prompts,
+    is_due,
+    is_right,
+    probe_row,
+    prompts_of,
+)
 from tiny_runs import tiny_model, token_pairs, tokenizer
 
 
@@ -56,10 +65,9 @@ def an_answer(text="some text", ids=(5, 6, 7), stopped=True):
 def test_a_row_holds_means_over_the_answers():
     probe = Probe(tokenizer(), [Prompt(np.array([1])), Prompt(np.array([2]), "7")], max_new_tokens=30)
     answers = [an_answer("So the answer is: 8"), an_answer("", [9] * 30, stopped=False)]
-    row = probe.row(4, answers, [[5, 6, 7], [1, 2]])
+    measures = probe.measures(answers, [[5, 6, 7], [1, 2]])
     # 27 4-grams of which one is new: 26/27 repeat. The right number of the second is 7, its text is empty.
-    assert row == {
-        "step": 4,
+    assert probe_row(measures) == {
         "probe/repeated_4grams": pytest.approx(13 / 27),
         "probe/looping": 0.5,
         "probe/stopped": 0.5,
@@ -68,12 +76,13 @@ def test_a_row_holds_means_over_the_answers():
         "probe/correct": 0.0,
         "probe/distance": 0.5,
     }
-    assert "probe/distance" not in probe.row(4, answers, None)
+    assert [text["measures"]["looping"] for text in probe.texts(4, answers, measures)] == [0.0, 1.0]
+    assert "probe/distance" not in probe_row(probe.measures(answers, None))
 
 
 def test_answers_to_prompts_without_a_known_number_are_not_checked():
     probe = Probe(tokenizer(), [Prompt(np.array([1]))], max_new_tokens=4)
-    assert "probe/correct" not in probe.row(0, [an_answer()], None)
+    assert "probe/correct" not in probe_row(probe.measures([an_answer()], None))
 
 
 def test_a_number_is_right_in_the_asked_line_or_last_in_an_answer_that_ended():

@@ -115,6 +115,7 @@ def test_answers_are_kept_to_be_read(tmp_path, taught):
     assert [(row["step"], row["prompt"]) for row in rows] == [(s, p) for s in (0, 1, 2) for p in (1, 2, 3)]
     assert "hello 8, how are you?" in rows[0]["asked"]  # the first held-out prompt
     assert rows[0]["answer"] == "Yes, the answer is Yes"
+    assert rows[0]["measures"]["stopped"] == 1.0
     probes = [row for row in metric_rows(tmp_path) if "probe/looping" in row]
     assert [row["step"] for row in probes] == [0, 1, 2]
     assert (probes[0]["probe/stopped"], probes[0]["probe/distance"]) == (1.0, 0.0)

@@ -55,40 +55,49 @@ class Probe:
             )
         return answers, time.perf_counter() - started
 
-    def row(
-        self, step: int, answers: Sequence[Answer], first: Sequence[Sequence[int]] | None
-    ) -> dict[str, Any]:
-        """The measures of the answers, as means over them; `first` are the tokens of those at step 0."""
-        row: dict[str, Any] = {
-            "step": step,
-            "probe/repeated_4grams": _mean(repeated_4grams(answer.token_ids) for answer in answers),
-            "probe/looping": _mean(looping(answer.token_ids) for answer in answers),
-            "probe/stopped": _mean(answer.stopped for answer in answers),
-            "probe/empty": _mean(not answer.text.strip() for answer in answers),
-            "probe/tokens": _mean(answer.tokens for answer in answers),
-        }
-        checked = [
-            is_right(answer, prompt.number)
-            for answer, prompt in zip(answers, self.prompts, strict=True)
-            if prompt.number is not None
-        ]
-        if checked:
-            row["probe/correct"] = _mean(checked)
-        if first is not None:
-            pairs = zip(answers, first, strict=True)
-            row["probe/distance"] = _mean(distance(answer.token_ids, before) for answer, before in pairs)
-        return row
+    def measures(
+        self, answers: Sequence[Answer], first: Sequence[Sequence[int]] | None
+    ) -> list[dict[str, float]]:
+        """What each answer is like; `first` are the tokens of those at step 0."""
+        found = []
+        for place, (answer, prompt) in enumerate(zip(answers, self.prompts, strict=True)):
+            measured: dict[str, float] = {
+                "repeated_4grams": repeated_4grams(answer.token_ids),
+                "looping": float(looping(answer.token_ids)),
+                "stopped": float(answer.stopped),
+                "empty": float(not answer.text.strip()),
+                "tokens": float(answer.tokens),
+            }
+            if prompt.number is not None:
+                measured["correct"] = float(is_right(answer, prompt.number))
+            if first is not None:
+                measured["distance"] = distance(answer.token_ids, first[place])
+            found.append(measured)
+        return found
 
-    def texts(self, step: int, answers: Sequence[Answer]) -> list[dict[str, Any]]:
-        """Rows of probes.jsonl, an answer each; prompts stand in those of step 0."""
+    def texts(
+        self, step: int, answers: Sequence[Answer], measures: Sequence[Mapping[str, float]]
+    ) -> list[dict[str, Any]]:
+        """Rows of probes.jsonl, an answer with its measures each; prompts stand in those of step 0."""
         rows = []
-        for number, (prompt, answer) in enumerate(zip(self.prompts, answers, strict=True), 1):
+        for number, (prompt, answer, measured) in enumerate(
+            zip(self.prompts, answers, measures, strict=True), 1
+        ):
             row: dict[str, Any] = {"step": step, "prompt": number, "answer": answer.text}
             row |= {"stopped": answer.stopped, "tokens": answer.tokens, "token_ids": list(answer.token_ids)}
+            row["measures"] = {name: round(value, 6) for name, value in measured.items()}
             if step == 0:
                 row["asked"] = self.tokenizer.decode(prompt.ids.tolist())
             rows.append(row)
         return rows
+
+
+def probe_row(measures: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The look's columns in metrics.jsonl: means over the answers that have the measure."""
+    names = dict.fromkeys(name for measured in measures for name in measured)
+    return {
+        f"probe/{name}": _mean(measured[name] for measured in measures if name in measured) for name in names
+    }
 
 
 def is_right(answer: Answer, number: str) -> bool:

@@ -24,7 +24,7 @@ from minordpo.train.first_answers import FirstAnswers
 from minordpo.train.kept_weights import bring_back, keep_trainable
 from minordpo.train.metrics import MetricsFile
 from minordpo.train.monitor import SOUND, Change, Health, Monitor, Thresholds
-from minordpo.train.probe import Probe, Prompt, encode_prompts, is_due, prompts_of
+from minordpo.train.probe import Probe, Prompt, encode_prompts, is_due, probe_row, prompts_of
 
 KEPT = Path("healthy") / "weights.safetensors"
 _SHARDING = {
@@ -244,12 +244,13 @@ class MonitorCallback(TrainerCallback):
         make, self._first_answers = self._first_answers or generate_answers, None
         if self._main:
             answers, seconds = self.probe.answer(model, make)
-            texts = self.probe.texts(step, answers)
             if step == 0:
-                self._first = {text["prompt"]: text["token_ids"] for text in texts}
+                self._first = {number: list(answer.token_ids) for number, answer in enumerate(answers, 1)}
             known = len(self._first) == len(answers)
-            first = [self._first[text["prompt"]] for text in texts] if known else None
-            row = {**self.probe.row(step, answers, first), "probe/seconds": round(seconds, 4)}
+            first = [self._first[number] for number in sorted(self._first)] if known else None
+            measures = self.probe.measures(answers, first)
+            texts = self.probe.texts(step, answers, measures)
+            row = {"step": step, **probe_row(measures), "probe/seconds": round(seconds, 4)}
             for text in texts:
                 self.probes.append(text)
             self.metrics.append_evaluation(row)
