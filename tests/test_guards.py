@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from transformers import TrainerCallback
+import torch
+from transformers import TrainerCallback, TrainingArguments
 
 from minordpo.errors import InputError
+from minordpo.train import guards
 from minordpo.train.guards import refuse_wrong_types
 from minordpo.train.metrics import MetricsFile
 from tiny_runs import RENAMED, chat_rows, metric_rows, tiny_model, token_pairs, trainer
@@ -158,3 +160,21 @@ def test_a_broken_row_of_metrics_is_named_and_lost_steps_are_said(tmp_path, caps
 def test_arguments_of_another_type_are_refused(given, message):
     with pytest.raises(InputError, match=message):
         refuse_wrong_types(*given)
+
+
+@pytest.mark.parametrize(("ratio", "said"), [(21.4, "takes 21 times as long as a float32 one"), (1.9, "")])
+def test_a_processor_that_emulates_bfloat16_is_told_of(monkeypatch, capsys, tmp_path, ratio, said):
+    seconds = {torch.float32: 0.001, torch.bfloat16: 0.001 * ratio}
+    monkeypatch.setattr(guards, "_seconds_of_product", seconds.__getitem__)
+    guards.tell_slow_bfloat16(TrainingArguments(str(tmp_path), bf16=True, use_cpu=True))
+    told = capsys.readouterr().err
+    assert (said in told) if said else not told
+
+
+def test_float32_runs_measure_no_products(monkeypatch, tmp_path):
+    monkeypatch.setattr(guards, "_seconds_of_product", lambda dtype: pytest.fail("measured"))
+    guards.tell_slow_bfloat16(TrainingArguments(str(tmp_path), use_cpu=True))
+
+
+def test_a_product_takes_time():
+    assert 0 < guards._seconds_of_product(torch.float32) < 10

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -184,6 +186,30 @@ def refuse_mismatch(records: Sequence[StepRecord], *, bf16: bool) -> float:
             "run alike. Switch off dropout and empty the reference cache; if it stays, report it"
         )
     return largest
+
+
+def tell_slow_bfloat16(args: TrainingArguments) -> None:
+    """Say so where bfloat16 makes a run slower: a processor without instructions for it emulates each product."""
+    if not args.bf16 or args.device.type != "cpu":
+        return
+    wide, narrow = (_seconds_of_product(dtype) for dtype in (torch.float32, torch.bfloat16))
+    if narrow > 2 * wide:
+        print(
+            f"a bfloat16 matrix product takes {narrow / wide:.0f} times as long as a float32 one on this processor: "
+            "training.bf16=false would be faster",
+            file=sys.stderr,
+        )
+
+
+def _seconds_of_product(dtype: torch.dtype) -> float:
+    """The least of three, of a size that a small model's layers have."""
+    left, right = torch.ones(256, 576, dtype=dtype), torch.ones(576, 576, dtype=dtype)
+    taken = []
+    for _ in range(4):  # the first one warms up
+        started = time.perf_counter()
+        left @ right
+        taken.append(time.perf_counter() - started)
+    return min(taken[1:])
 
 
 def longest_sequence(pair: TokenExample) -> int:

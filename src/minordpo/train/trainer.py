@@ -43,6 +43,7 @@ from minordpo.train.guards import (
     refuse_narrow_weights,
     refuse_unmeasured,
     refuse_wrong_types,
+    tell_slow_bfloat16,
     with_reference,
 )
 from minordpo.train.loader import EpochOrder, Packer, StepSampler, mismatched, step_loader
@@ -150,6 +151,8 @@ class PreferenceTrainer(Watched, Trainer):
             optimizers=optimizers,
         )
         set_up_sharding(self.args, self.accelerator)
+        if self.args.process_index == 0:
+            tell_slow_bfloat16(self.args)
         self.new_adapter = peft_config is not None
         self.reference = None
         if measured:
