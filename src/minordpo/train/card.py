@@ -15,6 +15,7 @@ from minordpo.evaluate.answers import summarize
 from minordpo.evaluate.generation import Answer
 from minordpo.objectives.describe import source
 from minordpo.strict_yaml import write_yaml
+from minordpo.train.course import for_card
 
 if TYPE_CHECKING:
     from minordpo.train.trainer import PreferenceTrainer
@@ -57,6 +58,7 @@ def model_card(
         _objective(trainer),
         "## What was measured",
         _measured(trainer),
+        _watched(trainer),
         _samples(samples, config.samples.max_new_tokens),
         "Nothing else was measured: what is not said here of correctness, safety or other tasks is not known.",
         "## Use",
@@ -156,6 +158,11 @@ def _measured(trainer: PreferenceTrainer) -> str:
     if "loss" in values:
         lines.append(f"The mean loss is {values['loss']:.4g}.")
     return f"{where}:\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def _watched(trainer: PreferenceTrainer) -> str:
+    watch = trainer.watch()
+    return "" if watch is None else for_card(watch)
 
 
 def _likelihood(values: Mapping[str, float], name: str, side: str) -> str:

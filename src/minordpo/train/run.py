@@ -33,6 +33,7 @@ from minordpo.evaluate.generation import Answer, generate_answers
 from minordpo.study.figures import reward_figure
 from minordpo.train.adapters import add_adapter, refuse_settings
 from minordpo.train.card import model_card
+from minordpo.train.course import last_lines
 from minordpo.train.environment import environment
 from minordpo.train.folder import claim, finished, only_here, refuse_changed, refuse_foreign
 from minordpo.train.guards import with_reference
@@ -121,7 +122,7 @@ def _run(
         draw(folder, config)
     if main and not quiet:
         watch = trainer.watch()
-        health = "" if watch is None else f"\nhealth at the end: {watch.health} ({watch.monitor.verdict.why})"
+        health = "" if watch is None else f"\n{last_lines(watch)}"
         print(
             f"{health}\n{folder}/model is the tuned model, {folder}/figures/rewards.png shows its curves",
             flush=True,
