@@ -59,15 +59,26 @@ def test_close_pairs_and_problems_are_questions_too(tmp_path):
     assert [(q.text, q.answer) for q in paired] == [(q.text, q.answer) for q in made]
 
 
-@pytest.mark.parametrize("suffix", [".json", ".parquet"])
+@pytest.mark.parametrize("suffix", [".csv", ".json", ".parquet"])
 def test_a_file_of_another_kind_gives_the_same_questions(tmp_path, suffix):
     rows = [{"question": "Q?", "answer": WORKED}, {"question": "R?", "answer": "#### 3"}]
     path = tmp_path / f"questions{suffix}"
     if suffix == ".json":
         path.write_text(json.dumps(rows), encoding="utf-8")
+    elif suffix == ".csv":
+        path.write_text(f'question,answer,note\nQ?,"{WORKED}",\nR?,#### 3,"a, b"\n', encoding="utf-8")
     else:
         datasets.Dataset.from_list(rows).to_parquet(path)
     assert [(q.text, q.answer) for q in load_task(str(path)).questions] == [("Q?", "72"), ("R?", "3")]
+
+
+def test_a_csv_file_without_a_question_column_is_refused_with_the_names_of_one(tmp_path):
+    path = tmp_path / "questions.csv"
+    path.write_text("prompt,answer\nQ?,7\n", encoding="utf-8")
+    with pytest.raises(
+        InputError, match=r"is prompt, answer, but .* such as question,problem,query,instruction"
+    ):
+        load_task(str(path))
 
 
 @pytest.mark.parametrize(

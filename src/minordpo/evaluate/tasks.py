@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import random
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +15,7 @@ import xxhash
 
 from minordpo.data.problems import generate_problems
 from minordpo.data.reading.fields import listed, shorten
-from minordpo.data.reading.readers import READERS
+from minordpo.data.reading.readers import READERS, read_csv
 from minordpo.data.worked.solutions import ANSWER_COLUMNS, QUESTION_COLUMNS, Unusable, read_solution
 from minordpo.errors import InputError
 from minordpo.evaluate.answers import normalize_number
@@ -23,8 +24,7 @@ GENERATED = 200  # questions of a generator, unless told
 # Far from seeds that people train on (`data problems` begins at 0), and far apart: gsm_symbolic's question i of seed
 # s is question 0 of seed s + i, so that neighbouring seeds share all but one.
 HELD_OUT_SEED = 1_000_000
-# CSV is read by the columns of pairs, which a question has none of.
-_SUFFIXES = sorted(set(READERS) - {".csv"})
+_READERS = READERS | {".csv": functools.partial(read_csv, columns=QUESTION_COLUMNS)}
 _SYMBOLIC_ASKS = " Give the result as your final answer. Do not include units."
 
 
@@ -91,15 +91,15 @@ def _drawn(task: Task, n: int, seed: int) -> Task:
 def _file(name: str) -> Task:
     path = Path(name).expanduser()
     suffix = path.suffix.lower()
-    if suffix not in _SUFFIXES or not path.is_file():
+    if suffix not in _READERS or not path.is_file():
         known = ["gsm8k", *_GENERATORS]
         near = difflib.get_close_matches(name, known, n=1)
         raise InputError(
             f"--task is {name!r}, which is neither a task ({', '.join(known)}) nor a file that ends in "
-            f"{', '.join(_SUFFIXES)}. {f'Did you mean {near[0]}?' if near else 'Correct the name.'}"
+            f"{', '.join(sorted(_READERS))}. {f'Did you mean {near[0]}?' if near else 'Correct the name.'}"
         )
     unit = "line" if suffix == ".jsonl" else "row"
-    return Task(name, path.name, read_questions(READERS[suffix](path, name), source=name, unit=unit))
+    return Task(name, path.name, read_questions(_READERS[suffix](path, name), source=name, unit=unit))
 
 
 def _gsm8k() -> Task:

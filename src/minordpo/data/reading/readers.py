@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,6 +19,7 @@ from minordpo.errors import InputError
 
 NumberedRows = Iterator[tuple[int, Any]]
 _BOM = b"\xef\xbb\xbf"
+PAIR_COLUMNS = tuple(sorted({column for layout in LAYOUTS for column in layout.columns}))
 # CSV knows text alone, so the labels of labelled responses have to be read out of it.
 _TRUTH: dict[str, Any] = {"true": True, "false": False, "1": 1, "0": 0}
 
@@ -112,15 +113,15 @@ def read_parquet(path: Path, source: str) -> NumberedRows:
             ) from None
 
 
-def read_csv(path: Path, source: str) -> NumberedRows:
-    """The records below the header; a record may span lines."""
+def read_csv(path: Path, source: str, *, columns: Collection[str] = PAIR_COLUMNS) -> NumberedRows:
+    """The records below the header, which has one of these columns; a record may span lines."""
     with _open(path, source) as file, _fields_of_any_length():
         records = csv.reader((_decode(raw, n, source) for n, raw in enumerate(file, 1)), strict=True)
         try:
             header = next((record for record in records if record), None)
             if header is None:
                 return
-            _check_header(header, source)
+            _check_header(header, source, columns)
             number = 0
             for record in records:
                 if not record:
@@ -153,12 +154,12 @@ READERS: dict[str, Callable[[Path, str], NumberedRows]] = {
 }
 
 
-def _check_header(header: list[str], source: str) -> None:
-    known = {column for layout in LAYOUTS for column in layout.columns}
-    if not known & set(header):
+def _check_header(header: list[str], source: str, columns: Collection[str]) -> None:
+    if not set(columns) & set(header):
+        such = "prompt,chosen,rejected" if columns is PAIR_COLUMNS else ",".join(columns)
         raise InputError(
             f"the first line of {source} is {listed(header)}, but a header with column names is needed. "
-            "Put the column names, such as prompt,chosen,rejected, in its first line."
+            f"Put the column names, such as {such}, in its first line."
         )
     twice = sorted({column for column in header if header.count(column) > 1})
     if twice:
