@@ -17,8 +17,10 @@ from minordpo.engine.models import load_model, save_model
 from minordpo.errors import InputError
 from minordpo.evaluate import against, evaluation, scores
 from minordpo.evaluate.evaluation import evaluate
-from minordpo.evaluate.generation import Sampling, sample_answers
+from minordpo.evaluate.generation import Answer, Sampling, sample_answers
 from minordpo.evaluate.prompts import question_prompts
+from minordpo.evaluate.samples import compare_samples
+from minordpo.evaluate.tasks import Question
 from small_evaluations import QUESTIONS, command, config_of, make_world
 from tiny_runs import RENAMED, moved, tiny_model, tokenizer
 
@@ -124,6 +126,47 @@ def test_chances_votes_and_means_are_those_counted_by_hand(world, tmp_path, monk
     assert "| one | last number | any (pass@k) | 33.3% | 55.6% | 66.7% |" in text
     assert "(samples: 4 at temperature 1)" in text
     assert "Most votes: whether the number" in text
+
+
+def written(*texts):
+    return [Answer(text, (5,), True, 2, 1) for text in texts]
+
+
+def test_samples_of_two_models_are_compared_question_by_question():
+    questions = [Question(i, "Q?", "7", None) for i in (1, 2, 3, 4)]
+    right, wrong, loose = "So the answer is: 7", "So the answer is: 8", "It is 7"
+    first = [written(wrong, wrong), written(right, wrong), written(right, right), written(wrong, wrong)]
+    other = [written(right, right), written(right, right), written(wrong, right), written(loose, wrong)]
+    rows = compare_samples(questions, {"a": first, "b": other})
+    found = {(row["what"], row["measure"]): row for row in rows}
+    assert len(rows) == 4
+    assert all((row["model"], row["against"]) == ("b", "a") for row in rows)
+    strict = found["samples", "strict_accuracy"]
+    # 2, 1, −1 and 0 samples of 2 more. Of the eight ways to give 2, 1 and −1 signs six sum to 2 or more either way.
+    assert (strict["better"], strict["worse"]) == (2, 1)
+    assert strict["difference"] == pytest.approx(2 / 8)
+    assert strict["p"] == strict["p_holm"] == pytest.approx(6 / 8)
+    assert -1 <= strict["low"] < 0 < 1 / 4 < strict["high"] <= 1
+    assert found["samples", "flexible_accuracy"]["difference"] == pytest.approx(3 / 8)
+    # Any right: questions 2 and 3 of the first, all but the last of the other, which the looser parser adds.
+    assert found["any", "strict_accuracy"]["difference"] == pytest.approx(1 / 4)
+    assert found["any", "flexible_accuracy"]["difference"] == pytest.approx(2 / 4)
+    assert found["any", "flexible_accuracy"]["p"] == pytest.approx(1 / 2)
+
+
+def test_the_comparison_of_samples_is_reported(world, tmp_path, monkeypatch, capsys):
+    drawing(monkeypatch, ["72", "8", "9"], WRITTEN)
+    assert main(command(world, "one", "near", out=tmp_path / "out", samples=4)) == 0
+    said = capsys.readouterr().out
+    assert "Samples against one on the same questions" in said
+    for right in ("a sample", "any of 4"):
+        assert re.search(rf"near +{right} +asked line +\+0\.0 \[.*\] +0 +0 +1 +1\n", said), said
+    results = strict_json(tmp_path / "out" / "results.json")
+    assert [row["p"] for row in results["sample_comparisons"]] == [1.0] * 4
+    alone = tmp_path / "alone"
+    assert main(command(world, "one", out=alone, samples=4)) == 0
+    assert strict_json(alone / "results.json")["sample_comparisons"] == []
+    assert "Samples against" not in capsys.readouterr().out
 
 
 class Killed(Exception):

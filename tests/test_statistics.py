@@ -13,7 +13,9 @@ from minordpo.evaluate.statistics import (
     holm,
     interval_over_questions,
     mcnemar,
+    mean_difference_interval,
     paired_interval,
+    sign_flip,
     wilson,
 )
 
@@ -112,6 +114,53 @@ def test_no_difference_on_few_questions_still_has_a_wide_interval():
     assert low == pytest.approx(-high)
     assert high == pytest.approx(Z * math.sqrt(2 / 6 / 6))
     assert paired_interval(1, 0, 1)[1] == 1.0
+
+
+def test_the_sign_flip_counts_the_ways_to_give_differences_signs_that_sum_as_far():
+    rng = np.random.default_rng(0)
+    for count in range(9):
+        differences = rng.integers(-4, 5, count).tolist()
+        ways = [sum(s * d for s, d in zip(signs, differences, strict=True)) for signs in _signs(count)]
+        as_far = sum(abs(way) >= abs(sum(differences)) for way in ways)
+        assert sign_flip(differences) == pytest.approx(as_far / len(ways)), differences
+
+
+def _signs(count):
+    return list(itertools.product((1, -1), repeat=count))
+
+
+def test_the_sign_flip_of_single_answers_is_mcnemars():
+    for gained, lost in itertools.product((0, 1, 3, 9), repeat=2):
+        differences = [1] * gained + [-1] * lost + [0] * 5
+        assert sign_flip(differences) == pytest.approx(mcnemar(gained, lost))
+    assert sign_flip([]) == sign_flip([0, 0]) == 1.0
+
+
+def test_the_sign_flip_rejects_true_equality_as_rarely_as_it_says():
+    rng = np.random.default_rng(1)
+    rejected = 0
+    for _ in range(400):
+        chance = rng.beta(1, 1, 30)
+        a, b = (rng.binomial(4, chance) for _ in range(2))
+        rejected += sign_flip((a - b).tolist()) <= 0.05
+    assert rejected / 400 < 0.08
+
+
+def test_the_interval_of_a_mean_difference_is_the_paired_one_where_answers_are_single():
+    for gained, lost, total in ((10, 4, 50), (0, 0, 4), (3, 0, 3)):
+        differences = [1.0] * gained + [-1.0] * lost + [0.0] * (total - gained - lost)
+        assert mean_difference_interval(differences) == pytest.approx(paired_interval(gained, lost, total))
+    # ½ and −¼ of four, with +1 and −1 beside them: mean ¼/6, squares (¼ + 1/16 + 2)/6.
+    mean, square = 0.25 / 6, 2.3125 / 6
+    half = Z * math.sqrt((square - mean**2) / 6)
+    expected = mean - half, mean + half
+    assert mean_difference_interval([0.5, -0.25, 0.0, 0.0]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("differences", [[], [0.5, 1.5]])
+def test_what_is_no_difference_of_shares_has_no_interval(differences):
+    with pytest.raises(ValueError, match="are no differences of shares"):
+        mean_difference_interval(differences)
 
 
 def test_holm_multiplies_the_least_p_most_and_keeps_the_order():

@@ -34,7 +34,7 @@ from minordpo.evaluate.folder import Contender, EvaluationFolder, contenders, mo
 from minordpo.evaluate.generation import Answer, Sampling, stream_answers
 from minordpo.evaluate.prompts import question_prompts
 from minordpo.evaluate.results import compare_models, summarize_model
-from minordpo.evaluate.samples import samples_against_reference, summarize_samples
+from minordpo.evaluate.samples import compare_samples, samples_against_reference, summarize_samples
 from minordpo.evaluate.scores import refuse_other_vocabulary
 from minordpo.evaluate.tables import markdown
 from minordpo.evaluate.tasks import Task, load_task
@@ -130,6 +130,9 @@ def evaluate(
                 model["reference"] = _logratios(each, task, asked, answers[each.label], against)
             if config.samples:
                 model["samples"] = _samples(each, task, asked, config, folder, against)
+        if config.samples:
+            drawn = {each.label: _drawn(each, task, config, folder) for each in named}
+            results["sample_comparisons"] = compare_samples(task.questions, drawn)
         text = json.dumps(results, indent=2, ensure_ascii=False) + "\n"
         folder.finish({"results.json": text, "results.md": markdown(results)})
     return results
@@ -234,6 +237,14 @@ def _logratios(
     }
 
 
+def _drawn(
+    each: Contender, task: Task, config: EvaluationConfig, folder: EvaluationFolder
+) -> list[list[Answer]]:
+    """A model's samples, those of each question together."""
+    drawn = folder.samples(each.label)
+    return [[drawn[question.row, s] for s in range(config.samples)] for question in task.questions]
+
+
 def _samples(
     each: Contender,
     task: Task,
@@ -243,8 +254,8 @@ def _samples(
     against: Against | None,
 ) -> dict[str, Any]:
     """What the samples of a model show, and against the reference where there is one."""
-    drawn, count, sampled = folder.samples(each.label), config.samples, cast(Sampling, config.sampled)
-    samples = [[drawn[question.row, s] for s in range(count)] for question in task.questions]
+    count, sampled = config.samples, cast(Sampling, config.sampled)
+    samples = _drawn(each, task, config, folder)
     summary = summarize_samples(task.questions, samples)
     if against is not None:
         keys = [{"row": question.row, "sample": s} for question in task.questions for s in range(count)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from minordpo.evaluate.answers import asked_line, looping, repeated_4grams
@@ -13,7 +13,7 @@ from minordpo.evaluate.divergence import divergence
 from minordpo.evaluate.generation import Answer
 from minordpo.evaluate.ranking import best_of, majority, pass_at
 from minordpo.evaluate.results import READERS, share
-from minordpo.evaluate.statistics import interval_over_questions
+from minordpo.evaluate.statistics import holm, interval_over_questions, mean_difference_interval, sign_flip
 from minordpo.evaluate.tasks import Question
 
 
@@ -87,6 +87,49 @@ def samples_against_reference(
             for name, values in _right(questions, samples).items()
         }
     return {"kl": kl, "best_of": best}
+
+
+def compare_samples(
+    questions: Sequence[Question], samples: Mapping[str, Sequence[Sequence[Answer]]]
+) -> list[dict[str, Any]]:
+    """Every other model against the first, by both parsers: the share of right samples, and whether any is right.
+
+    Paired by question; p is that of an exact sign-flip test over questions, adjusted over the models (Holm). All
+    models have as many samples of a question.
+    """
+    first, *others = samples
+    each = len(samples[first][0])
+    right = {label: _right(questions, given) for label, given in samples.items()}
+    rows = []
+    for what, scale in (("samples", each), ("any", 1)):
+        for name in READERS:
+            counts = {
+                label: [sum(of) if what == "samples" else int(any(of)) for of in values[name]]
+                for label, values in right.items()
+            }
+            differences = {
+                label: [a - b for a, b in zip(counts[label], counts[first], strict=True)] for label in others
+            }
+            chances = [sign_flip(differences[label]) for label in others]
+            for label, p, adjusted in zip(others, chances, holm(chances), strict=True):
+                shares = [d / scale for d in differences[label]]
+                low, high = mean_difference_interval(shares)
+                rows.append(
+                    {
+                        "model": label,
+                        "against": first,
+                        "measure": name,
+                        "what": what,
+                        "difference": statistics.fmean(shares),
+                        "low": low,
+                        "high": high,
+                        "better": sum(d > 0 for d in shares),
+                        "worse": sum(d < 0 for d in shares),
+                        "p": p,
+                        "p_holm": adjusted,
+                    }
+                )
+    return rows
 
 
 def _right(questions: Sequence[Question], samples: Sequence[Sequence[Answer]]) -> dict[str, list[list[bool]]]:

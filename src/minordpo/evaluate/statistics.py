@@ -1,4 +1,4 @@
-"""How sure a share, or a difference of two shares of the same questions, is. Standard library only."""
+"""How sure a share, or a difference of two shares of the same questions, is."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+
+import numpy as np
 
 _Z = NormalDist().inv_cdf(0.975)
 
@@ -79,6 +81,39 @@ def paired_interval(gained: int, lost: int, total: int) -> tuple[float, float]:
     difference = g - l
     half = _Z * math.sqrt((g + l - difference**2) / (total + 2))
     return max(-1.0, difference - half), min(1.0, difference + half)
+
+
+def sign_flip(differences: Sequence[int]) -> float:
+    """The exact two-sided p that each question's difference could as well have the other sign.
+
+    P(|Σ ε d| ≥ |Σ d|) with signs ε drawn evenly, over all 2^n of them; for differences of at most 1 it is `mcnemar`.
+    The sums' chances are added up question by question, so that nothing is sampled.
+    Source: Fisher 1935, The Design of Experiments, section 21.
+    """
+    chances = np.ones(1)  # of the sums from −(Σ|d| so far) on
+    for size in sorted(abs(d) for d in differences if d):
+        wider = np.zeros(len(chances) + 2 * size)
+        wider[: len(chances)] += chances / 2
+        wider[2 * size :] += chances / 2
+        chances = wider
+    sums = np.arange(len(chances)) - len(chances) // 2
+    return min(1.0, float(chances[np.abs(sums) >= abs(sum(differences))].sum()))
+
+
+def mean_difference_interval(differences: Sequence[float]) -> tuple[float, float]:
+    """The 95 % interval of the mean of one difference a question, each within [−1, 1].
+
+    Wald's after one more question of +1 and one of −1, which is `paired_interval` where each is −1, 0 or 1. Within
+    [−1, 1].
+    Source: Bonett and Price 2012, as there; that it serves shares too is our extension.
+    """
+    if not differences or max(abs(d) for d in differences) > 1:
+        raise ValueError(f"{list(differences)} are no differences of shares")
+    n = len(differences) + 2
+    mean = sum(differences) / n
+    square = (sum(d * d for d in differences) + 2) / n
+    half = _Z * math.sqrt((square - mean**2) / n)
+    return max(-1.0, mean - half), min(1.0, mean + half)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -172,6 +172,10 @@ def _sample_tables(results: dict[str, Any]) -> list[tuple[str, list[list[str]]]]
         (f"{each} {plural} a question at {temperature}: a single sample", _main_rows(samples)),
         (f"{each} {plural} a question at {temperature}: right with k of them", _many_rows(samples)),
     ]
+    if results["sample_comparisons"]:
+        first = next(iter(samples))
+        heading = f"Samples against {first} on the same questions, with 95 % intervals; p of an exact sign-flip test"
+        tables.append((heading, _sample_comparison_rows(results)))
     if any(model.get("kl") for model in samples.values()):
         heading = f"KL(π‖π_ref) of the samples, reference {settings['reference']}, in nats ± standard error"
         tables.append((heading, _kl_rows(samples)))
@@ -192,6 +196,25 @@ def _many_rows(samples: Mapping[str, dict[str, Any]]) -> list[list[str]]:
             for way, found in ways.items():
                 shares = [f"{found[k]['share']:.1%}" if k in found else "" for k in sizes]
                 rows.append([label, measure, way, *shares])
+    return rows
+
+
+def _sample_comparison_rows(results: dict[str, Any]) -> list[list[str]]:
+    what = {"samples": "a sample", "any": f"any of {results['settings']['samples']}"}
+    rows = [["model", "right", "read by", "difference in points", "better", "worse", "p", "p (Holm)"]]
+    for row in results["sample_comparisons"]:
+        rows.append(
+            [
+                row["model"],
+                what[row["what"]],
+                MEASURES[row["measure"]],
+                f"{100 * row['difference']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]",
+                str(row["better"]),
+                str(row["worse"]),
+                f"{row['p']:.2g}",
+                f"{row['p_holm']:.2g}",
+            ]
+        )
     return rows
 
 
@@ -224,6 +247,11 @@ def _sample_legend(results: dict[str, Any]) -> str:
         "independent. Any: the chance that at least one of k is right. Most votes: whether the number is that most "
         "samples give, of several the one given first."
     ]
+    if results["sample_comparisons"]:
+        parts.append(
+            "Better and worse: questions with more, and with fewer, right samples than the first model has; p: were "
+            "each question's difference as likely the other way round."
+        )
     if settings["reference"] is not None:
         parts.append(
             "Highest log π/π_ref: of k the sample that the model prefers most over the reference; left out where the "
