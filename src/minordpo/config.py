@@ -200,7 +200,7 @@ def load_config(path: Path | None, overrides: Sequence[str]) -> RunConfig:
     Raises: InputError for a file that cannot be read or is not YAML, an unknown, missing or repeated key, and
     a value of the wrong type.
     """
-    values = _read_mapping(path) if path is not None else {}
+    values = read_mapping(path) if path is not None else {}
     overridden = [lay_over(values, text) for text in overrides]
 
     def origin(key: str) -> str:
@@ -270,11 +270,16 @@ def _construct(verbatim: str, section: str, arguments: Mapping[str, Any]) -> Any
         raise InputError(f"{section} is refused by {verbatim}: {said}. Change the key it names.") from error
 
 
-def _read_mapping(path: Path) -> dict[Any, Any]:
+def read_mapping(path: Path, *, what: str = "A run config", keys: Sequence[str] = ()) -> dict[Any, Any]:
+    """The sections in a YAML file, unchecked; `keys` are what may stand in it, a run config's unless told.
+
+    Raises: InputError for a file that cannot be read, is not YAML, holds no sections or is another tool's config.
+    """
+    known = list(keys) or section_keys(RunConfig)
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist. A run config in YAML is needed; check the path.") from error
+        raise InputError(f"{path} does not exist. {what} in YAML is needed; check the path.") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}. Give a YAML file that can be.") from error
     except UnicodeDecodeError as error:
@@ -282,13 +287,11 @@ def _read_mapping(path: Path) -> dict[Any, Any]:
         raise InputError(f"{path}: line {line} is not UTF-8. Save the file as UTF-8 text.") from error
     values = parse_yaml(text, str(path))
     if values is None:
-        raise InputError(
-            f"{path} is empty. Sections are needed: {', '.join(section_keys(RunConfig))}. Write them."
-        )
+        raise InputError(f"{path} is empty. Sections are needed: {', '.join(known)}. Write them.")
     if not isinstance(values, dict):
         raise InputError(
-            f"{path} holds {shown(values)}, but sections of keys are needed: {', '.join(section_keys(RunConfig))}. "
+            f"{path} holds {shown(values)}, but sections of keys are needed: {', '.join(known)}. "
             "Write each as a name, a colon and its keys."
         )
-    refuse_foreign_config(values, path, section_keys(RunConfig))
+    refuse_foreign_config(values, path, known)
     return values

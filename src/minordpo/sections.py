@@ -38,24 +38,33 @@ def lay_over(values: dict[Any, Any], text: str) -> str:
     """
     key, equals, value = text.partition("=")
     key = key.strip()
-    *sections, last = key.split(".")
-    if not equals or not all([*sections, last]):
+    if not equals or not all(key.split(".")):
         raise InputError(
             f"override {text!r} is not of the form section.key=value. Write it so, as in objective.beta=0.05."
         )
+    set_key(values, key, parse_yaml(value, f"override {text!r}"), said=f"override {text!r}")
+    return key
+
+
+def set_key(values: dict[Any, Any], key: str, value: Any, *, said: str) -> None:
+    """Set the dotted `key` in `values`; `said` is what sets it, for the message.
+
+    Raises:
+        InputError: a key inside something that is no section.
+    """
+    *sections, last = key.split(".")
     node = values
     for depth, section in enumerate(sections):
         child = node.get(section)
         if child is not None and not isinstance(child, dict):
             parent = ".".join(sections[: depth + 1])
             raise InputError(
-                f"override {text!r} sets a key inside {parent}, but {parent} is {shown(child)}. "
+                f"{said} sets a key inside {parent}, but {parent} is {shown(child)}. "
                 "Override it as a whole, or correct the key."
             )
         node[section] = dict(child or {})  # a copy: YAML aliases make two sections one object
         node = node[section]
-    node[last] = parse_yaml(value, f"override {text!r}")
-    return key
+    node[last] = value
 
 
 def build(cls: Any, values: Any, prefix: str, origin: Origin) -> Any:
@@ -96,7 +105,7 @@ def build(cls: Any, values: Any, prefix: str, origin: Origin) -> Any:
                 _check_verbatim(values[name], item.metadata["verbatim"], f"{key}.", origin, [])
         elif item.default is dataclasses.MISSING:
             raise InputError(
-                f"{origin('')}: {key} is missing, but it is needed ({item.metadata['meaning']}). "
+                f"{origin('')}: {key} is missing, but it is needed{_meaning(item.metadata)}. "
                 f"Give it, on the command line as {key}=…"
             )
     return cls(**built)
@@ -153,7 +162,7 @@ def _check(value: Any, hint: Any, key: str, origin: Origin, about: Mapping[str, 
             return
         need = f"{minimum} or more"
     raise InputError(
-        f"{origin(key)}: {key} is {shown(value)}, but {need} is needed. Correct it ({about['meaning']})."
+        f"{origin(key)}: {key} is {shown(value)}, but {need} is needed. Correct it{_meaning(about)}."
     )
 
 
@@ -162,8 +171,13 @@ def _refuse_blank(value: Any, key: str, origin: Origin, item: dataclasses.Field)
     if isinstance(value, str) and not value.strip():
         otherwise = " or null" if item.default is None else ""
         raise InputError(
-            f"{origin(key)}: {key} is blank, but a name{otherwise} is needed. Give one ({item.metadata['meaning']})."
+            f"{origin(key)}: {key} is blank, but a name{otherwise} is needed. Give one{_meaning(item.metadata)}."
         )
+
+
+def _meaning(about: Mapping[str, Any]) -> str:
+    """What the key means, in brackets; dataclasses that are no config have no such words."""
+    return f" ({about['meaning']})" if "meaning" in about else ""
 
 
 def section_keys(cls: Any) -> list[str]:

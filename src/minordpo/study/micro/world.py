@@ -74,12 +74,21 @@ def make_world(folder: Path, world: World) -> Path:
     return folder
 
 
-def _refuse(folder: Path, world: World) -> None:
+def refuse_impossible(world: World) -> None:
+    """Nothing, for a world that can be made.
+
+    Raises:
+        InputError: it would hold nothing, or its base is at a distance that there is not.
+    """
     for name, value in (("pairs", world.pairs), ("base_steps", world.base_steps)):
         if value < 1:
             raise InputError(f"a world of {value} {name} was asked for, but at least 1 is needed. Raise it")
     if world.distance not in MIXTURE:
         raise InputError(f"distance is {world.distance!r}, but must be one of {', '.join(MIXTURE)}")
+
+
+def _refuse(folder: Path, world: World) -> None:
+    refuse_impossible(world)
     file = folder / "world.json"
     if not file.exists():
         ours = {"pairs.jsonl", "held_out.jsonl", "validation.jsonl", "test.jsonl", "retention.jsonl", "base"}
