@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from minordpo.engine.reference import (
 )
 from minordpo.errors import InputError
 from minordpo.train.adapters import add_adapter
-from tiny_runs import RENAMED, moved, tiny_model, token_pairs
+from tiny_runs import RENAMED, moved, tiny_model, token_pairs, trainer
 
 pytestmark = [pytest.mark.filterwarnings(each) for each in RENAMED]
 
@@ -315,3 +316,34 @@ def test_the_cache_folder_is_the_named_one_else_the_users(monkeypatch, tmp_path)
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "me"))
     assert cache_folder() == Path(os.environ["HOME"]) / ".cache" / "minordpo"
+
+
+def test_of_two_that_share_a_reference_the_second_waits_and_finds_it_computed(tmp_path: Path) -> None:
+    first, second = ReferenceCache(tmp_path, "shared"), ReferenceCache(tmp_path, "shared")
+    found: list[bool] = []
+
+    def wait_for_it() -> None:
+        with second.computed_once():
+            found.append(b"a pair of tokens" in second)
+
+    waiting = threading.Thread(target=wait_for_it)
+    with first.computed_once():
+        waiting.start()
+        waiting.join(0.3)
+        assert waiting.is_alive()
+        first.add(b"a pair of tokens", np.zeros(3, np.float32))
+        first.flush()
+    waiting.join(30)
+    assert found == [True]
+
+
+def test_a_pass_waits_for_others_only_where_it_has_something_to_compute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[str] = []
+    alone = reference._alone_in
+    monkeypatch.setattr(reference, "_alone_in", lambda folder: waited.append(folder.name) or alone(folder))
+    for count in (4, 4, 5):
+        made = trainer(tmp_path, pairs=token_pairs(count), cache=tmp_path / "cache")
+        made.precompute_reference()
+    assert len(waited) == 2

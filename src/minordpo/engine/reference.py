@@ -8,6 +8,7 @@ values.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import tempfile
@@ -56,8 +57,24 @@ class ReferenceCache:
         self._folder = None if folder is None else folder / fingerprint
         self._known: dict[bytes, np.ndarray] = {}
         self._fresh: dict[bytes, np.ndarray] = {}
+        self._read: set[str] = set()
+        self._read_new()
+
+    @contextlib.contextmanager
+    def computed_once(self) -> Iterator[None]:
+        """Wait until no other process computes for this folder, and know what it has left there."""
+        if self._folder is None:
+            yield
+            return
+        with _alone_in(self._folder):
+            self._read_new()
+            yield
+
+    def _read_new(self) -> None:
         for shard in sorted(self._folder.glob("*.safetensors")) if self._folder else ():
-            self._known.update(_read_shard(shard))
+            if shard.name not in self._read:
+                self._known.update(_read_shard(shard))
+                self._read.add(shard.name)
 
     def __contains__(self, key: bytes) -> bool:
         return key in self._known
@@ -101,6 +118,21 @@ class ReferenceCache:
             if aside is not None:
                 Path(aside).unlink(missing_ok=True)
         self._fresh = {}
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """One process at a time; where a folder cannot be made or locked, as they come: what is computed twice is right."""
+    handle = None
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
 
 
 def _read_shard(shard: Path) -> dict[bytes, np.ndarray]:

@@ -47,15 +47,20 @@ class ReferencePass:
         self, pairs: Sequence[TokenExample], *, token_budget: int, progress: bool = False
     ) -> list[np.ndarray]:
         """Token log-probs of each pair, as `reference_logps` has them, computed by all ranks; all must call this."""
-        with self._ready():
+        together = ranks(self.args)
+        with self._ready(), contextlib.ExitStack() as stack:
+            stored = self._stored()
+            if together.world == 1 and any(example_key(pair) not in stored for pair in pairs):
+                # Runs side by side that share a reference: one computes it, the others read it.
+                stack.enter_context(stored.computed_once())
             return reference_logps(
                 self.model,
                 pairs,
-                self._stored(),
+                stored,
                 token_budget=token_budget,
                 autocast=autocast(self.args),
                 progress=progress,
-                ranks=ranks(self.args),
+                ranks=together,
             )
 
     def logps_alone(self, pairs: Sequence[TokenExample], *, token_budget: int) -> list[np.ndarray]:
