@@ -57,8 +57,10 @@ class RunData:
     report: str
 
 
-def run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> Path:
+def run(config: RunConfig, *, resume: bool = False, quiet: bool = False, data: RunData | None = None) -> Path:
     """Train as the config says and return the run folder, complete; `quiet` leaves only the progress bars.
+
+    `data` is what `load_data` returned for a config of the same data and tokenizer, where it is there already.
 
     Raises:
         InputError: anything the user can correct; what was there before is untouched.
@@ -71,7 +73,7 @@ def run(config: RunConfig, *, resume: bool = False, quiet: bool = False) -> Path
         return folder
     transformers_logging.disable_progress_bar()  # a bar for every file written would break ours
     tokenizer = load_run_tokenizer(config)
-    data = load_data(config, tokenizer)
+    data = load_data(config, tokenizer) if data is None else data
     with only_here(folder):
         if not going_on:
             refuse_foreign(
