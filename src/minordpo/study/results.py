@@ -135,7 +135,7 @@ def _measured(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "training_seconds": sum(row["seconds"] for row in steps),
         }
     for sign, prefix in (("eval_loss", "eval_"), ("probe/repeated_4grams", "probe/")):
-        last = next((row for row in reversed(metrics) if sign in row), {})
+        last: Mapping[str, Any] = next((row for row in reversed(metrics) if sign in row), {})
         found |= {name: float(last[name]) for name in last if name.startswith(prefix)}
     return found
 
