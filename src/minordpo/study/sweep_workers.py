@@ -1,0 +1,206 @@
+"""Processes that do jobs side by side: each lives for many, one that dies is replaced, each has a GPU of its own.
+
+Torch is imported in them, not here: what a worker may use is said in its environment before that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, Literal
+
+Kind = Literal["doing", "done", "failed"]
+Doing = Callable[[Any, Callable[[str], None]], None]  # a job, and what to tell what is being done
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a worker tells of its job."""
+
+    job: Any
+    kind: Kind
+    text: str = ""  # what is being done, or why it failed
+
+
+class _Worker:
+    """A process, and what it has to do."""
+
+    def __init__(self, context: Any, do: Doing, environment: dict[str, str], logs: Path) -> None:
+        self.conn, theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(theirs, do, environment, logs), daemon=True)
+        self.process.start()
+        theirs.close()  # so that its end is seen when it dies
+        self.job: Any = None
+
+
+class Workers:
+    """Up to `count` processes, started as they are needed; each job has a `name`, and a log LOGS/NAME.txt.
+
+    `method` is how Python starts them; another than "spawn" carries what has been imported into them.
+    """
+
+    def __init__(self, do: Doing, count: int, logs: Path, *, method: str = "spawn") -> None:
+        self._do, self._logs = do, logs
+        self._context = multiprocessing.get_context(method)
+        self._environments = environments(count)
+        self._workers: dict[int, _Worker] = {}  # by place
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """End them all; what they were doing can be gone on with."""
+        for worker in self._workers.values():
+            worker.process.terminate()
+        for worker in self._workers.values():
+            worker.process.join()
+            worker.conn.close()
+        self._workers = {}
+
+    @property
+    def busy(self) -> int:
+        """How many have something to do."""
+        return sum(worker.job is not None for worker in self._workers.values())
+
+    @property
+    def free(self) -> int:
+        """How many jobs can be given now."""
+        return len(self._environments) - self.busy
+
+    def give(self, job: Any) -> None:
+        """Have a free worker do the job; one is started where there is none."""
+        for place in [p for p, w in self._workers.items() if w.job is None and not w.process.is_alive()]:
+            self._retire(place)
+        idle = [p for p, worker in self._workers.items() if worker.job is None]
+        if idle:
+            place = idle[0]
+        else:
+            place = next(p for p in range(len(self._environments)) if p not in self._workers)
+            self._workers[place] = _Worker(self._context, self._do, self._environments[place], self._logs)
+        worker = self._workers[place]
+        worker.job = job
+        with contextlib.suppress(BrokenPipeError):  # it has died; that is seen below
+            worker.conn.send(job)
+
+    def events(self, timeout: float) -> list[Event]:
+        """What has been told since, waited for up to `timeout` seconds."""
+        by_conn = {worker.conn: place for place, worker in self._workers.items()}
+        ready = wait(list(by_conn), timeout) if by_conn else []
+        return [event for conn in ready for event in self._read(by_conn[conn])]  # type: ignore[index]
+
+    def _read(self, place: int) -> Iterator[Event]:
+        worker = self._workers[place]
+        try:
+            kind, text, sound = worker.conn.recv()
+        except (EOFError, ConnectionResetError):
+            self._retire(place)
+            if worker.job is not None:
+                yield Event(worker.job, "failed", _how_it_ended(worker.process.exitcode))
+            return
+        event = Event(worker.job, kind, text)
+        if kind != "doing":
+            worker.job = None
+        if not sound:
+            self._retire(place)
+        yield event
+
+    def _retire(self, place: int) -> None:
+        """Another process takes the place of one that has ended or is about to."""
+        worker = self._workers.pop(place)
+        worker.process.join()
+        worker.conn.close()
+
+
+def environments(count: int) -> list[dict[str, str]]:
+    """Of each worker, what it may use: its share of the cores, and of several GPUs one, in turn."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    shared: dict[str, str] = {}
+    if "OMP_NUM_THREADS" not in os.environ:
+        shared["OMP_NUM_THREADS"] = str(max(1, cores // count))
+    gpus = visible_gpus()
+    return [
+        shared | ({"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {}) for place in range(count)
+    ]
+
+
+def visible_gpus() -> Sequence[str]:
+    """The GPUs that may be used, as CUDA_VISIBLE_DEVICES names them; none without CUDA."""
+    import torch
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()  # by the driver's library, without a context on any
+    return named.split(",")[:count] if named else [str(place) for place in range(count)]
+
+
+def _how_it_ended(code: int | None) -> str:
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name
+        why = ", as the system does where memory runs out" if name == "SIGKILL" else ""
+        return f"its process was ended by {name}{why}"
+    return f"its process ended with status {code} in the middle of it"
+
+
+# ---- in the worker ----
+def _work(conn: Connection, do: Doing, environment: dict[str, str], logs: Path) -> None:
+    """Do what comes, until nothing can come any more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of them; the first process ends us
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.environ.update(environment)
+    # A bar that is redrawn ten times a second would fill the log.
+    os.environ |= {"TQDM_MININTERVAL": "60", "TQDM_MAXINTERVAL": "60", "TOKENIZERS_PARALLELISM": "false"}
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    while True:
+        try:
+            job = conn.recv()
+        except (EOFError, OSError):
+            return
+        logs.mkdir(parents=True, exist_ok=True)
+        with (logs / f"{job.name}.txt").open("a", encoding="utf-8") as log:
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+        kind, text, sound = _done(job, do, conn)
+        conn.send((kind, text, sound))
+        if not sound:  # a GPU that met an error may answer every later call with it
+            os._exit(0)
+
+
+def _done(job: Any, do: Doing, conn: Connection) -> tuple[Kind, str, bool]:
+    """What to tell of the job, and whether this process can be trusted with another."""
+    _set_threads()
+    try:
+        do(job, lambda text: conn.send(("doing", text, True)))
+    except Exception as error:
+        traceback.print_exc()
+        said = " ".join(str(error).split()) or "no message"
+        expected = type(error).__name__ in ("InputError", "TrainingStopped")
+        return "failed", said if expected else f"{type(error).__name__}: {said}", expected
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    return "done", "", True
+
+
+def _set_threads() -> None:
+    """Where torch was there before the environment was set, as in a forked worker."""
+    torch, wanted = sys.modules.get("torch"), int(os.environ.get("OMP_NUM_THREADS", "0"))
+    if torch is not None and wanted and torch.get_num_threads() != wanted:
+        torch.set_num_threads(wanted)
+
+
+def _end_with_parent() -> None:
+    """A sweep that is killed leaves no worker behind, which would hold its run's folder."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)
