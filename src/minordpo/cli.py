@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.overrides = [*arguments.overrides, *more]
     _quiet_libraries()
     try:
-        arguments.run(arguments)
+        return int(arguments.run(arguments) or 0)
     except InputError as error:
         print(f"minordpo: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -50,7 +50,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"minordpo: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,7 +60,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"minordpo {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_train, _add_score, _add_evaluate, _add_lens, _add_export, _add_data, _add_demo):
+    for add in (
+        _add_train,
+        _add_sweep,
+        _add_score,
+        _add_evaluate,
+        _add_lens,
+        _add_export,
+        _add_data,
+        _add_demo,
+    ):
         add(commands)
     return parser
 
@@ -111,6 +119,14 @@ def _train(arguments: argparse.Namespace) -> None:
     from minordpo.train.run import run
 
     run(config, resume=arguments.resume)
+
+
+# ---- sweep ----
+def _add_sweep(commands: Any) -> None:
+    from minordpo.study.sweep_command import add_arguments, sweep_command
+
+    add_arguments(commands.add_parser("sweep", help="many runs from one file, side by side, into one table"))
+    commands.choices["sweep"].set_defaults(run=sweep_command, goes_on="the same command goes on")
 
 
 # ---- score ----

@@ -1,0 +1,249 @@
+"""A sweep's output folder: sweep.json says what each run is made of, so that the same command goes on and another is
+refused; results.csv and results.parquet hold a row a run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import xxhash
+
+from minordpo import __version__
+from minordpo.config import RunConfig
+from minordpo.data.files import written_whole
+from minordpo.engine.models import model_folder
+from minordpo.errors import InputError
+from minordpo.sections import as_mapping
+from minordpo.study.results import EVALUATION, FAILED, RETENTION, run_row, write_results
+from minordpo.study.sweep_names import in_order
+from minordpo.study.sweep_plan import Cell, SweepPlan
+from minordpo.train.folder import finished, refuse_unwritable
+
+PLAN = "sweep.json"
+_SMALL = 1 << 20  # bytes; of larger files of a model, its weights, the size stands for the content
+_OF_A_MODEL = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt", ".gguf")
+State = Literal["done", "failed", "begun", "new"]
+
+
+class SweepFolder:
+    """What a sweep has on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._digests: dict[str, str | None] = {}
+        self._rows: dict[str, dict[str, Any]] = {}
+
+    # ---- whose folder it is ----
+    def reconciled(self, plan: SweepPlan) -> SweepPlan:
+        """The plan with the names under which its runs are known here; nothing is written.
+
+        Raises:
+            InputError: the folder is something else or another sweep's, or the settings, data or model of a run that
+                has begun have changed.
+        """
+        refuse_unwritable(self.path)
+        known = self._known()
+        if known is None:
+            return plan
+        runs = known["runs"]
+        identities = {self._digest(run["identity"]): name for name, run in runs.items()}
+        cells, changed = [], []
+        for cell in plan.cells:
+            identity = self.identity(cell)
+            name = identities.get(self._digest(identity))
+            if name is not None:
+                config = dataclasses.replace(cell.config, output=str(self.path / name))
+                cells.append(dataclasses.replace(cell, name=name, config=config))
+                continue
+            before = runs.get(cell.name, {}).get("identity")
+            if before is not None and _has_begun(cell.folder):
+                changed.append(f"{cell.name} was begun with {_difference(before, identity)}")
+            cells.append(cell)
+        begun = [name for name in runs if _has_begun(self.path / name)]
+        ours = {cell.name for cell in cells} & set(begun)
+        if begun and not ours and known["base"] != plan.base:
+            raise InputError(
+                f"{self.path} holds another sweep ({_counted(len(begun))}, {begun[0]} among them), of which this one "
+                "has no run. Name another output"
+            )
+        if changed:
+            more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+            raise InputError(
+                f"{self.path} holds this sweep with other settings: {changed[0]}{more}. Put them back, or name another "
+                "output; a grid may gain runs and lose them"
+            )
+        self._refuse_other_questions(known["evaluate"], plan)
+        return dataclasses.replace(plan, cells=tuple(cells))
+
+    def _known(self) -> dict[str, Any] | None:
+        """What sweep.json says; None in a new folder."""
+        file = self.path / PLAN
+        if not file.is_file():
+            if self.path.is_dir() and any(each.suffix != ".partial" for each in self.path.iterdir()):
+                raise InputError(f"{self.path} exists and holds no sweep. Name another output")
+            return None
+        try:
+            known = json.loads(file.read_text(encoding="utf-8"))
+            runs = {name: {"identity": dict(run["identity"]), **run} for name, run in known["runs"].items()}
+            return {"runs": runs, "base": known["base"], "evaluate": known["evaluate"]}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{file} cannot be read ({type(error).__name__}: {error}). Put it back from a copy, or name another "
+                "output; the run folders beside it are whole"
+            ) from error
+
+    def _refuse_other_questions(self, before: Mapping[str, Any] | None, plan: SweepPlan) -> None:
+        if before is None or plan.evaluate is None or before == plan.evaluate:
+            return
+        asked = [cell for cell in plan.cells if (cell.folder / EVALUATION).exists()]
+        names = sorted({*before, *plan.evaluate})
+        key = next(name for name in names if before.get(name) != plan.evaluate.get(name))
+        if asked:
+            raise InputError(
+                f"{self.path}: {asked[0].name} was evaluated with evaluate.{key} {json.dumps(before.get(key))}, not "
+                f"{json.dumps(plan.evaluate.get(key))}, and rows are to be compared. Put it back, or evaluate the runs "
+                "by `minordpo evaluate`"
+            )
+
+    def identity(self, cell: Cell) -> dict[str, Any]:
+        """What a run's numbers come from: its config, its world, the content of its data and model files.
+
+        Of files over a MiB, weights, the size stands for the content; each run's environment.json has their digest.
+        """
+        config = as_mapping(cell.config)
+        del config["output"]
+        if cell.world is not None:
+            config["model"] = config["model"] | {"path": None}
+            config["data"] = config["data"] | {"train": None, "eval": None}
+        identity = {
+            "config": config,
+            "world": None if cell.world is None else dataclasses.asdict(cell.world),
+            "files": {} if cell.world is not None else self._files(cell.config),
+        }
+        return json.loads(self._digest(identity))  # as it is read back, to be compared with that
+
+    def _files(self, config: RunConfig) -> dict[str, str]:
+        named = (config.data.train, config.data.eval, config.model.path, config.model.reference)
+        found = {}
+        for path in [each for each in named if isinstance(each, str)]:
+            if path not in self._digests:
+                self._digests[path] = _content(path)
+            digest = self._digests[path]
+            if digest is not None:
+                found[path] = digest
+        return found
+
+    @staticmethod
+    def _digest(identity: Mapping[str, Any]) -> str:
+        return json.dumps(identity, sort_keys=True, default=str)
+
+    def begin(self, plan: SweepPlan) -> None:
+        """Write the plan down; runs that are no longer in the grid stay known where they have begun.
+
+        Raises:
+            InputError: nothing can be written there.
+        """
+        known = self._known() or {"runs": {}, "evaluate": None}
+        runs = {name: run for name, run in known["runs"].items() if (self.path / name).exists()}
+        for cell in plan.cells:
+            identity = self.identity(cell)
+            if cell.name in runs and runs[cell.name]["identity"] != identity:
+                (cell.folder / FAILED).unlink(
+                    missing_ok=True
+                )  # it failed before it began, with other settings
+            runs[cell.name] = {"settings": cell.settings, "identity": identity}
+        text = {
+            "minordpo": __version__,
+            "base": plan.base,
+            "evaluate": plan.evaluate if plan.evaluate is not None else known["evaluate"],
+            "runs": runs,
+        }
+        with written_whole(self.path / PLAN) as aside:
+            aside.write_text(json.dumps(text, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    # ---- how far each run is ----
+    def state(self, cell: Cell, plan: SweepPlan) -> State:
+        """A run is done with its model written and, where questions are asked, its answers there."""
+        if (cell.folder / FAILED).exists():
+            return "failed"
+        if not (cell.folder / "config.yaml").exists():
+            return "new"
+        answered = plan.evaluate is None or (cell.folder / EVALUATION / "results.json").exists()
+        retained = plan.evaluate is None or cell.world is None or (cell.folder / RETENTION).exists()
+        return "done" if finished(cell.folder) and answered and retained else "begun"
+
+    def fail(self, cell: Cell, error: str) -> None:
+        """Keep why a run failed, in its folder."""
+        cell.folder.mkdir(parents=True, exist_ok=True)
+        with written_whole(cell.folder / FAILED) as aside:
+            aside.write_text(error + "\n", encoding="utf-8")
+
+    def rows(self, changed: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """A row of every run that has begun, with the settings it was given; those `changed` are read anew, or all."""
+        runs = (self._known() or {"runs": {}})["runs"]
+        for name in runs if changed is None else changed:
+            folder = self.path / name
+            self._rows.pop(name, None)
+            if (folder / "config.yaml").exists() or (folder / FAILED).exists():
+                # A run that failed before it began has no config to read them from.
+                self._rows[name] = run_row(folder) | runs[name]["settings"]
+        return [self._rows[name] for name in runs if name in self._rows]
+
+    def write_results(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """results.csv and results.parquet."""
+        runs = (self._known() or {"runs": {}})["runs"]
+        keys = in_order({key for run in runs.values() for key in run["settings"]})
+        write_results(self.path, rows, keys)
+
+
+def _has_begun(folder: Path) -> bool:
+    """Whether a run of those settings has left anything there but its failure to begin."""
+    return (folder / "config.yaml").exists()
+
+
+def _content(path: str) -> str | None:
+    """Stands for the content of a file or model folder; None for what is neither, a hub id."""
+    file = Path(path).expanduser()
+    digest = xxhash.xxh3_128()
+    if file.is_file():
+        with file.open("rb") as opened:
+            while piece := opened.read(1 << 24):
+                digest.update(piece)
+        return digest.hexdigest()
+    if not file.is_dir():
+        return None
+    for each in sorted(Path(model_folder(str(file))).iterdir()):
+        if each.suffix in _OF_A_MODEL and each.is_file():
+            size = each.stat().st_size
+            digest.update(f"{each.name} {size}".encode())
+            digest.update(each.read_bytes() if size <= _SMALL else b"")
+    return digest.hexdigest()
+
+
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The first key that differs, in words."""
+    old, new = _flat(before), _flat(now)
+    key = next(key for key in sorted({*old, *new}) if old.get(key) != new.get(key))
+    part, _, name = key.partition(".")
+    if part == "files":
+        return f"other content of {name}"
+    name = name if part == "config" else key
+    return f"{name} {json.dumps(old.get(key))}, not {json.dumps(new.get(key))}"
+
+
+def _flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def _counted(runs: int) -> str:
+    return f"{runs} run{'' if runs == 1 else 's'}"

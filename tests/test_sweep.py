@@ -1,0 +1,339 @@
+"""A sweep from its file to its table: what is run, what is left alone, what is refused; and one that is real."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+
+from minordpo import cli
+from minordpo.config import load_config
+from minordpo.data import doctor
+from minordpo.engine import reference
+from minordpo.errors import InputError
+from minordpo.study import sweep as sweeping
+from minordpo.study.micro import base
+from minordpo.study.micro import world as micro
+from minordpo.study.sweep import sweep
+from minordpo.study.sweep_folder import SweepFolder
+from minordpo.train import run as training
+from tiny_runs import RENAMED, write_rows
+from tiny_sweeps import CURSED, RUN, WRECKING, InThisProcess, Pretended, plan_of, pretend, write_sweep
+
+pytestmark = [pytest.mark.filterwarnings(each) for each in RENAMED]
+
+RATES = {"training.learning_rate": [1e-3, CURSED, WRECKING], "seed": [0]}
+OK, FAILING, WRECKED = "lr0.001-seed0", "lr666-seed0", "lr7-seed0"
+
+
+@pytest.fixture
+def pretended(monkeypatch: pytest.MonkeyPatch) -> Pretended:
+    return pretend(monkeypatch)
+
+
+def swept(folder: Path, *overrides: str, **options: Any) -> tuple[int, str]:
+    """How many failed, and what was said, of the file that stands there."""
+    said: list[str] = []
+    failed = sweep(folder / "s.yaml", overrides, say=said.append, **options)
+    return failed, "\n".join(said)
+
+
+def table(folder: Path) -> dict[str, dict[str, str]]:
+    """results.csv by the runs' names."""
+    with (folder / "out" / "results.csv").open(newline="") as file:
+        return {row["run"]: row for row in csv.DictReader(file)}
+
+
+def test_a_failed_run_is_written_down_a_collapsed_one_is_a_result_and_the_rest_goes_on(
+    tmp_path: Path, pretended: Pretended
+) -> None:
+    write_sweep(tmp_path, grid=RATES)
+    failed, said = swept(tmp_path)
+    assert failed == 1
+    assert pretended.done == [OK, FAILING, WRECKED]
+    rows = table(tmp_path)
+    assert [rows[name]["status"] for name in (OK, FAILING, WRECKED)] == ["finished", "failed", "finished"]
+    assert rows[FAILING]["error"] == "this rate is cursed. Lower it"
+    assert (tmp_path / "out" / FAILING / "failed.txt").read_text() == "this rate is cursed. Lower it\n"
+    assert (rows[WRECKED]["health"], rows[WRECKED]["collapsed_step"]) == ("collapsed", "1")
+    assert rows[OK]["training.learning_rate"] == "0.001"
+    assert "[3/3] lr7-seed0: collapsed, collapsed from step 1, 3 s" in said
+    assert "1 failed, run them again by --retry" in said
+    read = pyarrow.parquet.read_table(tmp_path / "out" / "results.parquet")
+    assert read["seed"].to_pylist() == [0, 0, 0]
+
+
+def test_the_same_command_does_only_what_is_left_and_retry_runs_failures_again(
+    tmp_path: Path, pretended: Pretended
+) -> None:
+    write_sweep(tmp_path, grid=RATES)
+    swept(tmp_path)
+    pretended.done.clear()
+    failed, said = swept(tmp_path)
+    assert (failed, pretended.done) == (1, [])
+    assert "2 done; 0 begun; 1 failed, run again only with --retry; 0 to do" in said
+    swept(tmp_path, retry=True)
+    assert pretended.done == [FAILING]
+
+
+def test_a_run_cut_short_goes_on_with_its_neighbours_left_alone(tmp_path: Path, pretended: Pretended) -> None:
+    write_sweep(tmp_path, grid=RATES)
+    swept(tmp_path)
+    cut = tmp_path / "out" / OK
+    (cut / "figures" / "rewards.png").unlink()
+    (cut / "model").rmdir()
+    (cut / "figures").rmdir()
+    pretended.done.clear()
+    _, said = swept(tmp_path)
+    assert "1 begun" in said
+    assert pretended.done == [OK]
+    assert table(tmp_path)[OK]["status"] == "finished"
+
+
+def test_a_grid_may_gain_runs_and_lose_them(tmp_path: Path, pretended: Pretended) -> None:
+    write_sweep(tmp_path, grid={"seed": [0, 1]})
+    swept(tmp_path)
+    write_sweep(tmp_path, grid={"seed": [1, 2]})
+    swept(tmp_path)
+    assert pretended.done == ["seed0", "seed1", "seed2"]
+    assert sorted(table(tmp_path)) == ["seed0", "seed1", "seed2"]
+
+
+def test_a_run_keeps_its_folder_though_the_grid_gains_a_key(tmp_path: Path, pretended: Pretended) -> None:
+    write_sweep(tmp_path, grid={"seed": [0]})
+    swept(tmp_path)
+    write_sweep(tmp_path, grid={"seed": [0], "objective.beta": [0.1, 0.2]})  # 0.1 is what the run had
+    swept(tmp_path)
+    assert pretended.done == ["seed0", "beta0.2-seed0"]
+    assert table(tmp_path)["seed0"]["objective.beta"] == "0.1"
+
+
+def test_a_pattern_runs_a_part_and_the_rest_later(tmp_path: Path, pretended: Pretended) -> None:
+    write_sweep(tmp_path, grid={"objective.name": ["dpo", "ipo"], "seed": [0, 1]})
+    swept(tmp_path, only="ipo-*")
+    assert pretended.done == ["ipo-seed0", "ipo-seed1"]
+    swept(tmp_path)
+    assert pretended.done[2:] == ["dpo-seed0", "dpo-seed1"]
+    with pytest.raises(InputError, match=r"--only is 'kto\*', which matches none of the 4 runs"):
+        swept(tmp_path, only="kto*")
+
+
+def test_other_settings_for_a_run_that_has_begun_are_refused_by_the_difference(
+    tmp_path: Path, pretended: Pretended
+) -> None:
+    write_sweep(tmp_path, grid={"seed": [0, 1]})
+    swept(tmp_path)
+    with pytest.raises(InputError, match=r"seed0 was begun with training\.max_steps 2, not 3 \(and 1 more\)"):
+        swept(tmp_path, "run.training.max_steps=3", "grid.seed=[0, 1, 2]", "runs=[{seed: 7}]")
+    assert pretended.done == ["seed0", "seed1"]
+
+
+def test_another_sweep_in_the_folder_is_refused(tmp_path: Path, pretended: Pretended) -> None:
+    write_sweep(tmp_path, grid={"seed": [0, 1]})
+    swept(tmp_path)
+    before = (tmp_path / "out" / "sweep.json").read_bytes()
+    write_sweep(tmp_path, run=RUN | {"data": {"train": "others.jsonl"}}, grid={"objective.beta": [0.3]})
+    with pytest.raises(InputError, match=r"holds another sweep \(2 runs, seed0 among them\)"):
+        swept(tmp_path)
+    assert (tmp_path / "out" / "sweep.json").read_bytes() == before
+
+
+def test_changed_data_are_told_from_the_same(tmp_path: Path, pretended: Pretended) -> None:
+    data = write_rows(tmp_path / "pairs.jsonl", [{"a": 1}])
+    write_sweep(tmp_path, run=RUN | {"data": {"train": str(data)}}, grid={"seed": [0]})
+    swept(tmp_path)
+    data.touch()
+    assert "0 to do" in swept(tmp_path)[1]
+    write_rows(data, [{"a": 2}])
+    with pytest.raises(InputError, match=r"seed0 was begun with other content of .*pairs\.jsonl"):
+        swept(tmp_path)
+
+
+def test_a_run_that_failed_before_it_began_takes_corrected_settings(
+    tmp_path: Path, pretended: Pretended
+) -> None:
+    write_sweep(tmp_path, run=RUN | {"training": {"learning_rate": CURSED}}, grid={"seed": [0]})
+    assert swept(tmp_path)[0] == 1
+    write_sweep(tmp_path, grid={"seed": [0]})
+    assert swept(tmp_path)[0] == 0
+    assert not (tmp_path / "out" / "seed0" / "failed.txt").exists()
+
+
+def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path: Path, pretended: Pretended) -> None:
+    write_sweep(tmp_path, grid={"seed": [0]})
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="exists and holds no sweep"):
+        swept(tmp_path)
+    assert [each.name for each in (tmp_path / "out").iterdir()] == ["notes.txt"]
+
+
+def test_a_torn_plan_is_refused(tmp_path: Path, pretended: Pretended) -> None:
+    write_sweep(tmp_path, grid={"seed": [0]})
+    swept(tmp_path)
+    (tmp_path / "out" / "sweep.json").write_text('{"runs": {"seed0"')
+    with pytest.raises(
+        InputError, match=r"sweep\.json cannot be read .* the run folders beside it are whole"
+    ):
+        swept(tmp_path)
+
+
+def test_two_sweeps_at_a_time_in_one_folder_are_refused(tmp_path: Path, pretended: Pretended) -> None:
+    write_sweep(tmp_path, grid={"seed": [0]})
+    with (
+        training.only_here(tmp_path / "out"),
+        pytest.raises(InputError, match=r"another process is sweeping in .*out"),
+    ):
+        swept(tmp_path)
+
+
+def test_other_questions_than_those_that_were_asked_are_refused(tmp_path: Path, pretended: Pretended) -> None:
+    write_sweep(tmp_path, world={"pairs": 16}, grid={"seed": [0]}, evaluate={"n": 4})
+    plan = plan_of(tmp_path, world={"pairs": 16}, grid={"seed": [0]}, evaluate={"n": 4})
+    swept(tmp_path)
+    (plan.cells[0].folder / "evaluation").mkdir()
+    with pytest.raises(InputError, match=r"seed0 was evaluated with evaluate\.n 4, not 8"):
+        swept(tmp_path, "evaluate.n=8")
+
+
+def test_a_world_is_made_once_before_its_runs_and_its_failure_is_theirs(
+    tmp_path: Path, pretended: Pretended
+) -> None:
+    grid = {"world.pairs": [16, int(CURSED)], "objective.beta": [0.1, 0.2]}
+    write_sweep(tmp_path, world={}, grid=grid)
+    failed, _ = swept(tmp_path, jobs=3)
+    assert failed == 2
+    worlds = [name for name in pretended.done if name.startswith("chain-")]
+    assert len(worlds) == len(set(worlds)) == 2
+    assert pretended.done.index(worlds[0]) < pretended.done.index("beta0.1-world.pairs16")
+    error = table(tmp_path)["beta0.1-world.pairs666"]["error"]
+    assert error == "its world could not be made: such a world cannot be made"
+
+
+def test_no_jobs_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--jobs is 0, but at least 1 is needed"):
+        sweep(tmp_path / "s.yaml", jobs=0)
+
+
+def test_a_dry_run_takes_runs_that_are_done_as_its_measure_and_writes_nothing(
+    tmp_path: Path, pretended: Pretended
+) -> None:
+    write_sweep(tmp_path, grid={"seed": [0, 1, 2]})
+    swept(tmp_path, only="seed0")
+    before = sorted(tmp_path.rglob("*"))
+    _, said = swept(tmp_path, dry_run=True, jobs=2)
+    assert (
+        "Runs that are done took about 3 s each (median of 1), so 2 more take about 3 s with 2 runs at a time"
+        in said
+    )
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_command_line_says_what_is_wrong_in_one_line_and_counts_failures(
+    tmp_path: Path, pretended: Pretended, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_sweep(tmp_path, grid=RATES)
+    assert cli.main(["sweep", str(path), "--jobs", "2"]) == 1
+    assert cli.main(["sweep", str(path), "--only", f"*{OK}"]) == 1  # the other's failure stays one
+    assert cli.main(["sweep", str(path), "grid={}"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("minordpo: command line: the grid is empty")
+
+
+def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(
+    tmp_path: Path,
+    pretended: Pretended,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = write_sweep(tmp_path, grid={"seed": [0, 1]})
+
+    def interrupted(self: InThisProcess, timeout: float) -> list[Any]:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(InThisProcess, "events", interrupted)
+        assert cli.main(["sweep", str(path)]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "minordpo: stopped; the same command goes on"
+    assert cli.main(["sweep", str(path)]) == 0
+    assert pretended.done == ["seed0", "seed1"]
+
+
+# ---- real ----
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Two objectives on one tiny world, in this process, with what was computed more than once."""
+    folder = tmp_path_factory.mktemp("sweep")
+    counted: dict[str, list[int]] = {"referred": [], "tokenised": []}
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("HELD_OUT", "VALIDATION", "TEST", "RETENTION"):
+            patch.setattr(micro, name, 4)
+        patch.setattr(base, "BATCH", 8)
+        patch.setattr(sweeping, "Workers", InThisProcess)
+        compute, prepare = reference._compute, training.prepare_examples
+
+        def computing(model: Any, examples: dict[bytes, Any], cache: Any, *rest: Any) -> Any:
+            if cache._folder is not None:
+                counted["referred"].append(sum(key not in cache for key in examples))
+            return compute(model, examples, cache, *rest)
+
+        def preparing(*args: Any, **options: Any) -> doctor.PreparedExamples:
+            counted["tokenised"].append(1)
+            return prepare(*args, **options)
+
+        patch.setattr(reference, "_compute", computing)
+        patch.setattr(training, "prepare_examples", preparing)
+        sections = {
+            "world": {"pairs": 16, "base_steps": 2},
+            "grid": {"objective.name": ["dpo", "sft"], "seed": [0]},
+            "evaluate": {"max_new_tokens": 6, "samples": 2},
+        }
+        run = {name: each for name, each in RUN.items() if name not in ("model", "data")}
+        write_sweep(folder, run=run, **sections)
+        dry = swept(folder, dry_run=True)[1]
+        assert not (folder / "out").exists()
+        _, said = swept(folder)
+    return {"folder": folder, "said": said, "dry": dry, **counted}
+
+
+def test_real_runs_are_ordinary_run_folders_with_a_row_each(real: dict[str, Any]) -> None:
+    rows = table(real["folder"])
+    assert list(rows) == ["dpo-seed0", "sft-seed0"]
+    for name, row in rows.items():
+        folder = real["folder"] / "out" / name
+        config = load_config(folder / "config.yaml", [])
+        assert training.finished(folder)
+        assert (config.training.arguments["seed"], row["seed"]) == (0, "0")
+        assert (row["status"], row["questions"], row["retention_questions"], row["steps"]) == (
+            "finished",
+            *"442",
+        )
+        asked = json.loads((folder / "evaluation" / "results.json").read_text())
+        model = asked["models"][name]
+        assert float(row["strict_accuracy"]) == model["strict_accuracy"]["share"]
+        assert float(row["kl_per_sequence"]) == model["samples"]["kl"]["per_sequence"]
+        assert float(row["total_seconds"]) > float(row["training_seconds"]) > 0
+        assert row["machine"]
+    assert rows["dpo-seed0"]["eval_logratios/chosen"] != rows["sft-seed0"]["eval_logratios/chosen"]
+
+
+def test_runs_of_one_world_are_tokenised_once_and_share_their_reference(real: dict[str, Any]) -> None:
+    # The dry run tokenises a world of its own; of the sweep there are pairs and held-out ones, once.
+    assert len(real["tokenised"]) == 2 + 2
+    # Two steps of four pairs, and the held-out ones; the dry run keeps nothing.
+    assert [count for count in real["referred"] if count] == [8 + 4]
+
+
+def test_a_dry_run_estimates_a_world_that_is_not_there(real: dict[str, Any]) -> None:
+    assert "out: 2 runs" in real["dry"]
+    assert "micro worlds: 1, 0 of them made" in real["dry"]
+    assert "measured on one packed row of each kind of run (1)" in real["dry"]
+
+
+def test_a_finished_sweep_reads_its_rows_from_its_folders(real: dict[str, Any]) -> None:
+    folder = SweepFolder(real["folder"] / "out")
+    assert [row["objective"] for row in folder.rows()] == ["dpo, beta 0.1", "sft, per_token true"]
+    assert "dpo-seed0" in real["said"]
