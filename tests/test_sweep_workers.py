@@ -100,7 +100,9 @@ def test_what_a_worker_may_use_is_in_its_environment(tmp_path: Path, monkeypatch
     with Workers(do, 1, tmp_path / "logs") as workers:
         workers.give(Job("a", "tell", tmp_path))
         told(workers, until=1)
+        process = workers._workers[0].process
     assert (tmp_path / "a").read_text().split()[1:] == ["3", "7"]
+    assert process.exitcode == 0  # it was not killed, so it gave everything back
 
 
 def test_leaving_ends_workers_in_the_middle_of_their_jobs(tmp_path: Path) -> None:
@@ -108,6 +110,8 @@ def test_leaving_ends_workers_in_the_middle_of_their_jobs(tmp_path: Path) -> Non
         for name in ("a", "b"):
             workers.give(Job(name, "wait", tmp_path))
         assert eventually(lambda: (tmp_path / "a").exists() and (tmp_path / "b").exists())
+        processes = [worker.process for worker in workers._workers.values()]
+    assert [process.exitcode for process in processes] == [143, 143]  # 128 + SIGTERM
     assert all(gone(pid(tmp_path, name)) for name in ("a", "b"))
 
 

@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Literal
 
+PATIENCE = 20.0  # seconds that a worker has to end in
 Kind = Literal["doing", "done", "failed"]
 Doing = Callable[[Any, Callable[[str], None]], None]  # a job, and what to tell what is being done
 
@@ -60,10 +61,11 @@ class Workers:
     def __exit__(self, *exception: object) -> None:
         """End them all; what they were doing can be gone on with."""
         for worker in self._workers.values():
-            worker.process.terminate()
+            if worker.job is not None:
+                worker.process.terminate()
+            worker.conn.close()  # upon which one that waits for a job ends by itself
         for worker in self._workers.values():
-            worker.process.join()
-            worker.conn.close()
+            _await(worker.process)
         self._workers = {}
 
     @property
@@ -116,8 +118,16 @@ class Workers:
     def _retire(self, place: int) -> None:
         """Another process takes the place of one that has ended or is about to."""
         worker = self._workers.pop(place)
-        worker.process.join()
         worker.conn.close()
+        _await(worker.process)
+
+
+def _await(process: Any) -> None:
+    """Its end, which comes by itself, or by force where something in it hangs."""
+    process.join(PATIENCE)
+    if process.is_alive():
+        process.kill()
+        process.join()
 
 
 def environments(count: int) -> list[dict[str, str]]:
@@ -153,7 +163,8 @@ def _how_it_ended(code: int | None) -> str:
 def _work(conn: Connection, do: Doing, environment: dict[str, str], logs: Path) -> None:
     """Do what comes, until nothing can come any more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of them; the first process ends us
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # By way of Python's own end, which gives back what the system lends: semaphores, memory that processes share.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     os.environ.update(environment)
     # A bar that is redrawn ten times a second would fill the log.
     os.environ |= {"TQDM_MININTERVAL": "60", "TQDM_MAXINTERVAL": "60", "TOKENIZERS_PARALLELISM": "false"}
@@ -172,7 +183,7 @@ def _work(conn: Connection, do: Doing, environment: dict[str, str], logs: Path) 
         kind, text, sound = _done(job, do, conn)
         conn.send((kind, text, sound))
         if not sound:  # a GPU that met an error may answer every later call with it
-            os._exit(0)
+            return
 
 
 def _done(job: Any, do: Doing, conn: Connection) -> tuple[Kind, str, bool]:
