@@ -6,6 +6,7 @@ import pytest
 
 from minordpo.config import build_lora_config, build_training_arguments, dump_config, load_config
 from minordpo.objectives import resolve
+from minordpo.study.sweep.plan import load_plan
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 
@@ -42,3 +43,13 @@ def test_the_paper_recipe_states_what_the_paper_states(tmp_path, monkeypatch):
     assert arguments.get_warmup_steps(3000) == 300
     assert arguments.learning_rate in (1e-6, 1e-5)
     assert 0.02 <= config.objective.hyper["beta"] <= 0.2
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    sorted((Path(__file__).parent.parent / "recipes" / "sweeps").glob("*.yaml")),
+    ids=lambda path: path.stem,
+)
+def test_a_sweeps_recipe_plans_runs_that_are_all_valid(recipe):
+    plan = load_plan(recipe)
+    assert len({cell.name for cell in plan.cells}) == len(plan.cells) >= 30

@@ -15,11 +15,11 @@ from minordpo.config import load_config
 from minordpo.data import doctor
 from minordpo.engine import reference
 from minordpo.errors import InputError
-from minordpo.study import sweep as sweeping
 from minordpo.study.micro import base
 from minordpo.study.micro import world as micro
-from minordpo.study.sweep import sweep
-from minordpo.study.sweep_folder import SweepFolder
+from minordpo.study.sweep import sweep as sweeping
+from minordpo.study.sweep.folder import SweepFolder
+from minordpo.study.sweep.sweep import sweep
 from minordpo.train import run as training
 from tiny_runs import RENAMED, write_rows
 from tiny_sweeps import CURSED, RUN, WRECKING, InThisProcess, Pretended, plan_of, pretend, write_sweep

@@ -12,9 +12,9 @@ import yaml
 
 from minordpo.errors import InputError
 from minordpo.study.micro.world import World
-from minordpo.study.sweep_command import EXAMPLE
-from minordpo.study.sweep_names import cell_name
-from minordpo.study.sweep_plan import SweepPlan, load_plan
+from minordpo.study.sweep.command import EXAMPLE
+from minordpo.study.sweep.names import cell_name
+from minordpo.study.sweep.plan import SweepPlan, load_plan
 from tiny_sweeps import RUN, plan_of, write_sweep
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from minordpo.study import sweep_workers
-from minordpo.study.sweep_workers import Event, Workers, environments
+from minordpo.study.sweep import workers as sweep_workers
+from minordpo.study.sweep.workers import Event, Workers, environments
 from worker_jobs import Job, do
 
 
@@ -119,7 +119,7 @@ _PARENT = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from minordpo.study import sweep_workers
+from minordpo.study.sweep import workers as sweep_workers
 from worker_jobs import Job, do
 if __name__ == "__main__":
     sweep_workers.environments = lambda count: [{{}}] * count

@@ -13,10 +13,10 @@ import yaml
 
 from minordpo.config import dump_config
 from minordpo.errors import InputError
-from minordpo.study import sweep as sweeping
-from minordpo.study.sweep_cell import CellJob, WorldJob
-from minordpo.study.sweep_plan import SweepPlan, load_plan
-from minordpo.study.sweep_workers import Event, Workers
+from minordpo.study.sweep import sweep as sweeping
+from minordpo.study.sweep.cell import CellJob, WorldJob
+from minordpo.study.sweep.plan import SweepPlan, load_plan
+from minordpo.study.sweep.workers import Event, Workers
 
 CURSED, WRECKING = 666.0, 7.0  # learning rates of pretended runs that fail, and that collapse
 RUN: dict[str, Any] = {

@@ -123,7 +123,7 @@ def _train(arguments: argparse.Namespace) -> None:
 
 # ---- sweep ----
 def _add_sweep(commands: Any) -> None:
-    from minordpo.study.sweep_command import add_arguments, sweep_command
+    from minordpo.study.sweep.command import add_arguments, sweep_command
 
     add_arguments(commands.add_parser("sweep", help="many runs from one file, side by side, into one table"))
     commands.choices["sweep"].set_defaults(run=sweep_command, goes_on="the same command goes on")

@@ -23,7 +23,7 @@ from minordpo.objectives.resolve import RANGES
 from minordpo.sections import Origin, as_mapping, build, lay_over, set_key
 from minordpo.strict_yaml import parse_yaml
 from minordpo.study.micro.world import World, refuse_impossible
-from minordpo.study.sweep_names import cell_name, in_order, refuse_unknown_key, world_name
+from minordpo.study.sweep.names import cell_name, in_order, refuse_unknown_key, world_name
 from minordpo.train.run import validate
 from minordpo.value_types import shown
 

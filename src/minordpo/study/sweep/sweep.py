@@ -1,9 +1,9 @@
 """`minordpo sweep`: many runs from one file, side by side, into one table. Read this first.
 
-SWEEP.yaml ─► plan: cells, worlds            sweep_plan     names: sweep_names
-plan × what is on disk ─► what is to be done sweep_folder   sweep.json, failed.txt; other sweeps are refused
-jobs ─► workers                              sweep_workers  what a job does: sweep_cell
-each run's end ─► its row                    results        results.csv, results.parquet
+SWEEP.yaml ─► plan: cells, worlds             plan      names: names
+plan × what is on disk ─► what is to be done  folder    sweep.json, failed.txt; other sweeps are refused
+jobs ─► workers                               workers   what a job does: cell
+each run's end ─► its row                     ../results: results.csv, results.parquet
 
 Everything is kept in run folders as it comes, so a sweep that is stopped, killed or unplugged goes on by the same
 command.
@@ -25,11 +25,11 @@ from tqdm import tqdm
 
 from minordpo.errors import InputError
 from minordpo.study.results import results_table
-from minordpo.study.sweep_cell import CellJob, WorldJob, do_job
-from minordpo.study.sweep_cost import estimate
-from minordpo.study.sweep_folder import SweepFolder
-from minordpo.study.sweep_plan import Cell, SweepPlan, load_plan
-from minordpo.study.sweep_workers import Event, Workers, visible_gpus
+from minordpo.study.sweep.cell import CellJob, WorldJob, do_job
+from minordpo.study.sweep.cost import estimate
+from minordpo.study.sweep.folder import SweepFolder
+from minordpo.study.sweep.plan import Cell, SweepPlan, load_plan
+from minordpo.study.sweep.workers import Event, Workers, visible_gpus
 from minordpo.train.folder import only_here
 
 LOGS = "logs"

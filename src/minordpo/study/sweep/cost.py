@@ -19,8 +19,8 @@ from minordpo.config import RunConfig
 from minordpo.data.packing import tree_size
 from minordpo.study.micro.world import World, make_world
 from minordpo.study.results import COST
-from minordpo.study.sweep_folder import SweepFolder
-from minordpo.study.sweep_plan import Cell, SweepPlan
+from minordpo.study.sweep.folder import SweepFolder
+from minordpo.study.sweep.plan import Cell, SweepPlan
 from minordpo.train.estimate import plan_steps
 from minordpo.train.measure import measure_row
 from minordpo.train.run import build_trainer, load_data, load_run_tokenizer

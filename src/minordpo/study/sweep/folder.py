@@ -19,8 +19,8 @@ from minordpo.engine.models import model_folder
 from minordpo.errors import InputError
 from minordpo.sections import as_mapping
 from minordpo.study.results import EVALUATION, FAILED, RETENTION, run_row, write_results
-from minordpo.study.sweep_names import in_order
-from minordpo.study.sweep_plan import Cell, SweepPlan
+from minordpo.study.sweep.names import in_order
+from minordpo.study.sweep.plan import Cell, SweepPlan
 from minordpo.train.folder import finished, refuse_unwritable
 
 PLAN = "sweep.json"

@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def sweep_command(arguments: argparse.Namespace) -> int:
     """Sweep; 1 where runs have failed."""
-    from minordpo.study.sweep import sweep
+    from minordpo.study.sweep.sweep import sweep
 
     failed = sweep(
         arguments.sweep,
