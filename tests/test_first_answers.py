@@ -14,7 +14,7 @@ from peft import LoraConfig, get_peft_model
 import minordpo.evaluate.kept_answers as kept
 from minordpo import MonitorCallback
 from minordpo.cli import main
-from minordpo.engine.models import REFERENCE_ADAPTER
+from minordpo.engine.models import REFERENCE_ADAPTER, causal_model
 from minordpo.errors import InputError
 from minordpo.evaluate.generation import Answer, generate_answers
 from minordpo.evaluate.kept_answers import answers_key
@@ -28,6 +28,7 @@ from tiny_runs import (
     save_tiny,
     tiny_model,
     token_pairs,
+    tokenizer,
     trainer,
     write_config,
     write_rows,
@@ -204,8 +205,40 @@ def test_a_second_run_of_the_model_answers_nothing_before_training(tmp_path, mad
     assert found[0] == found[1] == found[2]
 
 
+@pytest.mark.parametrize("adapter", [None, LORA], ids=["full", "adapter"])
+def test_under_autocast_the_monitors_first_answers_are_its_own(tmp_path, made, adapter):
+    seen = []
+    for bf16 in (False, True):
+        watch = MonitorCallback(tokenizer(), 2, max_new_tokens=6)
+        pairs = token_pairs(10)
+        built = trainer(
+            tmp_path / str(bf16),
+            pairs=pairs[:8],
+            eval_dataset=pairs[8:],
+            callbacks=[watch],
+            cache=tmp_path / "cache",
+            peft_config=None if adapter is None else LoraConfig(**adapter),
+            bf16=bf16,
+            max_steps=1,
+        )
+        base = causal_model(built.policy)
+        types: list[torch.dtype] = []
+
+        def seen_type(module: Any, given: Any, found: torch.Tensor, base=base, types=types) -> None:
+            if base.config._attn_implementation == "sdpa":  # while it generates
+                types.append(found.dtype)
+
+        layer = next(module for name, module in base.named_modules() if name.endswith("o_proj"))
+        handle = layer.register_forward_hook(seen_type)
+        built.train()
+        handle.remove()
+        seen.append(set(types))
+    assert seen == [{torch.float32}, {torch.bfloat16}]
+    assert made == [2, 2]
+
+
 def test_a_second_training_begins_with_the_answers_of_the_model_as_it_is(tmp_path, made):
-    watch = MonitorCallback(tokenizer := trainer(tmp_path).processing_class, 2, max_new_tokens=6)
+    watch = MonitorCallback(tokenizer(), 2, max_new_tokens=6)
     pairs = token_pairs(10)
     built = trainer(
         tmp_path,
@@ -222,7 +255,7 @@ def test_a_second_training_begins_with_the_answers_of_the_model_as_it_is(tmp_pat
     assert made == [2]  # made anew, and not kept
     rows = [json.loads(line) for line in (tmp_path / "probes.jsonl").read_text().splitlines()]
     expected = generate_answers(
-        built.policy, tokenizer, [p.ids for p in watch.probe.prompts], max_new_tokens=6
+        built.policy, tokenizer(), [p.ids for p in watch.probe.prompts], max_new_tokens=6
     )
     steps = [row["step"] for row in rows]
     assert steps == [0, 0, 1, 1, 2, 2, 3, 3]

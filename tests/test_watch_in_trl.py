@@ -86,8 +86,8 @@ def test_steps_between_two_logs_are_answered_too(trl, tmp_path):
 class Always(MonitorCallback):
     """Whose answers all loop after the start; what the model says is not what is tested here."""
 
-    def _answer(self, step: int, model: Any) -> dict[str, Any]:
-        row = super()._answer(step, model)
+    def _answer(self, step: int, model: Any, args: Any) -> dict[str, Any]:
+        row = super()._answer(step, model, args)
         return row | {"probe/looping": float(step > 0), "probe/repeated_4grams": 0.0}
 
 

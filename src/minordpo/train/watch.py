@@ -25,6 +25,7 @@ from minordpo.train.kept_weights import bring_back, keep_trainable
 from minordpo.train.metrics import MetricsFile
 from minordpo.train.monitor import SOUND, Change, Health, Monitor, Thresholds
 from minordpo.train.probe import Probe, Prompt, encode_prompts, is_due, probe_row, prompts_of
+from minordpo.train.reference_pass import autocast
 
 KEPT = Path("healthy") / "weights.safetensors"
 _SHARDING = {
@@ -113,7 +114,7 @@ class MonitorCallback(TrainerCallback):
         rows = [] if row is None else [row]
         answered = self.probe is not None and is_due(state.global_step, state.max_steps, self.probe_every)
         if answered:
-            rows.append(self._answer(state.global_step, model))
+            rows.append(self._answer(state.global_step, model, args))
         change = self.monitor.see(rows)
         if answered and self.health in SOUND:
             self._keep(model, state.global_step)
@@ -173,7 +174,7 @@ class MonitorCallback(TrainerCallback):
         self._first = {row["prompt"]: row["token_ids"] for row in self.probes.rows() if row["step"] == 0}
         self.probe = self._set_up(model)
         if self.probe is not None and step == 0:
-            self.monitor.see([self._answer(0, model)])
+            self.monitor.see([self._answer(0, model, args)])
             self._keep(model, 0)
 
     def on_step_end(
@@ -237,13 +238,15 @@ class MonitorCallback(TrainerCallback):
                 "to keep. Use monitor.on_collapse=stop and go back to a checkpoint"
             )
 
-    def _answer(self, step: int, model: Any) -> dict[str, Any]:
+    def _answer(self, step: int, model: Any, args: TrainingArguments) -> dict[str, Any]:
         """The probe's row; answered by the main process alone, and known to all."""
         assert self.probe is not None
         row: dict[str, Any] = {}
         make, self._first_answers = self._first_answers or generate_answers, None
         if self._main:
-            answers, seconds = self.probe.answer(model, make)
+            # accelerate's autocast is that of the model it was given: below an adapter generation would miss it.
+            with autocast(args):
+                answers, seconds = self.probe.answer(model, make)
             if step == 0:
                 self._first = {number: list(answer.token_ids) for number, answer in enumerate(answers, 1)}
             known = len(self._first) == len(answers)
