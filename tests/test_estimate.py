@@ -383,7 +383,7 @@ def test_what_is_trained_and_kept_is_counted_by_hand(
     (memory, *_) = estimate._memory_lines(made, plan, found, 8.0)
     # 4 bytes of weight and gradient each, 8 of AdamW: 16 a weight beside the activations' 1 GB.
     assert memory[1].startswith(f"about {1 + 16 * weights / 1e9:.2g} GB at its peak")
-    reference, training, _ = estimate._time_lines(made, plan, found, token_pairs(1))
+    reference, training = estimate._time_lines(made, plan, found, token_pairs(1))
     assert training[1].startswith(estimate._duration(2.0 * plan.tokens))
     size = estimate.tree_size(token_pairs(1)[0])
     assert reference[1].startswith(estimate._duration(0.5 * size))

@@ -54,7 +54,7 @@ def kept_answers(
     key = answers_key(
         model, tokenizer, prompts, content=content, max_new_tokens=max_new_tokens, batch_size=batch_size
     )
-    file = folder / f"{key}.json"
+    file = kept_file(folder, key)
     rows = _read(file, key)
     if rows is not None:
         ends = end_tokens(causal_model(model), tokenizer)
@@ -100,6 +100,11 @@ def answers_key(
     for prompt in prompts:
         digest.update(np.asarray(prompt, dtype=np.int64).tobytes())
     return digest.hexdigest()
+
+
+def kept_file(folder: Path, key: str) -> Path:
+    """Where the answers of that key are, or would be."""
+    return folder / f"{key}.json"
 
 
 def _read(file: Path, key: str) -> list[list[int]] | None:

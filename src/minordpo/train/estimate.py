@@ -23,6 +23,7 @@ from minordpo.data.packing import tree_size
 from minordpo.data.tokens import TokenExample
 from minordpo.engine.models import causal_model
 from minordpo.errors import InputError
+from minordpo.train.answer_times import Answering, looks, samples
 from minordpo.train.folder import existing_above, refuse_foreign, refuse_unwritable
 from minordpo.train.guards import longest_sequence
 from minordpo.train.loader import mismatched
@@ -79,6 +80,14 @@ def _report(config: RunConfig, *, usable: bool) -> str:
             ("steps", _steps_line(trainer, plan)),
             ("tokens", _tokens_line(plan)),
             *_time_lines(trainer, plan, measured, missing),
+            *_answer_lines(
+                looks(trainer, tokenizer, plan.steps), samples(trainer, tokenizer, config.samples)
+            ),
+            (
+                "",
+                "measured on one row of the first step and first tokens of answers; loading, checkpoints and "
+                "updates come on top",
+            ),
             *_memory_lines(trainer, plan, measured, state),
             *_disk_lines(trainer, Path(config.output) if usable else None, state),
         ]
@@ -188,10 +197,21 @@ def _time_lines(
         tokens = sum(tree_size(pair) for pair in held_out) / trainer.args.world_size
         seconds = forward * tokens * times
         text += f"; {times} × {len(held_out)} held-out pairs {_duration(seconds)} more"
-    uncounted = (
-        "measured on one row of the first step; loading, sample answers, checkpoints and updates come on top"
-    )
-    return [("reference", reference), ("training", text), ("", uncounted)]
+    return [("reference", reference), ("training", text)]
+
+
+def _answer_lines(looks: Answering | None, samples: Answering | None) -> list[tuple[str, str]]:
+    """The monitor's looks at the text, and the answers of samples.jsonl."""
+    parts = []
+    if looks is not None:
+        parts.append(f"{looks.times} × {looks.prompts} of the monitor {_duration(looks.seconds)}")
+    if samples is not None:
+        parts.append(f"{samples.times} × {samples.prompts} samples {_duration(samples.seconds)}")
+    if not parts:
+        return []
+    known = any(each is not None and each.known for each in (looks, samples))
+    kept = "; those before training are in the cache" if known else ""
+    return [("answers", f"{'; '.join(parts)}; less where they end before their limit{kept}")]
 
 
 def evaluations(args: TrainingArguments, steps: int, steps_an_epoch: int) -> int:

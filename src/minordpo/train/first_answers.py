@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from minordpo.engine.reference import as_reference, fingerprint
 from minordpo.evaluate.generation import Answer, generate_answers
-from minordpo.evaluate.kept_answers import kept_answers
+from minordpo.evaluate.kept_answers import answers_key, kept_answers, kept_file
 
 
 class FirstAnswers:
@@ -48,12 +48,31 @@ class FirstAnswers:
         with as_reference(model, new_adapter=self.new_adapter):
             if self.folder is None:
                 return generate_answers(model, tokenizer, list(prompts), **settings)
-            if self._digest is None:
-                self._digest = fingerprint(model, autocast="none", new_adapter=self.new_adapter)
-            content = f"{self._digest} {_precision(model.device.type)}"
+            content = self._content(model)
             return kept_answers(
                 model, tokenizer, list(prompts), content=content, folder=self.folder, **settings
             )
+
+    def known(
+        self,
+        model: PreTrainedModel | PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Sequence[np.ndarray],
+        *,
+        max_new_tokens: int,
+        batch_size: int = 8,
+    ) -> bool:
+        """Whether they were kept before, so that asking takes no time."""
+        if self.folder is None:
+            return False
+        sizes = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+        key = answers_key(model, tokenizer, prompts, content=self._content(model), **sizes)
+        return kept_file(self.folder, key).exists()
+
+    def _content(self, model: PreTrainedModel | PeftModel) -> str:
+        if self._digest is None:
+            self._digest = fingerprint(model, autocast="none", new_adapter=self.new_adapter)
+        return f"{self._digest} {_precision(model.device.type)}"
 
 
 def _precision(device: str) -> str:

@@ -172,7 +172,7 @@ class MonitorCallback(TrainerCallback):
         if step:
             self._first_answers = None
         self._first = {row["prompt"]: row["token_ids"] for row in self.probes.rows() if row["step"] == 0}
-        self.probe = self._set_up(model)
+        self.probe = self.make_probe(model)
         if self.probe is not None and step == 0:
             self.monitor.see([self._answer(0, model, args)])
             self._keep(model, 0)
@@ -207,7 +207,8 @@ class MonitorCallback(TrainerCallback):
         self.end(state.global_step, kwargs["model"])
 
     # ---- its own ----
-    def _set_up(self, model: Any) -> Probe | None:
+    def make_probe(self, model: Any) -> Probe | None:
+        """The prompts that this model will be asked; None, which is said, where it can be asked none."""
         sharding = _SHARDING.get(AcceleratorState().distributed_type)
         if sharding is not None:
             if not self._told_of_sharding:
