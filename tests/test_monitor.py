@@ -125,6 +125,39 @@ def test_lost_accuracy_without_repetition_is_its_own_label():
     assert healths(rows) == [(40, "collapsed")]
 
 
+def test_text_that_the_reference_finds_unlikely_is_garbled_though_nothing_repeats():
+    # SimPO with an adapter at 1e-3 on GSM8K: "2ounder (2) clips in May", 0.40 nats a token before and 1.10 after.
+    rows = [probe_row(0, reference_nll=0.40), *falling(-0.1), probe_row(40, reference_nll=1.10)]
+    why = "to the reference the answers are unlikely, 1.10 nats a token (0.40 at the start)"
+    assert [(c.step, c.health, c.why) for c in changes(rows)] == [(40, "collapsed", why)]
+
+
+def test_another_style_is_not_garbled():
+    # SFT on GSM8K's solutions at the same rate, the most of all runs whose text was sound: 0.40 and 0.83.
+    rows = [probe_row(0, reference_nll=0.40), *falling(-0.1), probe_row(40, reference_nll=0.83)]
+    assert healths(rows) == []
+
+
+def test_text_no_less_likely_than_the_answers_it_is_taught_is_another_style_however_far():
+    first, last = (
+        probe_row(0, reference_nll=0.10) | {"probe/chosen_nll": 1.5},
+        probe_row(40, reference_nll=1.4),
+    )
+    assert healths([first, *falling(-0.1), last]) == []
+    assert healths([first, *falling(-0.1), last | {"probe/reference_nll": 1.6}]) == [(40, "collapsed")]
+
+
+def test_text_that_is_getting_unlikely_is_an_early_sign():
+    rows = [probe_row(0, reference_nll=0.40), *falling(5.0), probe_row(10, reference_nll=0.85)]
+    # As the other signs: at step 14 the fall one window ahead exceeds the reference's 80 nats.
+    assert (14, "collapsing") in healths(rows)
+
+
+def test_a_measure_that_the_first_look_lacks_says_nothing():
+    rows = [probe_row(0), *falling(-0.1), probe_row(40, reference_nll=9.0)]
+    assert healths(rows) == []
+
+
 def test_text_that_recovers_ends_a_collapse():
     rows = [probe_row(0), *falling(-0.1), probe_row(10, looping=1.0), probe_row(20)]
     assert healths(rows) == [(10, "collapsed"), (20, "healthy")]

@@ -4,7 +4,8 @@ healthy     nothing below is seen
 displaced   the chosen answers are less likely than under the reference, and falling: normal in many DPO runs
 inaccurate  answers that were right at the start are wrong now, though they do not repeat
 collapsing  predicted: the chosen answers have fallen far, or will have, and the text shows early signs
-collapsed   seen in generated text alone: loops, repetition, no end, against the same model's answers at step 0
+collapsed   seen in generated text alone: loops, repetition, no end, words that the reference would not say, against
+            the same model's answers at step 0
 
 docs/monitor.md has the formulas and their sources.
 """
@@ -26,8 +27,9 @@ SOUND: frozenset[Health] = frozenset({"healthy", "displaced"})  # what a model m
 class Thresholds:
     """Where one health ends and the next begins.
 
-    PROVISIONAL: set by hand on six runs of SmolLM2-135M on close pairs of GSM8K and chat, and on the demo; a study of
-    more runs is to fit them. Shares are of the probe's answers, changes are against the probe at step 0.
+    PROVISIONAL: set by hand on six runs of SmolLM2-135M on close pairs of GSM8K and chat, and on the demo, the two of
+    nats a token on twelve finished runs (docs/monitor.md); a study of more runs is to fit them. Shares are of the
+    probe's answers, changes are against the probe at step 0.
     """
 
     window: int = (
@@ -45,6 +47,7 @@ class Thresholds:
     early_looping: float = 0.2  # early signs: rises of shares …
     early_repeated: float = 0.1
     early_stopped: float = 0.5  # … a fall of the share that ends …
+    early_nll: float = 0.4  # … a rise in nats a token under the reference …
     early_distance: float = 0.75  # … and answers that share next to nothing with those at step 0
 
     looping: float = 0.5  # collapsed: rises of shares
@@ -52,6 +55,10 @@ class Thresholds:
     empty: float = 0.5
     endless_stopped: float = 0.5  # … or this fall of the share that ends, with …
     endless_repeated: float = 0.15  # … this rise of repetition: a longer answer alone is no collapse
+
+    garbled_nll: float = (
+        0.6  # … or this rise in nats a token under the reference, beyond the chosen answers' level
+    )
 
     inaccurate: float = 0.5  # fall of the share of right answers
 
@@ -265,6 +272,8 @@ class _Text:
         if endless and self.rise("repeated_4grams") >= limits.endless_repeated:
             found.append(self.said("stopped", "of the answers end"))
             found.append(self.said("repeated_4grams", "of their 4-grams repeat"))
+        if self.rise("reference_nll") >= limits.garbled_nll and self._beyond_the_chosen():
+            found.append(self._unlikely())
         return list(dict.fromkeys(found))
 
     def early(self, limits: Thresholds) -> list[str]:
@@ -276,10 +285,26 @@ class _Text:
             found.append(self.said("repeated_4grams", "of the answers' 4-grams repeat"))
         if self.rise("stopped") <= -limits.early_stopped:
             found.append(self.said("stopped", "of the answers end"))
+        if self.rise("reference_nll") >= limits.early_nll:
+            found.append(self._unlikely())
         distance = _number(self.last, "probe/distance")
         if distance is not None and distance >= limits.early_distance:
             found.append(f"the answers share {1 - distance:.0%} of their tokens with those at the start")
         return found
+
+    def _beyond_the_chosen(self) -> bool:
+        """Less likely to the reference than the very answers that are taught; a new style alone is not."""
+        chosen, last = (
+            _number(row, f"probe/{name}")
+            for row, name in ((self.first, "chosen_nll"), (self.last, "reference_nll"))
+        )
+        return chosen is None or last is None or last > chosen
+
+    def _unlikely(self) -> str:
+        first, last = (row["probe/reference_nll"] for row in (self.first, self.last))
+        return (
+            f"to the reference the answers are unlikely, {last:.2f} nats a token ({first:.2f} at the start)"
+        )
 
 
 def _step(row: Mapping[str, Any]) -> int:

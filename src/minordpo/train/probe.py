@@ -12,7 +12,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from minordpo.data.tokens import TokenExample
+from minordpo.data.tokens import TokenExample, TokenResponse
 from minordpo.errors import InputError
 from minordpo.evaluate.answers import asked_line, last_number, looping, repeated_4grams
 from minordpo.evaluate.generation import Answer, generate_answers
@@ -20,13 +20,17 @@ from minordpo.evaluate.generation import Answer, generate_answers
 LEAST_PROBES = 6  # of a run, after the one at step 0
 MOST_BETWEEN = 100  # steps of a long run: the answers are then a few per cent of it (docs/monitor.md)
 
+# Examples → the reference's log-probs of their tokens, in nats.
+Reference = Callable[[Sequence[TokenExample]], list[np.ndarray]]
+
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """A prompt as tokens; the number that answers it, where that is known."""
+    """A prompt as tokens; the number that answers it and the best response to it, where they are known."""
 
     ids: np.ndarray
     number: str | None = None
+    best: TokenResponse | None = None
 
 
 class Probe:
@@ -75,6 +79,28 @@ class Probe:
             found.append(measured)
         return found
 
+    def reference_nll(self, answers: Sequence[Answer], reference: Reference) -> list[dict[str, float]]:
+        """Of each answer −log π_ref a token, in nats; an empty answer has none."""
+        return self._judged("reference_nll", [_all_scored(answer) for answer in answers], reference)
+
+    def chosen_nll(self, reference: Reference) -> list[dict[str, float]]:
+        """The same of the best response that the data has to each prompt, where it has one."""
+        return self._judged("chosen_nll", [prompt.best for prompt in self.prompts], reference)
+
+    def _judged(
+        self, name: str, responses: Sequence[TokenResponse | None], reference: Reference
+    ) -> list[dict[str, float]]:
+        found: list[dict[str, float]] = [{} for _ in responses]
+        places = [place for place, each in enumerate(responses) if each is not None and len(each.ids)]
+        asked = [
+            TokenExample(self.prompts[place].ids, (responses[place],), (1.0,), row=place + 1)  # type: ignore[arg-type]
+            for place in places
+        ]
+        if asked:
+            for place, logps in zip(places, reference(asked), strict=True):
+                found[place][name] = -float(logps.mean())
+        return found
+
     def texts(
         self, step: int, answers: Sequence[Answer], measures: Sequence[Mapping[str, float]]
     ) -> list[dict[str, Any]]:
@@ -98,6 +124,11 @@ def probe_row(measures: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {
         f"probe/{name}": _mean(measured[name] for measured in measures if name in measured) for name in names
     }
+
+
+def _all_scored(answer: Answer) -> TokenResponse:
+    ids = np.array(answer.response_ids, np.int32)
+    return TokenResponse(ids, np.ones(len(ids), bool))
 
 
 def is_right(answer: Answer, number: str) -> bool:
@@ -155,11 +186,12 @@ def prompts_of(
             break
         if not 0 < len(example.prompt_ids) <= (most_tokens or len(example.prompt_ids)):
             continue
-        number = None
+        number, best = None, None
         if example.grades[0] > 0:
+            best = example.responses[0]
             text = tokenizer.decode(example.responses[0].ids.tolist(), skip_special_tokens=True)
             number = asked_line(str(text))
-        found.setdefault(example.prompt_ids.tobytes(), Prompt(example.prompt_ids, number))
+        found.setdefault(example.prompt_ids.tobytes(), Prompt(example.prompt_ids, number, best))
     return list(found.values())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from transformers.trainer_utils import TrainOutput
 from minordpo.data.tokens import TokenExample
 from minordpo.engine.models import causal_model
 from minordpo.errors import InputError
-from minordpo.evaluate.generation import generate_answers
+from minordpo.evaluate.generation import Answer, generate_answers
 from minordpo.objectives import Objective
 from minordpo.train.advice import MEANS, advise, advise_peer
 from minordpo.train.checkpoints import StagedCheckpoints
@@ -24,8 +25,8 @@ from minordpo.train.first_answers import FirstAnswers
 from minordpo.train.kept_weights import bring_back, keep_trainable
 from minordpo.train.metrics import MetricsFile
 from minordpo.train.monitor import SOUND, Change, Health, Monitor, Thresholds
-from minordpo.train.probe import Probe, Prompt, encode_prompts, is_due, probe_row, prompts_of
-from minordpo.train.reference_pass import autocast
+from minordpo.train.probe import Probe, Prompt, Reference, encode_prompts, is_due, probe_row, prompts_of
+from minordpo.train.reference_pass import ReferencePass, autocast
 
 KEPT = Path("healthy") / "weights.safetensors"
 _SHARDING = {
@@ -80,6 +81,7 @@ class MonitorCallback(TrainerCallback):
         self._in_ours = False
         self._objective: Objective | None = None
         self._first_answers: FirstAnswers | None = None  # until a step is taken
+        self._reference: Reference | None = None
         self._pairs = False
         self._told_of_sharding = False
         self._main = True
@@ -97,9 +99,14 @@ class MonitorCallback(TrainerCallback):
         held_out: list[TokenExample],
         objective: Objective,
         first_answers: FirstAnswers,
+        reference: Reference | None,
     ) -> None:
-        """Be the monitor of a `PreferenceTrainer`: its files, its prompts, its answers before the first step."""
+        """Be the monitor of a `PreferenceTrainer`: its files, its prompts, its answers before the first step.
+
+        `reference` judges the answers' tokens, where a reference is in memory beside the model.
+        """
         self._in_ours, self._objective, self._first_answers = True, objective, first_answers
+        self._reference = reference
         self._pairs = all(example.grades == (1.0, 0.0) for example in train)
         self.metrics = metrics
         self.folder = self.folder or (None if metrics.path is None else metrics.path.parent)
@@ -252,14 +259,30 @@ class MonitorCallback(TrainerCallback):
                 self._first = {number: list(answer.token_ids) for number, answer in enumerate(answers, 1)}
             known = len(self._first) == len(answers)
             first = [self._first[number] for number in sorted(self._first)] if known else None
-            measures = self.probe.measures(answers, first)
+            started = time.perf_counter()
+            measures = self._measures(step, answers, first)
             texts = self.probe.texts(step, answers, measures)
+            seconds += time.perf_counter() - started
             row = {"step": step, **probe_row(measures), "probe/seconds": round(seconds, 4)}
             for text in texts:
                 self.probes.append(text)
             self.metrics.append_evaluation(row)
         (row,) = broadcast_object_list([row])
         return row
+
+    def _measures(
+        self, step: int, answers: list[Answer], first: list[list[int]] | None
+    ) -> list[dict[str, float]]:
+        """Of each answer, by itself and, where a reference is in memory, by what that makes of it."""
+        assert self.probe is not None
+        found = [self.probe.measures(answers, first)]
+        if self._reference is not None:
+            found.append(self.probe.reference_nll(answers, self._reference))
+            if step == 0:
+                found.append(self.probe.chosen_nll(self._reference))
+        return [
+            {name: value for each in of for name, value in each.items()} for of in zip(*found, strict=True)
+        ]
 
     def _keep(self, model: Any, step: int) -> None:
         if self.on_collapse == "rollback" and self._main:
@@ -305,6 +328,8 @@ class Watched(StagedCheckpoints):
     held_out: list[TokenExample]
     objective: Objective
     first_answers: FirstAnswers
+    reference: ReferencePass | None
+    token_budget: int
     metrics_file: MetricsFile
     last_metrics: dict[str, Any]
     _seen = -1
@@ -325,8 +350,22 @@ class Watched(StagedCheckpoints):
         if not found[0]._in_ours:
             found[0]._main = self.is_world_process_zero()
             found[0]._refuse_sharded_rollback()
-            found[0].join(self.metrics_file, self.examples, self.held_out, self.objective, self.first_answers)
+            found[0].join(
+                self.metrics_file,
+                self.examples,
+                self.held_out,
+                self.objective,
+                self.first_answers,
+                self._reference_beside_the_policy(),
+            )
         return found[0]
+
+    def _reference_beside_the_policy(self) -> Reference | None:
+        """Fully tuned, the reference is gone with the first step, unless it is another model."""
+        reference = self.reference
+        if reference is None or (reference.is_policy and not reference.new_adapter):
+            return None
+        return lambda examples: reference.logps_alone(examples, token_budget=self.token_budget)
 
     def stopped_by_monitor(self) -> bool:
         """Whether the run that metrics.jsonl tells of was stopped at its last step."""
