@@ -116,7 +116,8 @@ def test_a_run_without_a_reference_says_nothing_of_log_ratios(tmp_path, monkeypa
     assert main(["train", str(config), "metrics.reference=false"]) == 0
     for row in metric_rows(tmp_path / "run"):
         assert not [name for name in row if "logratios" in name or "rewards" in name or "reference" in name]
-    assert not (tmp_path / "cache").exists()
+    # No log-probs: the answers before training alone are kept.
+    assert [each.name for each in (tmp_path / "cache" / "reference").iterdir()] == ["answers"]
     card = (tmp_path / "run" / "model" / "README.md").read_text()
     assert "- Reference: none." in card
     assert "The chosen responses have a mean log-prob of -" in card
