@@ -56,8 +56,20 @@ def score_pairs(
     index = {pair.row: i for i, pair in enumerate(loaded.examples)}
     policy = token_logps(model, prepared.examples, dtype=dtype)
     ref = token_logps(reference, prepared.examples, dtype=dtype) if reference is not None else None
-    for i, pair in enumerate(prepared.examples):
-        row: dict[str, Any] = {"index": index[pair.row], "row": pair.row}
+    for row in score_examples(prepared.examples, policy, ref, tokens=tokens):
+        yield {"index": index[row["row"]], **row}
+
+
+def score_examples(
+    pairs: Sequence[TokenExample],
+    policy: Sequence[np.ndarray],
+    ref: Sequence[np.ndarray] | None,
+    *,
+    tokens: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """What `score_pairs` says of each pair but its index, from the log-probs of its tokens (`token_logps`)."""
+    for i, pair in enumerate(pairs):
+        row: dict[str, Any] = {"row": pair.row}
         lengths = [int(response.scored.sum()) for response in pair.responses]
         parts = dict(zip(("chosen", "rejected"), np.split(policy[i], lengths[:1]), strict=True))
         sums = {name: float(logps.sum(dtype=np.float64)) for name, logps in parts.items()}
@@ -137,9 +149,12 @@ def refuse_other_vocabulary(
         )
 
 
-def token_logps(path: str, pairs: list[TokenExample], *, dtype: str) -> list[np.ndarray]:
-    """(chosen tokens + rejected tokens,) float32 log-probs in nats of each pair, chosen first."""
-    model = load_model(path, dtype=dtype)
+def token_logps(path: str, pairs: list[TokenExample], *, dtype: str, **loading: Any) -> list[np.ndarray]:
+    """(chosen tokens + rejected tokens,) float32 log-probs in nats of each pair, chosen first.
+
+    `loading` are further arguments of `load_model`.
+    """
+    model = load_model(path, dtype=dtype, **loading)
     inner = causal_model(model)
     longest = max(len(p.prompt_ids) + max(len(r.ids) for r in p.responses) for p in pairs)
     refuse_unknown_tokens(model, pairs, remedy="Name a reference of the same family")
