@@ -1,0 +1,135 @@
+"""Folders of `minordpo evaluate` → the scores of each run and of the untuned model, by set of questions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minordpo.errors import InputError
+from minordpo.study.report.find import Found
+from minordpo.study.results import EVALUATION
+
+SCORES = {
+    "strict_accuracy": "right by the asked line",
+    "flexible_accuracy": "right by the last number",
+    "asked_format": "in the asked format",
+    "looping": "end in a loop",
+    "stopped": "end by themselves",
+}
+
+
+def refuse_shared(run: Path) -> None:
+    """Nothing, where the evaluation inside a run folder, if there is one, is of that run alone.
+
+    Raises:
+        InputError: other models answered there too, so that it is not the run's.
+    """
+    folder = run / EVALUATION
+    if (folder / "results.json").exists() and len(read_results(folder)["models"]) > 1:
+        raise InputError(
+            f"{folder} holds answers of several models, but inside a run folder they are taken for the run's own. Move "
+            "it out of the run folder, and name it as a further DIR"
+        )
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Whose model it was: a run's, by its place, or the model that runs were tuned from."""
+
+    label: str  # in the evaluation
+    run: int | None
+
+
+def gather_evaluations(found: Found, runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The scores by set of questions, that of most runs first; the runs' empty cells are filled from them, KL too."""
+    sets: dict[str, dict[str, Any]] = {}
+    for folder in found.evaluations:
+        results = read_results(folder)
+        settings = results["settings"]
+        key = json.dumps([settings[name] for name in ("questions_digest", "prompt", "max_new_tokens")])
+        kept = sets.setdefault(key, {"title": str(settings["questions"]), "base": None, "runs": {}})
+        for owner, model in owned(found, folder, results):
+            scores = _scores(model)
+            if owner.run is None:
+                kept["base"] = kept["base"] or {"label": owner.label, **scores}
+                continue
+            kept["runs"][str(owner.run)] = scores
+            _fill(runs[owner.run]["cells"], scores)
+    return sorted(sets.values(), key=lambda each: -len(each["runs"]))
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """results.json of an evaluation.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    file = folder / "results.json"
+    try:
+        results = json.loads(file.read_text(encoding="utf-8"))
+        settings, models = dict(results["settings"]), dict(results["models"])
+        needed = ("questions", "questions_digest", "prompt", "max_new_tokens")
+        return {"settings": {name: settings[name] for name in needed}, "models": models}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{file} cannot be read ({type(error).__name__}: {error}). Run the same `minordpo evaluate` again, or "
+            "leave the folder out"
+        ) from error
+
+
+def owned(found: Found, folder: Path, results: Mapping[str, Any]) -> Iterator[tuple[Owner, dict[str, Any]]]:
+    """The models of an evaluation that are a run's or what one was tuned from.
+
+    They are told by their path; where folders were moved since, by the run's name.
+    """
+    folders = [run.folder.resolve() for run in found.runs]
+    names = [each.name for each in folders]
+    own = folders.index(folder.resolve().parent) if folder.resolve().parent in folders else None
+    bases = {Path(str(run.config["model"].get("path"))) for run in found.runs if run.config}
+    for label, model in results["models"].items():
+        path = Path(str(model["path"]))
+        if path.name == "model" and path.resolve().parent in folders:
+            yield Owner(label, folders.index(path.resolve().parent)), model
+        elif own is not None:
+            yield Owner(label, own), model
+        elif path.name == "model" and names.count(path.parent.name) == 1:
+            yield Owner(label, names.index(path.parent.name)), model
+        elif any(path == base or path.resolve() == base.resolve() for base in bases):
+            yield Owner(label, None), model
+
+
+def _scores(model: Mapping[str, Any]) -> dict[str, Any]:
+    scores = {name: [model[name]["share"], model[name]["low"], model[name]["high"]] for name in SCORES}
+    kl = (model.get("samples") or {}).get("kl") or {}
+    return {
+        "of": model["strict_accuracy"]["of"],
+        "repeated_4grams": model["repeated_4grams"],
+        "mean_tokens": model["tokens"]["mean"],
+        **scores,
+        **(
+            {
+                "kl": {
+                    name: kl.get(name)
+                    for name in ("per_sequence", "per_sequence_error", "per_token", "per_token_error", "cut")
+                }
+            }
+            if kl
+            else {}
+        ),
+    }
+
+
+def _fill(cells: dict[str, Any], scores: Mapping[str, Any]) -> None:
+    """What the run's own folder does not say, from an evaluation of several models."""
+    found: dict[str, Any] = {name: scores[name] for name in ("repeated_4grams", "mean_tokens")}
+    for name in SCORES:
+        found |= dict(zip((name, f"{name}_low", f"{name}_high"), scores[name], strict=True))
+    kl = scores.get("kl") or {}
+    for unit in ("per_sequence", "per_token"):
+        found |= {f"kl_{unit}": kl.get(unit), f"kl_{unit}_error": kl.get(f"{unit}_error")}
+    for name, value in found.items():
+        if cells.get(name) is None and value is not None:
+            cells[name] = value
