@@ -1,0 +1,300 @@
+"""The report's figures as files: what the page draws, for a paper or a talk."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from minordpo.study.canvas import GREY, new_figure, write_figure
+from minordpo.study.figures import BANDS, PANELS
+from minordpo.study.report.groups import rate_text
+
+_LABELS = {"logratios": "log-ratio (nats per response)", "logps": "log-prob (nats per response)"}
+_MOST_STRIPS = 80  # runs in the figure of health; more are no longer read
+_PANELS_ACROSS = 3
+
+Run = Mapping[str, Any]
+
+
+def draw_figures(data: Mapping[str, Any], folder: Path) -> None:
+    """Write what there is data for, each as PNG and SVG.
+
+    coefficient: Figure 1 of the MinorDPO paper. rewards-OBJECTIVE-RATE: Figures 2 to 5; where no objective has several
+    settings at a rate, rewards-RATE. scores: Figure 6, of the questions that most runs answered. kl: reward against KL.
+    health: what the monitor called each run, by step.
+
+    Raises:
+        InputError: nothing can be written there.
+    """
+    if data["coefficients"]["curves"]:
+        _save(_coefficient, data, folder / "coefficient")
+    for name, runs in _reward_rows(data["runs"]).items():
+        _save(lambda figure, data, runs=runs: _rewards(figure, data, runs), data, folder / name)  # type: ignore[misc]
+    if any(_score(data, place) for place in range(len(data["runs"]))):
+        _save(_scores, data, folder / "scores")
+    if any(_kl(run) is not None and _score(data, place) for place, run in enumerate(data["runs"])):
+        _save(_against_kl, data, folder / "kl")
+    if any(run["cells"]["health"] for run in data["runs"]):
+        _save(_health, data, folder / "health")
+
+
+def _save(draw: Any, data: Mapping[str, Any], path: Path) -> None:
+    with new_figure() as figure:
+        draw(figure, data)
+        for suffix in (".png", ".svg"):
+            write_figure(figure, path.with_suffix(suffix))
+
+
+def _style(data: Mapping[str, Any], group: int) -> dict[str, Any]:
+    look = data["groups"][group]
+    dashes = tuple(float(each) / 2 for each in look["dash"].split())
+    return {"color": look["light"], "linestyle": (0, dashes) if dashes else "-"}
+
+
+def _legend(figure: Figure, data: Mapping[str, Any], groups: Sequence[int]) -> None:
+    handles = [Line2D([], [], **_style(data, group)) for group in groups]
+    legend = figure.legend(
+        handles, [" "] * len(handles), loc="outside lower left", ncols=min(len(handles), 4), fontsize=9
+    )
+    # Set afterwards: matplotlib reads "$" in a label as a formula.
+    for text, group in zip(legend.get_texts(), groups, strict=True):
+        text.set_parse_math(False)
+        text.set_text(data["groups"][group]["label"])
+
+
+def _title(figure: Figure, text: str) -> None:
+    figure.suptitle(text, x=0.01, ha="left", fontsize=13, fontweight="bold", parse_math=False)
+
+
+def _coefficient(figure: Figure, data: Mapping[str, Any]) -> None:
+    figure.set_size_inches(6.5, 4.2)
+    axis = figure.subplots()
+    curves = data["coefficients"]["curves"]
+    for place, curve in enumerate(curves):
+        shade = str(0.65 * (1 - (place + 1) / len(curves)))  # a grey; colours are settings
+        axis.plot(
+            curve["x"],
+            curve["y"],
+            color=shade,
+            linestyle=("-", "--")[place % 2],
+            label=f"β {curve['beta']:g}",
+        )
+    axis.set_xlabel("margin (nats)")
+    axis.set_ylabel("coefficient")
+    axis.legend()
+    _title(figure, "f(β, margin) = β σ(−β · margin)")
+
+
+def _reward_rows(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """The runs with curves by the name of their figure: of each objective and rate where that compares settings.
+
+    Where no objective has several settings at a rate, objectives are compared, in a figure of each rate.
+    """
+    drawn = [run for run in runs if run["curves"]["train"]]
+    settings = {(run["objective"], run["rate"], run["group"]) for run in drawn}
+    apart = len(settings) > len({(objective, rate) for objective, rate, _ in settings})
+    rows: dict[str, list[Run]] = {}
+    for run in drawn:
+        objective = re.sub(r"[^\w]+", "_", run["objective"]).strip("_")
+        name = f"rewards{f'-{objective}' if apart else ''}-{rate_text(run['rate'])}".replace(".", "_")
+        # Some may have had no reference; log-probs are another quantity.
+        rows.setdefault(name + ("" if run["curves"]["kind"] == "logratios" else "-logps"), []).append(run)
+    return rows
+
+
+def _rewards(figure: Figure, data: Mapping[str, Any], runs: Sequence[Run]) -> None:
+    kind = runs[0]["curves"]["kind"]
+    panels = {n: text for n, text in PANELS.items() if any(n in run["curves"]["train"] for run in runs)}
+    groups = sorted({run["group"] for run in runs})
+    figure.set_size_inches(11, 3.9 + 0.2 * math.ceil(len(groups) / 4))
+    axes = figure.subplots(1, len(panels), sharex=True, sharey=kind == "logratios", squeeze=False)[0]
+    for axis, (name, heading) in zip(axes, panels.items(), strict=True):
+        axis.set_title(heading, loc="left")
+        axis.set_xlabel("optimizer step")
+        axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, steps=[1, 2, 5, 10]))
+        if kind == "logratios":
+            axis.axhline(0, color=GREY, linewidth=1.0, zorder=1.5)
+        for group in groups:
+            own = [run["curves"] for run in runs if run["group"] == group]
+            _draw_group(
+                axis, [each["train"][name] for each in own if name in each["train"]], _style(data, group)
+            )
+            for each in own:
+                held = each["eval"].get(name, {"x": [], "y": []})
+                axis.plot(
+                    held["x"],
+                    held["y"],
+                    linestyle="",
+                    marker="o",
+                    markersize=5,
+                    markeredgecolor="white",
+                    color=_style(data, group)["color"],
+                )
+    axes[0].set_ylabel(_LABELS[kind])
+    _legend(figure, data, groups)
+    seeds = len({run["seed"] for run in runs})
+    many = f", mean and range of {seeds} seeds" if seeds > 1 else ""
+    objectives = list(dict.fromkeys(run["objective"] for run in runs))
+    whose = objectives[0] if len(objectives) == 1 else f"{len(objectives)} objectives"
+    _title(
+        figure, f"{whose}, learning rate {rate_text(runs[0]['rate'])}: batches, held-out pairs as dots{many}"
+    )
+
+
+def _draw_group(axis: Axes, curves: Sequence[Mapping[str, Any]], style: dict[str, Any]) -> None:
+    """The mean of the curves over the steps that all have, and their range; one curve as it is."""
+    if not curves:
+        return
+    common = sorted(set.intersection(*(set(curve["x"]) for curve in curves)))
+    table = np.array([[dict(zip(c["x"], c["y"], strict=True))[step] for step in common] for c in curves])
+    if not common:
+        return
+    if len(curves) > 1:
+        axis.fill_between(
+            common, table.min(axis=0), table.max(axis=0), color=style["color"], alpha=0.15, linewidth=0
+        )
+    axis.plot(common, table.mean(axis=0), marker="." if len(common) == 1 else "", **style)
+
+
+def _score(data: Mapping[str, Any], place: int) -> list[float] | None:
+    """Strict accuracy with its interval, on the questions that most runs answered."""
+    for each in data["evaluations"][:1]:
+        if str(place) in each["runs"]:
+            return list(each["runs"][str(place)]["strict_accuracy"])
+    return None
+
+
+def _base(data: Mapping[str, Any]) -> list[float] | None:
+    bases = [each["base"]["strict_accuracy"] for each in data["evaluations"][:1] if each["base"]]
+    return list(bases[0]) if bases else None
+
+
+def _bars(values: Sequence[float]) -> list[list[float]]:
+    mean, low, high = values
+    return [[max(0.0, mean - low)], [max(0.0, high - mean)]]
+
+
+def _scores(figure: Figure, data: Mapping[str, Any]) -> None:
+    scored = {place: s for place in range(len(data["runs"])) if (s := _score(data, place))}
+    runs = data["runs"]
+    rates = sorted({runs[place]["rate"] for place in scored})
+    betas = sorted(
+        {runs[place]["beta"] for place in scored}, key=lambda beta: math.inf if beta is None else beta
+    )
+    groups = sorted({runs[place]["group"] for place in scored})
+    across = min(len(rates), _PANELS_ACROSS)
+    down = math.ceil(len(rates) / across)
+    figure.set_size_inches(max(6.5, 4.5 * across), 3.6 * down + 0.3 * math.ceil(len(groups) / 4))
+    axes = figure.subplots(down, across, sharey=True, squeeze=False).ravel()
+    for axis in axes[len(rates) :]:
+        axis.set_axis_off()
+    base = _base(data)
+    for axis, rate in zip(axes, rates, strict=False):
+        axis.set_title(f"learning rate {rate_text(rate)}", loc="left")
+        for number, group in enumerate(groups):
+            own = [
+                s
+                for place, s in scored.items()
+                if runs[place]["group"] == group and runs[place]["rate"] == rate
+            ]
+            if not own:
+                continue
+            beta = next(runs[place]["beta"] for place in scored if runs[place]["group"] == group)
+            shares = [share for share, _, _ in own]
+            values = own[0] if len(own) == 1 else [sum(shares) / len(shares), min(shares), max(shares)]
+            at = betas.index(beta) + 1 + 0.3 * (number / max(1, len(groups) - 1) - 0.5)
+            axis.errorbar(
+                [at],
+                values[:1],
+                yerr=_bars(values),
+                marker="o",
+                capsize=2,
+                color=_style(data, group)["color"],
+            )
+        if base:
+            axis.errorbar(
+                [0], base[:1], yerr=_bars(base), marker="o", capsize=2, color=GREY, markerfacecolor="white"
+            )
+        axis.set_xticks(
+            range(len(betas) + 1), ["0", *("none" if beta is None else f"{beta:g}" for beta in betas)]
+        )
+        axis.set_xlabel("β (0: the untuned model)")
+        axis.yaxis.set_major_formatter(PercentFormatter(1))
+    axes[0].set_ylabel("right by the asked line")
+    _legend(figure, data, groups)
+    _title(figure, "Scores by β: 95 % intervals, or the range over seeds")
+
+
+def _kl(run: Run) -> float | None:
+    return run["cells"].get("kl_per_sequence")
+
+
+def _against_kl(figure: Figure, data: Mapping[str, Any]) -> None:
+    figure.set_size_inches(6.5, 4.6)
+    axis = figure.subplots()
+    groups = []
+    for place, run in enumerate(data["runs"]):
+        kl, score = _kl(run), _score(data, place)
+        if kl is None or score is None:
+            continue
+        groups.append(run["group"])
+        error = run["cells"].get("kl_per_sequence_error")
+        axis.errorbar(
+            [kl],
+            score[:1],
+            yerr=_bars(score),
+            xerr=error,
+            marker="o",
+            capsize=2,
+            color=_style(data, run["group"])["color"],
+        )
+    base = _base(data)
+    if base:
+        axis.errorbar(
+            [0], base[:1], yerr=_bars(base), marker="o", capsize=2, color=GREY, markerfacecolor="white"
+        )
+    axis.set_xlabel("KL(π‖π_ref) of samples (nats per sequence)", parse_math=False)
+    axis.set_ylabel("right by the asked line")
+    axis.yaxis.set_major_formatter(PercentFormatter(1))
+    _legend(figure, data, sorted(set(groups)))
+    _title(figure, "Reward against KL")
+
+
+def _health(figure: Figure, data: Mapping[str, Any]) -> None:
+    watched = [run for run in data["runs"] if run["cells"]["health"]]
+    shown = watched[:_MOST_STRIPS]
+    figure.set_size_inches(9, 1.4 + 0.24 * len(shown))
+    axis = figure.subplots()
+    for place, run in enumerate(shown):
+        last = run["curves"]["last_step"]
+        axis.barh(place, last, color="#e8f2ee", height=0.75)
+        changes = run["curves"]["health"]
+        ends = [*(step for step, _ in changes[1:]), last]
+        for (step, name), end in zip(changes, ends, strict=False):  # of no changes there is an end too many
+            if name in BANDS:
+                axis.barh(place, max(end - step, 0.5), left=step, color=BANDS[name], height=0.75)
+    axis.set_yticks(range(len(shown)), [" "] * len(shown), fontsize=8)
+    for text, run in zip(axis.get_yticklabels(), shown, strict=True):
+        text.set_parse_math(False)
+        text.set_text(run["label"])
+    axis.invert_yaxis()
+    axis.grid(False)
+    axis.set_xlabel("optimizer step")
+    names = {"healthy": "#e8f2ee", **BANDS}
+    figure.legend(
+        [Line2D([], [], linestyle="", marker="s", markersize=9, color=color) for color in names.values()],
+        list(names),
+        loc="outside lower left",
+        ncols=5,
+    )
+    more = f" (the first {len(shown)} of {len(watched)})" if len(watched) > len(shown) else ""
+    _title(figure, f"What the monitor called each run{more}")
