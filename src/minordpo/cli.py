@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_sweep,
         _add_score,
         _add_evaluate,
+        _add_report,
         _add_lens,
         _add_export,
         _add_data,
@@ -186,6 +187,14 @@ def _add_evaluate(commands: Any) -> None:
 
     add_arguments(commands.add_parser("evaluate", help="accuracy, format and loops of models on questions"))
     commands.choices["evaluate"].set_defaults(run=evaluate_command)
+
+
+# ---- report ----
+def _add_report(commands: Any) -> None:
+    from minordpo.study.report.command import add_arguments, report_command
+
+    add_arguments(commands.add_parser("report", help="runs side by side, as one page and figures"))
+    commands.choices["report"].set_defaults(run=report_command)
 
 
 # ---- lens ----
