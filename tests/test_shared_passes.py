@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minordpo.engine import ranks
 from minordpo.engine.ranks import ALONE, ROWS, Ranks, rounds
 from minordpo.engine.reference import ReferenceCache, example_key
 from shared_passes import PAIRS, WAIT
@@ -176,3 +177,20 @@ def test_one_process_alone_waits_for_nobody():
     owners, everywhere = ALONE.owners([True, False])
     assert owners.tolist() == [0, 1]
     assert everywhere.tolist() == [True, False]
+
+
+def test_a_process_leaves_the_others_when_it_ends(monkeypatch):
+    at_exit, left = [], []
+    monkeypatch.setattr(ranks.atexit, "register", at_exit.append)
+    monkeypatch.setattr(
+        ranks.atexit, "unregister", lambda each: at_exit.remove(each) if each in at_exit else None
+    )
+    monkeypatch.setattr(ranks.distributed, "destroy_process_group", lambda: left.append(True))
+    ranks.leave_at_exit()
+    ranks.leave_at_exit()
+    (leave,) = at_exit
+    leave()
+    assert not left  # alone, there is nobody to leave
+    monkeypatch.setattr(ranks.distributed, "is_initialized", lambda: True)
+    leave()
+    assert left == [True]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -125,6 +126,21 @@ class Ranks:
 
 
 ALONE = Ranks()
+
+
+def leave_at_exit() -> None:
+    """Have this process leave the others before it ends.
+
+    One that ended among them was now and then aborted by a thread of its group (gloo, torch 2.13: "terminate called
+    without an active exception"), upon which torchrun ended the first process while that still saved the model.
+    """
+    atexit.unregister(_leave)
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def rounds(

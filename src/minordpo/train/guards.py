@@ -190,7 +190,7 @@ def refuse_mismatch(records: Sequence[StepRecord], *, bf16: bool) -> float:
 
 def tell_slow_bfloat16(args: TrainingArguments) -> None:
     """Say so where bfloat16 makes a run slower: a processor without instructions for it emulates each product."""
-    if not args.bf16 or args.device.type != "cpu":
+    if not args.bf16 or args.device.type != "cpu" or args.process_index:
         return
     wide, narrow = (_seconds_of_product(dtype) for dtype in (torch.float32, torch.bfloat16))
     if narrow > 2 * wide:

@@ -17,7 +17,7 @@ from minordpo.data.tokens import TokenExample
 from minordpo.engine import attention
 from minordpo.engine.check import check_packing, refuse_unknown_tokens
 from minordpo.engine.models import causal_model, load_model, switch_off_dropout
-from minordpo.engine.ranks import Ranks
+from minordpo.engine.ranks import Ranks, leave_at_exit
 from minordpo.engine.reference import ReferenceCache, as_reference, example_key, fingerprint, reference_logps
 from minordpo.train.guards import longest_sequence
 
@@ -111,7 +111,9 @@ def other_reference(
 
 
 def ranks(args: TrainingArguments) -> Ranks:
-    """This process among those that train together."""
+    """This process among those that train together, which it leaves when it ends."""
+    if args.world_size > 1:
+        leave_at_exit()
     return Ranks(args.process_index, args.world_size, args.device)
 
 

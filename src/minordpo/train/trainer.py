@@ -151,8 +151,7 @@ class PreferenceTrainer(Watched, Trainer):
             optimizers=optimizers,
         )
         set_up_sharding(self.args, self.accelerator)
-        if self.args.process_index == 0:
-            tell_slow_bfloat16(self.args)
+        tell_slow_bfloat16(self.args)
         self.new_adapter = peft_config is not None
         self.reference = None
         if measured:
