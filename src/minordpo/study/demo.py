@@ -43,7 +43,7 @@ PAIRS_PER_STEP = 4
 HELD_OUT = 12  # problems answered by every model; their pairs are measured at the end of each run
 BETA = 0.1
 HIGH, LOW = 1e-4, 2e-6
-MAX_NEW_TOKENS = 96
+MAX_NEW_TOKENS, FEW_NEW_TOKENS = 96, 32  # of an answer; the few after runs too short to change it
 FEWEST_WATCHED = 6  # steps of a run that the monitor watches
 
 
@@ -102,13 +102,14 @@ def demo(output: Path, *, steps: int | None, minutes: float, seed: int) -> None:
     print(
         f"Each run: {settings['steps']} steps of {PAIRS_PER_STEP} pairs, full tuning in float32\n", flush=True
     )
-    answers = {"untuned": _answer(str(model_folder), output, "untuned", held_out)}
+    limit = MAX_NEW_TOKENS if settings["steps"] >= FEWEST_WATCHED else FEW_NEW_TOKENS
+    answers = {"untuned": _answer(str(model_folder), output, "untuned", held_out, limit)}
     for arm in ARMS:
         print(f"\n{arm.label}", flush=True)
         folder = output / arm.folder
         if not finished(folder):
             run(_config(arm, output, str(model_folder), settings["steps"], seed), resume=True, quiet=True)
-        answers[arm.label] = _answer(str(folder / "model"), output, arm.folder, held_out)
+        answers[arm.label] = _answer(str(folder / "model"), output, arm.folder, held_out, limit)
     metrics = {arm.label: output / arm.folder / "metrics.jsonl" for arm in ARMS}
     compare_figure(
         metrics,
@@ -122,9 +123,7 @@ def demo(output: Path, *, steps: int | None, minutes: float, seed: int) -> None:
     print("\n" + table)
     print(
         "\n"
-        + _EXPLANATION.format(
-            limit=MAX_NEW_TOKENS, held_out=HELD_OUT, steps=settings["steps"], pairs=PAIRS_PER_STEP
-        )
+        + _EXPLANATION.format(limit=limit, held_out=HELD_OUT, steps=settings["steps"], pairs=PAIRS_PER_STEP)
     )
     (output / "table.txt").write_text(table + "\n", encoding="utf-8")
     print(f"{output}/demo.png shows the log-ratios; each folder in {output} is a run with its model.")
@@ -213,7 +212,7 @@ def _config(arm: Arm, output: Path, model: str, steps: int, seed: int) -> RunCon
     )
 
 
-def _answer(model: str, output: Path, name: str, problems: list[Problem]) -> list[Answer]:
+def _answer(model: str, output: Path, name: str, problems: list[Problem], limit: int) -> list[Answer]:
     """The model's answers to the held-out problems, kept in a file of their own."""
     file = output / f"answers-{name}.jsonl"
     if file.exists():
@@ -226,7 +225,7 @@ def _answer(model: str, output: Path, name: str, problems: list[Problem]) -> lis
         load_model(model),
         tokenizer,
         [pair.prompt_ids for pair in pairs],
-        max_new_tokens=MAX_NEW_TOKENS,
+        max_new_tokens=limit,
         batch_size=HELD_OUT,
         progress=f"answers, {name}",
     )
