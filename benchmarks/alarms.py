@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from common import machine
+from minordpo.data.files import written_whole
 from minordpo.study import alarms as A
 from minordpo.train.monitor import Thresholds
 
@@ -66,15 +67,15 @@ class Study:
         self.broke = [A.broke_at(run) for run in runs]
         self._ours = functools.cache(lambda thresholds: [self.ours(thresholds)(run) for run in runs])
         self._trivial = functools.cache(lambda c: [A.trivial_alarm_at(run, c) for run in runs])
-        self._seen: dict[str, Any] = {}
+        self._seen: dict[A.Watched, Any] = {}  # by run: another world may have the same names
 
     def ours(self, thresholds: Thresholds) -> Alarm:
         """The monitor with these thresholds."""
 
         def alarm(run: A.Watched) -> int | None:
-            if run.name not in self._seen:
-                self._seen[run.name] = A.as_seen(run, prompts=self.prompts, every=self.every)
-            return A.alarm_at(self._seen[run.name], thresholds)
+            if run not in self._seen:
+                self._seen[run] = A.as_seen(run, prompts=self.prompts, every=self.every)
+            return A.alarm_at(self._seen[run], thresholds)
 
         return alarm
 
@@ -103,9 +104,8 @@ class Study:
             if value != getattr(Thresholds(), name)
         }
         print(f"fitted thresholds: {changed or 'those of today'}; trivial alarm: c = {c:g} nats")
-        print(
-            f"\nthe half that nothing was fitted on\n{self.table([self.runs[place] for place in other], thresholds, c)}"
-        )
+        judged = self.table([self.runs[place] for place in other], thresholds, c)
+        print(f"\nthe half that nothing was fitted on\n{judged}")
         spread: dict[str, list[float]] = collections.defaultdict(list)
         for each in range(1, halvings + 1):
             fitted, level, rest = self.fit(each)
@@ -140,30 +140,28 @@ class Study:
 
     def write(self, path: Path, runs: Sequence[A.Watched], thresholds: Thresholds, c: float) -> None:
         """A row per run."""
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer: csv.DictWriter[str] | None = None
-            for run in runs:
-                last = run.look(max(run.looks))
-                row = {
-                    **machine(),
-                    "run": run.name,
-                    "configuration": run.configuration,
-                    "steps": run.steps,
-                    "broke_at": A.broke_at(run),
-                    "displaced": A.was_displaced(run),
-                    "alarm_fitted": self.ours(thresholds)(run),
-                    "alarm_today": self.ours(Thresholds())(run),
-                    "alarm_trivial": A.trivial_alarm_at(run, c),
-                    "chosen_logratio": run.rows[-1].get("logratios/chosen"),
-                    **{
-                        name: last.get(f"probe/{name}")
-                        for name in ("repeated_4grams", "looping", "stopped", "correct")
-                    },
-                }
-                if writer is None:
-                    writer = csv.DictWriter(file, list(row))
-                    writer.writeheader()
-                writer.writerow(row)
+        rows = [self._row(run, thresholds, c) for run in runs]
+        with written_whole(path) as aside, aside.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def _row(self, run: A.Watched, thresholds: Thresholds, c: float) -> dict[str, Any]:
+        last = run.look(max(run.looks))
+        shown = ("repeated_4grams", "looping", "stopped", "correct")
+        return {
+            **machine(),
+            "run": run.name,
+            "configuration": run.configuration,
+            "steps": run.steps,
+            "broke_at": A.broke_at(run),
+            "displaced": A.was_displaced(run),
+            "alarm_fitted": self.ours(thresholds)(run),
+            "alarm_today": self.ours(Thresholds())(run),
+            "alarm_trivial": A.trivial_alarm_at(run, c),
+            "chosen_logratio": run.rows[-1].get("logratios/chosen"),
+            **{name: last.get(f"probe/{name}") for name in shown},
+        }
 
 
 if __name__ == "__main__":

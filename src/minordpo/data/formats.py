@@ -138,7 +138,7 @@ def examples_from_rows(rows: Iterable[Any], *, source: str, strip_few_shot: bool
             f"{source} is a {type(rows).__name__}{splits}, but a Dataset or a list of dicts is needed. "
             "Choose one split of it, or call load_examples for a file."
         )
-    plain = rows.with_format(None) if is_dataset else rows  # type: ignore[attr-defined]
+    plain = rows.with_format(None) if is_dataset else rows  # type: ignore[attr-defined]  # a Dataset then
     numbered = ((number, _plain_row(row, drop_null=is_dataset)) for number, row in enumerate(plain, 1))
     return _assemble(numbered, source, "row", strip_few_shot)
 

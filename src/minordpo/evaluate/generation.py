@@ -263,7 +263,7 @@ def _ready_to_generate(model: PreTrainedModel | PeftModel) -> Iterator[None]:
     try:
         model.eval()
         for module in checkpointing:
-            module.gradient_checkpointing = False  # type: ignore[assignment]
+            module.gradient_checkpointing = False  # type: ignore[assignment]  # typed as a submodule
         # generate() fills what it is not told from here, so passing a config of our own is not enough.
         base.generation_config = GenerationConfig()
         with attention_switched(base, stock_implementation(base)):
@@ -271,7 +271,7 @@ def _ready_to_generate(model: PreTrainedModel | PeftModel) -> Iterator[None]:
     finally:
         base.generation_config = generation_config
         for module in checkpointing:
-            module.gradient_checkpointing = True  # type: ignore[assignment]
+            module.gradient_checkpointing = True  # type: ignore[assignment]  # typed as a submodule
         for module, mode in zip(modules, training, strict=True):
             module.training = mode
 

@@ -33,7 +33,7 @@ class Answering:
 def looks(trainer: PreferenceTrainer, tokenizer: PreTrainedTokenizerBase, steps: int) -> Answering | None:
     """The monitor's; None where it has none."""
     watch = trainer.watch()
-    policy = trainer.policy.to(trainer.args.device)  # type: ignore[arg-type]
+    policy = trainer.policy.to(trainer.args.device)  # type: ignore[arg-type]  # `to` is typed as its decorator
     probe = None if watch is None else watch.make_probe(policy)
     if watch is None or probe is None:
         return None
@@ -51,7 +51,7 @@ def samples(
     prompts = [pair.prompt_ids for pair in trainer.held_out[: config.prompts]]
     if not prompts:
         return None
-    trainer.policy.to(trainer.args.device)  # type: ignore[arg-type]
+    trainer.policy.to(trainer.args.device)  # type: ignore[arg-type]  # `to` is typed as its decorator
     known, seconds = _tried(trainer, tokenizer, prompts, config.max_new_tokens, SAMPLES_AT_ONCE)
     times = 1 + (not known)
     return Answering(times, len(prompts), times * seconds, known)

@@ -126,7 +126,7 @@ def response_rows(records: Iterable[StepRecord], rows: Sequence[int]) -> list[di
         parts = {name: _rounded(values).split(counts) for name, values in columns.items()}
         for place, index in enumerate(record.indices):
             values = {name: part[place].tolist() for name, part in parts.items()}
-            found.append({"rows": rows[index], **values})  # type: ignore[call-overload]
+            found.append({"rows": rows[index], **values})  # type: ignore[call-overload]  # none is None
     return found
 
 

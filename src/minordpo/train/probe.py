@@ -90,16 +90,15 @@ class Probe:
     def _judged(
         self, name: str, responses: Sequence[TokenResponse | None], reference: Reference
     ) -> list[dict[str, float]]:
-        found: list[dict[str, float]] = [{} for _ in responses]
-        places = [place for place, each in enumerate(responses) if each is not None and len(each.ids)]
+        there = {place: each for place, each in enumerate(responses) if each is not None and len(each.ids)}
         asked = [
-            TokenExample(self.prompts[place].ids, (responses[place],), (1.0,), row=place + 1)  # type: ignore[arg-type]
-            for place in places
+            TokenExample(self.prompts[place].ids, (response,), (1.0,), row=place + 1)
+            for place, response in there.items()
         ]
-        if asked:
-            for place, logps in zip(places, reference(asked), strict=True):
-                found[place][name] = -float(logps.mean())
-        return found
+        judged = dict(zip(there, reference(asked), strict=True)) if asked else {}
+        return [
+            {name: -float(judged[place].mean())} if place in judged else {} for place in range(len(responses))
+        ]
 
     def texts(
         self, step: int, answers: Sequence[Answer], measures: Sequence[Mapping[str, float]]

@@ -153,7 +153,7 @@ def draw_places(batch: PackedBatch, context: Context) -> Draw | None:
     members = last[batch.member_sequences].nonzero().squeeze(1)
     ends = batch.lengths[last].tolist()
     uniforms = [
-        np.random.default_rng((*context.seed, int(index))).random(count)  # type: ignore[call-overload]
+        np.random.default_rng((*context.seed, int(index))).random(count)  # type: ignore[call-overload]  # none is None
         for index, count in zip(batch.indices, ends, strict=True)
     ]
     return Draw(members, torch.from_numpy(np.concatenate(uniforms)).to(members.device), top_k)
@@ -196,7 +196,7 @@ def _record(
 
 
 def _reference_members(reference: Reference, batch: PackedBatch) -> Float[Tensor, "members"]:
-    members = np.concatenate([reference[index] for index in batch.indices])  # type: ignore[index, call-overload]
+    members = np.concatenate([reference[index] for index in batch.indices])  # type: ignore[call-overload]  # none is None
     return torch.from_numpy(members).to(batch.member_sequences.device, torch.float64)
 
 

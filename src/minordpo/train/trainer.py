@@ -52,7 +52,7 @@ from minordpo.train.metrics import MetricsFile, response_metrics, response_rows
 from minordpo.train.reference_pass import ReferencePass, autocast, other_reference
 from minordpo.train.sharding import autocast_forward, refuse_sharding, set_up_sharding
 from minordpo.train.step import Context, StepBatch, StepRecord, preference_evaluation, preference_step
-from minordpo.train.watch import Watched
+from minordpo.train.watched import Watched
 
 # Tokens of a packed row: enough to fill the device, small enough that a row's activations stay modest.
 TOKEN_BUDGET = {"cpu": 2048, "cuda": 16384}

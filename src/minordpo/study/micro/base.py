@@ -26,9 +26,9 @@ MAX_POSITIONS = 256
 def character_tokenizer() -> PreTrainedTokenizerFast:
     """A token a character; an end token closes each answer."""
     vocabulary = {token: place for place, token in enumerate(("<pad>", "<end>", "<unknown>", *CHARACTERS))}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unknown>"))  # type: ignore[arg-type]
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")  # type: ignore[assignment]
-    tokenizer.decoder = decoders.Fuse()  # type: ignore[assignment]
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unknown>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
@@ -88,7 +88,7 @@ def train_base(
     rng = random.Random(f"base of {family}, {distance}, seed {seed}")
     tokenizer, model = character_tokenizer(), small_llama(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(device).train()  # type: ignore[arg-type]
+    model.to(device).train()  # type: ignore[arg-type]  # `to` is typed as its decorator
     warm_up = max(1, steps // 25)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.01, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.LambdaLR(

@@ -18,6 +18,7 @@ LOOKS = {
     "empty": "answers without text (share)",
     "correct": "answers that are right (share)",
     "distance": "distance from the answers at step 0 (0 to 1)",
+    "reference_nll": "how unlikely the reference finds the answers (nats a token)",
     "tokens": "length of the answers (tokens)",
 }
 _COEFFICIENTS = {"push_chosen": "coefficient/chosen", "push_rejected": "coefficient/rejected"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -38,7 +39,7 @@ def draw_figures(data: Mapping[str, Any], folder: Path) -> None:
     if data["coefficients"]["curves"]:
         _save(_coefficient, data, folder / "coefficient")
     for name, runs in _reward_rows(data["runs"]).items():
-        _save(lambda figure, data, runs=runs: _rewards(figure, data, runs), data, folder / name)  # type: ignore[misc]
+        _save(functools.partial(_rewards, runs=runs), data, folder / name)
     if any(_score(data, place) for place in range(len(data["runs"]))):
         _save(_scores, data, folder / "scores")
     if any(_kl(run) is not None and _score(data, place) for place, run in enumerate(data["runs"])):

@@ -26,6 +26,15 @@ const baseScore = (measure) => {
   const base = data.evaluations[scores.questions] && data.evaluations[scores.questions].base;
   return (base && base[measure]) || null;
 };
+// The untuned model's score stands at 0, whatever the axis below it is.
+const untuned = ([y, low, high], said) => ({
+  label: "base",
+  color: "var(--ink)",
+  dots: true,
+  hollow: true,
+  line: false,
+  points: [{ x: 0, y, low, high, text: `untuned model\n${said}` }],
+});
 const measuresThere = () =>
   Object.keys(MEASURES).filter((measure) => data.runs.some((run) => scoreOf(run, measure, scores.questions)));
 
@@ -80,22 +89,7 @@ function scoreChart(shown, rateValue, measure) {
     }));
   const all = [...trends, ...lines.flat()];
   if (base)
-    all.push({
-      label: "base",
-      color: "var(--ink)",
-      dots: true,
-      hollow: true,
-      line: false,
-      points: [
-        {
-          x: 0,
-          y: base[0],
-          low: base[1],
-          high: base[2],
-          text: `untuned model\n${percent(base[0])} (95 % interval ${percent(base[1])} to ${percent(base[2])})`,
-        },
-      ],
-    });
+    all.push(untuned(base, `${percent(base[0])} (95 % interval ${percent(base[1])} to ${percent(base[2])})`));
   return chart({
     title: `learning rate ${rate(rateValue)}`,
     series: all,
@@ -232,22 +226,7 @@ function drawAgainst(room, shown) {
     });
   const base = REWARDS[against.y].share && baseScore(against.y);
   if (base)
-    all.push({
-      label: "base",
-      color: "var(--ink)",
-      dots: true,
-      hollow: true,
-      line: false,
-      points: [
-        {
-          x: 0,
-          y: base[0],
-          low: base[1],
-          high: base[2],
-          text: `untuned model\nKL 0\n${reward.label}: ${format(base[0])}`,
-        },
-      ],
-    });
+    all.push(untuned(base, `KL 0\n${reward.label}: ${format(base[0])}`));
   room.replaceChildren(
     element(
       "p",

@@ -97,7 +97,7 @@ class Workers:
         """What has been told since, waited for up to `timeout` seconds."""
         by_conn = {worker.conn: place for place, worker in self._workers.items()}
         ready = wait(list(by_conn), timeout) if by_conn else []
-        return [event for conn in ready for event in self._read(by_conn[conn])]  # type: ignore[index]
+        return [event for conn in ready for event in self._read(by_conn[conn])]
 
     def _read(self, place: int) -> Iterator[Event]:
         worker = self._workers[place]
