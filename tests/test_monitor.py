@@ -153,6 +153,30 @@ def test_text_that_is_getting_unlikely_is_an_early_sign():
     assert (14, "collapsing") in healths(rows)
 
 
+@pytest.mark.parametrize(
+    ("change", "sound"),
+    [
+        ({"reference_nll": 0.55}, True),
+        ({"reference_nll": 0.62}, False),  # half of an early sign, and no change of health
+        ({"repeated_4grams": 0.16}, False),
+        ({"stopped": 0.75}, False),
+        ({"distance": 0.9}, True),  # other answers are not worse ones
+    ],
+)
+def test_a_model_is_one_to_go_back_to_only_while_its_text_shows_no_half_of_a_sign(change, sound):
+    monitor = Monitor()
+    last = probe_row(10, **({"reference_nll": 0.4} | change))
+    monitor.see_all([probe_row(0, reference_nll=0.4), *falling(0.2), last])
+    assert monitor.verdict.health in ("healthy", "displaced")
+    assert monitor.is_sound is sound
+
+
+def test_a_collapsed_or_collapsing_model_is_none_to_go_back_to():
+    monitor = Monitor()
+    monitor.see_all([probe_row(0), *falling(9.0)])
+    assert (monitor.verdict.health, monitor.is_sound) == ("collapsing", False)
+
+
 def test_a_measure_that_the_first_look_lacks_says_nothing():
     rows = [probe_row(0), *falling(-0.1), probe_row(40, reference_nll=9.0)]
     assert healths(rows) == []

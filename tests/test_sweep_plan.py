@@ -132,6 +132,7 @@ def test_a_world_stands_in_place_of_model_and_data_and_its_seed_is_the_runs(tmp_
         str(folder / "pairs.jsonl"),
     )
     assert cell.config.data.eval == str(folder / "held_out.jsonl")
+    assert cell.config.model.reference == str(folder / "base")
     assert plan.notes == ("the micro world stands in place of run's model.path, data.train",)
     asked = plan.evaluation(cell)
     assert asked is not None

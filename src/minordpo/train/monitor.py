@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Health = Literal["healthy", "displaced", "inaccurate", "collapsing", "collapsed"]
-SOUND: frozenset[Health] = frozenset({"healthy", "displaced"})  # what a model may be kept in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +99,16 @@ class Monitor:
         self._chosen = _Chosen(self.thresholds)
         self._first: Mapping[str, Any] | None = None  # the probe at step 0
         self._last: Mapping[str, Any] | None = None
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the model is one to go back to: no alarm, and text without so much as half of an early sign.
+
+        What is healthy at one look and broken at the next is on its way there, and reads so.
+        """
+        text = _Text.between(self._first, self._last)
+        worse = [] if text is None else text.worse(self.thresholds, share=self.thresholds.hold)
+        return self.verdict.health in ("healthy", "displaced") and not worse
 
     def see(self, rows: Iterable[Mapping[str, Any]]) -> Change | None:
         """Take in the rows of one step (metrics, probe; others mean nothing here); the change of health, if any."""
@@ -278,18 +287,23 @@ class _Text:
 
     def early(self, limits: Thresholds) -> list[str]:
         """What may be the beginning of it, in words."""
-        found = []
-        if self.rise("looping") >= limits.early_looping:
-            found.append(self.said("looping", "of the answers loop"))
-        if self.rise("repeated_4grams") >= limits.early_repeated:
-            found.append(self.said("repeated_4grams", "of the answers' 4-grams repeat"))
-        if self.rise("stopped") <= -limits.early_stopped:
-            found.append(self.said("stopped", "of the answers end"))
-        if self.rise("reference_nll") >= limits.early_nll:
-            found.append(self._unlikely())
+        found = self.worse(limits)
         distance = _number(self.last, "probe/distance")
         if distance is not None and distance >= limits.early_distance:
             found.append(f"the answers share {1 - distance:.0%} of their tokens with those at the start")
+        return found
+
+    def worse(self, limits: Thresholds, *, share: float = 1.0) -> list[str]:
+        """What got worse by this share of an early sign, in words; that answers are others is not worse."""
+        found = []
+        if self.rise("looping") >= share * limits.early_looping:
+            found.append(self.said("looping", "of the answers loop"))
+        if self.rise("repeated_4grams") >= share * limits.early_repeated:
+            found.append(self.said("repeated_4grams", "of the answers' 4-grams repeat"))
+        if self.rise("stopped") <= -share * limits.early_stopped:
+            found.append(self.said("stopped", "of the answers end"))
+        if self.rise("reference_nll") >= share * limits.early_nll:
+            found.append(self._unlikely())
         return found
 
     def _beyond_the_chosen(self) -> bool:

@@ -22,7 +22,7 @@ from minordpo.train.advice import MEANS, advise, advise_peer
 from minordpo.train.first_answers import FirstAnswers
 from minordpo.train.kept_weights import bring_back, keep_trainable
 from minordpo.train.metrics import MetricsFile
-from minordpo.train.monitor import SOUND, Change, Health, Monitor, Thresholds
+from minordpo.train.monitor import Change, Health, Monitor, Thresholds
 from minordpo.train.probe import Probe, Prompt, Reference, encode_prompts, is_due, probe_row, prompts_of
 from minordpo.train.reference_pass import autocast
 
@@ -42,7 +42,7 @@ class MonitorCallback(TrainerCallback):
     are its `rewards/chosen` ÷ `beta`, and rows go to monitor.jsonl. Answers go to probes.jsonl beside it.
 
     `probe_every`: "auto" is six times a run and each 100 steps of a long one. `on_collapse`: "warn", "stop", or
-    "rollback", which also ends the run with the weights of the last probe that was sound (healthy or displaced).
+    "rollback", which also ends the run with the weights of the last probe that was sound (`Monitor.is_sound`).
     `folder`: where files are written; left out, the trainer's output folder. A finished run's rows are judged by
     `minordpo.train.monitor.changes`.
 
@@ -121,7 +121,7 @@ class MonitorCallback(TrainerCallback):
         if answered:
             rows.append(self._answer(state.global_step, model, args))
         change = self.monitor.see(rows)
-        if answered and self.health in SOUND:
+        if answered and self.monitor.is_sound:
             self._keep(model, state.global_step)
         if change is not None:
             self.metrics.append(change.row())

@@ -134,7 +134,9 @@ def _on_a_sketch(config: RunConfig, world: World, folder: Path) -> tuple[RunConf
         took.append(time.perf_counter() - started)
     seconds = took[0] + max(0.0, took[1] - took[0]) * (world.base_steps - 1) / _BASE_STEPS
     folder = folder / str(1 + _BASE_STEPS)
-    model = dataclasses.replace(config.model, path=str(folder / "base"))
+    base = str(folder / "base")
+    own = config.model.reference == config.model.path  # the world's own base
+    model = dataclasses.replace(config.model, path=base, reference=base if own else config.model.reference)
     data = dataclasses.replace(
         config.data, train=str(folder / "pairs.jsonl"), eval=str(folder / "held_out.jsonl")
     )

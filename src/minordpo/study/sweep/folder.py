@@ -117,7 +117,8 @@ class SweepFolder:
         config = as_mapping(cell.config)
         del config["output"]
         if cell.world is not None:
-            config["model"] = config["model"] | {"path": None}
+            model = config["model"]
+            model |= {name: None for name in ("path", "reference") if model[name] == cell.config.model.path}
             config["data"] = config["data"] | {"train": None, "eval": None}
         identity = {
             "config": config,

@@ -314,7 +314,10 @@ def _cell(
         made = build(World, world | in_world, "world.", origin)
         refuse_impossible(made)
         folder = output / "worlds" / world_name(made)
-        set_key(values, "model.path", str(folder / "base"), said="the world")
+        base = str(folder / "base")
+        set_key(values, "model.path", base, said="the world")
+        if values["model"].get("reference") is None:  # so that the monitor's looks have it too
+            set_key(values, "model.reference", base, said="the world")
         set_key(values, "data.train", str(folder / "pairs.jsonl"), said="the world")
         set_key(values, "data.eval", str(folder / "held_out.jsonl"), said="the world")
     values["output"] = str(output / name)
