@@ -49,6 +49,15 @@ def test_log_ratios_alone_never_break_a_text() -> None:
     assert A.was_displaced(run)
 
 
+@pytest.mark.parametrize(("chosen", "broke"), [(0.9, 30), (1.2, None)])
+def test_text_that_the_reference_finds_unlikely_is_broken_unless_what_is_taught_is_more_so(
+    chosen: float, broke: int | None
+) -> None:
+    looks = {0: [SOUND | {"reference_nll": 0.4, "chosen_nll": chosen}] * 4}
+    looks |= {20: [SOUND | {"reference_nll": 0.95}] * 4, 30: [SOUND | {"reference_nll": 1.1}] * 4}
+    assert A.broke_at(made_run("a", falling(30, 1), looks)) == broke
+
+
 def test_a_monitor_of_few_prompts_and_looks_sees_no_others() -> None:
     looks = {step: [SOUND] * 2 + [LOOPS] * 6 for step in range(0, 61, 2)}
     seen = dict(A.as_seen(made_run("a", falling(60, 0), looks), prompts=2))

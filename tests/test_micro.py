@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from minordpo.data.files import read_jsonl
@@ -151,6 +152,39 @@ def test_a_base_learns_and_is_the_same_from_the_same_seed(
     drawn = [base.example("chain", "full", rng) for _ in range(64)]
     before = base._loss(small_llama(3), tokenizer, drawn, one.device).item()
     assert base._loss(one, tokenizer, drawn, one.device).item() < before - 0.5
+
+
+def test_a_base_cools_down_once_it_is_right_often_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares, rates = iter([0.1, 0.4]), []
+    monkeypatch.setattr(base, "share_right", lambda *_: next(shares))
+    for name, value in (("BATCH", 2), ("EVERY", 3), ("WARM_UP", 2), ("COOL_DOWN", 4)):
+        monkeypatch.setattr(base, name, value)
+    step = torch.optim.AdamW.step
+
+    def watched(optimizer: torch.optim.AdamW) -> None:
+        rates.append(optimizer.param_groups[0]["lr"] / base.RATE)
+        step(optimizer)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
+    train_base(tmp_path, family="chain", distance="full", seed=0, steps=50)
+    # Warm-up, a decay over 50 steps; asked at steps 3 and 6, and from there down to zero.
+    assert rates == pytest.approx([0.5, 0.98, 0.96, 0.94, 0.92, 0.9, 0.88, 0.66, 0.44, 0.22])
+
+
+def test_the_base_loss_is_the_mean_over_the_answers_tokens_however_rows_are_grouped() -> None:
+    tokenizer, model, rng = character_tokenizer(), small_llama(0), random.Random(6)
+    drawn = [base.example("chain", "full", rng) for _ in range(12)]
+    losses, tokens = 0.0, 0
+    for prompt, answer in drawn:
+        asked, given = tokenizer.encode(prompt), [*tokenizer.encode(answer), tokenizer.eos_token_id]
+        logps = model(input_ids=torch.tensor([[*asked, *given]])).logits[0].log_softmax(-1)
+        losses -= sum(logps[len(asked) + place - 1, token].item() for place, token in enumerate(given))
+        tokens += len(given)
+    assert base._loss(model, tokenizer, drawn, model.device).item() == pytest.approx(
+        losses / tokens, abs=1e-5
+    )
 
 
 def test_a_world_is_written_whole_and_keeps_its_questions_from_the_base(

@@ -126,7 +126,7 @@ def test_a_world_stands_in_place_of_model_and_data_and_its_seed_is_the_runs(tmp_
     ]
     assert len(plan.worlds) == 4
     cell = plan.cells[1]
-    folder = tmp_path / "out" / "worlds" / "chain-full-result-16x1300-seed0"
+    folder = tmp_path / "out" / "worlds" / "chain-full-result-16x2600-seed0"
     assert (cell.config.model.path, cell.config.data.train) == (
         str(folder / "base"),
         str(folder / "pairs.jsonl"),

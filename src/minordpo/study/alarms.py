@@ -12,7 +12,7 @@ The trivial alarm beside it says "collapsing" where the mean chosen log-ratio fa
 from __future__ import annotations
 
 import dataclasses
-import itertools
+import math
 import random
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,8 +28,9 @@ from minordpo.objectives import resolve
 from minordpo.train.monitor import Monitor, Thresholds
 from minordpo.train.probe import is_due, probe_row
 
-# Where the text of a run is called broken: rises over step 0 of shares of ALL its prompts. Set before any run was made.
-BROKEN = {"looping": 0.25, "repeated_4grams": 0.2, "empty": 0.25}
+# Where the text of a run is called broken: rises over step 0, over ALL its prompts, of shares and of nats a token under
+# the reference; the latter also beyond the data's chosen answers. Set before any run was made.
+BROKEN = {"looping": 0.25, "repeated_4grams": 0.2, "empty": 0.25, "reference_nll": 0.6}
 T = TypeVar("T")
 ALARMS = ("collapsing", "collapsed")
 
@@ -76,15 +77,15 @@ def read_run(folder: Path, configuration: str | None = None) -> Watched:
 def broke_at(run: Watched) -> int | None:
     """The first step at which the text was broken; None where it never was."""
     first = run.look(0)
-    for step in sorted(run.looks)[1:]:
-        now = run.look(step)
-        if any(
-            now[f"probe/{name}"] - first[f"probe/{name}"] >= BROKEN[name]
-            for name in BROKEN
-            if f"probe/{name}" in now and f"probe/{name}" in first
-        ):
-            return step
-    return None
+    return next((step for step in sorted(run.looks)[1:] if _broken(first, run.look(step))), None)
+
+
+def _broken(first: Mapping[str, float], now: Mapping[str, float]) -> bool:
+    there = [name for name in BROKEN if f"probe/{name}" in now and f"probe/{name}" in first]
+    rises = {name: now[f"probe/{name}"] - first[f"probe/{name}"] for name in there}
+    if now.get("probe/reference_nll", 0.0) <= first.get("probe/chosen_nll", -math.inf):
+        rises.pop("reference_nll", None)  # a new style, no less likely than what is taught
+    return any(rise >= BROKEN[name] for name, rise in rises.items())
 
 
 def as_seen(
@@ -178,22 +179,25 @@ def tally(broke: Sequence[int | None], alarms: Sequence[int | None]) -> Tally:
 
 # ---- fitting ----
 GRID: dict[str, tuple[float, ...]] = {
+    "window": (4, 8),
     "collapsing_nats": (2.0, 5.0, 10.0, 20.0),
     "collapsing_alone": (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0),
     "collapsing_ahead": (0.25, 0.5, 1.0, 2.0),
     "early_repeated": (0.05, 0.1, 0.2),
+    "early_nll": (0.1, 0.2, 0.4),
     "early_distance": (0.6, 0.75, 0.9),
 }
+TRIED = 600  # of some 6,000
 TRIVIAL = (0.5, 1.0, 2.0, 3.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0, 40.0, 60.0, 80.0, 120.0, 200.0, 300.0)
 
 
 def candidates() -> list[Thresholds]:
-    """All that the grid allows; the first is what the package has today, which so wins among equals."""
-    combinations: Iterable[dict[str, Any]] = (
-        dict(zip(GRID, values, strict=True)) for values in itertools.product(*GRID.values())
-    )
-    others = [dataclasses.replace(Thresholds(), **values) for values in combinations]
-    return [Thresholds(), *(each for each in others if each != Thresholds())]
+    """Thresholds drawn from the grid; the first are what the package has today, which so win among equals."""
+    rng, found = random.Random("thresholds"), {Thresholds(): None}  # in order, none twice
+    while len(found) < TRIED:
+        drawn: dict[str, Any] = {name: rng.choice(values) for name, values in GRID.items()}
+        found[dataclasses.replace(Thresholds(), **drawn)] = None
+    return list(found)
 
 
 def halves(runs: Sequence[Watched], seed: int) -> tuple[list[int], list[int]]:

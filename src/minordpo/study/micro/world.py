@@ -34,6 +34,7 @@ class World:
     """What a micro world is made of; every seed draws another base, other pairs and other questions.
 
     `distance`: of the base's own style from the chosen answers'. `rejected`: how far the wrong answers are.
+    `base_steps`: the most that the base may take to be right often enough.
     """
 
     seed: int = 0
@@ -41,7 +42,7 @@ class World:
     distance: Distance = "full"
     rejected: Rejected = "result"
     pairs: int = 3840
-    base_steps: int = 1300
+    base_steps: int = 2600
 
 
 def make_world(folder: Path, world: World) -> Path:

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "reference pass. A run that fails is written down and the others go on; a collapsed run is a result.\n"
         "The same command goes on where a sweep was stopped or killed, and a grid may gain runs (docs/sweep.md).\n\n"
         f"SWEEP.yaml:\n\n{EXAMPLE}\n"
-        "world: {family: chain, distance: full, pairs: 3840, base_steps: 1300} in place of run's model and data makes\n"
+        "world: {family: chain, distance: full, pairs: 3840, base_steps: 2600} in place of run's model and data makes\n"
         "micro worlds, one a seed: a small base model, pairs, questions, and other tasks that it should not unlearn."
     )
     parser.epilog = (

@@ -44,7 +44,7 @@ def cell_name(settings: Mapping[str, Any]) -> str:
 
 
 def world_name(world: World) -> str:
-    """A world's folder: "chain-full-result-3840x1300-seed0" (pairs, and steps of its base)."""
+    """A world's folder: "chain-full-result-3840x2600-seed0" (pairs, and steps of its base)."""
     return (
         f"{world.family}-{world.distance}-{world.rejected}-{world.pairs}x{world.base_steps}-seed{world.seed}"
     )
