@@ -25,9 +25,9 @@ Distance = Literal["none", "half", "full"]
 # is from the chosen answers', the more there is to imitate.
 MIXTURE: dict[Distance, tuple[float, float]] = {"none": (0.0, 0.8), "half": (0.4, 0.4), "full": (0.7, 0.1)}
 BATCH, RATE = 32, 2e-3
-WARM_UP, COOL_DOWN = 100, 150  # steps
-EVERY, ASKED = 50, 128  # the base answers so many fresh questions every so many steps …
-ENOUGH = 0.3  # … and cools down, to some 55 %, once this share is right
+WARM_UP, COOL_DOWN = 100, 100  # steps
+EVERY, ASKED = 25, 64  # the base answers so many fresh questions every so many steps …
+ENOUGH = 0.15  # … and cools down, to some 55 %, once this share is right
 MAX_POSITIONS = 256
 ANSWER_TOKENS = 64  # more than a worked answer has
 
