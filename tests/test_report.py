@@ -58,17 +58,6 @@ def test_a_report_is_a_page_and_each_figure_as_png_and_svg(tmp_path: Path) -> No
     assert [each.name for each in (tmp_path / "runs").iterdir() if each.name.startswith(".")] == []
 
 
-def test_an_objective_of_several_settings_has_a_figure_at_each_rate(tmp_path: Path, monkeypatch: Any) -> None:
-    drawn: list[str] = []
-    monkeypatch.setattr(figures, "_save", lambda draw, data, path: drawn.append(path.name))
-    for name, beta, rate in (("a", 0.1, 0.01), ("b", 0.2, 0.01), ("c", 0.1, 1e-5)):
-        write_run(tmp_path / name, beta=beta, rate=rate, steps=1)
-    write_run(tmp_path / "d", objective="minordpo + 0.1*sft", rate=1e-5, steps=1)
-    figures.draw_figures(read(tmp_path), tmp_path)
-    rewards = [name for name in drawn if name.startswith("rewards")]
-    assert rewards == ["rewards-dpo-0_01", "rewards-dpo-1e-5", "rewards-minordpo_0_1_sft-1e-5"]
-
-
 def test_a_new_report_takes_the_place_of_the_old_one_or_leaves_it(tmp_path: Path, monkeypatch: Any) -> None:
     write_run(tmp_path / "run")
     monkeypatch.setattr(figures, "draw_figures", lambda data, folder: (folder / "x.svg").write_text("1"))

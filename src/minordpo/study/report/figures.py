@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from minordpo.study.canvas import GREY, new_figure, write_figure
+from minordpo.study.canvas import COLORS, GREY, new_figure, write_figure
 from minordpo.study.figures import BANDS, PANELS
 from minordpo.study.report.groups import rate_text
 
@@ -63,13 +63,16 @@ def _style(data: Mapping[str, Any], group: int) -> dict[str, Any]:
 
 def _legend(figure: Figure, data: Mapping[str, Any], groups: Sequence[int]) -> None:
     handles = [Line2D([], [], **_style(data, group)) for group in groups]
+    _legend_of(figure, handles, [data["groups"][group]["label"] for group in groups])
+
+
+def _legend_of(figure: Figure, handles: Sequence[Line2D], labels: Sequence[str]) -> None:
     legend = figure.legend(
-        handles, [" "] * len(handles), loc="outside lower left", ncols=min(len(handles), 4), fontsize=9
+        handles, [" "] * len(labels), loc="outside lower left", ncols=min(len(labels), 4), fontsize=9
     )
-    # Set afterwards: matplotlib reads "$" in a label as a formula.
-    for text, group in zip(legend.get_texts(), groups, strict=True):
-        text.set_parse_math(False)
-        text.set_text(data["groups"][group]["label"])
+    for text, label in zip(legend.get_texts(), labels, strict=True):
+        text.set_parse_math(False)  # a "$" begins no formula
+        text.set_text(label)
 
 
 def _title(figure: Figure, text: str) -> None:
@@ -184,55 +187,72 @@ def _bars(values: Sequence[float]) -> list[list[float]]:
     return [[max(0.0, mean - low)], [max(0.0, high - mean)]]
 
 
+def _of_objectives(data: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """A colour for each; where β is an axis, its shades would say the same twice."""
+    names = sorted({run["objective"] for run in data["runs"]})
+    dashes = ("-", "--", ":")
+    return {
+        name: {"color": COLORS[place % len(COLORS)], "linestyle": dashes[place // len(COLORS) % len(dashes)]}
+        for place, name in enumerate(names)
+    }
+
+
 def _scores(figure: Figure, data: Mapping[str, Any]) -> None:
-    scored = {place: s for place in range(len(data["runs"])) if (s := _score(data, place))}
+    """The paper's Fig. 6: a line an objective over β, the untuned model at 0."""
     runs = data["runs"]
+    scored = {place: s for place in range(len(runs)) if (s := _score(data, place))}
     rates = sorted({runs[place]["rate"] for place in scored})
     betas = sorted(
         {runs[place]["beta"] for place in scored}, key=lambda beta: math.inf if beta is None else beta
     )
-    groups = sorted({runs[place]["group"] for place in scored})
+    styles = {
+        name: each
+        for name, each in _of_objectives(data).items()
+        if name in {runs[p]["objective"] for p in scored}
+    }
     across = min(len(rates), _PANELS_ACROSS)
     down = math.ceil(len(rates) / across)
-    figure.set_size_inches(max(6.5, 4.5 * across), 3.6 * down + 0.3 * math.ceil(len(groups) / 4))
+    figure.set_size_inches(max(6.5, 4.5 * across), 3.6 * down + 0.3 * math.ceil(len(styles) / 4))
     axes = figure.subplots(down, across, sharey=True, squeeze=False).ravel()
     for axis in axes[len(rates) :]:
         axis.set_axis_off()
-    base = _base(data)
     for axis, rate in zip(axes, rates, strict=False):
         axis.set_title(f"learning rate {rate_text(rate)}", loc="left")
-        for number, group in enumerate(groups):
-            own = [
-                s
-                for place, s in scored.items()
-                if runs[place]["group"] == group and runs[place]["rate"] == rate
-            ]
-            if not own:
-                continue
-            beta = next(runs[place]["beta"] for place in scored if runs[place]["group"] == group)
-            shares = [share for share, _, _ in own]
-            values = own[0] if len(own) == 1 else [sum(shares) / len(shares), min(shares), max(shares)]
-            at = betas.index(beta) + 1 + 0.3 * (number / max(1, len(groups) - 1) - 0.5)
-            axis.errorbar(
-                [at],
-                values[:1],
-                yerr=_bars(values),
-                marker="o",
-                capsize=2,
-                color=_style(data, group)["color"],
+        for number, (name, style) in enumerate(styles.items()):
+            aside = 0.24 * (number / max(1, len(styles) - 1) - 0.5)  # so that none hides another
+            own = {p: s for p, s in scored.items() if (runs[p]["objective"], runs[p]["rate"]) == (name, rate)}
+            _line_of_scores(
+                axis, [(betas.index(runs[p]["beta"]) + 1 + aside, s) for p, s in own.items()], style
             )
-        if base:
-            axis.errorbar(
-                [0], base[:1], yerr=_bars(base), marker="o", capsize=2, color=GREY, markerfacecolor="white"
-            )
+        _draw_base(axis, data)
         axis.set_xticks(
             range(len(betas) + 1), ["0", *("none" if beta is None else f"{beta:g}" for beta in betas)]
         )
         axis.set_xlabel("β (0: the untuned model)")
         axis.yaxis.set_major_formatter(PercentFormatter(1))
     axes[0].set_ylabel("right by the asked line")
-    _legend(figure, data, groups)
-    _title(figure, "Scores by β: 95 % intervals, or the range over seeds")
+    _legend_of(figure, [Line2D([], [], marker="o", **style) for style in styles.values()], list(styles))
+    _title(figure, "Scores by β: 95 % intervals, or the range over runs")
+
+
+def _line_of_scores(axis: Axes, points: Sequence[tuple[float, list[float]]], style: dict[str, Any]) -> None:
+    """Of one run its interval, of several their mean and range."""
+    means = []
+    for at in sorted({at for at, _ in points}):
+        here = [score for each, score in points if each == at]
+        shares = [score[0] for score in here]
+        values = here[0] if len(here) == 1 else [sum(shares) / len(shares), min(shares), max(shares)]
+        axis.errorbar([at], values[:1], yerr=_bars(values), marker="o", capsize=2, color=style["color"])
+        means.append((at, values[0]))
+    axis.plot([at for at, _ in means], [mean for _, mean in means], linewidth=1.2, **style)
+
+
+def _draw_base(axis: Axes, data: Mapping[str, Any]) -> None:
+    base = _base(data)
+    if base:
+        axis.errorbar(
+            [0], base[:1], yerr=_bars(base), marker="o", capsize=2, color=GREY, markerfacecolor="white"
+        )
 
 
 def _kl(run: Run) -> float | None:
@@ -240,34 +260,29 @@ def _kl(run: Run) -> float | None:
 
 
 def _against_kl(figure: Figure, data: Mapping[str, Any]) -> None:
-    figure.set_size_inches(6.5, 4.6)
+    figure.set_size_inches(8, 5)
     axis = figure.subplots()
-    groups = []
-    for place, run in enumerate(data["runs"]):
-        kl, score = _kl(run), _score(data, place)
-        if kl is None or score is None:
-            continue
-        groups.append(run["group"])
+    shown = [
+        (run, kl, score)
+        for place, run in enumerate(data["runs"])
+        if (kl := _kl(run)) is not None and (score := _score(data, place)) is not None
+    ]
+    styles, rates = _of_objectives(data), sorted({run["rate"] for run, _, _ in shown})
+    markers = {rate: "os^Dv"[place % 5] for place, rate in enumerate(rates)}
+    for run, kl, score in shown:
+        color = styles[run["objective"]]["color"]
         error = run["cells"].get("kl_per_sequence_error")
-        axis.errorbar(
-            [kl],
-            score[:1],
-            yerr=_bars(score),
-            xerr=error,
-            marker="o",
-            capsize=2,
-            color=_style(data, run["group"])["color"],
-        )
-    base = _base(data)
-    if base:
-        axis.errorbar(
-            [0], base[:1], yerr=_bars(base), marker="o", capsize=2, color=GREY, markerfacecolor="white"
-        )
+        axis.errorbar([kl], score[:1], yerr=_bars(score), xerr=error, linestyle="", color=color, alpha=0.35)
+        axis.plot([kl], score[:1], marker=markers[run["rate"]], markeredgecolor="white", color=color)
+    _draw_base(axis, data)
     axis.set_xlabel("KL(π‖π_ref) of samples (nats per sequence)", parse_math=False)
     axis.set_ylabel("right by the asked line")
     axis.yaxis.set_major_formatter(PercentFormatter(1))
-    _legend(figure, data, sorted(set(groups)))
-    _title(figure, "Reward against KL")
+    there = [name for name in styles if any(run["objective"] == name for run, _, _ in shown)]
+    handles = [Line2D([], [], linestyle="", marker="o", color=styles[name]["color"]) for name in there]
+    handles += [Line2D([], [], linestyle="", marker=each, color=GREY) for each in markers.values()]
+    _legend_of(figure, handles, [*there, *(f"learning rate {rate_text(rate)}" for rate in rates)])
+    _title(figure, "Reward against KL: a point a run, 95 % intervals")
 
 
 def _health(figure: Figure, data: Mapping[str, Any]) -> None:
@@ -283,17 +298,15 @@ def _health(figure: Figure, data: Mapping[str, Any]) -> None:
         for (step, name), end in zip(changes, ends, strict=False):  # of no changes there is an end too many
             if name in BANDS:
                 axis.barh(place, max(end - step, 0.5), left=step, color=BANDS[name], height=0.75)
-    axis.set_yticks(range(len(shown)), [" "] * len(shown), fontsize=8)
-    for text, run in zip(axis.get_yticklabels(), shown, strict=True):
-        text.set_parse_math(False)
-        text.set_text(run["label"])
-    axis.invert_yaxis()
+    names = [run["label"] for run in shown]
+    axis.set_yticks(range(len(shown)), names, fontsize=8, parse_math=False)  # a "$" begins no formula
+    axis.set_ylim(len(shown) - 0.4, -0.6)  # the first run on top
     axis.grid(False)
     axis.set_xlabel("optimizer step")
-    names = {"healthy": "#e8f2ee", **BANDS}
+    colors = {"healthy": "#e8f2ee", **BANDS}
     figure.legend(
-        [Line2D([], [], linestyle="", marker="s", markersize=9, color=color) for color in names.values()],
-        list(names),
+        [Line2D([], [], linestyle="", marker="s", markersize=9, color=color) for color in colors.values()],
+        list(colors),
         loc="outside lower left",
         ncols=5,
     )
