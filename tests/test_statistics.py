@@ -16,6 +16,7 @@ from minordpo.evaluate.statistics import (
     mean_difference_interval,
     paired_interval,
     sign_flip,
+    sign_flip_of_means,
     wilson,
 )
 
@@ -191,3 +192,23 @@ def test_a_comparison_counts_only_questions_that_are_answered_differently():
 def test_counts_that_cannot_be_are_refused(call, said):
     with pytest.raises(ValueError, match=said):
         call()
+
+
+def test_the_sign_flip_test_of_means_has_its_values_worked_by_hand() -> None:
+    # Sums of ±1 ±2 ±3: −6 −4 −2 0 0 2 4 6. As far out as 1 + 2 − (−3) = 6: two of eight; as 1 − 2 + 3 = 2: six.
+    assert sign_flip_of_means([1.0, 2.0, 3.0]) == 2 / 8
+    assert sign_flip_of_means([0.1, -0.2, 0.3]) == 6 / 8  # 0.1 − 0.2 + 0.3 is 0.2 but for rounding
+    assert sign_flip_of_means([0.5, -0.5]) == 1.0
+    assert sign_flip_of_means([0.01] * 8) == 2 ** (1 - 8)
+    assert sign_flip_of_means([5.0]) == 1.0
+    with pytest.raises(ValueError, match="are no differences"):
+        sign_flip_of_means([1.0, math.nan])
+
+
+@given(st.lists(st.integers(-6, 6), min_size=1, max_size=9))
+def test_the_sign_flip_test_of_means_is_on_whole_numbers_the_one_by_convolution(
+    differences: list[int],
+) -> None:
+    assert sign_flip_of_means([d / 7 for d in differences]) == pytest.approx(
+        sign_flip(differences), abs=1e-12
+    )

@@ -100,6 +100,31 @@ def sign_flip(differences: Sequence[int]) -> float:
     return min(1.0, float(chances[np.abs(sums) >= abs(sum(differences))].sum()))
 
 
+def sign_flip_of_means(differences: Sequence[float]) -> float:
+    """The exact two-sided p of `sign_flip`, of any numbers: one a replicate, such as the means of each seed.
+
+    All 2^n signed sums are counted, from those of two halves, so the least p of n replicates is 2^(1 − n).
+    Source: Fisher 1935, The Design of Experiments, section 21.
+    """
+    if not differences or not all(map(math.isfinite, differences)):
+        raise ValueError(f"{list(differences)} are no differences")
+    # Sums that are equal but for rounding count as equal.
+    reach = abs(sum(differences)) - 1e-9 * sum(map(abs, differences))
+    if reach <= 0:
+        return 1.0
+    half = len(differences) // 2
+    first, second = _signed_sums(differences[:half]), np.sort(_signed_sums(differences[half:]))
+    above = len(second) - np.searchsorted(second, reach - first)
+    return min(1.0, 2 * float(above.sum()) / 2 ** len(differences))
+
+
+def _signed_sums(values: Sequence[float]) -> np.ndarray:
+    sums = np.zeros(1)
+    for value in values:
+        sums = np.concatenate([sums - value, sums + value])
+    return sums
+
+
 def mean_difference_interval(differences: Sequence[float]) -> tuple[float, float]:
     """The 95 % interval of the mean of one difference a question, each within [−1, 1].
 
