@@ -338,9 +338,7 @@ def test_folders_without_a_run_are_refused(tmp_path: Path) -> None:
         InputError, match=r"empty holds no run \(a folder with config.yaml\)\. Name a run folder"
     ):
         report([tmp_path / "empty"])
-    with pytest.raises(
-        InputError, match=r"gone is no folder, but a report is made of run folders\. Name one"
-    ):
+    with pytest.raises(InputError, match=r"gone is no folder, but run folders are needed\. Name one"):
         report([tmp_path / "gone"])
     (tmp_path / "empty" / "config.yaml").write_text("a: 1\n")  # another tool's
     with pytest.raises(InputError, match="holds no run"):

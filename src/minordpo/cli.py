@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         _add_score,
         _add_evaluate,
         _add_report,
+        _add_claims,
         _add_lens,
         _add_export,
         _add_data,
@@ -189,12 +190,19 @@ def _add_evaluate(commands: Any) -> None:
     commands.choices["evaluate"].set_defaults(run=evaluate_command)
 
 
-# ---- report ----
+# ---- report, claims ----
 def _add_report(commands: Any) -> None:
     from minordpo.study.report.command import add_arguments, report_command
 
     add_arguments(commands.add_parser("report", help="runs side by side, as one page and figures"))
     commands.choices["report"].set_defaults(run=report_command)
+
+
+def _add_claims(commands: Any) -> None:
+    from minordpo.study.claims.command import add_arguments, claims_command
+
+    add_arguments(commands.add_parser("claims", help="what the paper says, decided from finished runs"))
+    commands.choices["claims"].set_defaults(run=claims_command)
 
 
 # ---- lens ----

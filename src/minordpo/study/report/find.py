@@ -47,7 +47,7 @@ def find(folders: Sequence[Path]) -> Found:
     for folder in folders:
         if not folder.is_dir():
             raise InputError(
-                f"{folder} is no folder, but a report is made of run folders. Name one, or a folder of them"
+                f"{folder} is no folder, but run folders are needed. Name one, or a folder of them"
             )
         _look(folder, 2, runs, evaluations)
     if not runs:

@@ -1,0 +1,155 @@
+"""Files of a run → the measures that claims are decided by, by name; what is not known has no name there.
+
+| measure | |
+|---|---|
+| `chosen`, `rejected`, `margin` | log-ratios at the end in nats, of held-out pairs or of the last fifth of the steps |
+| `early_margin`, `late_margin` | mean margin of the first and of the last fifth of the steps |
+| `ranked` | share of held-out pairs ranked right |
+| `accuracy`, `strict_accuracy`, each with `base_` | right by the last number, by the asked line; the untuned model's |
+| `validation_accuracy` | right by the last number on questions named validation, where others are there too |
+| `broken`, `repeated` | 1 where the text broke; rise of repeated 4-grams: against the untuned model, else in looks |
+| `broken_at_half`, `broken_at_end` | the same by the monitor's looks against that at step 0 |
+| `kl`, `retention` | nats a token from samples; share of other tasks done |
+| `push_error`, `push_raise` | see `pushes` |
+| `steps` | how many there were |
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from minordpo.study.alarms import BROKEN
+from minordpo.study.claims.formulas import formula
+
+SIDES = ("chosen", "rejected", "margin")
+FIFTH, FEWEST = 5, 10  # a part of the steps, and how many there must be for early and late to differ
+_CHECKED = 32  # steps of responses.jsonl whose coefficients are compared with the formula
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def finite(values: Mapping[str, Any]) -> dict[str, float]:
+    """Those that are finite numbers."""
+    return {name: float(value) for name, value in values.items() if is_number(value)}
+
+
+def trained(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Of the steps' own batches: log-ratios of the last fifth, and the margin early and late."""
+    found: dict[str, float] = {}
+    for name in SIDES:
+        values = [row[f"logratios/{name}"] for row in rows if f"logratios/{name}" in row]
+        if not values or not all(map(is_number, values)):
+            continue
+        part = max(1, len(values) // FIFTH)
+        found[name] = statistics.fmean(values[-part:])
+        if name == "margin" and len(values) >= FEWEST:
+            found |= {"early_margin": statistics.fmean(values[:part]), "late_margin": found[name]}
+    return found
+
+
+def held_out(row: Mapping[str, Any]) -> dict[str, float]:
+    """Of a run's row in results: the last measurement of held-out pairs."""
+    names = {name: f"eval_logratios/{name}" for name in SIDES} | {"ranked": "eval_rewards/accuracies"}
+    return finite({name: row.get(column) for name, column in names.items()})
+
+
+def broke(now: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    """Whether loops, repetition or empty answers have risen as far as `study.alarms` calls broken."""
+    return any(
+        is_number(now.get(name)) and is_number(before.get(name)) and now[name] - before[name] >= rise
+        for name, rise in BROKEN.items()
+    )
+
+
+def looks(metrics: Sequence[Mapping[str, Any]], steps: int) -> dict[str, float]:
+    """Of the monitor's looks at the text; none without the one at step 0 and another."""
+    seen: dict[int, dict[str, Any]] = {
+        int(row["step"]): {name: row.get(f"probe/{name}") for name in BROKEN}
+        for row in metrics
+        if "probe/repeated_4grams" in row
+    }
+    if 0 not in seen or len(seen) < 2:
+        return {}
+    first, last = seen[0], seen[max(seen)]
+    found = {"broken": float(broke(last, first)), "broken_at_end": float(broke(last, first))}
+    halfway = [step for step in seen if 0 < step <= steps / 2]
+    if halfway and max(seen) > max(halfway):
+        found["broken_at_half"] = float(broke(seen[max(halfway)], first))
+    else:
+        del found["broken_at_end"]
+    ends = [each["repeated_4grams"] for each in (last, first)]
+    if all(map(is_number, ends)):
+        found["repeated"] = float(ends[0]) - float(ends[1])
+    return found
+
+
+def answered(model: Mapping[str, Any], base: Mapping[str, Any] | None) -> dict[str, float]:
+    """Of a model in results.json of an evaluation, and the untuned model there that answered the same questions."""
+    found: dict[str, Any] = {
+        "accuracy": model["flexible_accuracy"]["share"],
+        "strict_accuracy": model["strict_accuracy"]["share"],
+        "kl": ((model.get("samples") or {}).get("kl") or {}).get("per_token"),
+    }
+    if base is not None:
+        ours, theirs = _text(model), _text(base)
+        found |= {
+            "base_accuracy": base["flexible_accuracy"]["share"],
+            "base_strict_accuracy": base["strict_accuracy"]["share"],
+            "broken": float(broke(ours, theirs)),
+            "repeated": ours["repeated_4grams"] - theirs["repeated_4grams"],
+        }
+    return finite(found)
+
+
+def _text(model: Mapping[str, Any]) -> dict[str, float]:
+    shares = {name: model[name]["share"] for name in ("looping", "empty")}
+    return {**shares, "repeated_4grams": model["repeated_4grams"]}
+
+
+def pushes(
+    folder: Path, objective: str, beta: float | None, rows: Sequence[Mapping[str, Any]]
+) -> dict[str, float]:
+    """`push_error`: the largest relative difference between the coefficient on the chosen response that a step logged
+    and β σ(−β margin) of the pairs it met, MinorDPO's margin being chosen − max(0, rejected). `push_raise`, of
+    MinorDPO: by how much of β it is above DPO's, mean over pairs whose rejected log-ratio is 0 or below.
+    """
+    file = folder / "responses.jsonl"
+    if objective not in ("dpo", "minordpo") or beta is None or not file.exists():
+        return {}
+    logged = {row["step"]: row.get("coefficient/chosen") for row in rows}
+    errors, raised = [], []
+    for row in _spread(file.read_text(encoding="utf-8").splitlines()):
+        ratios = row.get("logratios") or []
+        if row.get("split") != "train" or not ratios or any(len(each) != 2 for each in ratios):
+            continue
+        minor = objective == "minordpo"
+        ours = [formula(beta, c - (max(0.0, r) if minor else r)) for c, r in ratios]
+        coefficient = logged.get(row["step"])
+        if is_number(coefficient) and coefficient:
+            errors.append(abs(statistics.fmean(ours) / -float(coefficient) - 1))
+        if minor:
+            raised += [
+                (o - formula(beta, c - r)) / beta for o, (c, r) in zip(ours, ratios, strict=True) if r <= 0
+            ]
+    found = {"push_error": max(errors)} if errors else {}
+    return found | ({"push_raise": statistics.fmean(raised)} if raised else {})
+
+
+def _spread(lines: Sequence[str]) -> list[dict[str, Any]]:
+    """Lines evenly taken, parsed; the last one may have been cut short by a kill."""
+    places = sorted({round(i * (len(lines) - 1) / (_CHECKED - 1)) for i in range(_CHECKED)}) if lines else []
+    found = []
+    for place in places:
+        try:
+            found.append(dict(json.loads(lines[place])))
+        except ValueError:
+            continue
+    return found

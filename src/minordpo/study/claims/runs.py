@@ -1,0 +1,263 @@
+"""Run folders → `Run`s with their measures, and those that belong to one situation together. Files are only read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from minordpo import objectives
+from minordpo.errors import InputError
+from minordpo.study.claims import measures
+from minordpo.study.claims.evidence import Run
+from minordpo.study.enough import Trained, read_trained
+from minordpo.study.report import find
+from minordpo.study.report.evaluations import owned, read_results, refuse_shared
+from minordpo.study.results import run_row
+from minordpo.train.metrics import MetricsFile
+
+_APART = (
+    "objective.",
+    "samples.",
+    "metrics.",
+    "monitor.",
+)  # what runs are compared by, and what only looks on
+_LOOKS_ON = ("eval_", "save_", "logging_", "report_to", "disable_tqdm", "dataloader_")
+_SEEDS = ("training.seed", "training.data_seed", "world.seed")
+_MOST_NAMED = 4  # dials in a label
+_MADE_BY_WORLD = ("model.path", "data.train", "data.eval")
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """The finished runs, and what was left out, in words."""
+
+    runs: tuple[Run, ...]
+    said: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Situation:
+    """Runs that differ by objective, β, learning rate and seed alone."""
+
+    label: str  # what tells it from the others; empty where there is one
+    runs: tuple[Run, ...]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Ascending."""
+        return tuple(sorted({run.seed for run in self.runs}))
+
+    @property
+    def redraws(self) -> bool:
+        """Whether another seed is another model or other pairs, and not only another order of them."""
+        sources: dict[int, set[tuple[str, str]]] = {}
+        for run in self.runs:
+            sources.setdefault(run.seed, set()).add(run.source)
+        return len(self.seeds) < 2 or len(set.union(*sources.values())) > 1
+
+
+def situations(runs: Iterable[Run]) -> list[Situation]:
+    """The runs by situation, that of most runs first."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(json.dumps(run.situation, sort_keys=True, default=str), []).append(run)
+    flats = [own[0].situation for own in groups.values()]
+    keys = sorted({key for flat in flats for key in flat})
+    varied = [key for key in keys if len({json.dumps(flat.get(key), default=str) for flat in flats}) > 1]
+    found = [Situation(_label(own, varied), tuple(own)) for own in groups.values()]
+    return sorted(found, key=lambda each: (-len(each.runs), each.label))
+
+
+def _label(runs: Sequence[Run], varied: Sequence[str]) -> str:
+    """What tells the situation from others; where that is too much to say, one of its runs."""
+    if len(varied) > _MOST_NAMED:
+        return f"as {runs[0].label}"
+    return ", ".join(f"{key} {_short(runs[0].situation.get(key))}" for key in varied)
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else value if isinstance(value, str) else json.dumps(value, default=str)
+    text = text.rstrip("/").rpartition("/")[2] if "/" in text else text
+    return text if len(text) <= 24 else text[:23] + "…"
+
+
+def gather_runs(found: find.Found) -> Gathered:
+    """The finished runs with their measures.
+
+    Raises:
+        InputError: a file that cannot be read, or none of the runs has finished.
+    """
+    answers = _Answers(found)
+    runs, ends, said = [], [], []
+    for place, each in enumerate(found.runs):
+        refuse_shared(each.folder)
+        row = _read(each, run_row)
+        if row["status"] != "finished":
+            said.append(f"{each.label} is left out: {row['status']}")
+            continue
+        rows = _read(each, lambda folder: MetricsFile(folder / "metrics.jsonl").rows())
+        steps = [one for one in rows if "loss" in one]
+        hyper = {k: v for k, v in each.config["objective"].items() if k != "name"}
+        objective = objectives.resolve(str(each.config["objective"].get("name")), hyper)
+        own = measures.looks(rows, row.get("steps") or 0) | answers.measures(place)
+        own |= measures.finite({"steps": row.get("steps"), "retention": row.get("retention_accuracy")})
+        name, beta = named(objective), _beta(objective)
+        runs.append(
+            Run(
+                label=each.label,
+                objective=name,
+                beta=beta,
+                rate=float(row["learning_rate"]),
+                seed=int(row["seed"]),
+                situation=_situation(each),
+                measures=own | measures.pushes(each.folder, name, beta, steps),
+                source=(row["model"], row["data"]),
+                trained=_trained(each.folder, f"{objective}, rate {row['learning_rate']}"),
+            )
+        )
+        measured = any(f"eval_logratios/{name}" in row for name in measures.SIDES)
+        ends.append((measures.trained(steps), measures.held_out(row), measured))
+    if not runs:
+        raise InputError(
+            f"none of the {len(found.runs)} runs has finished ({said[0]}), but claims are decided from finished ones. "
+            "Finish them by the same command, or name other folders"
+        )
+    whole, why = _with_ends(runs, ends)
+    return Gathered(tuple(whole), (*said, *why, *answers.said))
+
+
+def _with_ends(
+    runs: Sequence[Run], ends: Sequence[tuple[dict[str, float], dict[str, float], bool]]
+) -> tuple[list[Run], list[str]]:
+    """Log-ratios at the end: of held-out pairs where every run that has any has these, else of the steps."""
+    use_held_out = all(measured for trained, _, measured in ends if trained)
+    made = []
+    for run, (trained, held_out, _) in zip(runs, ends, strict=True):
+        # One source for all: a measure that is no number there is none, whatever the other says.
+        other = trained if use_held_out else held_out
+        taken = held_out if use_held_out else trained
+        rest = {name: value for name, value in other.items() if name not in measures.SIDES}
+        made.append(replace(run, measures={**run.measures, **rest, **taken}))
+    if use_held_out:
+        return made, []
+    return made, ["log-ratios are of the last fifth of the steps, since not every run has held-out pairs"]
+
+
+def named(objective: objectives.Objective) -> str:
+    """Its name; with the hyper-parameters beside β that are not the defaults."""
+    others = [
+        f"{key} {value}"
+        for term in objective.terms
+        for key, value in term.hyper.items()
+        if key != "beta" and value != objectives.hyperparameter_defaults(term.name)[key]
+    ]
+    return ", ".join([objective.name, *dict.fromkeys(others)])
+
+
+def _beta(objective: objectives.Objective) -> float | None:
+    return objective.beta if any("beta" in term.hyper for term in objective.terms) else None
+
+
+def _trained(folder: Path, configuration: str) -> Trained | None:
+    """What the study of when training suffices sees of it, if it was watched so."""
+    if not (folder / "probes.jsonl").exists():
+        return None
+    try:
+        return read_trained(folder, configuration)
+    except (InputError, KeyError):  # nothing to be checked, or of before looks were kept with their measures
+        return None
+
+
+def _read(run: find.Run, read: Any) -> Any:
+    try:
+        return read(run.folder)
+    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+        raise InputError(
+            f"{run.folder} has a file in another form than minordpo writes ({type(error).__name__}: {error}). Put it "
+            "back from a copy, or leave this run out"
+        ) from error
+
+
+# ---- the situation ----
+def _situation(run: find.Run) -> dict[str, Any]:
+    flat = _flat(run.config)
+    world = _world(run.folder)
+    if world is not None:
+        flat = {k: v for k, v in flat.items() if k not in _MADE_BY_WORLD} | _flat({"world": world})
+    return {key: value for key, value in flat.items() if value is not None and _matters(key)}
+
+
+def _matters(key: str) -> bool:
+    section, _, name = key.partition(".")
+    return not (
+        key in ("output", "training.learning_rate", *_SEEDS)
+        or key.startswith(_APART)
+        or (section == "training" and name.startswith(_LOOKS_ON))
+    )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _world(folder: Path) -> Mapping[str, Any] | None:
+    """The micro world that a sweep put the run on."""
+    file = folder.parent / find.PLAN
+    if not file.is_file():
+        return None
+    # `find` has read it, so that it is there and whole.
+    identity = json.loads(file.read_text(encoding="utf-8"))["runs"].get(folder.name, {}).get("identity") or {}
+    world = identity.get("world")
+    return world if isinstance(world, dict) else None
+
+
+# ---- answers ----
+@dataclass
+class _Answers:
+    """The models' answers by whose they are and what was asked."""
+
+    found: find.Found
+    said: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.of_runs: dict[int, dict[str, tuple[str, Any]]] = {}
+        self.of_bases: dict[tuple[str, str], Any] = {}
+        for folder in self.found.evaluations:
+            results = read_results(folder)
+            settings = results["settings"]
+            asked = json.dumps([settings[k] for k in ("questions_digest", "prompt", "max_new_tokens")])
+            for owner, model in owned(self.found, folder, results):
+                if owner.run is None:
+                    self.of_bases.setdefault((_path(model["path"]), asked), model)
+                else:
+                    self.of_runs.setdefault(owner.run, {})[asked] = (str(settings["questions"]), model)
+
+    def measures(self, place: int) -> dict[str, float]:
+        """Of the run at that place; where there is more than one evaluation, of the one not named validation."""
+        own = self.of_runs.get(place, {})
+        if not own:
+            return {}
+        base = _path(str((self.found.runs[place].config.get("model") or {}).get("path")))
+        scored = sorted(own, key=lambda asked: (_validates(own[asked][0]), own[asked][0], asked))
+        found = measures.answered(own[scored[0]][1], self.of_bases.get((base, scored[0])))
+        validation = next((asked for asked in scored[1:] if _validates(own[asked][0])), None)
+        if validation is not None and not _validates(own[scored[0]][0]):
+            found |= {"validation_accuracy": own[validation][1]["flexible_accuracy"]["share"]}
+        if len(own) > 2:
+            label = self.found.runs[place].label
+            self.said.append(f"{label} has {len(own)} evaluations; that on {own[scored[0]][0]} is taken")
+        return found
+
+
+def _validates(questions: str) -> bool:
+    return "validation" in questions
+
+
+def _path(path: str) -> str:
+    return str(Path(path).resolve())
