@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,14 @@ from minordpo.config import load_config
 from minordpo.data import doctor
 from minordpo.engine import reference
 from minordpo.errors import InputError
+from minordpo.study.claims.runs import gather_runs
 from minordpo.study.micro import base
 from minordpo.study.micro import world as micro
+from minordpo.study.report.find import find
+from minordpo.study.report.gather import gather
 from minordpo.study.sweep import sweep as sweeping
 from minordpo.study.sweep.folder import SweepFolder
+from minordpo.study.sweep.plan import load_plan
 from minordpo.study.sweep.sweep import sweep
 from minordpo.train import run as training
 from tiny_runs import RENAMED, write_rows
@@ -214,6 +219,60 @@ def test_a_world_is_made_once_before_its_runs_and_its_failure_is_theirs(
     assert error == "its world could not be made: such a world cannot be made"
 
 
+def test_the_untuned_model_of_each_world_is_asked_once_and_after_its_world_is_made(
+    tmp_path: Path, pretended: Pretended
+) -> None:
+    world = {"pairs": 16}
+    write_sweep(tmp_path, world=world, grid={"seed": [0, 1], "objective.beta": [0.1, 0.2]}, evaluate={"n": 4})
+    assert "untuned models: 2 to be asked the same, 0 of them done" in swept(tmp_path)[1]
+    asked = [name for name in pretended.done if name.startswith("untuned-")]
+    assert sorted(asked) == [f"untuned-chain-full-result-16x1300-seed{seed}" for seed in (0, 1)]
+    for name in asked:
+        assert pretended.done.index(name) > pretended.done.index(name.removeprefix("untuned-"))
+    plan, folder = load_plan(tmp_path / "s.yaml"), SweepFolder(tmp_path / "out")
+    todo = list(plan.cells)
+    assert "2 to be asked the same, 2 of them done" in sweeping.describe(plan, folder, todo, retry=False)
+    assert sweeping.untuned_jobs(plan, folder, todo) == []
+
+
+def test_an_untuned_model_that_cannot_be_asked_is_told_and_the_runs_go_on(
+    tmp_path: Path, pretended: Pretended
+) -> None:
+    evaluate = {"task": "problems", "n": 4, "seed": int(CURSED)}
+    write_sweep(tmp_path, grid={"seed": [0]}, evaluate=evaluate)
+    failed, said = swept(tmp_path)
+    assert failed == 0
+    assert (
+        "untuned-base: not asked, so nothing can be told against it: such questions cannot be asked" in said
+    )
+    assert pretended.done == ["untuned-base", "seed0"]
+
+
+def test_a_world_that_cannot_be_made_has_no_model_to_ask(tmp_path: Path, pretended: Pretended) -> None:
+    write_sweep(tmp_path, world={"pairs": int(CURSED)}, grid={"seed": [0]}, evaluate={"n": 4})
+    assert swept(tmp_path)[0] == 1
+    assert swept(tmp_path)[0] == 1  # it has failed, so neither is tried again
+    assert pretended.done == ["chain-full-result-666x1300-seed0"]
+
+
+def test_the_untuned_model_is_asked_the_same_but_for_samples_of_which_it_is_the_measure(
+    tmp_path: Path,
+) -> None:
+    evaluate = {"n": 4, "samples": 2, "temperature": 0.5}
+    plan = plan_of(tmp_path, world={"pairs": 16}, grid={"seed": [0]}, evaluate=evaluate)
+    folder, asked = plan.untuned(plan.cells[0]) or (None, None)
+    tuned = plan.evaluation(plan.cells[0])
+    assert folder == tmp_path / "out" / "untuned" / "chain-full-result-16x1300-seed0"
+    assert asked == dataclasses.replace(tuned, samples=0, temperature=None, reference=None)
+    # Where the answers themselves are drawn, its are drawn too.
+    drawn = plan_of(tmp_path, world={}, grid={"seed": [0]}, evaluate={"temperature": 0.5})
+    assert (drawn.untuned(drawn.cells[0]) or (None, tuned))[1] == drawn.evaluation(drawn.cells[0])
+    other = plan_of(
+        tmp_path, "run.model.revision=main", grid={"seed": [0]}, evaluate={"task": "problems", "n": 4}
+    )
+    assert other.untuned(other.cells[0]) is None
+
+
 def test_no_jobs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--jobs is 0, but at least 1 is needed"):
         sweep(tmp_path / "s.yaml", jobs=0)
@@ -318,6 +377,27 @@ def test_real_runs_are_ordinary_run_folders_with_a_row_each(real: dict[str, Any]
         assert float(row["total_seconds"]) > float(row["training_seconds"]) > 0
         assert row["machine"]
     assert rows["dpo-seed0"]["eval_logratios/chosen"] != rows["sft-seed0"]["eval_logratios/chosen"]
+
+
+def test_the_untuned_model_has_answered_the_questions_of_its_runs(real: dict[str, Any]) -> None:
+    out = real["folder"] / "out"
+    (untuned,) = (out / "untuned").iterdir()
+    results = json.loads((untuned / "results.json").read_text())
+    tuned = json.loads((out / "dpo-seed0" / "evaluation" / "results.json").read_text())
+    assert results["settings"]["questions_digest"] == tuned["settings"]["questions_digest"]
+    (model,) = results["models"].values()
+    assert Path(model["path"]) == out / "worlds" / untuned.name / "base"
+    assert model["strict_accuracy"]["of"] == 4
+    # The report and the claims find it as what the runs were tuned from.
+    found = find([out])
+    assert [run.label for run in found.runs] == ["dpo-seed0", "sft-seed0"]
+    (scores,) = gather(found)["evaluations"]
+    assert scores["base"]["label"] == "base"
+    gathered = gather_runs(find([real["folder"]]))
+    assert all(run.measures["base_accuracy"] == model["flexible_accuracy"]["share"] for run in gathered.runs)
+    assert {"broken", "kl", "retention", "chosen", "accuracy"} <= gathered.runs[0].measures.keys()
+    assert gathered.runs[0].situation["world.rejected"] == "result"
+    assert not {"world.seed", "model.path", "training.seed"} & gathered.runs[0].situation.keys()
 
 
 def test_runs_of_one_world_are_tokenised_once_and_share_their_reference(real: dict[str, Any]) -> None:

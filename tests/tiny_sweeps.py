@@ -14,7 +14,7 @@ import yaml
 from minordpo.config import dump_config
 from minordpo.errors import InputError
 from minordpo.study.sweep import sweep as sweeping
-from minordpo.study.sweep.cell import CellJob, WorldJob
+from minordpo.study.sweep.cell import CellJob, UntunedJob, WorldJob
 from minordpo.study.sweep.plan import SweepPlan, load_plan
 from minordpo.study.sweep.workers import Event, Workers
 
@@ -48,13 +48,19 @@ class Pretended:
     def __init__(self) -> None:
         self.done: list[str] = []
 
-    def __call__(self, job: CellJob | WorldJob, say: Callable[[str], None]) -> None:
+    def __call__(self, job: CellJob | UntunedJob | WorldJob, say: Callable[[str], None]) -> None:
         self.done.append(job.name)
         if isinstance(job, WorldJob):
             if job.world.pairs == CURSED:
                 raise InputError("such a world cannot be made")
             job.folder.mkdir(parents=True)
             (job.folder / "world.json").write_text(json.dumps(dataclasses.asdict(job.world)))
+            return
+        if isinstance(job, UntunedJob):
+            if job.evaluation.seed == CURSED:
+                raise InputError("such questions cannot be asked")
+            job.folder.mkdir(parents=True)
+            (job.folder / "results.json").write_text("{}")
             return
         say("training")
         folder = Path(job.config.output)

@@ -68,6 +68,8 @@ def _look(folder: Path, depth: int, runs: dict[Path, Any], evaluations: dict[Pat
     if _is_evaluation(folder):
         evaluations.setdefault(folder.resolve(), folder)
         return
+    if (folder / PLAN).is_file():
+        depth = 2  # a sweep keeps what untuned models answered one below its runs
     config = _run_config(folder)
     if config is not None:
         runs.setdefault(folder.resolve(), (folder, config, _sweep_settings(folder)))

@@ -1,4 +1,5 @@
-"""What a worker does: make a micro world, or run a cell, ask its model questions, and write down what it took.
+"""What a worker does: make a micro world, ask the untuned model questions, or run a cell, ask its model, and write down
+what it took.
 
 A worker lives for many cells, so pairs that runs share are tokenised once.
 """
@@ -62,11 +63,32 @@ class CellJob:
         return Path(self.config.output).name
 
 
-def do_job(job: WorldJob | CellJob, say: Callable[[str], None]) -> None:
+@dataclass(frozen=True)
+class UntunedJob:
+    """Ask the model that runs start from what they are asked, once for all of them."""
+
+    folder: Path  # of the evaluation
+    model: str
+    evaluation: EvaluationConfig
+    world: Path | None = None  # that the model is of
+
+    @property
+    def name(self) -> str:
+        """As it is told and logged."""
+        return f"untuned-{self.folder.name}"
+
+
+def do_job(job: WorldJob | UntunedJob | CellJob, say: Callable[[str], None]) -> None:
     """Do it in this process; `say` is told what is being done."""
     if isinstance(job, WorldJob):
         say("making the world")
         make_world(job.folder, job.world)
+        return
+    if isinstance(job, UntunedJob):
+        say("answering questions")
+        job.folder.parent.mkdir(exist_ok=True)
+        batch = BATCH_SIZE if job.world is None else WORLD_BATCH
+        evaluate([job.model], job.evaluation, out=job.folder, batch_size=batch)
         return
     folder = Path(job.config.output)
     (folder / FAILED).unlink(missing_ok=True)

@@ -50,6 +50,11 @@ def world_name(world: World) -> str:
     )
 
 
+def model_name(path: str) -> str:
+    """A folder for what is kept of a model, of its path or hub id."""
+    return _slug(path)
+
+
 def _part(key: str, value: Any) -> str:
     if key == "objective.name":
         return _slug(str(value).replace(" ", "").replace("*", "x"))

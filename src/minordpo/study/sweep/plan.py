@@ -10,7 +10,7 @@ import difflib
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from minordpo.objectives.resolve import RANGES
 from minordpo.sections import Origin, as_mapping, build, lay_over, set_key
 from minordpo.strict_yaml import parse_yaml
 from minordpo.study.micro.world import World, refuse_impossible
-from minordpo.study.sweep.names import cell_name, in_order, refuse_unknown_key, world_name
+from minordpo.study.sweep.names import cell_name, in_order, model_name, refuse_unknown_key, world_name
 from minordpo.train.run import validate
 from minordpo.value_types import shown
 
@@ -32,6 +32,7 @@ SEEDED = (
     "training.seed",
     "training.data_seed",
 )  # what `seed` stands for, and world.seed where there is a world
+UNTUNED = "untuned"  # within the output: evaluations of the models that runs start from
 WORLD_TASKS = ("validation", "test")  # a world's own questions, by the name of their file
 # A world's prompt is the question with its line's end, which reading a row of questions takes off.
 _WORLD_EVALUATION = {
@@ -89,6 +90,20 @@ class SweepPlan:
         if values.get("samples") and values.get("reference") is None:
             values["reference"] = cell.config.model.reference or cell.config.model.path
         return EvaluationConfig(**values)
+
+    def untuned(self, cell: Cell) -> tuple[Path, EvaluationConfig] | None:
+        """Where the model that the cell starts from is asked the same, and what; None where it cannot be.
+
+        Only its one answer a question: there is no reference to be told from. `minordpo evaluate` reads plain folders
+        and hub ids alone.
+        """
+        model, config = cell.config.model, self.evaluation(cell)
+        if config is None or model.gguf_file or model.revision or model.trust_remote_code:
+            return None
+        temperature = None if config.samples else config.temperature
+        name = model_name(model.path) if cell.world is None else world_name(cell.world)
+        asked = replace(config, samples=0, temperature=temperature, reference=None)
+        return self.output / UNTUNED / name, asked
 
 
 def load_plan(path: Path, overrides: Sequence[str] = ()) -> SweepPlan:

@@ -25,16 +25,16 @@ from tqdm import tqdm
 
 from minordpo.errors import InputError
 from minordpo.study.results import results_table
-from minordpo.study.sweep.cell import CellJob, WorldJob, do_job
+from minordpo.study.sweep.cell import CellJob, UntunedJob, WorldJob, do_job
 from minordpo.study.sweep.cost import estimate
 from minordpo.study.sweep.folder import SweepFolder
 from minordpo.study.sweep.plan import Cell, SweepPlan, load_plan
 from minordpo.study.sweep.workers import Event, Workers, visible_gpus
 from minordpo.train.folder import only_here
 
-LOGS = "logs"
+LOGS, RESULTS = "logs", "results.json"
 _WAIT = 1.0  # seconds between looks at the clock
-Job = CellJob | WorldJob
+Job = CellJob | UntunedJob | WorldJob
 
 
 def sweep(
@@ -74,10 +74,11 @@ def sweep(
         todo = _todo(chosen, folder, retry)
         say(describe(chosen, folder, todo, retry=retry))
         rows = folder.rows()
-        if todo:
-            count = min(jobs or max(1, len(visible_gpus())), len(todo))
+        untuned = untuned_jobs(chosen, folder, todo)
+        if todo or untuned:
+            count = min(jobs or max(1, len(visible_gpus())), len(todo) + len(untuned))
             with Workers(do_job, count, plan.output / LOGS, method=start) as workers:
-                _Loop(chosen, folder, workers, todo, say).run()
+                _Loop(chosen, folder, workers, todo, untuned, say).run()
             rows = folder.rows([cell.name for cell in todo])
         folder.write_results(rows)
     say("\n" + results_table(rows) if rows else "")
@@ -108,6 +109,20 @@ def _todo(plan: SweepPlan, folder: SweepFolder, retry: bool) -> list[Cell]:
     return [cell for cell in plan.cells if folder.state(cell, plan) in wanted]
 
 
+def untuned_jobs(plan: SweepPlan, folder: SweepFolder, todo: Sequence[Cell]) -> list[UntunedJob]:
+    """The models that runs start from and that are not asked yet, each once; not those of runs that stay failed."""
+    jobs: dict[Path, UntunedJob] = {}
+    names = {cell.name for cell in todo}
+    for cell in plan.cells:
+        asked = plan.untuned(cell)
+        if asked is None or (asked[0] / RESULTS).exists():
+            continue
+        if cell.name in names or folder.state(cell, plan) == "done":
+            world = None if cell.world is None else plan.world_folder(cell.world)
+            jobs.setdefault(asked[0], UntunedJob(asked[0], cell.config.model.path, asked[1], world))
+    return list(jobs.values())
+
+
 def describe(plan: SweepPlan, folder: SweepFolder, todo: Sequence[Cell], *, retry: bool) -> str:
     """The plan in words: what varies, what is shared, how much is there already."""
     lines = [f"{plan.output}: {len(plan.cells)} {'run' if len(plan.cells) == 1 else 'runs'}"]
@@ -121,6 +136,10 @@ def describe(plan: SweepPlan, folder: SweepFolder, todo: Sequence[Cell], *, retr
         lines.append(f"  micro worlds: {len(plan.worlds)}, {made} of them made; runs on one share it")
     references = {_reference(cell) for cell in plan.cells if cell.config.metrics.reference}
     lines.append(f"  reference passes: {len(references)}, each shared by its runs")
+    untuned = {asked[0] for cell in plan.cells if (asked := plan.untuned(cell)) is not None}
+    if untuned:
+        asked_before = sum((path / RESULTS).exists() for path in untuned)
+        lines.append(f"  untuned models: {len(untuned)} to be asked the same, {asked_before} of them done")
     states = [folder.state(cell, plan) for cell in plan.cells]
     counted = [f"{states.count('done')} done", f"{states.count('begun')} begun"]
     failed = states.count("failed")
@@ -146,6 +165,7 @@ class _Loop:
         folder: SweepFolder,
         workers: Workers,
         todo: list[Cell],
+        untuned: list[UntunedJob],
         say: Callable[[str], None],
     ) -> None:
         self.plan, self.folder, self.workers, self.say = plan, folder, workers, say
@@ -156,6 +176,7 @@ class _Loop:
             for path, world in plan.worlds.items()
             if world in needed and not (path / "world.json").exists()
         }
+        self.untuned = untuned
         self.doing: dict[str, str] = {}
         self.ended, self.started = 0, time.perf_counter()
 
@@ -174,8 +195,8 @@ class _Loop:
                     self.bar.set_postfix_str(self._doing())
 
     def _queue(self) -> deque[Job]:
-        """The runs in their order, each world that is not made before the first of its runs."""
-        jobs: list[Job] = []
+        """The untuned models, then the runs in their order, each world not made yet before the first of its runs."""
+        jobs: list[Job] = [*self.untuned]
         waiting = dict(self.worlds)
         for cell in self.cells.values():
             path = None if cell.world is None else self.plan.world_folder(cell.world)
@@ -199,7 +220,9 @@ class _Loop:
                 return job
         return None
 
-    def _world_of(self, job: CellJob) -> Path | None:
+    def _world_of(self, job: CellJob | UntunedJob) -> Path | None:
+        if isinstance(job, UntunedJob):
+            return job.world
         world = self.cells[job.name].world
         return None if world is None else self.plan.world_folder(world)
 
@@ -212,12 +235,19 @@ class _Loop:
         if isinstance(job, CellJob):
             self._end(job, event.text if event.kind == "failed" else None)
             return
+        if isinstance(job, UntunedJob):
+            if event.kind == "failed":
+                with tqdm.external_write_mode():
+                    self.say(f"{job.name}: not asked, so nothing can be told against it: {event.text}")
+            return
         self.worlds.pop(job.folder)
         if event.kind == "done":
             return
-        for waiting in [each for each in queue if isinstance(each, CellJob)]:
-            if self._world_of(waiting) == job.folder:
-                queue.remove(waiting)
+        for waiting in [each for each in queue if not isinstance(each, WorldJob)]:
+            if self._world_of(waiting) != job.folder:
+                continue
+            queue.remove(waiting)
+            if isinstance(waiting, CellJob):
                 self._end(waiting, f"its world could not be made: {event.text}")
 
     def _end(self, job: CellJob, error: str | None) -> None:
