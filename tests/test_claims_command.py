@@ -17,9 +17,10 @@ from minordpo.study.claims.evidence import Run
 from minordpo.study.claims.judged import judge_all
 from minordpo.study.claims.measures import looks, pushes, trained
 from minordpo.study.claims.runs import Gathered, gather_runs, situations
-from minordpo.study.claims.tables import as_text, claims_table
+from minordpo.study.claims.tables import as_html, as_text, claims_table
 from minordpo.study.report.find import find
-from report_runs import write_evaluation, write_run
+from minordpo.study.report.page import report
+from report_runs import EVIL, write_evaluation, write_run
 from tiny_runs import write_rows
 
 DOCS = Path(__file__).parent.parent / "docs" / "claims.md"
@@ -254,6 +255,18 @@ def test_what_cannot_be_used_is_one_line(
     assert main(["claims", *arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line
+
+
+def test_a_report_ends_with_the_claims_and_what_runs_are_called_is_text(folder: Path, tmp_path: Path) -> None:
+    text = (report([folder], out=tmp_path / "page") / "index.html").read_text()
+    section = text[text.index('<section id="claims">') : text.index("<footer")]
+    assert all(f'<th scope="row">{claim.name}<td>' in section for claim in CLAIMS)
+    assert "8 finished runs, 2 seeds" in section
+    evil = as_html(judge_all(gathered(folder)), [EVIL])
+    assert "<script" not in evil
+    assert "<img" not in evil
+    single = report([folder / "dpo-0.1-0"], out=tmp_path / "single") / "index.html"
+    assert '<section id="claims">' not in single.read_text()
 
 
 def test_the_docs_have_the_claims_as_the_code_has_them() -> None:

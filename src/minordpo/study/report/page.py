@@ -51,12 +51,14 @@ def report(
 
         add_pair_tokens(found.runs, pairs, say=say)
     data = gather(found)
+    from minordpo.study.claims.tables import claims_section
     from minordpo.study.report.figures import draw_figures
 
+    claims = claims_section(found) if any(run["status"] == "finished" for run in data["runs"]) else ""
     with written_folder(out) as aside:
         (aside / FIGURES).mkdir()
         draw_figures(data, aside / FIGURES)
-        (aside / INDEX).write_text(render(data), encoding="utf-8")
+        (aside / INDEX).write_text(render(data, claims), encoding="utf-8")
     return out
 
 
@@ -112,8 +114,8 @@ def written_folder(out: Path) -> Iterator[Path]:
             shutil.rmtree(each, ignore_errors=True)
 
 
-def render(data: Mapping[str, Any]) -> str:
-    """The page. Its policy lets nothing run but its own script, and nothing be fetched."""
+def render(data: Mapping[str, Any], claims: str = "") -> str:
+    """The page, `claims` being its last section. Its policy lets nothing run but its script, nothing be fetched."""
     files = resources.files("minordpo.study.report")
 
     def read(name: str) -> str:
@@ -129,6 +131,7 @@ def render(data: Mapping[str, Any]) -> str:
         style=read("page.css"),
         data=embedded(data),
         script=script,
+        claims=claims,
     )
 
 
