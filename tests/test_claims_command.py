@@ -196,6 +196,29 @@ def test_two_evaluations_are_one_to_choose_by_and_one_to_score_by(folder: Path) 
     assert "validation_accuracy" not in found["dpo-0.1-1"]
 
 
+def test_answers_to_other_questions_than_most_of_a_seed_are_left_out(folder: Path) -> None:
+    odd = folder / "dpo-0.1-0"
+    file = folder / "evaluation" / "results.json"
+    results = json.loads(file.read_text())
+    del results["models"]["dpo-0.1-0"]
+    file.write_text(json.dumps(results))
+    write_evaluation(odd / "evaluation", {"x": (str((odd / "model").resolve()), 0.9, 1.0)}, digest="other")
+    found = gathered(folder)
+    assert found.said == (
+        "the answers of dpo-0.1-0 are left out: they are to other questions than those of most runs",
+    )
+    measured = {run.label: run.measures for run in found.runs}
+    assert not {"accuracy", "kl"} & measured["dpo-0.1-0"].keys()
+    assert {"accuracy", "kl"} < measured["dpo-0.1-1"].keys()
+
+
+def test_a_copy_of_a_run_is_told(folder: Path) -> None:
+    write_run(folder / "again", objective="dpo", beta=0.02, seed=0)
+    assert gathered(folder).said == (
+        "again, dpo-0.02-0 have the same settings and seed, and count as one run",
+    )
+
+
 def test_the_command_tells_verdicts_and_writes_them_whole(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from minordpo import objectives
 from minordpo.errors import InputError
 from minordpo.study.claims import measures
+from minordpo.study.claims.answers import Answers, of_the_same_questions
 from minordpo.study.claims.evidence import Run
 from minordpo.study.enough import Trained, read_trained
 from minordpo.study.report import find
-from minordpo.study.report.evaluations import owned, read_results, refuse_shared
+from minordpo.study.report.evaluations import refuse_shared
 from minordpo.study.results import run_row
 from minordpo.train.metrics import MetricsFile
 
@@ -90,8 +91,8 @@ def gather_runs(found: find.Found) -> Gathered:
     Raises:
         InputError: a file that cannot be read, or none of the runs has finished.
     """
-    answers = _Answers(found)
-    runs, ends, said = [], [], []
+    answers = Answers(found)
+    runs, ends, questions, said = [], [], [], []
     for place, each in enumerate(found.runs):
         refuse_shared(each.folder)
         row = _read(each, run_row)
@@ -102,7 +103,9 @@ def gather_runs(found: find.Found) -> Gathered:
         steps = [one for one in rows if "loss" in one]
         hyper = {k: v for k, v in each.config["objective"].items() if k != "name"}
         objective = objectives.resolve(str(each.config["objective"].get("name")), hyper)
-        own = measures.looks(rows, row.get("steps") or 0) | answers.measures(place)
+        answered, asked = answers.of(place)
+        questions.append(asked)
+        own = measures.looks(rows, row.get("steps") or 0) | answered
         own |= measures.finite({"steps": row.get("steps"), "retention": row.get("retention_accuracy")})
         name, beta = named(objective), _beta(objective)
         runs.append(
@@ -125,8 +128,22 @@ def gather_runs(found: find.Found) -> Gathered:
             f"none of the {len(found.runs)} runs has finished ({said[0]}), but claims are decided from finished ones. "
             "Finish them by the same command, or name other folders"
         )
-    whole, why = _with_ends(runs, ends)
-    return Gathered(tuple(whole), (*said, *why, *answers.said))
+    runs, unlike = of_the_same_questions(runs, questions)
+    runs, why = _with_ends(runs, ends)
+    return Gathered(tuple(runs), (*said, *_copies(runs), *unlike, *why))
+
+
+def _copies(runs: Sequence[Run]) -> list[str]:
+    """Runs that are the same but for their folder, in words: one replicate, whose mean counts."""
+    labels: dict[str, list[str]] = {}
+    for run in runs:
+        what = [run.objective, run.beta, run.rate, run.seed, run.situation]
+        labels.setdefault(json.dumps(what, sort_keys=True, default=str), []).append(run.label)
+    return [
+        f"{', '.join(each)} have the same settings and seed, and count as one run"
+        for each in labels.values()
+        if len(each) > 1
+    ]
 
 
 def _with_ends(
@@ -215,49 +232,3 @@ def _world(folder: Path) -> Mapping[str, Any] | None:
     identity = json.loads(file.read_text(encoding="utf-8"))["runs"].get(folder.name, {}).get("identity") or {}
     world = identity.get("world")
     return world if isinstance(world, dict) else None
-
-
-# ---- answers ----
-@dataclass
-class _Answers:
-    """The models' answers by whose they are and what was asked."""
-
-    found: find.Found
-    said: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.of_runs: dict[int, dict[str, tuple[str, Any]]] = {}
-        self.of_bases: dict[tuple[str, str], Any] = {}
-        for folder in self.found.evaluations:
-            results = read_results(folder)
-            settings = results["settings"]
-            asked = json.dumps([settings[k] for k in ("questions_digest", "prompt", "max_new_tokens")])
-            for owner, model in owned(self.found, folder, results):
-                if owner.run is None:
-                    self.of_bases.setdefault((_path(model["path"]), asked), model)
-                else:
-                    self.of_runs.setdefault(owner.run, {})[asked] = (str(settings["questions"]), model)
-
-    def measures(self, place: int) -> dict[str, float]:
-        """Of the run at that place; where there is more than one evaluation, of the one not named validation."""
-        own = self.of_runs.get(place, {})
-        if not own:
-            return {}
-        base = _path(str((self.found.runs[place].config.get("model") or {}).get("path")))
-        scored = sorted(own, key=lambda asked: (_validates(own[asked][0]), own[asked][0], asked))
-        found = measures.answered(own[scored[0]][1], self.of_bases.get((base, scored[0])))
-        validation = next((asked for asked in scored[1:] if _validates(own[asked][0])), None)
-        if validation is not None and not _validates(own[scored[0]][0]):
-            found |= {"validation_accuracy": own[validation][1]["flexible_accuracy"]["share"]}
-        if len(own) > 2:
-            label = self.found.runs[place].label
-            self.said.append(f"{label} has {len(own)} evaluations; that on {own[scored[0]][0]} is taken")
-        return found
-
-
-def _validates(questions: str) -> bool:
-    return "validation" in questions
-
-
-def _path(path: str) -> str:
-    return str(Path(path).resolve())
