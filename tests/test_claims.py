@@ -332,6 +332,21 @@ def test_tuned_settings_are_chosen_on_validation_and_scored_elsewhere() -> None:
     assert "minordpo 9, dpo 6, dpop 9" in verdict("C5e", uneven).missing
 
 
+def test_accuracy_of_models_that_can_hardly_do_the_task_decides_nothing() -> None:
+    weak = runs("dpo", accuracy=0.02, base_accuracy=lambda b, r, s: 0.05 + s / 100)
+    said = "the untuned model is right in 8.5% of the answers, and below 10% accuracy decides nothing"
+    assert verdict("C5a", weak).missing == said
+    unasked = runs("dpo", accuracy=lambda b, r, s: b / 4)
+    assert verdict("C6a", unasked).missing.startswith("the best run is right in 5.0% of the answers")
+    assert verdict("C6a", runs("dpo", accuracy=lambda b, r, s: b)).state == "held"
+
+
+def test_text_that_breaks_at_every_beta_tells_none_from_another() -> None:
+    found = verdict("C6b", runs("dpo", broken=lambda b, r, s: float(r > 5e-4)))
+    assert found.state == "not decidable"
+    assert found.missing.startswith("at rate 1e-3 DPO's text broke at every β")
+
+
 def test_what_only_imitates_is_told_beside_the_winner() -> None:
     found = verdict("C5c", trio(0.7, 0.4, 0.6), runs("sft", betas=[None], accuracy=0.75))
     assert "sft: 75.0 % at 1e-4, 75.0 % at 1e-3" in found.words()

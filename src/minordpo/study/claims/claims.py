@@ -2,7 +2,8 @@
 
 Every rule asks for a direction in every seed's own mean over the settings (β, learning rate) that all seeds have; a
 claim of several parts is held only if each part is. Tests are exact paired sign-flip tests over seeds, two-sided, at
-0.05. Accuracy is by the last number of an answer; by the asked line it is told beside.
+0.05. Accuracy is by the last number of an answer; by the asked line it is told beside; where the
+untuned model is right in less than a tenth of its answers, it decides nothing.
 """
 
 from __future__ import annotations
@@ -131,7 +132,8 @@ CLAIMS: tuple[Claim, ...] = (
         "C6b",
         "At the high learning rate and small β DPO's text breaks",
         "§3.3, §4, Fig. 6b",
-        "At the highest rate, of all pairs of β: broken text gets rarer with β more often than more frequent.",
+        "At the highest rate, of all pairs of β: broken text gets rarer with β more often than more frequent. "
+        "Not decidable where it breaks at every β.",
         "DPO runs at two β or more, their text",
         scores.small_beta_breaks_dpo,
         ("dpo",),

@@ -36,6 +36,9 @@ _SAME = {
 }
 
 
+FLOOR = 0.1  # accuracy of the untuned model below which it decides nothing
+
+
 class Undecidable(Exception):
     """What is missing for a claim, in words."""
 
@@ -67,12 +70,12 @@ Table = dict[Setting, dict[int, float]]
 
 
 def table(
-    runs: Iterable[Run], objective: str, measure: str, place: Callable[[Run], str] | None = None
+    runs: Sequence[Run], objective: str, measure: str, place: Callable[[Run], str] | None = None
 ) -> Table:
     """Setting → seed → the measure.
 
     Raises:
-        Undecidable: no such run, or none that has the measure.
+        Undecidable: no such run, none that has the measure, or accuracy that is next to none.
     """
     own = [run for run in runs if run.objective == objective]
     if not own:
@@ -86,8 +89,21 @@ def table(
     if not any(values.values()):
         need = NEEDS[_SAME.get(measure, measure)]
         raise Undecidable(f"no run of {objective} has {measure.replace('_', ' ')}; it needs {need}")
+    if measure == "accuracy":
+        _refuse_next_to_none(runs)
     # A copy of a run is no replicate.
     return {s: {seed: statistics.fmean(each) for seed, each in found.items()} for s, found in values.items()}
+
+
+def _refuse_next_to_none(runs: Sequence[Run]) -> None:
+    """Of a model that can hardly do the task no loss can be seen, and what is won is another thing."""
+    base = [run.measures["base_accuracy"] for run in runs if "base_accuracy" in run.measures]
+    share = statistics.fmean(base) if base else max(run.measures.get("accuracy", 0.0) for run in runs)
+    if share < FLOOR:
+        who = "the untuned model is" if base else "the best run is"
+        raise Undecidable(
+            f"{who} right in {share:.1%} of the answers, and below {FLOOR:.0%} accuracy decides nothing"
+        )
 
 
 def magnitudes(values: Table) -> Table:
@@ -200,6 +216,8 @@ def ordering(
         ]
         if steps:
             found[seed] = statistics.fmean((step > 0) - (step < 0) for step in steps)
+    if not found and not complete:
+        raise Undecidable("no two settings that differ in it alone are left in any seed")
     if not found:
         raise Undecidable(f"no seed has all of the {len(used)} settings (β, learning rate)")
     return Contrast(what, found, predicted, "", tuple(sorted(everyone - set(found))))

@@ -154,6 +154,10 @@ def small_beta_breaks_dpo(runs: Sequence[Run]) -> Finding:
     broken = table(runs, "dpo", "broken")
     highest = at(broken, rate=rates(broken)[-1])
     rate = rate_text(rates(broken)[-1])
+    if all(value for seeds in highest.values() for value in seeds.values()):
+        raise Undecidable(
+            f"at rate {rate} DPO's text broke at every β, which tells none from another: it needs a lower one"
+        )
     found = ordering(f"broken at rate {rate}, rising less falling with β", highest, "beta", -1)
     return Finding((found,), (listed("broken", highest, "beta", "share"),))
 
@@ -216,8 +220,8 @@ def a_higher_rate_mends_underfit(runs: Sequence[Run]) -> Finding:
     told = [listed("ranked right", ranked, "rate", "share")]
     try:
         told.append(listed("accuracy", table(runs, "minordpo", "accuracy"), "rate", "share"))
-    except Undecidable:
-        told.append("accuracy is not known")
+    except Undecidable as error:
+        told.append(f"accuracy: {error}")
     return Finding(
         (ordering("MinorDPO's pairs ranked right, rising less falling with the rate", ranked, "rate", 1),),
         tuple(told),

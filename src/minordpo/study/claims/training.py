@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from minordpo.study.claims.contrast import Contrast
 from minordpo.study.claims.evidence import (
+    FLOOR,
     Run,
     Setting,
     Table,
@@ -198,12 +199,12 @@ def signals_tell_when(runs: Sequence[Run]) -> Finding:
     """C9."""
     trained: dict[int, list[Trained]] = {}
     for run in runs:
-        if run.trained is not None:
+        if run.trained is not None and max(run.trained.correct.values()) >= FLOOR:
             trained.setdefault(run.seed, []).append(run.trained)
     if not trained:
         raise Undecidable(
             "no run was measured on held-out pairs on the way (training.eval_strategy=steps) with looks whose answers "
-            "can be checked"
+            f"can be checked, of which {FLOOR:.0%} were ever right"
         )
     usable = {s: own for s, own in trained.items() if len({each.configuration for each in own}) > 1}
     if not usable:
