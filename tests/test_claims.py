@@ -341,6 +341,13 @@ def test_accuracy_of_models_that_can_hardly_do_the_task_decides_nothing() -> Non
     assert verdict("C6a", runs("dpo", accuracy=lambda b, r, s: b)).state == "held"
 
 
+def test_where_no_run_can_do_the_other_tasks_nothing_was_retained_or_lost() -> None:
+    found = verdict("C15c", both({"retention": 0.05}, {"retention": 0.0}))
+    assert (
+        found.missing == "no run is right in more than 5.0% of the other tasks, so there is nothing to retain"
+    )
+
+
 def test_text_that_breaks_at_every_beta_tells_none_from_another() -> None:
     found = verdict("C6b", runs("dpo", broken=lambda b, r, s: float(r > 5e-4)))
     assert found.state == "not decidable"

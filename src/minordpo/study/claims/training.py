@@ -120,6 +120,11 @@ def minordpo_has_less_divergence(runs: Sequence[Run]) -> Finding:
 def minordpo_retains(runs: Sequence[Run]) -> Finding:
     """C15, other tasks."""
     minor, dpo = table(runs, "minordpo", "retention"), table(runs, "dpo", "retention")
+    best = max(value for each in (minor, dpo) for seeds in each.values() for value in seeds.values())
+    if best < FLOOR:
+        raise Undecidable(
+            f"no run is right in more than {best:.1%} of the other tasks, so there is nothing to retain"
+        )
     return Finding((against("other tasks, MinorDPO less DPO", minor, dpo, unit="points"),))
 
 
