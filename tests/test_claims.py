@@ -354,6 +354,14 @@ def test_text_that_breaks_at_every_beta_tells_none_from_another() -> None:
     assert found.missing.startswith("at rate 1e-3 DPO's text broke at every β")
 
 
+def test_the_asked_line_is_told_beside_with_the_same_prediction() -> None:
+    given = runs("dpo", **accuracy(0.3), strict_accuracy=0.1, base_strict_accuracy=0.4)
+    assert (
+        "by the asked line: DPO less base −30.0 points (sd 0.0, 8 of 8 seeds)"
+        in verdict("C5a", given).words()
+    )
+
+
 def test_what_only_imitates_is_told_beside_the_winner() -> None:
     found = verdict("C5c", trio(0.7, 0.4, 0.6), runs("sft", betas=[None], accuracy=0.75))
     assert "sft: 75.0 % at 1e-4, 75.0 % at 1e-3" in found.words()

@@ -232,7 +232,7 @@ def test_the_command_tells_verdicts_and_writes_them_whole(
     flowing = " ".join(said.split())
     assert (
         "needs at least 7 seeds (2 tests are made): 2 are there; MinorDPO less DPO, rate 1e-3 +30.0 points "
-        "(sd 0.0 points, 2 of 2 seeds)"
+        "(sd 0.0, 2 of 2 seeds)"
     ) in flowing
     assert "C10 not decidable" in flowing
     values = json.loads(out.read_text())

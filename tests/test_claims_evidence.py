@@ -49,9 +49,9 @@ def test_the_weakest_part_of_a_claim_decides_it() -> None:
     # |sum| ≥ 4 of eight signs: 2 (1 + 8 + 28) of 256
     assert found.finding.p == 74 / 256
     assert found.state == "did not hold"
-    assert "(no difference shown)" in found.words()
+    assert "(no difference shown: chosen)" in found.words()
     upside = runs("dpo", chosen=1.0, rejected=-5.0, margin=2.0)
-    assert "p 0.0078 (not as claimed: chosen)" in verdict("C2", upside).words()
+    assert "p 0.0078 (the opposite of what is claimed: chosen)" in verdict("C2", upside).words()
 
 
 def test_settings_are_averaged_within_a_seed_and_seeds_that_lack_one_are_left_out() -> None:

@@ -54,7 +54,9 @@ class Contrast:
 
     def words(self) -> str:
         """ "dpo: chosen −12.3 nats (sd 1.1, 8 of 8 seeds)"; the count is of seeds as predicted."""
-        spread = "" if self.spread is None else f"sd {amount(self.spread, self.unit, sign=False)}, "
+        spread = (
+            "" if self.spread is None else f"sd {amount(self.spread, self.unit, sign=False).split(' ')[0]}, "
+        )
         return (
             f"{self.what} {amount(self.mean, self.unit)} ({spread}{self.as_predicted} of {self.seeds} seeds)"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from typing import Literal
 
 from minordpo.study.claims.contrast import Contrast, amount
 from minordpo.study.claims.evidence import (
@@ -36,7 +37,7 @@ def dpo_loses_to_the_base(runs: Sequence[Run]) -> Finding:
     """C5, against the untuned model."""
     refuse_far_pairs(runs)
     dpo, base = table(runs, "dpo", "accuracy"), table(runs, "dpo", "base_accuracy")
-    told = [_strictly(runs, "dpo", "base_strict_accuracy", "DPO less base")]
+    told = [_strictly(runs, "dpo", "base_strict_accuracy", "DPO less base", predicted=-1)]
     return Finding(_by_rate("DPO less base", dpo, base, -1), tuple(filter(None, told)))
 
 
@@ -58,7 +59,9 @@ def minordpo_is_best(runs: Sequence[Run]) -> Finding:
     found = [
         each
         for name, theirs in others.items()
-        for each in _by_rate(f"MinorDPO less {name}", minor, theirs, 1, among=shared)
+        for each in _by_rate(
+            f"MinorDPO less {name.upper() if name in RIVALS else name}", minor, theirs, 1, among=shared
+        )
     ]
     return Finding(tuple(found), tuple(_controls(runs, shared)))
 
@@ -79,7 +82,7 @@ def minordpo_wins_most_settings(runs: Sequence[Run]) -> Finding:
 
 
 def _by_rate(
-    what: str, first: Table, second: Table, predicted: int, *, among: Sequence[float] | None = None
+    what: str, first: Table, second: Table, predicted: Literal[1, -1], *, among: Sequence[float] | None = None
 ) -> tuple[Contrast, ...]:
     """A contrast of accuracy averaged over β at each rate."""
     shared = rates(first, second) if among is None else among
@@ -90,7 +93,7 @@ def _by_rate(
             f"{what}, rate {rate_text(rate)}",
             at(first, rate=rate),
             at(second, rate=rate),
-            predicted=1 if predicted > 0 else -1,
+            predicted=predicted,
             unit="points",
         )
         for rate in shared
@@ -98,13 +101,21 @@ def _by_rate(
 
 
 def _strictly(
-    runs: Sequence[Run], objective: str, measure: str, what: str, *, other: str | None = None
+    runs: Sequence[Run],
+    objective: str,
+    measure: str,
+    what: str,
+    *,
+    other: str | None = None,
+    predicted: Literal[1, -1] = 1,
 ) -> str:
     """The same by the asked line; nothing where it is not known."""
     try:
         first = table(runs, objective, "strict_accuracy")
         second = table(runs, other or objective, measure)
-        return f"by the asked line: {against(what, first, second, unit='points').words()}"
+        return (
+            f"by the asked line: {against(what, first, second, predicted=predicted, unit='points').words()}"
+        )
     except Undecidable:
         return ""
 
@@ -164,32 +175,34 @@ def small_beta_breaks_dpo(runs: Sequence[Run]) -> Finding:
 
 def dpop_repeats_at_the_corner(runs: Sequence[Run]) -> Finding:
     """C7."""
-    contrasts = []
-    for measure, predicted, unit in (("repeated", 1, "share"), ("accuracy", -1, "points")):
-        values = table(runs, "dpop", measure)
-        rate = rates(values)[-1]
-        highest = at(values, rate=rate)
-        known = betas(highest)
-        if len(known) < 2:
-            raise Undecidable("needs DPOP at two β at least at its highest learning rate")
-        corner = {Setting(None, rate): highest[Setting(known[0], rate)]}
-        complete = set.intersection(*(set(seeds) for seeds in highest.values()))
-        others = {
-            Setting(None, rate): {
-                seed: statistics.fmean(highest[Setting(beta, rate)][seed] for beta in known[1:])
-                for seed in complete
-            }
-        }
-        contrasts.append(
-            against(
-                f"DPOP at rate {rate_text(rate)}: {measure} at β {known[0]:g} less at larger β",
-                corner,
-                others,
-                predicted=1 if predicted > 0 else -1,
-                unit="share" if unit == "share" else "points",
-            )
-        )
-    return Finding(tuple(contrasts))
+    repeated, accuracy = table(runs, "dpop", "repeated"), table(runs, "dpop", "accuracy")
+    return Finding(
+        (
+            against("repeated 4-grams of DPOP" + _CORNER, *_corner(repeated), predicted=1, unit="share"),
+            against("accuracy of DPOP" + _CORNER, *_corner(accuracy), predicted=-1, unit="points"),
+        ),
+        (f"at rate {rate_text(rates(accuracy)[-1])}",),
+    )
+
+
+_CORNER = " at the highest rate, smallest β less the larger ones"
+
+
+def _corner(values: Table) -> tuple[Table, Table]:
+    """At the highest rate, of each seed: the smallest β, and the mean of the larger ones.
+
+    Raises:
+        Undecidable: there is one β only.
+    """
+    rate = rates(values)[-1]
+    highest = at(values, rate=rate)
+    known = betas(highest)
+    if len(known) < 2:
+        raise Undecidable("needs DPOP at two β at least at its highest learning rate")
+    smallest, *larger = known
+    complete = set.intersection(*(set(seeds) for seeds in highest.values()))
+    others = {seed: statistics.fmean(highest[Setting(b, rate)][seed] for b in larger) for seed in complete}
+    return {Setting(None, rate): highest[Setting(smallest, rate)]}, {Setting(None, rate): others}
 
 
 def minordpo_takes_a_high_rate(runs: Sequence[Run]) -> Finding:

@@ -88,8 +88,13 @@ class Verdict:
             text += f", {self.adjusted:.2g} after Holm"
         if self.state == "held":
             return text
-        against = [each.what for each in self.finding.contrasts if not each.agrees]
-        return f"{text} ({f'not as claimed: {against[0]}' if against else 'no difference shown'})"
+        opposite = [
+            each for each in self.finding.contrasts if each.mean * each.predicted < 0 and each.p < LEVEL
+        ]
+        if opposite:
+            return f"{text} (the opposite of what is claimed: {opposite[0].what})"
+        weakest = max(self.finding.contrasts, key=lambda each: (not each.agrees, each.p))
+        return f"{text} (no difference shown: {weakest.what})"
 
 
 def seeds_needed(tests: int = 1) -> int:
