@@ -9,6 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from minordpo.study.report import figures
+from minordpo.study.report.find import find
+from minordpo.study.report.gather import gather
 from minordpo.study.report.page import report
 from report_runs import write_evaluation, write_run
 
@@ -40,6 +42,6 @@ def test_an_objective_of_several_settings_has_a_figure_at_each_rate(tmp_path: Pa
     for name, beta, rate in (("a", 0.1, 0.01), ("b", 0.2, 0.01), ("c", 0.1, 1e-5)):
         write_run(tmp_path / name, beta=beta, rate=rate, steps=1)
     write_run(tmp_path / "d", objective="minordpo + 0.1*sft", rate=1e-5, steps=1)
-    figures.draw_figures(read(tmp_path), tmp_path)
+    figures.draw_figures(gather(find([tmp_path])), tmp_path)
     rewards = [name for name in drawn if name.startswith("rewards")]
     assert rewards == ["rewards-dpo-0_01", "rewards-dpo-1e-5", "rewards-minordpo_0_1_sft-1e-5"]
