@@ -12,7 +12,6 @@ The trivial alarm beside it says "collapsing" where the mean chosen log-ratio fa
 from __future__ import annotations
 
 import dataclasses
-import math
 import random
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -76,16 +75,26 @@ def read_run(folder: Path, configuration: str | None = None) -> Watched:
 
 def broke_at(run: Watched) -> int | None:
     """The first step at which the text was broken; None where it never was."""
-    first = run.look(0)
-    return next((step for step in sorted(run.looks)[1:] if _broken(first, run.look(step))), None)
+    first = _plain(run.look(0))
+    later = sorted(run.looks)[1:]
+    return next((step for step in later if is_broken(first, _plain(run.look(step)))), None)
 
 
-def _broken(first: Mapping[str, float], now: Mapping[str, float]) -> bool:
-    there = [name for name in BROKEN if f"probe/{name}" in now and f"probe/{name}" in first]
-    rises = {name: now[f"probe/{name}"] - first[f"probe/{name}"] for name in there}
-    if now.get("probe/reference_nll", 0.0) <= first.get("probe/chosen_nll", -math.inf):
-        rises.pop("reference_nll", None)  # a new style, no less likely than what is taught
+def is_broken(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a text is broken that was not before training; measures that one of both lacks say nothing."""
+    rises = {
+        name: now[name] - before[name]
+        for name in BROKEN
+        if now.get(name) is not None and before.get(name) is not None
+    }
+    taught = before.get("chosen_nll")
+    if taught is not None and "reference_nll" in rises and now["reference_nll"] <= taught:
+        del rises["reference_nll"]  # a new style, no less likely than what is taught
     return any(rise >= BROKEN[name] for name, rise in rises.items())
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name.removeprefix("probe/"): value for name, value in row.items()}
 
 
 def as_seen(

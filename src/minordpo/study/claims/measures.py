@@ -23,7 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from minordpo.study.alarms import BROKEN
+from minordpo.study.alarms import BROKEN, is_broken
 from minordpo.study.claims.formulas import formula
 
 SIDES = ("chosen", "rejected", "margin")
@@ -61,33 +61,24 @@ def held_out(row: Mapping[str, Any]) -> dict[str, float]:
     return finite({name: row.get(column) for name, column in names.items()})
 
 
-def broke(now: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
-    """Whether loops, repetition or empty answers have risen as far as `study.alarms` calls broken."""
-    return any(
-        is_number(now.get(name)) and is_number(before.get(name)) and now[name] - before[name] >= rise
-        for name, rise in BROKEN.items()
-    )
-
-
 def looks(metrics: Sequence[Mapping[str, Any]], steps: int) -> dict[str, float]:
     """Of the monitor's looks at the text; none without the one at step 0 and another."""
-    seen: dict[int, dict[str, Any]] = {
-        int(row["step"]): {name: row.get(f"probe/{name}") for name in BROKEN}
+    seen = {
+        int(row["step"]): finite({name: row.get(f"probe/{name}") for name in (*BROKEN, "chosen_nll")})
         for row in metrics
         if "probe/repeated_4grams" in row
     }
     if 0 not in seen or len(seen) < 2:
         return {}
     first, last = seen[0], seen[max(seen)]
-    found = {"broken": float(broke(last, first)), "broken_at_end": float(broke(last, first))}
+    found = dict.fromkeys(("broken", "broken_at_end"), float(is_broken(first, last)))
     halfway = [step for step in seen if 0 < step <= steps / 2]
     if halfway and max(seen) > max(halfway):
-        found["broken_at_half"] = float(broke(seen[max(halfway)], first))
+        found["broken_at_half"] = float(is_broken(first, seen[max(halfway)]))
     else:
         del found["broken_at_end"]
-    ends = [each["repeated_4grams"] for each in (last, first)]
-    if all(map(is_number, ends)):
-        found["repeated"] = float(ends[0]) - float(ends[1])
+    if "repeated_4grams" in first and "repeated_4grams" in last:
+        found["repeated"] = last["repeated_4grams"] - first["repeated_4grams"]
     return found
 
 
@@ -103,7 +94,7 @@ def answered(model: Mapping[str, Any], base: Mapping[str, Any] | None) -> dict[s
         found |= {
             "base_accuracy": base["flexible_accuracy"]["share"],
             "base_strict_accuracy": base["strict_accuracy"]["share"],
-            "broken": float(broke(ours, theirs)),
+            "broken": float(is_broken(theirs, ours)),
             "repeated": ours["repeated_4grams"] - theirs["repeated_4grams"],
         }
     return finite(found)
