@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from minordpo.study.sweep import workers as sweep_workers
-from minordpo.study.sweep.workers import Event, Workers, environments
+from minordpo.study.sweep.workers import Event, Workers, environments, one_gpu
 from worker_jobs import Job, do
 
 
@@ -89,6 +89,17 @@ def test_workers_share_cores_and_take_gpus_in_turn(monkeypatch: pytest.MonkeyPat
     assert "OMP_NUM_THREADS" not in environments(1)[0]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert sweep_workers.visible_gpus() == ["0", "1"]
+
+
+@pytest.mark.parametrize("before", [None, "4,5"])
+def test_a_dry_run_sees_one_of_several_gpus(monkeypatch: pytest.MonkeyPatch, before: str | None) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if before is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", before)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with one_gpu():
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == ("0" if before is None else "4")
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == before
 
 
 def test_what_a_worker_may_use_is_in_its_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ from minordpo.study.sweep.cell import CellJob, UntunedJob, WorldJob, do_job
 from minordpo.study.sweep.cost import estimate
 from minordpo.study.sweep.folder import SweepFolder
 from minordpo.study.sweep.plan import Cell, SweepPlan, load_plan
-from minordpo.study.sweep.workers import Event, Workers, visible_gpus
+from minordpo.study.sweep.workers import Event, Workers, one_gpu, visible_gpus
 from minordpo.train.folder import only_here
 
 LOGS, RESULTS = "logs", "results.json"
@@ -64,7 +64,9 @@ def sweep(
         plan = _chosen(folder.reconciled(plan), only)
         todo = _todo(plan, folder, retry)
         say(describe(plan, folder, todo, retry=retry))
-        say(estimate(plan, folder, todo, jobs=jobs or max(1, len(visible_gpus()))))
+        at_a_time = jobs or max(1, len(visible_gpus()))
+        with one_gpu():
+            say(estimate(plan, folder, todo, jobs=at_a_time))
         return 0
     with only_here(plan.output, doing="sweeping"):
         folder = SweepFolder(plan.output)

@@ -151,6 +151,22 @@ def visible_gpus() -> Sequence[str]:
     return named.split(",")[:count] if named else [str(place) for place in range(count)]
 
 
+@contextlib.contextmanager
+def one_gpu() -> Iterator[None]:
+    """Of several GPUs this process sees the first alone, as a worker would; for work before CUDA is set up in it."""
+    gpus, before = visible_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if len(gpus) < 2:
+        yield
+        return
+    os.environ["CUDA_VISIBLE_DEVICES"] = gpus[0]
+    try:
+        yield
+    finally:
+        os.environ.pop("CUDA_VISIBLE_DEVICES")
+        if before is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = before
+
+
 def _how_it_ended(code: int | None) -> str:
     if code is not None and code < 0:
         name = signal.Signals(-code).name
