@@ -6,14 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from minordpo.study.sweep import workers as sweep_workers
 from minordpo.study.sweep.workers import Event, Workers, environments, one_gpu
+from processes import eventually, gone
 from worker_jobs import Job, do
 
 
@@ -27,24 +26,6 @@ def told(workers: Workers, *, until: int) -> list[Event]:
 
 def pid(folder: Path, name: str) -> int:
     return int((folder / name).read_text().split()[0])
-
-
-def eventually(true: Callable[[], bool]) -> bool:
-    """Whether it comes true within half a minute."""
-    for _ in range(600):
-        if true():
-            return True
-        time.sleep(0.05)
-    return False
-
-
-def gone(process: int) -> bool:
-    """Whether it has ended; a zombie has."""
-    try:
-        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return True
-    return state == "Z"
 
 
 def test_a_worker_outlives_its_jobs_and_what_they_refuse_but_not_what_breaks(tmp_path: Path) -> None:
@@ -106,7 +87,7 @@ def test_what_a_worker_may_use_is_in_its_environment(tmp_path: Path, monkeypatch
     monkeypatch.setattr(
         sweep_workers,
         "environments",
-        lambda count: [{"OMP_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": "7"}] * count,
+        lambda count, processes: [{"OMP_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": "7"}] * count,
     )
     with Workers(do, 1, tmp_path / "logs") as workers:
         workers.give(Job("a", "tell", tmp_path))
@@ -133,7 +114,7 @@ sys.path.insert(0, {tests!r})
 from minordpo.study.sweep import workers as sweep_workers
 from worker_jobs import Job, do
 if __name__ == "__main__":
-    sweep_workers.environments = lambda count: [{{}}] * count
+    sweep_workers.environments = lambda count, processes: [{{}}] * count
     with sweep_workers.Workers(do, 1, Path({folder!r}) / "logs") as workers:
         workers.give(Job("a", "wait", Path({folder!r})))
         workers.events(60.0)

@@ -17,6 +17,7 @@ from minordpo.study.sweep import sweep as sweeping
 from minordpo.study.sweep.cell import CellJob, UntunedJob, WorldJob
 from minordpo.study.sweep.plan import SweepPlan, load_plan
 from minordpo.study.sweep.workers import Event, Workers
+from minordpo.train.memory import TrainingStopped
 
 CURSED, WRECKING = 666.0, 7.0  # learning rates of pretended runs that fail, and that collapse
 RUN: dict[str, Any] = {
@@ -82,7 +83,7 @@ class Pretended:
 class InThisProcess(Workers):
     """In place of `Workers`: a job is done when it is given, and told of afterwards."""
 
-    def __init__(self, do: Any, count: int, logs: Path, *, method: str) -> None:
+    def __init__(self, do: Any, count: int, logs: Path, *, processes: int, method: str) -> None:
         self.do, self.count = do, count
         self.told: list[Event] = []
 
@@ -103,7 +104,7 @@ class InThisProcess(Workers):
         try:
             self.do(job, lambda text: self.told.append(Event(job, "doing", text)))
             self.told.append(Event(job, "done"))
-        except InputError as error:
+        except (InputError, TrainingStopped) as error:
             self.told.append(Event(job, "failed", str(error)))
 
     def events(self, timeout: float) -> list[Event]:

@@ -23,6 +23,10 @@ from minordpo.train.step import Context, StepBatch, preference_step
 from minordpo.train.trainer import PreferenceTrainer
 
 
+class RowTooLarge(InputError):
+    """Memory runs out on the row."""
+
+
 @dataclass(frozen=True)
 class Measured:
     """What one row took, by the token."""
@@ -36,7 +40,7 @@ def measure_row(trainer: PreferenceTrainer, members: list[int]) -> Measured:
     """Run one row of pairs through the reference's forward, then through a training step without its update.
 
     Raises:
-        InputError: memory runs out.
+        RowTooLarge: memory runs out.
     """
     device = trainer.args.device
     examples = [trainer.examples[i] for i in members]
@@ -51,7 +55,7 @@ def measure_row(trainer: PreferenceTrainer, members: list[int]) -> Measured:
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
-        raise InputError(
+        raise RowTooLarge(
             f"memory runs out on a row of {tokens} tokens. Lower training.token_budget, set "
             "training.gradient_checkpointing=true, or train an adapter (lora)"
         ) from error

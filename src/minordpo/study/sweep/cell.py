@@ -28,6 +28,7 @@ from minordpo.evaluate.generation import generate_answers
 from minordpo.evaluate.prompts import question_prompts
 from minordpo.study.micro.world import World, make_world
 from minordpo.study.results import COST, EVALUATION, FAILED, RETENTION
+from minordpo.study.sweep.launch import Launch, train_by_processes
 from minordpo.train.folder import finished
 from minordpo.train.run import RunData, load_data, load_run_tokenizer, run
 
@@ -56,6 +57,7 @@ class CellJob:
     config: RunConfig
     evaluation: EvaluationConfig | None = None
     retention: Path | None = None  # a world's other tasks
+    launch: Launch | None = None  # None: it is trained in the worker itself
 
     @property
     def name(self) -> str:
@@ -92,10 +94,14 @@ def do_job(job: WorldJob | UntunedJob | CellJob, say: Callable[[str], None]) -> 
         return
     folder = Path(job.config.output)
     (folder / FAILED).unlink(missing_ok=True)
-    with _counted(folder):
+    with _counted(folder, memory=job.launch is None):
         if not finished(folder):
             say("training")
-            run(job.config, resume=True, quiet=True, data=_tokenised(job.config))
+            if job.launch is None:
+                run(job.config, resume=True, quiet=True, data=_tokenised(job.config))
+            else:
+                _give_back_memory()  # of the untuned model, say: the first of the processes trains on the same GPU
+                train_by_processes(job.config, job.launch, say)
         if job.evaluation is not None and not (folder / EVALUATION / "results.json").exists():
             say("answering questions")
             batch = BATCH_SIZE if job.retention is None else WORLD_BATCH
@@ -103,6 +109,10 @@ def do_job(job: WorldJob | UntunedJob | CellJob, say: Callable[[str], None]) -> 
         if job.retention is not None and not (folder / RETENTION).exists():
             say("doing other tasks")
             write_jsonl(folder / RETENTION, _retention(folder, job.retention))
+    _give_back_memory()
+
+
+def _give_back_memory() -> None:
     gc.collect()  # a model hangs in cycles, and the next one may need the room
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -139,12 +149,15 @@ def _retention(folder: Path, tasks: Path) -> list[dict[str, Any]]:
 
 # ---- what it takes ----
 @contextlib.contextmanager
-def _counted(folder: Path) -> Iterator[None]:
-    """Add seconds, and the most memory, to what earlier starts of the run took; those of a killed one are not known."""
-    gpu = torch.cuda.is_available()
+def _counted(folder: Path, *, memory: bool) -> Iterator[None]:
+    """Add seconds, and the most memory, to what earlier starts of the run took; those of a killed one are not known.
+
+    Without `memory`: what other processes hold is not seen from here.
+    """
+    gpu = memory and torch.cuda.is_available()
     if gpu:
         torch.cuda.reset_peak_memory_stats()
-    resident = _reset_peak()
+    resident = memory and _reset_peak()
     started = time.perf_counter()
     try:
         yield

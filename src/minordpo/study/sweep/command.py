@@ -15,6 +15,7 @@ grid:
 runs:                                    # more runs beside the grid; lists multiply here too
   - {objective.name: minordpo + 0.1*sft, objective.beta: 0.1, training.learning_rate: 1e-5, seed: [0, 1]}
 evaluate: {task: problems, n: 100, max_new_tokens: 256}     # optional; keys as the options of `minordpo evaluate`
+launch: {processes: 8}                   # optional: each run is trained by torchrun, in so many processes
 output: runs/rates
 """
 

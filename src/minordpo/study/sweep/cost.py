@@ -22,7 +22,7 @@ from minordpo.study.results import COST
 from minordpo.study.sweep.folder import SweepFolder
 from minordpo.study.sweep.plan import Cell, SweepPlan
 from minordpo.train.estimate import plan_steps
-from minordpo.train.measure import measure_row
+from minordpo.train.measure import RowTooLarge, measure_row
 from minordpo.train.run import build_trainer, load_data, load_run_tokenizer
 
 _BASE_STEPS = 4  # of a world's base, on which one of its steps is timed
@@ -54,12 +54,20 @@ def estimate(plan: SweepPlan, folder: SweepFolder, todo: Sequence[Cell], *, jobs
             f"{head}\nRuns that are done took {_duration(middle)} each (median of {len(done)}), so {len(todo)} more "
             f"take {_duration(middle * len(todo) / jobs)} with {_jobs(jobs)}."
         )
-    kinds = {key: _measured(cells[0], plan) for key, cells in _by_kind(todo).items()}
+    try:
+        kinds = {key: _measured(cells[0], plan) for key, cells in _by_kind(todo).items()}
+    except RowTooLarge:
+        if plan.processes == 1:
+            raise
+        return (
+            f"{head}\nModel and gradients of one row do not fit in one process, so no time can be told. Divided among "
+            f"{plan.processes} they may fit; data and model are checked."
+        )
     total = tokens = 0.0
     for key, cells in _by_kind(todo).items():
         kind = kinds[key]
         for cell in cells:
-            pairs = _pairs(cell.config, kind.pairs)
+            pairs = _pairs(cell.config, kind.pairs, plan.processes)
             total += pairs * kind.a_pair + kind.held_out
             tokens += pairs * kind.tokens_a_pair
         sharing = {repr((cell.world, cell.config.model, cell.config.data)) for cell in cells}
@@ -70,8 +78,8 @@ def estimate(plan: SweepPlan, folder: SweepFolder, todo: Sequence[Cell], *, jobs
         total += len(unmade) * kind.world
     return (
         f"{head}\nThe {len(todo)} runs train on about {tokens / 1e6:.3g} M tokens: {_duration(total / jobs)} with "
-        f"{_jobs(jobs)}, measured on one packed row of each kind of run ({len(kinds)}). Loading, answers (samples, "
-        "the monitor's looks, questions) and checkpoints come on top."
+        f"{_jobs(jobs)}, measured on one packed row of each kind of run ({len(kinds)}){_by_one(plan.processes)}. "
+        "Loading, answers (samples, the monitor's looks, questions) and checkpoints come on top."
     )
 
 
@@ -99,15 +107,15 @@ def _by_kind(todo: Sequence[Cell]) -> dict[str, list[Cell]]:
 def _measured(cell: Cell, plan: SweepPlan) -> _Kind:
     """One row of the run measured; a world that is not made is made aside, with a base of a few steps."""
     with tempfile.TemporaryDirectory(prefix="minordpo-dry-run-") as aside:
-        config, seconds = cell.config, 0.0
+        config, seconds = cell.config if plan.processes == 1 else _alone(cell.config), 0.0
         if cell.world is not None and not (plan.world_folder(cell.world) / "world.json").exists():
-            config, seconds = _on_a_sketch(cell.config, cell.world, Path(aside) / "world")
+            config, seconds = _on_a_sketch(config, cell.world, Path(aside) / "world")
         tokenizer = load_run_tokenizer(config)
         data = load_data(config, tokenizer)
         trainer = build_trainer(config, tokenizer, data, Path(aside) / "run")
         steps = plan_steps(trainer)
         found = measure_row(trainer, steps.typical_row)
-        pairs = _pairs(config, len(trainer.examples))
+        pairs = _pairs(config, len(trainer.examples), 1)
         missing = 0
         if trainer.reference is not None:
             met, held_out = trainer.met()
@@ -143,10 +151,30 @@ def _on_a_sketch(config: RunConfig, world: World, folder: Path) -> tuple[RunConf
     return dataclasses.replace(config, model=model, data=data), seconds
 
 
-def _pairs(config: RunConfig, epoch: int) -> float:
+def _alone(config: RunConfig) -> RunConfig:
+    """The config as one process can run it: with whole weights."""
+    arguments = {
+        name: value
+        for name, value in config.training.arguments.items()
+        if name not in ("fsdp", "fsdp_config", "deepspeed")
+    }
+    return dataclasses.replace(config, training=dataclasses.replace(config.training, arguments=arguments))
+
+
+def _by_one(processes: int) -> str:
+    if processes == 1:
+        return ""
+    return (
+        f" by one process with whole weights. Each run has {processes} processes: at best it takes 1/{processes} of "
+        "that, and what they lose by waiting for each other and for the network is not measured"
+    )
+
+
+def _pairs(config: RunConfig, epoch: int, processes: int) -> float:
     """How many pairs the run trains on, over all its steps; `epoch` is how many there are."""
     arguments = config.training.arguments
     a_step = arguments.get("per_device_train_batch_size", 8) * arguments.get("gradient_accumulation_steps", 1)
+    a_step *= processes
     steps = arguments.get("max_steps", -1)
     return float(steps * min(a_step, epoch) if steps > 0 else arguments.get("num_train_epochs", 3.0) * epoch)
 

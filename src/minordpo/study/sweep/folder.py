@@ -125,6 +125,8 @@ class SweepFolder:
             "world": None if cell.world is None else dataclasses.asdict(cell.world),
             "files": {} if cell.world is not None else self._files(cell.config),
         }
+        if cell.processes > 1:  # a step has the pairs of all
+            identity["launch"] = {"processes": cell.processes}
         return json.loads(self._digest(identity))  # as it is read back, to be compared with that
 
     def _files(self, config: RunConfig) -> dict[str, str]:

@@ -23,24 +23,18 @@ from minordpo.objectives.resolve import RANGES
 from minordpo.sections import Origin, as_mapping, build, lay_over, set_key
 from minordpo.strict_yaml import parse_yaml
 from minordpo.study.micro.world import World, refuse_impossible
+from minordpo.study.sweep.launch import launched_processes
 from minordpo.study.sweep.names import cell_name, in_order, model_name, refuse_unknown_key, world_name
 from minordpo.train.run import validate
 from minordpo.value_types import shown
 
-SECTIONS = ("run", "world", "grid", "runs", "evaluate", "output")
-SEEDED = (
-    "training.seed",
-    "training.data_seed",
-)  # what `seed` stands for, and world.seed where there is a world
+SECTIONS = ("run", "world", "grid", "runs", "evaluate", "launch", "output")
+# What `seed` stands for, and world.seed where there is a world.
+SEEDED = ("training.seed", "training.data_seed")
 UNTUNED = "untuned"  # within the output: evaluations of the models that runs start from
 WORLD_TASKS = ("validation", "test")  # a world's own questions, by the name of their file
 # A world's prompt is the question with its line's end, which reading a row of questions takes off.
-_WORLD_EVALUATION = {
-    "task": "validation",
-    "prompt": "{question}\n",
-    "plain_text": True,
-    "max_new_tokens": 96,
-}
+_WORLD_EVALUATION = {"task": "validation", "prompt": "{question}\n", "plain_text": True, "max_new_tokens": 96}
 
 
 @dataclass(frozen=True)
@@ -51,6 +45,7 @@ class Cell:
     settings: dict[str, Any]  # what the sweep sets, by dotted key
     config: RunConfig
     world: World | None = None
+    processes: int = 1  # that train it together
 
     @property
     def folder(self) -> Path:
@@ -68,6 +63,7 @@ class SweepPlan:
     base: dict[str, Any]  # `run` and `world` as they are where nothing varies
     evaluate: dict[str, Any] | None
     notes: tuple[str, ...] = ()  # what was decided that the file does not say
+    processes: int = 1  # that train a run
 
     @property
     def worlds(self) -> dict[Path, World]:
@@ -128,12 +124,13 @@ def load_plan(path: Path, overrides: Sequence[str] = ()) -> SweepPlan:
     settings, notes = _applicable(entries, sections)
     if world is not None:
         notes += _replaced_by_world(sections)
-    cells = [_cell(each, sections, world, Path(values["output"]), origin) for each in settings]
+    output, processes = Path(values["output"]), launched_processes(values.get("launch"), origin)
+    cells = [replace(_cell(each, sections, world, output, origin), processes=processes) for each in settings]
     _refuse_twins(cells, path)
     keys = in_order({key for each in settings for key in each})
     evaluate = _evaluate(values.get("evaluate"), world is not None, origin)
     base = {"run": {name: each for name, each in sections.items() if name != "output"}, "world": world}
-    return SweepPlan(Path(values["output"]), tuple(cells), tuple(keys), base, evaluate, tuple(notes))
+    return SweepPlan(output, tuple(cells), tuple(keys), base, evaluate, tuple(notes), processes)
 
 
 # ---- the file ----

@@ -2,7 +2,7 @@
 
 SWEEP.yaml ─► plan: cells, worlds             plan      names: names
 plan × what is on disk ─► what is to be done  folder    sweep.json, failed.txt; other sweeps are refused
-jobs ─► workers                               workers   what a job does: cell
+jobs ─► workers                               workers   what a job does: cell, of several processes: launch
 each run's end ─► its row                     ../results: results.csv, results.parquet
 
 Everything is kept in run folders as it comes, so a sweep that is stopped, killed or unplugged goes on by the same
@@ -28,6 +28,7 @@ from minordpo.study.results import results_table
 from minordpo.study.sweep.cell import CellJob, UntunedJob, WorldJob, do_job
 from minordpo.study.sweep.cost import estimate
 from minordpo.study.sweep.folder import SweepFolder
+from minordpo.study.sweep.launch import Launch, describe_launch, refuse_too_few_gpus, runs_at_a_time
 from minordpo.study.sweep.plan import Cell, SweepPlan, load_plan
 from minordpo.study.sweep.workers import Event, Workers, one_gpu, visible_gpus
 from minordpo.train.folder import only_here
@@ -50,8 +51,8 @@ def sweep(
 ) -> int:
     """Do what the sweep's file says and is not done yet; the number of its runs that have failed.
 
-    `jobs` runs go at a time (unless told one a GPU, or one). `only` is a pattern such as "minordpo-*" for names;
-    `retry` runs failed ones again. `start`: as `Workers`.
+    `jobs` runs go at a time (unless told as many as there are GPUs for, or one). `only` is a pattern such as
+    "minordpo-*" for names; `retry` runs failed ones again. `start`: as `Workers`.
 
     Raises:
         InputError: the file or the output folder cannot be used; nothing was run then.
@@ -59,15 +60,17 @@ def sweep(
     if jobs is not None and jobs < 1:
         raise InputError(f"--jobs is {jobs}, but at least 1 is needed. Raise it")
     plan = load_plan(path, overrides)
+    gpus = len(visible_gpus())
+    at_a_time = runs_at_a_time(jobs, plan.processes, gpus)
     if dry_run:
         folder = SweepFolder(plan.output)
         plan = _chosen(folder.reconciled(plan), only)
         todo = _todo(plan, folder, retry)
         say(describe(plan, folder, todo, retry=retry))
-        at_a_time = jobs or max(1, len(visible_gpus()))
         with one_gpu():
             say(estimate(plan, folder, todo, jobs=at_a_time))
         return 0
+    refuse_too_few_gpus(plan.processes, gpus)
     with only_here(plan.output, doing="sweeping"):
         folder = SweepFolder(plan.output)
         plan = folder.reconciled(plan)
@@ -78,8 +81,10 @@ def sweep(
         rows = folder.rows()
         untuned = untuned_jobs(chosen, folder, todo)
         if todo or untuned:
-            count = min(jobs or max(1, len(visible_gpus())), len(todo) + len(untuned))
-            with Workers(do_job, count, plan.output / LOGS, method=start) as workers:
+            count = min(at_a_time, len(todo) + len(untuned))
+            with Workers(
+                do_job, count, plan.output / LOGS, processes=plan.processes, method=start
+            ) as workers:
                 _Loop(chosen, folder, workers, todo, untuned, say).run()
             rows = folder.rows([cell.name for cell in todo])
         folder.write_results(rows)
@@ -133,6 +138,8 @@ def describe(plan: SweepPlan, folder: SweepFolder, todo: Sequence[Cell], *, retr
         if values:
             lines.append(f"  {key}: {', '.join(value.strip(chr(34)) for value in values)}")
     lines += [f"  {note}" for note in plan.notes]
+    if plan.processes > 1:
+        lines.append(f"  {describe_launch(plan.processes, len(visible_gpus()))}")
     if plan.worlds:
         made = sum((path / "world.json").exists() for path in plan.worlds)
         lines.append(f"  micro worlds: {len(plan.worlds)}, {made} of them made; runs on one share it")
@@ -212,7 +219,8 @@ class _Loop:
         retention = None
         if cell.world is not None and evaluation is not None:
             retention = self.plan.world_folder(cell.world) / "retention.jsonl"
-        return CellJob(cell.config, evaluation, retention)
+        launch = Launch(cell.processes, self.plan.output / LOGS) if cell.processes > 1 else None
+        return CellJob(cell.config, evaluation, retention, launch)
 
     def _next(self, queue: deque[Job]) -> Job | None:
         """The first job that waits for no world."""

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -46,13 +47,16 @@ class _Worker:
 class Workers:
     """Up to `count` processes, started as they are needed; each job has a `name`, and a log LOGS/NAME.txt.
 
-    `method` is how Python starts them; another than "spawn" carries what has been imported into them.
+    A job may start `processes` of its own, for which its worker is given cores and GPUs. `method` is how Python starts
+    workers; another than "spawn" carries what has been imported into them.
     """
 
-    def __init__(self, do: Doing, count: int, logs: Path, *, method: str = "spawn") -> None:
+    def __init__(
+        self, do: Doing, count: int, logs: Path, *, processes: int = 1, method: str = "spawn"
+    ) -> None:
         self._do, self._logs = do, logs
         self._context = multiprocessing.get_context(method)
-        self._environments = environments(count)
+        self._environments = environments(count, processes)
         self._workers: dict[int, _Worker] = {}  # by place
 
     def __enter__(self) -> Workers:
@@ -106,7 +110,7 @@ class Workers:
         except (EOFError, ConnectionResetError):
             self._retire(place)
             if worker.job is not None:
-                yield Event(worker.job, "failed", _how_it_ended(worker.process.exitcode))
+                yield Event(worker.job, "failed", how_it_ended(worker.process.exitcode))
             return
         event = Event(worker.job, kind, text)
         if kind != "doing":
@@ -130,15 +134,20 @@ def _await(process: Any) -> None:
         process.join()
 
 
-def environments(count: int) -> list[dict[str, str]]:
-    """Of each worker, what it may use: its share of the cores, and of several GPUs one, in turn."""
+def environments(count: int, processes: int = 1) -> list[dict[str, str]]:
+    """Of each worker, what it may use: its share of the cores, and of several GPUs `processes`, in turn.
+
+    Cores are those of one process.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     shared: dict[str, str] = {}
     if "OMP_NUM_THREADS" not in os.environ:
-        shared["OMP_NUM_THREADS"] = str(max(1, cores // count))
+        shared["OMP_NUM_THREADS"] = str(max(1, cores // (count * processes)))
     gpus = visible_gpus()
+    shares = [",".join(gpus[at : at + processes]) for at in range(0, len(gpus), processes)]
     return [
-        shared | ({"CUDA_VISIBLE_DEVICES": gpus[place % len(gpus)]} if gpus else {}) for place in range(count)
+        shared | ({"CUDA_VISIBLE_DEVICES": shares[place % len(shares)]} if shares else {})
+        for place in range(count)
     ]
 
 
@@ -167,7 +176,8 @@ def one_gpu() -> Iterator[None]:
             os.environ["CUDA_VISIBLE_DEVICES"] = before
 
 
-def _how_it_ended(code: int | None) -> str:
+def how_it_ended(code: int | None) -> str:
+    """Of a process that did not end well, its exit status in words."""
     if code is not None and code < 0:
         name = signal.Signals(-code).name
         why = ", as the system does where memory runs out" if name == "SIGKILL" else ""
@@ -228,6 +238,9 @@ def _set_threads() -> None:
 def _end_with_parent() -> None:
     """A sweep that is killed leaves no worker behind, which would hold its run's folder."""
     parent = multiprocessing.parent_process()
-    if parent is not None:
+    main = threading.main_thread().ident
+    if parent is not None and main is not None:
         wait([parent.sentinel])
+        signal.pthread_kill(main, signal.SIGTERM)  # it also ends the processes that its job has started
+        time.sleep(PATIENCE)
         os._exit(1)
