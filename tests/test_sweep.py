@@ -226,7 +226,7 @@ def test_the_untuned_model_of_each_world_is_asked_once_and_after_its_world_is_ma
     write_sweep(tmp_path, world=world, grid={"seed": [0, 1], "objective.beta": [0.1, 0.2]}, evaluate={"n": 4})
     assert "untuned models: 2 to be asked the same, 0 of them done" in swept(tmp_path)[1]
     asked = [name for name in pretended.done if name.startswith("untuned-")]
-    assert sorted(asked) == [f"untuned-chain-full-result-16x1300-seed{seed}" for seed in (0, 1)]
+    assert sorted(asked) == [f"untuned-chain-full-result-16x2600-seed{seed}" for seed in (0, 1)]
     for name in asked:
         assert pretended.done.index(name) > pretended.done.index(name.removeprefix("untuned-"))
     plan, folder = load_plan(tmp_path / "s.yaml"), SweepFolder(tmp_path / "out")
@@ -252,7 +252,7 @@ def test_a_world_that_cannot_be_made_has_no_model_to_ask(tmp_path: Path, pretend
     write_sweep(tmp_path, world={"pairs": int(CURSED)}, grid={"seed": [0]}, evaluate={"n": 4})
     assert swept(tmp_path)[0] == 1
     assert swept(tmp_path)[0] == 1  # it has failed, so neither is tried again
-    assert pretended.done == ["chain-full-result-666x1300-seed0"]
+    assert pretended.done == ["chain-full-result-666x2600-seed0"]
 
 
 def test_the_untuned_model_is_asked_the_same_but_for_samples_of_which_it_is_the_measure(
@@ -262,7 +262,7 @@ def test_the_untuned_model_is_asked_the_same_but_for_samples_of_which_it_is_the_
     plan = plan_of(tmp_path, world={"pairs": 16}, grid={"seed": [0]}, evaluate=evaluate)
     folder, asked = plan.untuned(plan.cells[0]) or (None, None)
     tuned = plan.evaluation(plan.cells[0])
-    assert folder == tmp_path / "out" / "untuned" / "chain-full-result-16x1300-seed0"
+    assert folder == tmp_path / "out" / "untuned" / "chain-full-result-16x2600-seed0"
     assert asked == dataclasses.replace(tuned, samples=0, temperature=None, reference=None)
     # Where the answers themselves are drawn, its are drawn too.
     drawn = plan_of(tmp_path, world={}, grid={"seed": [0]}, evaluate={"temperature": 0.5})
