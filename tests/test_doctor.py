@@ -258,7 +258,10 @@ def test_the_labels_of_dropped_rows_are_not_counted():
     loaded = load_labelled(("Answer:", " Yes", False), ("Answer:", "", True), ("Answer:", " ", False))
     report = prepare(loaded, invalid="drop").report
     assert report.desirable == 0
-    assert "  0 desirable, 1 undesirable\n" in str(report)
+    assert (
+        "  0 desirable, 1 undesirable\n  note: with one label alone nothing is contrasted; add the other"
+        in str(report)
+    )
     assert "2 empty responses (first: row 12, the completion is empty)" in str(report)
 
 

@@ -20,7 +20,8 @@ from minordpo.objectives import (
     refuse_data,
     resolve,
 )
-from minordpo.objectives.resolve import RANGES
+from minordpo.objectives.resolve import RANGES, check_ranges
+from minordpo.objectives.spec import PAIRS, Spec
 from objective_cases import answer, responses, two
 
 NAMES = sorted(OBJECTIVES)
@@ -331,6 +332,19 @@ NEVER = [
 def test_every_hyperparameter_has_its_range_and_every_range_its_words():
     every = {key for name in NAMES for key in hyperparameter_defaults(name)}
     assert sorted(every) == sorted(RANGES) == sorted(WORDS)
+
+
+def test_who_adds_a_hyperparameter_without_a_range_is_told_at_import() -> None:
+    def tilted(logps: PairLogps, *, beta: float = 0.1, tilt: float = 0.0) -> Any:
+        raise NotImplementedError
+
+    with pytest.raises(TypeError, match="tilt of objective tilted has no range"):
+        check_ranges({"tilted": Spec(tilted, PAIRS, assumes="", usual="")})
+
+
+def test_the_nearest_name_is_found_in_any_case() -> None:
+    with pytest.raises(InputError, match=r"did you mean minordpo\?"):
+        resolve("MinorDPO", {})
 
 
 @pytest.mark.parametrize("key", sorted(WORDS))

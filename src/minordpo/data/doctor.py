@@ -114,6 +114,10 @@ class DataReport:
             lines.append("  nothing dropped, cut, repeated, contradicted or tokenised apart")
         if self.kind == "labelled":
             lines.append(f"  {self.desirable:,} desirable, {self.used - self.desirable:,} undesirable")
+            if self.desirable in (0, self.used):
+                lines.append(
+                    "  note: with one label alone nothing is contrasted; add the other, or imitate with sft"
+                )
         if self.kind == "ranked":
             mean, most = self.tokens.responses
             lines.append(f"  {mean:.1f} responses to a prompt on average, {most} at most")

@@ -195,6 +195,21 @@ def hyperparameter_defaults(name: str) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
+def check_ranges(specs: Mapping[str, Spec]) -> None:
+    """Nothing, where every hyper-parameter has a range; at import, so that who adds an objective is told at once.
+
+    Raises:
+        TypeError: one has none, and help, errors and config could say nothing of it.
+    """
+    for name, spec in specs.items():
+        for parameter in inspect.signature(spec.function).parameters.values():
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY and parameter.name not in RANGES:
+                raise TypeError(f"{parameter.name} of objective {name} has no range. Give it one in RANGES")
+
+
+check_ranges(OBJECTIVES)
+
+
 def refuse_data(objective: Objective, kind: str, grades: Iterable[Iterable[float]], source: str) -> None:
     """Refuse data that the objective cannot use.
 
@@ -321,5 +336,8 @@ _OTHER_NAMES = {
 def _nearest(name: str, known: Iterable[str]) -> str:
     known = list(known)
     other = [_OTHER_NAMES[name]] if name in _OTHER_NAMES and _OTHER_NAMES[name] in known else []
-    close = other or difflib.get_close_matches(name, known, n=1)
+    by_lower_case = {each.lower(): each for each in known}
+    close = other or [
+        by_lower_case[each] for each in difflib.get_close_matches(name.lower(), by_lower_case, n=1)
+    ]
     return f" (did you mean {close[0]}?)" if close else ""

@@ -151,8 +151,9 @@ RESPONSES = {
         rrhf,
         PAIRS | RANKED,
         reference=False,
-        assumes="the likelier response a token should be the better one; the best is worth imitating",
-        usual="rank_weight 1, or 100 with per_token; learning rate 1e-6 to 2e-5",
+        assumes="the likelier response a token should be the better one; the best is worth imitating, which with the "
+        "defaults outweighs the ranking as many times as a response has tokens",
+        usual="rank_weight 1 as in the paper; to rank, per_token with 1 to 100; learning rate 1e-6 to 2e-5",
     ),
     "pairwise_cringe": Spec(
         pairwise_cringe,
