@@ -38,7 +38,7 @@ def kto(
     desirable_weight: float = 1.0,
     undesirable_weight: float = 1.0,
 ) -> Float[Tensor, "prompts"]:
-    """Desirable: λ_D (1 − σ(β (logratio − z0))); undesirable: λ_U (1 − σ(β (z0 − logratio))); mean over a prompt's.
+    """Desirable: λ_D (1 − σ(β (logratio − z0))); undesirable: λ_U (1 − σ(β (z0 − logratio))); their mean a prompt.
 
     z0 = max(0, mean log-ratio of responses paired with another prompt), without a gradient, over the whole optimizer
     step: each prompt's mismatched responses are those of the next prompt of the step in the order of the data set. A
