@@ -182,9 +182,9 @@ PAIRWISE = {
     "ipo": Spec(
         ipo,
         PAIRS,
-        assumes="a margin of 1/(2·beta) is enough, however certain the preference; with per_token of nats a token, "
-        "5 at beta 0.1, which few runs reach",
-        usual="beta 0.1 to 1 with per_token, 0.01 to 0.1 without",
+        assumes="a margin of 1/(2·beta) is enough, however certain the preference; with per_token nats a token, so 5 "
+        "of them at beta 0.1",
+        usual="beta 0.01 to 1",
     ),
     "simpo": Spec(
         simpo,

@@ -205,11 +205,8 @@ def _scores(figure: Figure, data: Mapping[str, Any]) -> None:
     betas = sorted(
         {runs[place]["beta"] for place in scored}, key=lambda beta: math.inf if beta is None else beta
     )
-    styles = {
-        name: each
-        for name, each in _of_objectives(data).items()
-        if name in {runs[p]["objective"] for p in scored}
-    }
+    there = {runs[place]["objective"] for place in scored}
+    styles = {name: each for name, each in _of_objectives(data).items() if name in there}
     across = min(len(rates), _PANELS_ACROSS)
     down = math.ceil(len(rates) / across)
     figure.set_size_inches(max(6.5, 4.5 * across), 3.6 * down + 0.3 * math.ceil(len(styles) / 4))
