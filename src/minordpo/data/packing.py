@@ -49,7 +49,7 @@ class Tree:
 
     nodes: tuple[Node, ...]
     subtree_end: Int[Tensor, "tokens"]
-    masks: dict = field(default_factory=dict)  # attention's masks by shape; every layer needs the same ones
+    cache: dict = field(default_factory=dict)  # what attention makes of the tree, once for all layers
 
     def to(self, device: torch.device | str) -> Tree:
         """The same tree with its tensors on `device`."""

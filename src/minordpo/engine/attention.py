@@ -2,22 +2,33 @@
 
 Plugs in through transformers' `AttentionInterface`; the tree travels as a forward argument, so a recomputation
 under gradient checkpointing, in whatever thread, finds the tree of its own batch.
+
+tree_attention
+  ├─ in half precision on a GPU: one flash-attention call over all nodes, keys and values gathered path by path
+  └─ else: node by node, with scaled_dot_product_attention
 """
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, PreTrainedModel
 
 from minordpo.data.packing import Tree
 
 NAME = "minordpo_tree"
+_HALF = (torch.bfloat16, torch.float16)
+_GROUPED = "enable_gqa" in inspect.signature(varlen_attn).parameters  # since torch 2.12
 
 
 def tree_attention(
@@ -35,7 +46,7 @@ def tree_attention(
     s_aux: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention over one packed row, node by node.
+    """Attention over one packed row.
 
     `query` is (1, heads, tokens, head_dim), `key` and `value` (1, kv_heads, tokens, head_dim); the result is
     (1, tokens, heads, head_dim), as transformers' attention functions return it.
@@ -53,6 +64,10 @@ def tree_attention(
         )
     if scaling is None:
         scaling = query.shape[-1] ** -0.5
+    lowered = _lowered(query)
+    if softcap is None and s_aux is None and not dropout and _is_flash(query, lowered):
+        q, k, v = (x[0].transpose(0, 1).to(lowered) for x in (query, key, value))
+        return _in_one_call(q, k, v, tree, scaling, sliding_window)[None], None
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
         key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
@@ -68,6 +83,77 @@ def tree_attention(
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
 
 
+# ---- all nodes in one call ----
+@dataclass(frozen=True, eq=False)
+class _Paths:
+    """A row's nodes as flash attention wants them: a node is a sequence of queries, its path their keys."""
+
+    keys: Int[Tensor, "path_tokens"]  # row positions, path after path
+    query_ends: Int[Tensor, "nodes_and_1"]  # int32, from 0
+    key_ends: Int[Tensor, "nodes_and_1"]
+    most_queries: int
+    most_keys: int
+
+    @classmethod
+    def of(cls, tree: Tree, device: torch.device) -> _Paths:
+        spans = [np.arange(node.start, node.end) for node in tree.nodes]
+        paths = [
+            np.concatenate([spans[number] for number in (*node.ancestors, own)])
+            for own, node in enumerate(tree.nodes)
+        ]
+        queries, keys = [len(span) for span in spans], [len(path) for path in paths]
+        ends = torch.from_numpy(np.cumsum([[0, *queries], [0, *keys]], axis=1)).int().to(device)
+        row = torch.from_numpy(np.concatenate(paths)).to(device)
+        return cls(row, ends[0], ends[1], max(queries), max(keys))
+
+
+def _lowered(query: Tensor) -> torch.dtype:
+    """The dtype attention is computed in: rotary embeddings leave queries and keys in float32 under autocast."""
+    kind = query.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else query.dtype
+
+
+def _is_flash(query: Tensor, lowered: torch.dtype) -> bool:
+    """Whether torch's flash attention can run; its backward pass adds in any order, so not where that is forbidden."""
+    return (
+        query.is_cuda
+        and lowered in _HALF
+        and query.shape[-1] % 8 == 0
+        and query.shape[-1] <= 256
+        and torch.cuda.get_device_capability(query.device) >= (8, 0)
+        and not torch.are_deterministic_algorithms_enabled()
+    )
+
+
+def _in_one_call(
+    query: Tensor, key: Tensor, value: Tensor, tree: Tree, scaling: float, window: int | None
+) -> Tensor:
+    """(tokens, heads, head_dim). Each node's queries are the last of its path, and a causal mask is aligned there."""
+    paths = tree.cache.get(_Paths)
+    if paths is None:
+        paths = tree.cache[_Paths] = _Paths.of(tree, query.device)
+    repeats = query.shape[1] // key.shape[1]
+    key, value = key.index_select(0, paths.keys), value.index_select(0, paths.keys)
+    if repeats > 1 and not _GROUPED:
+        key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
+    grouped: dict[str, Any] = {"enable_gqa": True} if repeats > 1 and _GROUPED else {}
+    output = varlen_attn(
+        query,
+        key,
+        value,
+        paths.query_ends,
+        paths.key_ends,
+        paths.most_queries,
+        paths.most_keys,
+        scale=scaling,
+        window_size=(-1 if window is None else window - 1, 0),
+        **grouped,
+    )
+    assert isinstance(output, Tensor)  # log-sum-exps come with it only where they are asked for
+    return output
+
+
+# ---- node by node ----
 def _attend(
     query: Tensor,
     key: Tensor,
@@ -109,15 +195,15 @@ def _attend(
 def _mask(tree: Tree, own: int, length: int, window: int | None, like: Tensor) -> Tensor:
     """(own, length) additive mask, aligned at the end of the path."""
     key = (own, length, window, like.dtype, like.device)
-    if key not in tree.masks:
+    if key not in tree.cache:
         positions = torch.arange(length - own, length, device=like.device)[:, None]
         keys = torch.arange(length, device=like.device)[None, :]
         hidden = keys > positions
         if window is not None:
             hidden = hidden | (positions - keys >= window)
         mask = torch.zeros(own, length, dtype=like.dtype, device=like.device)
-        tree.masks[key] = mask.masked_fill_(hidden, float("-inf"))
-    return tree.masks[key]
+        tree.cache[key] = mask.masked_fill_(hidden, float("-inf"))
+    return tree.cache[key]
 
 
 AttentionInterface.register(NAME, tree_attention)
