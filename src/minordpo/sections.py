@@ -100,7 +100,7 @@ def build(cls: Any, values: Any, prefix: str, origin: Origin) -> Any:
         elif name in values:
             _check(values[name], hints[name], key, origin, item.metadata)
             _refuse_blank(values[name], key, origin, item)
-            built[name] = values[name]
+            built[name] = _in_tuple(values[name], hints[name])
             if "verbatim" in item.metadata and values[name] is not None:
                 _check_verbatim(values[name], item.metadata["verbatim"], f"{key}.", origin, [])
         elif item.default is dataclasses.MISSING:
@@ -109,6 +109,12 @@ def build(cls: Any, values: Any, prefix: str, origin: Origin) -> Any:
                 f"Give it, on the command line as {key}=…"
             )
     return cls(**built)
+
+
+def _in_tuple(value: Any, hint: Any) -> Any:
+    """The value; a list, all that YAML has, as a tuple where every part of the annotation that takes one is a tuple."""
+    outer = {typing.get_origin(part) or part for part in (typing.get_args(hint) or (hint,))}
+    return tuple(value) if isinstance(value, list) and tuple in outer and list not in outer else value
 
 
 def _check_verbatim(

@@ -19,7 +19,8 @@ def fits(value: Any, hint: Any) -> bool:
     if outer is Literal:
         return any(type(value) is type(choice) and value == choice for choice in inner)
     if outer in (list, tuple):
-        return isinstance(value, list) and all(any(fits(each, part) for part in inner) for each in value)
+        parts = [part for part in inner if part is not Ellipsis]
+        return isinstance(value, list) and all(any(fits(each, part) for part in parts) for each in value)
     if outer is dict:
         keys, values = inner
         if not isinstance(value, dict):
@@ -45,7 +46,7 @@ def needed(hint: Any) -> str:
         elif part is type(None):
             said.append("null")
         elif (outer or part) in (list, tuple):
-            said.append("a list" + (f" of {needed(inner[0])}" if outer is list else ""))
+            said.append("a list" + (f" of {needed(inner[0])}" if outer is list or Ellipsis in inner else ""))
         elif part in words:
             said.append(words[part])
         elif isinstance(part, type) and issubclass(part, enum.Enum):
