@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import random
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from minordpo.data.files import read_jsonl
@@ -145,7 +148,7 @@ def test_a_base_learns_and_is_the_same_from_the_same_seed(
 ) -> None:
     monkeypatch.setattr(base, "BATCH", 16)
     for name in ("one", "two"):
-        train_base(tmp_path / name, family="chain", distance="full", seed=3, steps=20)
+        train_base(tmp_path / name, family="chain", distance="full", seed=3, steps=20, accuracy=None)
     one, two = (AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in ("one", "two"))
     assert all(a.equal(b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
     tokenizer, rng = AutoTokenizer.from_pretrained(tmp_path / "one"), random.Random(8)
@@ -154,23 +157,138 @@ def test_a_base_learns_and_is_the_same_from_the_same_seed(
     assert base._loss(one, tokenizer, drawn, one.device).item() < before - 0.5
 
 
-def test_a_base_cools_down_once_it_is_right_often_enough(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shares, rates = iter([0.1, 0.4]), []
-    monkeypatch.setattr(base, "share_right", lambda *_: next(shares))
-    for name, value in (("BATCH", 2), ("EVERY", 3), ("WARM_UP", 2), ("COOL_DOWN", 4)):
-        monkeypatch.setattr(base, name, value)
-    step = torch.optim.AdamW.step
+@dataclass
+class _Watched:
+    """What a base's training did: each step's share of the full rate, and the question counts it was looked at by."""
 
-    def watched(optimizer: torch.optim.AdamW) -> None:
-        rates.append(optimizer.param_groups[0]["lr"] / base.RATE)
+    rates: list[float]
+    counts: list[int]
+    drawn: list[list[tuple[str, str]]]
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float]], _Watched]:
+    """A base looked at every three steps, whose cool-down has eight, and that is right as often as is told."""
+    for name, value in (("BATCH", 2), ("EVERY", 3), ("WARM_UP", 2), ("COOL_DOWN", 8), ("FINEST", 1)):
+        monkeypatch.setattr(base, name, value)
+    seen = _Watched([], [], [])
+    step, loss = torch.optim.AdamW.step, base._loss
+
+    def stepped(optimizer: torch.optim.AdamW) -> None:
+        seen.rates.append(optimizer.param_groups[0]["lr"] / base.RATE)
         step(optimizer)
 
-    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
-    train_base(tmp_path, family="chain", distance="full", seed=0, steps=50)
-    # Warm-up, a decay over 50 steps; asked at steps 3 and 6, and from there down to zero.
-    assert rates == pytest.approx([0.5, 0.98, 0.96, 0.94, 0.92, 0.9, 0.88, 0.66, 0.44, 0.22])
+    def lost(model: object, tokenizer: object, drawn: list[tuple[str, str]], device: object) -> object:
+        seen.drawn.append(drawn)
+        return loss(model, tokenizer, drawn, device)
+
+    def told(shares: list[float]) -> _Watched:
+        left = iter(shares)
+
+        def asked(model: object, tokenizer: object, questions: list[Question]) -> float:
+            seen.counts.append(len(questions))
+            return next(left)
+
+        monkeypatch.setattr(base, "share_right", asked)
+        return seen
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", stepped)
+    monkeypatch.setattr(base, "_loss", lost)
+    return told
+
+
+def _train(
+    folder: Path, steps: int = 50, accuracy: tuple[float, float] | None = (0.45, 0.65)
+) -> base.Trained:
+    return train_base(folder, family="chain", distance="full", seed=0, steps=steps, accuracy=accuracy)
+
+
+TRUNK = [0.5, 0.98, 0.96, 0.94, 0.92, 0.9, 0.88, 0.86, 0.84]  # warm-up of 2 steps, a decay over 50
+
+
+def test_a_base_that_is_seldom_right_is_not_tried_and_one_within_bounds_is_taken(
+    tmp_path: Path, watch: Callable[[list[float]], _Watched]
+) -> None:
+    seen = watch([0.05, 0.1, 0.45])
+    assert _train(tmp_path / "base") == base.Trained(steps=14, cool_down=8, right=0.45, asked=256)
+    assert seen.counts == [64, 64, 256]
+    assert seen.rates == pytest.approx([*TRUNK[:6], *(0.88 * left / 8 for left in range(8, 0, -1))])
+
+
+def test_too_little_after_a_trial_goes_on_as_if_there_had_been_none(
+    tmp_path: Path, watch: Callable[[list[float]], _Watched]
+) -> None:
+    seen = watch([0.1, 0.23, 0.2, 0.6])
+    assert _train(tmp_path / "tried").steps == 14
+    assert seen.rates == pytest.approx(
+        [
+            *TRUNK[:3],
+            *(0.94 * left / 8 for left in range(8, 0, -1)),
+            *TRUNK[3:6],
+            *(0.88 * left / 8 for left in range(8, 0, -1)),
+        ]
+    )
+    assert seen.drawn[3] == seen.drawn[11]  # the step after the trial draws what its first step drew
+    drawn = seen.drawn[11:]
+    seen.drawn.clear()
+    watch([0.0, 0.2, 0.6])
+    assert _train(tmp_path / "untried").steps == 14
+    assert seen.drawn[3:] == drawn
+    tried, untried = (load_file(tmp_path / name / "model.safetensors") for name in ("tried", "untried"))
+    assert all(tried[name].equal(untried[name]) for name in untried)
+
+
+def test_less_than_half_of_what_is_needed_waits_as_long_as_the_longest_cool_down(
+    tmp_path: Path, watch: Callable[[list[float]], _Watched]
+) -> None:
+    seen = watch([0.1, 0.22, 0.1, 0.5])
+    assert (
+        _train(tmp_path / "base").steps == 12 + 8
+    )  # tried at step 3, looked at next when 8 steps have gone by
+    assert seen.counts == [64, 256, 64, 256]
+
+
+def test_too_much_after_a_trial_is_met_by_shorter_cool_downs_from_the_same_step(
+    tmp_path: Path, watch: Callable[[list[float]], _Watched]
+) -> None:
+    seen = watch([0.1, 0.7, 0.3, 0.65])
+    assert _train(tmp_path / "base") == base.Trained(steps=9, cool_down=6, right=0.65, asked=256)
+    lengths = [8, 4, 6]
+    down = [0.94 * left / length for length in lengths for left in range(length, 0, -1)]
+    assert seen.rates == pytest.approx([*TRUNK[:3], *down])
+    assert seen.drawn[3] == seen.drawn[11] == seen.drawn[15]
+
+
+def test_the_end_of_all_steps_is_tried_whatever_was_seen_before_it(
+    tmp_path: Path, watch: Callable[[list[float]], _Watched]
+) -> None:
+    watch([0.0, 0.5])
+    assert _train(tmp_path / "base", steps=5) == base.Trained(steps=5, cool_down=0, right=0.5, asked=256)
+
+
+@pytest.mark.parametrize(
+    ("shares", "said"),
+    [
+        ([0.0, 0.44], r"is right in 44% of 256 questions after 5 of 5 steps, but 45% to 65% are needed"),
+        ([0.1, 0.7, 0.7], r"is right in 70% of 256 questions after 3 of 5 steps.*widen world\.base_accuracy"),
+    ],
+    ids=["too-little", "too-much"],
+)
+def test_a_base_that_ends_outside_the_bounds_is_refused_and_not_saved(
+    tmp_path: Path, watch: Callable[[list[float]], _Watched], shares: list[float], said: str
+) -> None:
+    watch(shares)
+    with pytest.raises(InputError, match=said):
+        _train(tmp_path / "base", steps=5)
+    assert not (tmp_path / "base").exists()
+
+
+def test_a_base_of_any_accuracy_takes_all_steps_and_is_never_asked(
+    tmp_path: Path, watch: Callable[[list[float]], _Watched]
+) -> None:
+    seen = watch([])
+    assert _train(tmp_path / "base", accuracy=None) == base.Trained(steps=50, cool_down=0)
+    assert len(seen.rates) == 50
 
 
 def test_the_base_loss_is_the_mean_over_the_answers_tokens_however_rows_are_grouped() -> None:
@@ -199,7 +317,7 @@ def test_a_world_is_written_whole_and_keeps_its_questions_from_the_base(
         return found
 
     monkeypatch.setattr(base, "example", watched)
-    made = make_world(tmp_path / "world", World(pairs=6, base_steps=2))
+    made = make_world(tmp_path / "world", World(base_accuracy=None, pairs=6, base_steps=2))
     rows = {file.stem: [row for _, row in read_jsonl(file)] for file in made.glob("*.jsonl")}
     assert {name: len(each) for name, each in rows.items()} == {
         "pairs": 6,
@@ -211,9 +329,11 @@ def test_a_world_is_written_whole_and_keeps_its_questions_from_the_base(
     prompts = [row.get("prompt", row.get("question")) for each in rows.values() for row in each]
     assert len(set(prompts)) == len(prompts)
     assert (made / "base" / "model.safetensors").exists()
+    trained = json.loads((made / "base" / "trained.json").read_text())
+    assert trained == {"steps": 2, "cool_down": 0, "right": None, "asked": 0}
     assert len(met) >= 2 * base.BATCH
     stamp = (made / "base" / "model.safetensors").stat().st_mtime_ns
-    make_world(made, World(pairs=6, base_steps=2))
+    make_world(made, World(base_accuracy=None, pairs=6, base_steps=2))
     assert (made / "base" / "model.safetensors").stat().st_mtime_ns == stamp
 
 
@@ -226,15 +346,23 @@ def test_the_base_meets_no_prompt_that_is_kept_out(tmp_path: Path, monkeypatch: 
         return loss(model, tokenizer, drawn, device)
 
     monkeypatch.setattr(base, "_loss", watched)
-    train_base(tmp_path, family="chain", distance="full", seed=0, steps=2, allowed=lambda text: text < "5")
+    train_base(
+        tmp_path,
+        family="chain",
+        distance="full",
+        seed=0,
+        steps=2,
+        accuracy=None,
+        allowed=lambda text: text < "5",
+    )
     assert trained
     assert all(prompt < "5" for prompt in trained)
 
 
 def test_another_world_in_the_folder_is_refused_by_the_difference(tmp_path: Path, small: None) -> None:
-    make_world(tmp_path / "world", World(pairs=2, base_steps=1))
+    make_world(tmp_path / "world", World(base_accuracy=None, pairs=2, base_steps=1))
     with pytest.raises(InputError, match="holds a world of seed 0, not 1"):
-        make_world(tmp_path / "world", World(seed=1, pairs=2, base_steps=1))
+        make_world(tmp_path / "world", World(base_accuracy=None, seed=1, pairs=2, base_steps=1))
 
 
 def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
@@ -250,8 +378,27 @@ def test_a_world_of_nothing_is_refused(tmp_path: Path, name: str) -> None:
         make_world(tmp_path / "world", World(**{name: 0}))
 
 
+@pytest.mark.parametrize("wanted", [[0.4], [0.6, 0.5], [0.45, 65.0]], ids=["one", "turned", "percent"])
+def test_bounds_of_a_base_that_are_no_two_shares_are_refused(tmp_path: Path, wanted: list[float]) -> None:
+    with pytest.raises(InputError, match=r"base_accuracy is \[.*two shares from 0 to 1.*\[0\.45, 0\.65\]"):
+        make_world(tmp_path / "world", World(base_accuracy=tuple(wanted)))
+
+
+def test_a_world_found_written_is_known_by_the_bounds_of_its_base(
+    tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "share_right", lambda *_: 0.5)
+    made = make_world(tmp_path / "world", World(pairs=2, base_steps=1, base_accuracy=(0.4, 0.6)))
+    assert json.loads((made / "base" / "trained.json").read_text())["right"] == 0.5
+    assert make_world(made, World(pairs=2, base_steps=1, base_accuracy=(0.4, 0.6))) == made
+    with pytest.raises(
+        InputError, match=r"holds a world of base_accuracy \[0\.4, 0\.6\], not \[0\.4, 0\.7\]"
+    ):
+        make_world(made, World(pairs=2, base_steps=1, base_accuracy=(0.4, 0.7)))
+
+
 def test_a_world_that_was_cut_short_goes_on_to_the_same_files(tmp_path: Path, small: None) -> None:
-    wanted = World(pairs=3, base_steps=1)
+    wanted = World(base_accuracy=None, pairs=3, base_steps=1)
     whole = make_world(tmp_path / "whole", wanted)
     cut = make_world(tmp_path / "cut", wanted)
     (cut / "world.json").unlink()

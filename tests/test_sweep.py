@@ -346,7 +346,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         patch.setattr(reference, "_compute", computing)
         patch.setattr(training, "prepare_examples", preparing)
         sections = {
-            "world": {"pairs": 16, "base_steps": 2},
+            "world": {"pairs": 16, "base_steps": 2, "base_accuracy": None},
             "grid": {"objective.name": ["dpo", "sft"], "seed": [0]},
             "evaluate": {"max_new_tokens": 6, "samples": 2},
         }

@@ -117,6 +117,16 @@ def test_long_names_end_in_a_digest_and_stay_apart() -> None:
     assert both[0] != both[1]
 
 
+def test_a_world_is_named_by_the_accuracy_of_its_base_where_that_is_not_the_default(tmp_path: Path) -> None:
+    grid = {"world.base_accuracy": [[0.45, 0.65], [0.6, 0.8], None]}
+    plan = plan_of(tmp_path, world={"pairs": 16}, grid=grid)
+    assert [folder.name for folder in plan.worlds] == [
+        "chain-full-result-16x2600-seed0",
+        "chain-full-result-16x2600-right0.6to0.8-seed0",
+        "chain-full-result-16x2600-anyright-seed0",
+    ]
+
+
 def test_a_world_stands_in_place_of_model_and_data_and_its_seed_is_the_runs(tmp_path: Path) -> None:
     grid = {"world.distance": ["none", "full"], "seed": [0, 1]}
     plan = plan_of(tmp_path, world={"pairs": 16}, grid=grid, evaluate={"samples": 2, "n": 4})
@@ -208,6 +218,11 @@ def test_the_example_of_the_help_is_a_sweep(monkeypatch: pytest.MonkeyPatch, tmp
             r'world\.family is "ring", but chain or scale is needed',
         ),
         ({"grid": {"world.pairs": [0]}, "world": {}}, "a world of 0 pairs was asked for"),
+        (
+            {"grid": {"seed": [0]}, "world": {"base_accuracy": ["most"]}},
+            r"world\.base_accuracy is a list of 1, but a list of a number or null is needed",
+        ),
+        ({"grid": {"seed": [0]}, "world": {"base_accuracy": [0.6, 0.5]}}, r"base_accuracy is \[0\.6, 0\.5\]"),
         ({"grid": [1]}, "grid is a list of 1, but keys with values are needed"),
         ({"runs": {"seed": 0}}, "runs is a mapping .* but a list is needed"),
         ({"runs": [3]}, r"runs\[0\] is 3, but keys with values are needed"),

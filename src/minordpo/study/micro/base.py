@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import random
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from minordpo.errors import InputError
 from minordpo.evaluate.answers import last_number
 from minordpo.evaluate.generation import generate_answers
 from minordpo.study.micro.questions import SLIP, Family, Question, draw, draw_task
@@ -25,9 +28,11 @@ Distance = Literal["none", "half", "full"]
 # is from the chosen answers', the more there is to imitate.
 MIXTURE: dict[Distance, tuple[float, float]] = {"none": (0.0, 0.8), "half": (0.4, 0.4), "full": (0.7, 0.1)}
 BATCH, RATE = 32, 2e-3
-WARM_UP, COOL_DOWN = 100, 100  # steps
-EVERY, ASKED = 25, 64  # the base answers so many fresh questions every so many steps …
-ENOUGH = 0.15  # … and cools down once this share is right; 17 % became 66 % for seed 1
+WARM_UP, COOL_DOWN = 100, 100  # steps; the longest cool-down
+EVERY, LOOKED = 25, 64  # the base answers so many fresh questions every so many steps …
+ENOUGH = 0.08  # … and is tried from this share right on: cooled down, 17 % became 66 % for seed 1
+ASKED = 256  # questions of a trial
+FINEST = 4  # steps; cool-downs are not told apart closer
 MAX_POSITIONS = 256
 ANSWER_TOKENS = 64  # more than a worked answer has
 
@@ -84,6 +89,16 @@ def example(family: Family, distance: Distance, rng: random.Random) -> tuple[str
     return task.text, task.answer
 
 
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """How a base came about."""
+
+    steps: int  # whose work is in its weights
+    cool_down: int  # the last of them, in which the rate went to zero
+    right: float | None = None  # share of greedy answers whose last number was right; None: it was not asked
+    asked: int = 0
+
+
 def train_base(
     folder: Path,
     *,
@@ -91,46 +106,144 @@ def train_base(
     distance: Distance,
     seed: int,
     steps: int,
+    accuracy: tuple[float, ...] | None,
     allowed: Callable[[str], bool] = lambda text: True,
-) -> None:
+) -> Trained:
     """Train the base from nothing and save it with its tokenizer; every step draws fresh examples.
 
-    Cross-entropy on the answers, AdamW with a linear decay over `steps`; once the base is right often enough, the rate
-    goes from where it is to zero within COOL_DOWN. Arithmetic is learnt of a sudden, at another step for each seed, and
+    Cross-entropy on the answers, AdamW with a linear decay over `steps`; to their end where `accuracy` is None, else
+    until the share of right answers is within it. Arithmetic is learnt of a sudden, at another step for each seed, and
     a base that is nearly always right or wrong could show nothing. `allowed` keeps prompts out, those of the test.
+
+    Raises:
+        InputError: no base within `accuracy` came out; nothing was saved.
     """
-    rng = random.Random(f"base of {family}, {distance}, seed {seed}")
-    tokenizer, model = character_tokenizer(), small_llama(seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(device).train()  # type: ignore[arg-type]  # `to` is typed as its decorator
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.01, betas=(0.9, 0.98))
-    questions = _questions(family, seed, allowed)
-    end, right = steps, 0.0  # where the rate reaches zero
-    bar = tqdm(range(steps), desc="training a base model", unit="step", dynamic_ncols=True)
-    for step in bar:
-        if step == end:
-            break
-        if step and step % EVERY == 0 and end == steps:
-            right = share_right(model, tokenizer, questions)
-            end = min(steps, step + COOL_DOWN) if right >= ENOUGH else steps
-        for group in optimizer.param_groups:
-            group["lr"] = RATE * _share_of_rate(step, steps, end)
-        loss = _loss(model, tokenizer, _batch(family, distance, rng, allowed), device)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        if step % EVERY == 0:
-            bar.set_postfix_str(f"loss {loss.item():.3f}, {right:.0%} right")
-    bar.close()
-    model.eval().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    training = _Training(family, distance, seed, steps, allowed)
+    if accuracy is None:
+        training.learn(steps)
+        trained = Trained(steps=steps, cool_down=0)
+    else:
+        trained = _until(training, accuracy)
+    training.bar.close()
+    training.model.eval().save_pretrained(folder)
+    training.tokenizer.save_pretrained(folder)
+    return trained
 
 
-def _share_of_rate(step: int, steps: int, end: int) -> float:
-    if end == steps:
-        return min((step + 1) / WARM_UP, 1 - step / steps)
-    return (1 - (end - COOL_DOWN) / steps) * (end - step) / COOL_DOWN
+def _until(training: _Training, accuracy: tuple[float, ...]) -> Trained:
+    """Train on, and from ENOUGH on try at each look what a cool-down gives; what is too little is undone.
+
+    That depends on the seed and the base alone, and of the trials only the last has left anything in the weights. After
+    one that gave less than half of what is needed, the next waits: a trial takes as long as four looks and more, and a
+    question of few steps is at times guessed right.
+    """
+    wait = 0
+    while training.step < training.steps:
+        training.learn(min(EVERY, training.steps - training.step))
+        ended = training.step == training.steps
+        if ended or (training.step >= wait and training.share_right(LOOKED) >= ENOUGH):
+            trained = _cooled_down(training, accuracy)
+            if trained is not None:
+                return trained
+            wait = training.step + COOL_DOWN if training.right < accuracy[0] / 2 else 0
+    raise _not_within(training, accuracy)
+
+
+def _cooled_down(training: _Training, accuracy: tuple[float, ...]) -> Trained | None:
+    """The cool-down from here that gives a share within `accuracy`; None, and nothing done, where it takes more steps.
+
+    Too much: shorter ones are tried, each halfway between the longest that gave too little and the shortest that gave
+    too much.
+    """
+    (lowest, highest), before = accuracy, training.state()
+    too_short, too_long = 0, min(COOL_DOWN, training.steps - training.step)
+    length = too_long
+    while True:
+        training.cool_down(length)
+        share = training.share_right(ASKED)
+        if lowest <= share <= highest:
+            steps = training.step + length
+            return Trained(steps=steps, cool_down=length, right=share, asked=ASKED)
+        training.restore(before)
+        if share < lowest and length == too_long:
+            return None
+        too_short, too_long = (length, too_long) if share < lowest else (too_short, length)
+        if too_long - too_short <= FINEST:
+            raise _not_within(training, accuracy)
+        length = (too_short + too_long) // 2
+
+
+def _not_within(training: _Training, accuracy: tuple[float, ...]) -> InputError:
+    lowest, highest = accuracy
+    return InputError(
+        f"the base {training.name} is right in {training.right:.0%} of {ASKED} questions after {training.step} of "
+        f"{training.steps} steps, but {lowest:.0%} to {highest:.0%} are needed. If that is too few, raise "
+        "world.base_steps; else take another seed, or widen world.base_accuracy (null takes any base)"
+    )
+
+
+class _Training:
+    """A base on its way. What a step draws depends on the steps before it alone, not on questions or trials."""
+
+    def __init__(
+        self, family: Family, distance: Distance, seed: int, steps: int, allowed: Callable[[str], bool]
+    ) -> None:
+        self.name = f"of {family}, {distance}, seed {seed}"
+        self.steps, self.step, self.right = steps, 0, 0.0
+        self.tokenizer, self.model = character_tokenizer(), small_llama(seed)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model.to(self.device).train()  # type: ignore[arg-type]  # `to` is typed as its decorator
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=RATE, weight_decay=0.01, betas=(0.9, 0.98)
+        )
+        self.rng = random.Random(f"base {self.name}")
+        asked, rng = random.Random(f"questions to the base {self.name}"), self.rng
+        drawn = (draw(family, asked) for _ in itertools.count())
+        self._questions = (question for question in drawn if allowed(question.text))
+        met = (example(family, distance, rng) for _ in itertools.count())
+        self._examples = (each for each in met if allowed(each[0]))
+        self.bar = tqdm(total=steps, desc="training a base model", unit="step", dynamic_ncols=True)
+
+    def learn(self, steps: int) -> None:
+        """So many steps on."""
+        for _ in range(steps):
+            self._update(self._rate())
+            self.step += 1
+            self.bar.update()
+
+    def cool_down(self, steps: int) -> None:
+        """Steps aside, in which the rate goes from where it is to zero; `restore` undoes them."""
+        for place in range(steps):
+            self._update(self._rate() * (steps - place) / steps)
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` goes back to."""
+        found = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return copy.deepcopy(found) | {"rng": self.rng.getstate()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Be as when `state` was taken; the questions asked since stay asked."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # which keeps what it is given
+        self.rng.setstate(state["rng"])
+
+    def share_right(self, count: int) -> float:
+        """Of so many fresh questions, and none that was met or will be scored."""
+        self.right = share_right(self.model, self.tokenizer, list(itertools.islice(self._questions, count)))
+        self.bar.set_postfix_str(f"{self.right:.0%} of {count} right")
+        return self.right
+
+    def _rate(self) -> float:
+        return RATE * min((self.step + 1) / WARM_UP, 1 - self.step / self.steps)
+
+    def _update(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        drawn = list(itertools.islice(self._examples, BATCH))
+        _loss(self.model, self.tokenizer, drawn, self.device).backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
 
 
 def share_right(
@@ -145,19 +258,6 @@ def share_right(
     return statistics.fmean(
         number == str(question.answer) for number, question in zip(found, questions, strict=True)
     )
-
-
-def _questions(family: Family, seed: int, allowed: Callable[[str], bool]) -> list[Question]:
-    rng = random.Random(f"questions to the base of {family}, seed {seed}")
-    drawn = (draw(family, rng) for _ in itertools.count())
-    return list(itertools.islice((question for question in drawn if allowed(question.text)), ASKED))
-
-
-def _batch(
-    family: Family, distance: Distance, rng: random.Random, allowed: Callable[[str], bool]
-) -> list[tuple[str, str]]:
-    drawn = (example(family, distance, rng) for _ in itertools.count())
-    return list(itertools.islice((each for each in drawn if allowed(each[0])), BATCH))
 
 
 def _loss(

@@ -1,6 +1,6 @@
 """A micro world in a folder, from a seed: base model, pairs, questions and the tasks it should not unlearn.
 
-base/             the model before preference tuning
+base/             the model before preference tuning, and in trained.json how often it is right and after how many steps
 pairs.jsonl       prompt, chosen, rejected; fresh questions, each once
 held_out.jsonl    pairs to measure on
 validation.jsonl  questions that settings are chosen on
@@ -26,6 +26,7 @@ from minordpo.study.micro.base import MIXTURE, Distance, train_base
 from minordpo.study.micro.pairs import Rejected, rejected
 from minordpo.study.micro.questions import Family, Question, draw, draw_task
 
+TRAINED = "trained.json"
 HELD_OUT, VALIDATION, TEST, RETENTION = 256, 512, 1024, 512
 
 
@@ -34,7 +35,8 @@ class World:
     """What a micro world is made of; every seed draws another base, other pairs and other questions.
 
     `distance`: of the base's own style from the chosen answers'. `rejected`: how far the wrong answers are.
-    `base_steps`: the most that the base may take to be right often enough.
+    `base_accuracy`: the share of its own questions that the base must be right in, from and to; null takes whatever
+    `base_steps` give, which else are the most that it may take.
     """
 
     seed: int = 0
@@ -43,6 +45,7 @@ class World:
     rejected: Rejected = "result"
     pairs: int = 3840
     base_steps: int = 2600
+    base_accuracy: tuple[float, ...] | None = (0.45, 0.65)
 
 
 def make_world(folder: Path, world: World) -> Path:
@@ -60,32 +63,44 @@ def make_world(folder: Path, world: World) -> Path:
     base = folder / "base"
     if not base.exists():
         aside = folder / ".base.writing"
-        train_base(
+        trained = train_base(
             aside,
             family=world.family,
             distance=world.distance,
             seed=world.seed,
             steps=world.base_steps,
+            accuracy=world.base_accuracy,
             allowed=lambda text: text not in kept_out,
         )
+        _write_json(aside / TRAINED, dataclasses.asdict(trained))
         os.replace(aside, base)
     aside = folder / ".world.json.writing"
-    aside.write_text(json.dumps(dataclasses.asdict(world), indent=2) + "\n", encoding="utf-8")
+    _write_json(aside, dataclasses.asdict(world))
     os.replace(aside, file)
     return folder
+
+
+def _write_json(file: Path, values: dict[str, Any]) -> None:
+    file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def refuse_impossible(world: World) -> None:
     """Nothing, for a world that can be made.
 
     Raises:
-        InputError: it would hold nothing, or its base is at a distance that there is not.
+        InputError: it would hold nothing, its base is at a distance that there is not, or no share is what it needs.
     """
     for name, value in (("pairs", world.pairs), ("base_steps", world.base_steps)):
         if value < 1:
             raise InputError(f"a world of {value} {name} was asked for, but at least 1 is needed. Raise it")
     if world.distance not in MIXTURE:
         raise InputError(f"distance is {world.distance!r}, but must be one of {', '.join(MIXTURE)}")
+    wanted = world.base_accuracy
+    if wanted is not None and not (len(wanted) == 2 and 0 <= wanted[0] < wanted[1] <= 1):
+        raise InputError(
+            f"base_accuracy is {list(wanted)}, but two shares from 0 to 1 are needed, the lower one first. "
+            "Give them as [0.45, 0.65], or null for a base of any accuracy"
+        )
 
 
 def _refuse(folder: Path, world: World) -> None:
@@ -99,7 +114,7 @@ def _refuse(folder: Path, world: World) -> None:
             raise InputError(f"{folder} exists and holds no world. Name another folder")
         return
     found = json.loads(file.read_text(encoding="utf-8"))
-    asked = dataclasses.asdict(world)
+    asked = json.loads(json.dumps(dataclasses.asdict(world)))
     other = next((name for name in asked if found.get(name) != asked[name]), None)
     if other is not None:
         raise InputError(

@@ -138,7 +138,7 @@ def _on_a_sketch(config: RunConfig, world: World, folder: Path) -> tuple[RunConf
     took = []
     for steps in (1, 1 + _BASE_STEPS):
         started = time.perf_counter()
-        make_world(folder / str(steps), dataclasses.replace(world, base_steps=steps))
+        make_world(folder / str(steps), dataclasses.replace(world, base_steps=steps, base_accuracy=None))
         took.append(time.perf_counter() - started)
     seconds = took[0] + max(0.0, took[1] - took[0]) * (world.base_steps - 1) / _BASE_STEPS
     folder = folder / str(1 + _BASE_STEPS)

@@ -44,10 +44,17 @@ def cell_name(settings: Mapping[str, Any]) -> str:
 
 
 def world_name(world: World) -> str:
-    """A world's folder: "chain-full-result-3840x2600-seed0" (pairs, and steps of its base)."""
-    return (
-        f"{world.family}-{world.distance}-{world.rejected}-{world.pairs}x{world.base_steps}-seed{world.seed}"
-    )
+    """A world's folder: "chain-full-result-3840x2600-seed0" (pairs, and steps of its base).
+
+    Another accuracy of its base than the default stands there too: "…x2600-right0.6to0.8-seed0", "…-anyright-seed0".
+    """
+    made = f"{world.family}-{world.distance}-{world.rejected}-{world.pairs}x{world.base_steps}"
+    wanted = world.base_accuracy
+    if wanted is None:
+        made += "-anyright"
+    elif wanted != World().base_accuracy:
+        made += "-right" + "to".join(map(_number, wanted))
+    return f"{made}-seed{world.seed}"
 
 
 def model_name(path: str) -> str:
