@@ -54,4 +54,4 @@ def test_a_sweeps_recipe_plans_runs_that_are_all_valid(recipe, monkeypatch):
     monkeypatch.chdir(recipe.parent.parent.parent)  # one names another recipe
     asks = "evaluate:" in recipe.read_text(encoding="utf-8")
     plan = load_plan(recipe, ["evaluate.task=problems"] if asks else [])  # not those of the hub
-    assert len({cell.name for cell in plan.cells}) == len(plan.cells) >= 30
+    assert len({cell.name for cell in plan.cells}) == len(plan.cells) > 1
