@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import importlib
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -92,7 +93,7 @@ def build(cls: Any, values: Any, prefix: str, origin: Origin) -> Any:
     elif rest is not None:  # null takes a key away, as in objective.beta=null on a recipe that has a beta
         others = {key: value for key, value in others.items() if value is not None}
     built: dict[str, Any] = {} if rest is None else {rest.name: others}
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     for name, item in named.items():
         key = prefix + name
         if dataclasses.is_dataclass(hints[name]):
@@ -111,6 +112,12 @@ def build(cls: Any, values: Any, prefix: str, origin: Origin) -> Any:
     return cls(**built)
 
 
+@functools.cache
+def _hints(cls: Any) -> Mapping[str, Any]:
+    """Its fields' types. Each lookup compiles their text anew, and a sweep asks for every run."""
+    return typing.get_type_hints(cls)
+
+
 def _in_tuple(value: Any, hint: Any) -> Any:
     """The value; a list, all that YAML has, as a tuple where every part of the annotation that takes one is a tuple."""
     outer = {typing.get_origin(part) or part for part in (typing.get_args(hint) or (hint,))}
@@ -124,7 +131,7 @@ def _check_verbatim(
     if not values:
         return
     library = library_class(verbatim)
-    hints = typing.get_type_hints(library)
+    hints = _hints(library)
     known = [item.name for item in dataclasses.fields(library) if item.init and item.name != "output_dir"]
     for name, value in values.items():
         key = f"{prefix}{name}"
