@@ -298,65 +298,11 @@ def _export(arguments: argparse.Namespace) -> None:
 
 # ---- data ----
 def _add_data(commands: Any) -> None:
-    data = _command(commands, "data", "make data: worked problems, close pairs", "Make data to train on.")
-    kinds = data.add_subparsers(required=True, metavar="KIND")
-    problems = _command(
-        kinds,
-        "problems",
-        "worked word problems, seeded",
-        "Write word problems with worked solutions in GSM8K's format, made from some two dozen templates.",
+    from minordpo.data.command import add_arguments
+
+    add_arguments(
+        _command(commands, "data", "make data: worked problems, close pairs", "Make data to train on.")
     )
-    problems.add_argument("out", type=Path, metavar="OUT.jsonl")
-    problems.add_argument("--n", type=int, default=1000, help="how many (default 1000)")
-    problems.add_argument("--seed", type=int, default=0, help="another seed, other problems (default 0)")
-    problems.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
-    problems.set_defaults(run=_problems)
-    corrupt = _command(
-        kinds,
-        "corrupt",
-        "close pairs from worked solutions",
-        "Make close pairs, as the MinorDPO paper trains on: chosen is the worked solution, rejected the same with\n"
-        "one non-final result changed. IN has a question and a solution a row, with results marked <<48/2=24>> as in\n"
-        'GSM8K or written as plain "a + b = c" steps.',
-    )
-    corrupt.add_argument("source", type=Path, metavar="IN")
-    corrupt.add_argument("out", type=Path, metavar="OUT.jsonl")
-    corrupt.add_argument("--seed", type=int, default=0, help="which result changes, and to what (default 0)")
-    corrupt.add_argument(
-        "--ending",
-        default="So the answer is: {answer}",
-        help="the last line of both responses (default %(default)r)",
-    )
-    corrupt.add_argument(
-        "--propagate",
-        action="store_true",
-        help="carry the changed number through the later steps and the answer",
-    )
-    corrupt.add_argument("--text", action="store_true", help="plain text columns instead of chat messages")
-    corrupt.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
-    corrupt.set_defaults(run=_corrupt)
-
-
-def _problems(arguments: argparse.Namespace) -> None:
-    from minordpo.data.problems import write_problems
-
-    write_problems(arguments.out, n=arguments.n, seed=arguments.seed, overwrite=arguments.overwrite)
-    print(f"{arguments.out}: {arguments.n} problems")
-
-
-def _corrupt(arguments: argparse.Namespace) -> None:
-    from minordpo.data.corrupt import corrupt_file
-
-    report = corrupt_file(
-        arguments.source,
-        arguments.out,
-        seed=arguments.seed,
-        ending=arguments.ending,
-        propagate=arguments.propagate,
-        chat=not arguments.text,
-        overwrite=arguments.overwrite,
-    )
-    print(report)
 
 
 # ---- demo ----
