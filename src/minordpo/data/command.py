@@ -12,6 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(required=True, metavar="KIND")
     _add_problems(kinds)
     _add_corrupt(kinds)
+    _add_symbolic(kinds)
 
 
 def _kind(kinds: Any, name: str, help: str, description: str) -> argparse.ArgumentParser:
@@ -83,3 +84,40 @@ def _corrupt(arguments: argparse.Namespace) -> None:
         overwrite=arguments.overwrite,
     )
     print(report)
+
+
+# ---- symbolic ----
+def _add_symbolic(kinds: Any) -> None:
+    parser = _kind(
+        kinds,
+        "symbolic",
+        "easy problems in two styles: teach one, then tune on pairs of the other",
+        "Write to DIR what an experiment on accuracy with a small model needs, from easy templates of gsm_symbolic\n"
+        "(extra symbolic). sft.jsonl, to be imitated first, answers in bare equations. pairs.jsonl and held_out.jsonl\n"
+        "are close pairs: solutions worked in sentences, the rejected one with a non-final result changed.\n"
+        "validation.jsonl and test.jsonl are questions for `minordpo evaluate --task FILE`. No sums of one file occur\n"
+        "in another. For recipes/smollm2-sft-symbolic.yaml and recipes/sweeps/paper-smollm2-accuracy.yaml.",
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR")
+    for part, count in (
+        ("sft", 20000),
+        ("pairs", 3000),
+        ("held-out", 96),
+        ("validation", 256),
+        ("test", 512),
+    ):
+        parser.add_argument(
+            f"--{part}", type=int, default=count, metavar="N", help=f"problems of it (default {count})"
+        )
+    parser.add_argument("--seed", type=int, default=0, help="another seed, other problems (default 0)")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    parser.set_defaults(run=_symbolic)
+
+
+def _symbolic(arguments: argparse.Namespace) -> None:
+    from minordpo.data.symbolic import PARTS, write_symbolic
+
+    sizes = {part: getattr(arguments, part) for part in PARTS}
+    files = write_symbolic(arguments.folder, sizes, seed=arguments.seed, overwrite=arguments.overwrite)
+    for part, file in files.items():
+        print(f"{file}: {sizes[part]} problems")

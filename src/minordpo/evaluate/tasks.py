@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import difflib
 import functools
-import importlib
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import xxhash
 from minordpo.data.problems import generate_problems
 from minordpo.data.reading.fields import listed, shorten
 from minordpo.data.reading.readers import READERS, read_csv
+from minordpo.data.symbolic import reasoning_gym, symbolic_row
 from minordpo.data.worked.solutions import ANSWER_COLUMNS, QUESTION_COLUMNS, Unusable, read_solution
 from minordpo.errors import InputError
 from minordpo.evaluate.answers import normalize_number
@@ -25,7 +25,6 @@ GENERATED = 200  # questions of a generator, unless told
 # s is question 0 of seed s + i, so that neighbouring seeds share all but one.
 HELD_OUT_SEED = 1_000_000
 _READERS = READERS | {".csv": functools.partial(read_csv, columns=QUESTION_COLUMNS)}
-_SYMBOLIC_ASKS = " Give the result as your final answer. Do not include units."
 
 
 @dataclass(frozen=True)
@@ -182,21 +181,9 @@ def _problems(n: int, seed: int) -> list[Question]:
 
 
 def _gsm_symbolic(n: int, seed: int) -> list[Question]:
-    try:
-        gym: Any = importlib.import_module("reasoning_gym")
-    except ImportError as error:
-        raise InputError(
-            "the task gsm_symbolic comes from the package reasoning-gym, which is not installed. Install the extra: "
-            "pip install 'minordpo[symbolic]' (it builds one dependency from source and needs a C compiler)"
-        ) from error
-
-    def rows() -> Iterator[dict[str, str]]:
-        for item in gym.create_dataset("gsm_symbolic", seed=seed, size=n):
-            # Its own wish for a format would contradict the prompt's.
-            question = item["question"].removesuffix(_SYMBOLIC_ASKS)
-            yield {"question": question, "solution": item["metadata"]["answer_cot"], "answer": item["answer"]}
-
-    return read_questions(enumerate(rows(), 1), source="gsm_symbolic")
+    gym = reasoning_gym("the task gsm_symbolic")
+    rows = map(symbolic_row, gym.create_dataset("gsm_symbolic", seed=seed, size=n))
+    return read_questions(enumerate(rows, 1), source="gsm_symbolic")
 
 
 _GENERATORS: dict[str, Callable[[int, int], list[Question]]] = {
