@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from minordpo.study.sweep import workers as sweep_workers
+from minordpo.study.sweep.launch import runs_at_a_time
 from minordpo.study.sweep.workers import Event, Workers, environments, one_gpu
 from processes import eventually, gone
 from worker_jobs import Job, do
@@ -70,6 +71,13 @@ def test_workers_share_cores_and_take_gpus_in_turn(monkeypatch: pytest.MonkeyPat
     assert "OMP_NUM_THREADS" not in environments(1)[0]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert sweep_workers.visible_gpus() == ["0", "1"]
+
+
+def test_more_jobs_than_gpus_share_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    assert runs_at_a_time(6, 1, len(sweep_workers.visible_gpus())) == 6
+    assert [each["CUDA_VISIBLE_DEVICES"] for each in environments(6)] == ["0"] * 6
 
 
 @pytest.mark.parametrize("before", [None, "4,5"])

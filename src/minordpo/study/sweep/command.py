@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--jobs",
         type=int,
         metavar="N",
-        help="runs side by side (default: one a GPU, or one); cores are shared",
+        help="runs side by side (default: one a GPU, or one); cores are shared, and GPUs where N is larger",
     )
     parser.add_argument("--only", metavar="PATTERN", help="only runs whose name matches, as 'dpo-*-seed0'")
     parser.add_argument("--retry", action="store_true", help="run again what has failed")
