@@ -45,6 +45,27 @@ def test_answers_are_the_models_own_to_the_papers_prompt(world, tmp_path):
     ]
 
 
+@pytest.mark.parametrize(("gpu", "expected"), [(False, ("cpu", 32)), (True, ("cuda", 128))])
+def test_unless_told_a_gpu_makes_more_answers_at_a_time(world, monkeypatch, gpu, expected):
+    seen = []
+
+    class Model:
+        def to(self, device):
+            seen.append(device)
+
+    def stream(model, tokenizer, prompts, *, batch_size, **_):
+        seen.append(batch_size)
+        ids = (tokenizer.eos_token_id,)
+        yield from ((row, evaluation.Answer("7", ids, True, 2, ids[0])) for row in range(len(prompts)))
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    monkeypatch.setattr(evaluation, "load_model", lambda *_, **__: Model())
+    monkeypatch.setattr(evaluation, "stream_answers", stream)
+    evaluate([str(world / "one")], config_of(world))
+    evaluate([str(world / "one")], config_of(world), batch_size=5)
+    assert seen == [*expected, expected[0], 5]
+
+
 def answering(monkeypatch, texts):
     """Let every model answer the questions of one row after another with these texts."""
 

@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-new-tokens", type=int, default=512, metavar="N", help="longest answer (default 512)"
     )
     parser.add_argument(
-        "--batch-size", type=int, default=32, metavar="N", help="answers at a time, at most (default 32)"
+        "--batch-size", type=int, metavar="N", help="answers at a time, at most (default 32, on a GPU 128)"
     )
     parser.add_argument(
         "--temperature",

@@ -23,7 +23,7 @@ from torch import nn
 from minordpo.config import DataConfig, ModelConfig, ObjectiveConfig, RunConfig
 from minordpo.data.files import read_jsonl, write_jsonl, written_whole
 from minordpo.engine.models import load_model, load_tokenizer
-from minordpo.evaluate.evaluation import BATCH_SIZE, EvaluationConfig, evaluate
+from minordpo.evaluate.evaluation import EvaluationConfig, evaluate
 from minordpo.evaluate.generation import generate_answers
 from minordpo.evaluate.prompts import question_prompts
 from minordpo.study.micro.world import World, make_world
@@ -89,7 +89,7 @@ def do_job(job: WorldJob | UntunedJob | CellJob, say: Callable[[str], None]) -> 
     if isinstance(job, UntunedJob):
         say("answering questions")
         job.folder.parent.mkdir(exist_ok=True)
-        batch = BATCH_SIZE if job.world is None else WORLD_BATCH
+        batch = None if job.world is None else WORLD_BATCH
         evaluate([job.model], job.evaluation, out=job.folder, batch_size=batch)
         return
     folder = Path(job.config.output)
@@ -104,7 +104,7 @@ def do_job(job: WorldJob | UntunedJob | CellJob, say: Callable[[str], None]) -> 
                 train_by_processes(job.config, job.launch, say)
         if job.evaluation is not None and not (folder / EVALUATION / "results.json").exists():
             say("answering questions")
-            batch = BATCH_SIZE if job.retention is None else WORLD_BATCH
+            batch = None if job.retention is None else WORLD_BATCH
             evaluate([str(folder)], job.evaluation, out=folder / EVALUATION, batch_size=batch)
         if job.retention is not None and not (folder / RETENTION).exists():
             say("doing other tasks")
