@@ -282,6 +282,16 @@ def test_prompts_that_leave_no_room_for_an_answer_are_left_out_and_that_is_said(
     assert not any("probe/looping" in row for row in metric_rows(tmp_path))
 
 
+def test_a_run_that_is_resumed_after_its_last_step_has_the_health_it_ended_with(tmp_path, taught):
+    saving = {"save_strategy": "steps", "save_steps": 8}
+    whole = watched(tmp_path, taught, **saving)
+    whole.train()
+    made = watched(tmp_path, taught, **saving)
+    made.train(resume_from_checkpoint=True)
+    assert made.watch().monitor.verdict == whole.watch().monitor.verdict
+    assert made.watch().health != "healthy"
+
+
 def test_kept_weights_that_are_damaged_or_of_another_model_are_refused(tmp_path):
     model, file = tiny_model(), tmp_path / "weights.safetensors"
     with pytest.raises(InputError, match="the last sound weights, cannot be read"):

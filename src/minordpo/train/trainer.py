@@ -248,7 +248,7 @@ class PreferenceTrainer(Watched, Trainer):
                 f"{self.metrics_file.path} lacks {len(missing)} of the {step} steps before, first {missing[0]}"
             )
         self.last_metrics = self.metrics_file.last_step()
-        if checkpoint is not None and (step >= self.total_steps() or self.stopped_by_monitor()):
+        if checkpoint is not None and (self.stopped_by_monitor() or step >= self.total_steps()):
             return self.load_finished(checkpoint)
         with (
             attention.attention_switched(causal_model(self.model), attention.NAME),
