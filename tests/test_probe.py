@@ -18,6 +18,7 @@ from minordpo.train.probe import (
     is_right,
     probe_row,
     prompts_of,
+    tokens_of_looks,
 )
 from tiny_runs import tiny_model, token_pairs, tokenizer
 
@@ -47,6 +48,41 @@ def test_every_run_of_six_steps_or_more_has_six_probes_or_more():
 
 def test_probes_every_so_many_steps_end_with_the_last():
     assert steps_due(10, 4) == [4, 8, 10]
+
+
+@pytest.mark.parametrize(
+    ("launched", "total", "tokens"),
+    [
+        *((False, total, tokens) for total, tokens in ((1, 24), (48, 24), (60, 32), (84, 48), (5000, 48))),
+        *((True, total, tokens) for total, tokens in ((1, 24), (144, 24), (192, 32), (288, 48), (5000, 48))),
+    ],
+)
+def test_answers_are_short_in_short_runs(launched, total, tokens):
+    assert tokens_of_looks(total, launched=launched) == tokens
+
+
+# Seconds of a look of four answers of so many tokens, and of a step of eight pairs: on a processor as measured in
+# docs/monitor.md, on a GPU as reckoned there.
+@pytest.mark.parametrize(
+    ("launched", "from_steps", "look", "step"),
+    [
+        (False, 48, lambda tokens: 1.4 + 0.15 * (tokens - 1), 12.0),
+        (True, 144, lambda tokens: 0.02 * tokens, 0.4),
+    ],
+)
+def test_looks_are_at_most_about_a_twentieth_of_all_but_the_shortest_runs(launched, from_steps, look, step):
+    for total in (*range(from_steps, 640, 7), 1501):
+        seconds = len(steps_due(total)) * look(tokens_of_looks(total, launched=launched))
+        assert seconds <= 0.051 * total * step
+
+
+def test_in_the_shortest_look_a_short_cycle_is_still_a_loop():
+    tokens = tokens_of_looks(1, launched=False)
+    probe = Probe(tokenizer(), [Prompt(np.array([1]))], max_new_tokens=tokens)
+    rounds = [7, 8, 9, 5, 4, 3] * 9
+    for length, loops in ((tokens, True), (tokens - 1, False)):
+        (measured,) = probe.measures([an_answer(ids=rounds[:length], stopped=False)], None)
+        assert measured["looping"] == loops
 
 
 def test_the_distance_is_the_share_of_tokens_outside_the_longest_common_subsequence():

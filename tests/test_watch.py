@@ -268,6 +268,7 @@ def test_two_monitors_are_refused(tmp_path):
         ({"probe_every": "often"}, "probe_every is 'often', but auto or 1"),
         ({"prompts": 0}, "prompts is 0, but at least 1 is needed"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0, but at least 1 is needed"),
+        ({"max_new_tokens": "few"}, "max_new_tokens is 'few', but auto or 1 token or more is needed"),
     ],
 )
 def test_settings_without_a_meaning_are_refused(settings, said):
@@ -280,6 +281,18 @@ def test_prompts_that_leave_no_room_for_an_answer_are_left_out_and_that_is_said(
     made.train()
     assert "no prompt leaves room for monitor.max_new_tokens=511" in capsys.readouterr().out
     assert not any("probe/looping" in row for row in metric_rows(tmp_path))
+
+
+def test_by_themselves_answers_are_as_long_as_the_run_affords_and_stay_so_when_it_is_resumed(
+    tmp_path, taught
+):
+    watch = MonitorCallback(tokenizer(), 3)
+    made = watched(tmp_path, taught, monitor=watch, max_steps=1)
+    made.train()
+    looks = [row for row in metric_rows(tmp_path) if "probe/looping" in row]
+    assert [row["probe/max_new_tokens"] for row in looks] == [24, 24]
+    assert watch.make_probe(made.model, 90).max_new_tokens == 48
+    assert watch.make_probe(made.model, 90, looks).max_new_tokens == 24
 
 
 def test_a_run_that_is_resumed_after_its_last_step_has_the_health_it_ended_with(tmp_path, taught):

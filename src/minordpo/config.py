@@ -160,7 +160,10 @@ class MonitorConfig:
     prompts: int = field(
         default=4, metadata=_about("held-out prompts (training ones where none are held out)", minimum=1)
     )
-    max_new_tokens: int = field(default=48, metadata=_about("longest answer to them, in tokens", minimum=1))
+    max_new_tokens: int | Literal["auto"] = field(
+        default="auto",
+        metadata=_about("longest answer to them, in tokens; auto: 24 to 48, by the run's steps", minimum=1),
+    )
     probe_every: int | Literal["auto"] = field(
         default="auto",
         metadata=_about("steps between answers; auto: six times a run, each 100 of a long one", minimum=1),

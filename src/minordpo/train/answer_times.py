@@ -34,7 +34,7 @@ def looks(trainer: PreferenceTrainer, tokenizer: PreTrainedTokenizerBase, steps:
     """The monitor's; None where it has none."""
     watch = trainer.watch()
     policy = trainer.policy.to(trainer.args.device)  # type: ignore[arg-type]  # `to` is typed as its decorator
-    probe = None if watch is None else watch.make_probe(policy)
+    probe = None if watch is None else watch.make_probe(policy, steps)
     if watch is None or probe is None:
         return None
     prompts = [prompt.ids for prompt in probe.prompts]

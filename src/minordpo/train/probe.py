@@ -14,11 +14,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from minordpo.data.tokens import TokenExample, TokenResponse
 from minordpo.errors import InputError
-from minordpo.evaluate.answers import asked_line, last_number, looping, repeated_4grams
+from minordpo.evaluate.answers import MIN_LOOP, asked_line, last_number, looping, repeated_4grams
 from minordpo.evaluate.generation import Answer, generate_answers
 
 LEAST_PROBES = 6  # of a run, after the one at step 0
 MOST_BETWEEN = 100  # steps of a long run: the answers are then a few per cent of it (docs/monitor.md)
+
+# Tokens of an answer, where they are not told. With fewer no cycle is called one; with more a text is judged as well.
+LEAST_TOKENS, MOST_TOKENS = MIN_LOOP, 48
 
 # Examples → the reference's log-probs of their tokens, in nats.
 Reference = Callable[[Sequence[TokenExample]], list[np.ndarray]]
@@ -150,6 +153,17 @@ def distance(answer: Sequence[int], other: Sequence[int]) -> float:
             lengths[place] = diagonal + 1 if token == each else max(above, lengths[place - 1])
             diagonal = above
     return 1 - 2 * lengths[-1] / (len(answer) + len(other))
+
+
+def tokens_of_looks(total: int, *, launched: bool) -> int:
+    """The longest answer of a run of so many steps: what keeps six looks at about a twentieth of its time.
+
+    A function of the steps alone, never of measured time, so that a resumed run decides alike. Reckoned for small
+    models, whose looks cost most against their steps: on a processor a look of T tokens took some (T + 8) / 80 steps,
+    on a GPU, where each token waits for its `launched` kernels, it is some T / 20 (docs/monitor.md).
+    """
+    fitting = total // 6 if launched else 2 * total // 3 - 8
+    return min(max(fitting, LEAST_TOKENS), MOST_TOKENS)
 
 
 def is_due(step: int, total: int, every: int | str) -> bool:

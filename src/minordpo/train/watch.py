@@ -23,10 +23,20 @@ from minordpo.train.first_answers import FirstAnswers
 from minordpo.train.kept_weights import bring_back, keep_trainable
 from minordpo.train.metrics import MetricsFile
 from minordpo.train.monitor import Change, Health, Monitor, Thresholds
-from minordpo.train.probe import Probe, Prompt, Reference, encode_prompts, is_due, probe_row, prompts_of
+from minordpo.train.probe import (
+    Probe,
+    Prompt,
+    Reference,
+    encode_prompts,
+    is_due,
+    probe_row,
+    prompts_of,
+    tokens_of_looks,
+)
 from minordpo.train.reference_pass import autocast
 
 KEPT = Path("healthy") / "weights.safetensors"
+_LIMIT = "probe/max_new_tokens"
 _SHARDING = {
     DistributedType.FSDP: "FSDP",
     DistributedType.DEEPSPEED: "DeepSpeed",
@@ -41,6 +51,7 @@ class MonitorCallback(TrainerCallback):
     out), and rows go to the run's metrics.jsonl. In TRL's trainers `prompts` are given, as texts or chats; log-ratios
     are its `rewards/chosen` ÷ `beta`, and rows go to monitor.jsonl. Answers go to probes.jsonl beside it.
 
+    `max_new_tokens`: "auto" is 24 to 48 by the run's steps (`tokens_of_looks`).
     `probe_every`: "auto" is six times a run and each 100 steps of a long one. `on_collapse`: "warn", "stop", or
     "rollback", which also ends the run with the weights of the last probe that was sound (`Monitor.is_sound`).
     `folder`: where files are written; left out, the trainer's output folder. A finished run's rows are judged by
@@ -55,7 +66,7 @@ class MonitorCallback(TrainerCallback):
         tokenizer: PreTrainedTokenizerBase,
         prompts: int | Sequence[Any] = 4,
         *,
-        max_new_tokens: int = 48,
+        max_new_tokens: int | str = "auto",
         probe_every: int | str = "auto",
         on_collapse: str = "warn",
         folder: Path | None = None,
@@ -65,6 +76,8 @@ class MonitorCallback(TrainerCallback):
             raise InputError(f"on_collapse is {on_collapse!r}, but warn, stop or rollback is needed")
         if probe_every != "auto" and (not isinstance(probe_every, int) or probe_every < 1):
             raise InputError(f"probe_every is {probe_every!r}, but auto or 1 step or more is needed")
+        if isinstance(max_new_tokens, str) and max_new_tokens != "auto":
+            raise InputError(f"max_new_tokens is {max_new_tokens!r}, but auto or 1 token or more is needed")
         for name, value in (("prompts", prompts), ("max_new_tokens", max_new_tokens)):
             if isinstance(value, int) and value < 1:
                 raise InputError(f"{name} is {value}, but at least 1 is needed. Raise it")
@@ -177,7 +190,7 @@ class MonitorCallback(TrainerCallback):
         if step:
             self._first_answers = None
         self._first = {row["prompt"]: row["token_ids"] for row in self.probes.rows() if row["step"] == 0}
-        self.probe = self.make_probe(model)
+        self.probe = self.make_probe(model, state.max_steps, rows)
         if self.probe is not None and step == 0:
             self.monitor.see([self._answer(0, model, args)])
             self._keep(model, 0)
@@ -212,8 +225,11 @@ class MonitorCallback(TrainerCallback):
         self.end(state.global_step, kwargs["model"])
 
     # ---- its own ----
-    def make_probe(self, model: Any) -> Probe | None:
-        """The prompts that this model will be asked; None, which is said, where it can be asked none."""
+    def make_probe(self, model: Any, steps: int, rows: Sequence[dict[str, Any]] = ()) -> Probe | None:
+        """The prompts that this model will be asked; None, which is said, where it can be asked none.
+
+        `steps` are those of the whole run, `rows` what it has written so far.
+        """
         sharding = _SHARDING.get(AcceleratorState().distributed_type)
         if sharding is not None:
             if not self._told_of_sharding:
@@ -224,17 +240,25 @@ class MonitorCallback(TrainerCallback):
             self._told_of_sharding = True
             return None
         prompts: list[Prompt] = self.prompts
+        tokens = self._tokens(model, steps, rows)
         if self.count is not None:
             room = getattr(causal_model(model).config.get_text_config(), "max_position_embeddings", None)
-            most = None if room is None else max(1, room - self.max_new_tokens)
+            most = None if room is None else max(1, room - tokens)
             prompts = prompts_of(self._examples, self.tokenizer, self.count, most_tokens=most)
         if not prompts:
             self._say(
-                f"no prompt leaves room for monitor.max_new_tokens={self.max_new_tokens}, so the monitor answers "
+                f"no prompt leaves room for monitor.max_new_tokens={tokens}, so the monitor answers "
                 "none; what the log-ratios say remains"
             )
             return None
-        return Probe(self.tokenizer, prompts, max_new_tokens=self.max_new_tokens)
+        return Probe(self.tokenizer, prompts, max_new_tokens=tokens)
+
+    def _tokens(self, model: Any, steps: int, rows: Sequence[dict[str, Any]]) -> int:
+        """The longest answer: once a run has begun that of its first look, which all others are compared with."""
+        if not isinstance(self.max_new_tokens, str):
+            return self.max_new_tokens
+        begun = next((row[_LIMIT] for row in rows if _LIMIT in row), None)
+        return begun or tokens_of_looks(steps, launched=model.device.type != "cpu")
 
     def _refuse_sharded_rollback(self) -> None:
         sharding = _SHARDING.get(AcceleratorState().distributed_type)
@@ -261,7 +285,8 @@ class MonitorCallback(TrainerCallback):
             measures = self._measures(step, answers, first)
             texts = self.probe.texts(step, answers, measures)
             seconds += time.perf_counter() - started
-            row = {"step": step, **probe_row(measures), "probe/seconds": round(seconds, 4)}
+            row = {"step": step, **probe_row(measures), _LIMIT: self.probe.max_new_tokens}
+            row["probe/seconds"] = round(seconds, 4)
             for text in texts:
                 self.probes.append(text)
             self.metrics.append_evaluation(row)
