@@ -59,11 +59,17 @@ def test_a_run_without_a_change_is_called_healthy_and_no_more(tmp_path):
     made = watched(tmp_path, "warn", displaced_nats=1e9, collapsing_nats=1e9, **SOUND)
     assert [row for row in metric_rows(tmp_path) if "event" in row] == []
     why = made.watch().monitor.verdict.why
-    assert last_lines(made.watch()) == f"health at the end: healthy ({why})"
+    first, cost = last_lines(made.watch()).splitlines()
+    assert first == f"health at the end: healthy ({why})"
     card = model_card(CONFIG, made)
     assert "A monitor watched log-ratios and short greedy answers during training" in card
     assert f"- At the end it called the model healthy: {why}.\n" in card
     assert not any(line.startswith("- Step ") for line in card.splitlines())
+    rows = made.metrics_file.rows()
+    looks = sum(row["probe/seconds"] for row in rows if "probe/looping" in row)
+    share = looks / (looks + sum(row["seconds"] for row in rows if "loss" in row))
+    assert cost == f"the monitor's looks at the text took {looks:.1f} s, {share:.1%} of looks and steps"
+    assert f"- The {cost.removeprefix('the ')}.\n" in card
 
 
 def test_the_step_at_which_a_health_began_is_said_with_its_reason(tmp_path):
@@ -80,10 +86,8 @@ def test_after_a_rollback_the_card_names_the_step_of_the_weights(tmp_path):
     assert "- These weights are those of step 0, the last whose answers were sound" in card
     assert "- Training: 0 steps of " in card
     assert "It ended the training there" not in card
-    assert (
-        "; it was collapsed from step 1\nthe model is that of step 0, the last whose answers were sound"
-        in said
-    )
+    assert "; it was collapsed from step 1\nthe monitor's looks" in said
+    assert said.endswith("\nthe model is that of step 0, the last whose answers were sound")
 
 
 def test_a_run_that_was_stopped_says_that_it_has_the_broken_weights(tmp_path):

@@ -19,6 +19,7 @@ def last_lines(watch: MonitorCallback) -> str:
     reached = ", ".join(f"{row['health']} from step {row['step']}" for row in first_changes(rows))
     began = f"; it was {reached}" if reached else ""
     lines = [f"health at the end: {watch.health} ({watch.monitor.verdict.why}){began}"]
+    lines += [f"the {cost}" for cost in _cost(rows)]
     back = _went_back(rows)
     if back is not None:
         lines.append(f"the model is that of step {back}, the last whose answers were sound")
@@ -36,6 +37,7 @@ def for_card(watch: MonitorCallback) -> str:
         f"- Step {row['step']}: {row['health']}, after {row['was']}: {row['why']}."
         for row in first_changes(rows)
     ]
+    lines += [f"- The {cost}." for cost in _cost(rows)]
     back = _went_back(rows)
     if back is not None:
         lines.append(
@@ -48,6 +50,17 @@ def for_card(watch: MonitorCallback) -> str:
     if stop is not None:
         lines.append(f"- The run ended itself at {told(stop)}.")
     return f"{_LOOKED}\n\n" + "\n".join(lines)
+
+
+def _cost(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What the looks at the text took, in words; nothing where there were none."""
+    took = [(row.get("probe/seconds", 0.0), row.get("seconds", 0.0)) for row in rows]
+    looks, steps = (sum(each) for each in zip(*took, strict=True)) if took else (0.0, 0.0)
+    if not looks:
+        return []
+    return [
+        f"monitor's looks at the text took {looks:.1f} s, {looks / (looks + steps):.1%} of looks and steps"
+    ]
 
 
 def first_changes(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
