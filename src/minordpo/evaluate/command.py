@@ -15,7 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "share in the asked format, repetition, loops, how many end by themselves, length, accuracy by the steps of\n"
         "the reference solution, exact paired tests, and an answer of each kind. docs/evaluate.md has the rules.\n\n"
         "--out DIR keeps every answer as it comes (DIR/MODEL/answers.jsonl, samples.jsonl), results.json and\n"
-        "results.md; the same command goes on where it was stopped."
+        "results.md, with --samples and --reference also reward against KL as a figure (kl.png, kl.svg); the same\n"
+        "command goes on where it was stopped."
     )
     parser.epilog = (
         "Examples:\n"
@@ -70,6 +71,7 @@ def evaluate_command(arguments: argparse.Namespace) -> None:
     from minordpo.data.corrupt import PAPER_PROMPT
     from minordpo.evaluate.evaluation import EvaluationConfig, evaluate
     from minordpo.evaluate.tables import examples, table
+    from minordpo.study.against_kl import FILE, kl_figure
 
     if arguments.out is not None:
         arguments.goes_on = "the same command goes on"
@@ -88,4 +90,6 @@ def evaluate_command(arguments: argparse.Namespace) -> None:
     results = evaluate(arguments.models, config, out=arguments.out, batch_size=arguments.batch_size)
     print(f"{examples(results)}\n\n{table(results)}")
     if arguments.out is not None:
-        print(f"\n{arguments.out}: results.md, results.json and every answer")
+        drawn = kl_figure(results, arguments.out / FILE)
+        figure = ", reward against KL as kl.png and kl.svg" if drawn else ""
+        print(f"\n{arguments.out}: results.md, results.json and every answer{figure}")

@@ -10,6 +10,7 @@ from typing import Any
 
 from minordpo.errors import InputError
 from minordpo.strict_yaml import parse_yaml
+from minordpo.study.against_kl import FILE
 from minordpo.study.results import EVALUATION, FAILED
 
 CONFIG, PLAN = "config.yaml", "sweep.json"
@@ -52,9 +53,15 @@ def find(folders: Sequence[Path]) -> Found:
         _look(folder, 2, runs, evaluations)
     if not runs:
         names = ", ".join(map(str, folders))
+        of_models = ""
+        if evaluations:
+            of_models = (
+                ", and a report is of runs; of an evaluation alone `minordpo evaluate` with --samples and --reference "
+                f"draws reward against KL ({FILE} in its folder)"
+            )
         raise InputError(
-            f"{names} holds no run (a folder with {CONFIG}). Name a run folder, a folder of run folders or a sweep's "
-            "output"
+            f"{names} holds no run (a folder with {CONFIG}){of_models}. Name a run folder, a folder of run folders or "
+            "a sweep's output"
         )
     labels = _labels([folder for folder, _, _ in runs.values()])
     made = tuple(

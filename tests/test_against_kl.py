@@ -1,0 +1,94 @@
+"""Reward against KL of any evaluated models, as a figure."""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+
+from minordpo.cli import main
+from minordpo.errors import InputError
+from minordpo.study import against_kl
+from minordpo.study.against_kl import kl_figure
+from minordpo.study.report.find import find
+from report_runs import write_evaluation
+from small_evaluations import command, make_world
+
+
+def results_of(**models: dict[str, Any] | None) -> dict[str, Any]:
+    return {"models": {label: {"samples": samples} for label, samples in models.items()}}
+
+
+def sampled(share: float, kl: float | None, *, error: float | None = 0.5, cut: float = 0.0) -> dict[str, Any]:
+    """What the samples of a model showed."""
+    measured = {"per_sequence": kl, "per_sequence_error": error, "cut": cut}
+    right = {"share": share, "low": share - 0.1, "high": share + 0.05}
+    return {"strict_accuracy": right, "kl": None if kl is None else measured}
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures as they are written."""
+    figures: list[Figure] = []
+    monkeypatch.setattr(against_kl, "write_figure", lambda figure, out: figures.append(figure))
+    return figures
+
+
+def points(figure: Figure) -> list[tuple[float, float]]:
+    (axis,) = figure.axes
+    lines = [line for line in axis.get_lines() if line.get_marker() in against_kl._MARKERS]
+    return [(float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in lines]  # type: ignore[index]
+
+
+def test_each_model_is_a_point_at_its_kl_and_its_share_of_right_samples(
+    tmp_path: Path, drawn: list[Figure]
+) -> None:
+    results = results_of(
+        base=sampled(0.2, 0.0), dpo=sampled(0.5, 30.0, cut=0.12), minordpo=sampled(0.45, 4.0)
+    )
+    assert kl_figure(results, tmp_path / "kl.png")
+    assert points(drawn[0]) == [(0.0, 0.2), (30.0, 0.5), (4.0, 0.45)]
+    (legend,) = drawn[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["base", "dpo (12% cut)", "minordpo"]
+
+
+def test_models_without_a_kl_of_their_own_samples_are_left_out(tmp_path: Path, drawn: list[Figure]) -> None:
+    hot, alone = sampled(0.4, None), {"strict_accuracy": {"share": 0.1}}
+    assert kl_figure(results_of(a=hot, b=sampled(0.3, 2.0, error=None), c=alone, d=None), tmp_path / "kl.png")
+    assert points(drawn[0]) == [(2.0, 0.3)]
+    assert not kl_figure(results_of(a=hot, c=alone, d=None), tmp_path / "kl.png")
+    assert len(drawn) == 2  # PNG and SVG of the first
+
+
+def test_of_many_models_no_two_look_alike(tmp_path: Path, drawn: list[Figure]) -> None:
+    many = {f"m{place}": sampled(0.3 + place / 100, float(place)) for place in range(35)}
+    assert kl_figure(results_of(**many), tmp_path / "kl.png")
+    (axis,) = drawn[0].axes
+    looks = [(line.get_color(), line.get_marker()) for line in axis.get_lines() if line.get_label()[0] == "m"]
+    assert len(set(looks)) == len(looks) == 35
+
+
+def test_an_evaluation_with_samples_and_a_reference_draws_it(tmp_path: Path, capsys: Any) -> None:
+    world, out = make_world(tmp_path), tmp_path / "out"
+    asked = command(world, "one", "two", out=out, samples=2, reference=world / "one")
+    assert main(asked) == 0
+    assert "every answer, reward against KL as kl.png and kl.svg" in capsys.readouterr().out
+    assert (out / "kl.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list(xml.etree.ElementTree.parse(out / "kl.svg").getroot().iter())) > 50
+    before = (out / "kl.svg").read_bytes()
+    assert main(asked) == 0  # nothing is left to answer
+    assert (out / "kl.svg").read_bytes() == before
+    assert main(command(world, "two", out=tmp_path / "greedy")) == 0
+    assert capsys.readouterr().out.endswith("every answer\n")
+    assert not (tmp_path / "greedy" / "kl.png").exists()
+
+
+def test_a_report_of_an_evaluation_alone_is_sent_to_its_figure(tmp_path: Path) -> None:
+    write_evaluation(tmp_path / "evaluation", {"base": ("base", 0.3, 0.0)})
+    with pytest.raises(
+        InputError, match=r"holds no run .*of an evaluation alone .* draws reward against KL \(kl\.png"
+    ):
+        find([tmp_path / "evaluation"])
