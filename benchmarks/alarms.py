@@ -4,7 +4,8 @@
     python benchmarks/alarms.py runs/alarms --csv benchmarks/alarms.csv
 
 Each run was watched closely (many prompts, often); what is judged is a monitor as users have it, which sees --prompts
-of them, as often as --every says. --also names run folders of another world that nothing was fitted on.
+of them, as often as --every says. --also names run folders of another world that nothing was fitted on; those of
+--fit-also are in every half that thresholds are fitted on.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ def main() -> int:
     )
     parser.add_argument("runs", type=Path, help="folder of the runs")
     parser.add_argument("--also", type=Path, nargs="*", default=[], help="run folders of another world")
+    parser.add_argument(
+        "--fit-also", type=Path, nargs="*", default=[], help="run folders that are always fitted on"
+    )
     parser.add_argument("--prompts", type=int, default=4)
     parser.add_argument("--every", default="auto", type=lambda text: text if text == "auto" else int(text))
     parser.add_argument("--seed", type=int, default=0, help="of the halving that is told")
@@ -48,25 +52,29 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
-    study = Study(runs, arguments.prompts, arguments.every)
+    known = [A.read_run(folder) for folder in arguments.fit_also]
+    study = Study(runs, known, arguments.prompts, arguments.every)
     print(study.kinds())
     thresholds, c = study.report(arguments.seed, arguments.halvings)
     others = [A.read_run(folder) for folder in arguments.also]
     if others:
         print("\nanother world, nothing fitted on it\n" + study.table(others, thresholds, c))
     if arguments.csv is not None:
-        study.write(arguments.csv, [*runs, *others], thresholds, c)
+        study.write(arguments.csv, [*runs, *known, *others], thresholds, c)
     return 0
 
 
 class Study:
     """The runs, and where each candidate would have raised the alarm."""
 
-    def __init__(self, runs: Sequence[A.Watched], prompts: int, every: int | str) -> None:
-        self.runs, self.prompts, self.every = runs, prompts, every
-        self.broke = [A.broke_at(run) for run in runs]
-        self._ours = functools.cache(lambda thresholds: [self.ours(thresholds)(run) for run in runs])
-        self._trivial = functools.cache(lambda c: [A.trivial_alarm_at(run, c) for run in runs])
+    def __init__(
+        self, runs: Sequence[A.Watched], known: Sequence[A.Watched], prompts: int, every: int | str
+    ) -> None:
+        self.halved, self.runs = runs, [*runs, *known]
+        self.prompts, self.every = prompts, every
+        self.broke = [A.broke_at(run) for run in self.runs]
+        self._ours = functools.cache(lambda thresholds: [self.ours(thresholds)(run) for run in self.runs])
+        self._trivial = functools.cache(lambda c: [A.trivial_alarm_at(run, c) for run in self.runs])
         self._seen: dict[A.Watched, Any] = {}  # by run: another world may have the same names
 
     def ours(self, thresholds: Thresholds) -> Alarm:
@@ -86,11 +94,14 @@ class Study:
             for run, broke in zip(self.runs, self.broke, strict=True)
         )
         kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(found.items()))
-        return f"{len(self.runs)} runs of {len({run.configuration for run in self.runs})} configurations: {kinds}"
+        configurations = len({run.configuration for run in self.halved})
+        besides = f" and {len(self.runs) - len(self.halved)} besides" if len(self.runs) > len(self.halved) else ""
+        return f"{len(self.halved)} runs of {configurations} configurations{besides}: {kinds}"
 
     def fit(self, seed: int) -> tuple[Thresholds, float, list[int]]:
         """The best of both alarms on one half, and the other half's places."""
-        one, other = A.halves(self.runs, seed)
+        one, other = A.halves(self.halved, seed)
+        one += range(len(self.halved), len(self.runs))
         ours = A.best(A.candidates(), self._ours, self.broke, one)
         trivial = A.best(A.TRIVIAL, self._trivial, self.broke, one)
         return ours, trivial, other
