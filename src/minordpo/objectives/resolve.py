@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from minordpo.errors import InputError
-from minordpo.objectives.logps import ResponseLogps, TokenLogps
+from minordpo.objectives.logps import ResponseLogps
 from minordpo.objectives.pairwise import PAIRWISE
 from minordpo.objectives.responses import RESPONSES
 from minordpo.objectives.spec import Spec
@@ -132,6 +132,11 @@ class Objective:
     def mismatched(self) -> bool:
         """Whether it needs log-ratios of responses paired with another prompt of the step."""
         return any(term.spec.mismatched for term in self.terms)
+
+    @property
+    def by_token(self) -> bool:
+        """Whether it needs the log-probs of single tokens."""
+        return any(term.spec.by_token or term.spec.alternatives for term in self.terms)
 
     @property
     def alternatives(self) -> int | None:
@@ -259,7 +264,7 @@ class Gradient:
 
 def gradient(objective: Objective, logps: ResponseLogps) -> Gradient:
     """Losses and coefficients; nothing reaches what `logps` was computed from."""
-    if objective.alternatives is not None:
+    if objective.by_token:
         return _gradient_by_token(objective, logps)
     with torch.enable_grad():
         leaf = logps.logps.detach().requires_grad_()
@@ -271,22 +276,25 @@ def gradient(objective: Objective, logps: ResponseLogps) -> Gradient:
 def _gradient_by_token(objective: Objective, logps: ResponseLogps) -> Gradient:
     tokens = logps.by_token
     assert tokens is not None
-    assert tokens.alternative_logps is not None
     with torch.enable_grad():
         members = tokens.logps.detach().requires_grad_()
-        others = tokens.alternative_logps.detach().requires_grad_()
+        others = None
+        if objective.alternatives is not None:
+            assert tokens.alternative_logps is not None
+            others = tokens.alternative_logps.detach().requires_grad_()
         # Added in float64 as `engine.logprobs` adds them, so that both ways see the same log-probs.
         doubled = logps.logps.new_zeros(len(logps.logps), dtype=torch.float64)
         sums = doubled.index_add(0, tokens.sequences, members.double()).to(logps.logps)
-        by_token = TokenLogps(
-            members, _detached(tokens.ref_logps), tokens.sequences, others, tokens.alternative_members
+        by_token = replace(
+            tokens, logps=members, ref_logps=_detached(tokens.ref_logps), alternative_logps=others
         )
         losses = objective(
             replace(logps, logps=sums, ref_logps=_detached(logps.ref_logps), by_token=by_token)
         )
-        by_member, by_alternative = torch.autograd.grad(losses.sum(), (members, others))
+        leaves = [members] if others is None else [members, others]
+        by_member, *by_alternative = torch.autograd.grad(losses.sum(), leaves)
     totals = torch.zeros_like(logps.logps).index_add(0, tokens.sequences, by_member)
-    return Gradient(losses.detach(), totals / logps.tokens, by_member, by_alternative)
+    return Gradient(losses.detach(), totals / logps.tokens, by_member, *by_alternative)
 
 
 def _detached(ref_logps: Tensor | None) -> Tensor | None:

@@ -18,7 +18,8 @@ class _Needs:
     usual: str  # range of its hyper-parameters
     reference: bool = True  # its loss is made of reference log-probs
     mismatched: bool = False  # … and of responses paired with another prompt of the step
-    alternatives: bool = False  # … and of other tokens than the rejected response's
+    by_token: bool = False  # … and of single tokens' log-probs
+    alternatives: bool = False  # … and of other tokens' than the rejected response's; it sees single ones too
     undesirable: bool = True  # it has a use for labelled responses that are undesirable
     # Metrics of its own, by name: scalars of the whole step, which each `ResponseLogps` of the step says alike.
     reports: Mapping[str, Callable[[Any], Tensor]] = field(default_factory=dict)
@@ -38,7 +39,7 @@ class Spec(_Needs):
     @property
     def takes_pairs(self) -> bool:
         """Whether the function takes `PairLogps`."""
-        return self.data == PAIRS and not self.alternatives
+        return self.data == PAIRS and not (self.by_token or self.alternatives)
 
     @property
     def formula(self) -> str:

@@ -169,13 +169,14 @@ def _record(
     token_logps = found[: len(batch.targets)]
     ref = None if context.reference is None else _reference_members(context.reference, batch)
     by_token = None
-    if draw is not None:
+    if context.objective.by_token:
         by_token = TokenLogps(
             token_logps[batch.member_tokens],
             None if ref is None else ref.float(),
             batch.member_sequences,
-            found[len(batch.targets) :],
-            draw.members,
+            None if draw is None else found[len(batch.targets) :],
+            None if draw is None else draw.members,
+            batch.shared_members,
         )
     logps = ResponseLogps(
         sequence_logps(token_logps, batch),
@@ -189,7 +190,8 @@ def _record(
     at_start = None
     if ref is not None and draw is None:
         none_yet = None if mismatched is None else torch.zeros_like(mismatched)
-        start = replace(logps, logps=_sums(ref, batch), mismatched_logratio=none_yet)
+        tokens = None if by_token is None else replace(by_token, logps=ref.float())
+        start = replace(logps, logps=_sums(ref, batch), mismatched_logratio=none_yet, by_token=tokens)
         at_start = gradient(context.objective, start)
     objective = context.objective
     return StepRecord(logps, gradient(objective, logps), at_start, batch.indices, objective.reports(logps))
