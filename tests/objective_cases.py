@@ -41,12 +41,15 @@ def answer(
     *,
     grade: float = 1.0,
     others: Sequence[float] | None = None,
+    shared: int = 0,
     dtype: torch.dtype = torch.float64,
 ) -> Answer:
-    """One response; without `ref_logps` the reference finds it just as likely."""
+    """One response, its first `shared` tokens the other's too; without `ref_logps` the reference finds it as likely."""
     ref_logps = logps if ref_logps is None else ref_logps
     drawn = None if others is None else torch.tensor(others, dtype=dtype)
-    return Answer(torch.tensor(logps, dtype=dtype), torch.tensor(ref_logps, dtype=dtype), grade, drawn)
+    return Answer(
+        torch.tensor(logps, dtype=dtype), torch.tensor(ref_logps, dtype=dtype), grade, drawn, shared
+    )
 
 
 def two(chosen: float, rejected: float, *, tokens: tuple[int, int] = TOKENS) -> list[Answer]:
@@ -81,6 +84,7 @@ def responses(prompts: Sequence[Sequence[Answer]], mismatched: float | None = No
             torch.cat([(sequences == i).nonzero().squeeze(1) for i in at])
             if at
             else torch.zeros(0, dtype=torch.int64),
+            torch.cat([torch.arange(len(each.logps)) < each.shared for each in answers]),
         ),
     )
 
@@ -98,8 +102,10 @@ _HYPER: dict[str, st.SearchStrategy[Any]] = {
     "delta": st.floats(0, 20),
     "desirable_weight": st.floats(0, 3),
     "dpop_lambda": st.floats(0, 60),
+    "fork_weight": st.floats(0, 20),
     "gamma": st.floats(0, 5),
     "gate_gradient": _SWITCH,
+    "guard": st.floats(0, 20),
     "label_smoothing": st.floats(0, 0.45),
     "margin": st.floats(-15, 15),
     "orpo_lambda": st.floats(0, 2),
@@ -122,6 +128,20 @@ def answers(draw: Any, grade: float) -> Answer:
 
 
 @st.composite
+def begun_alike(draw: Any, chosen: Answer, rejected: Answer) -> list[Answer]:
+    """The pair with none, some or all of the shorter one's tokens common to both, and so as likely in both."""
+    shared = draw(st.integers(0, min(len(chosen.logps), len(rejected.logps))))
+    begun = [
+        torch.cat([one[:shared], other[shared:]])
+        for one, other in ((chosen.logps, rejected.logps), (chosen.ref_logps, rejected.ref_logps))
+    ]
+    return [
+        chosen._replace(shared=shared),
+        rejected._replace(logps=begun[0], ref_logps=begun[1], shared=shared),
+    ]
+
+
+@st.composite
 def cases(draw: Any, name: str) -> tuple[list[list[Answer]], float | None, dict[str, Any]]:
     """Prompts of one kind of data that the objective takes, a mismatched log-ratio, and its hyper-parameters."""
     spec = OBJECTIVES[name]
@@ -134,6 +154,7 @@ def cases(draw: Any, name: str) -> tuple[list[list[Answer]], float | None, dict[
             grades = [draw(st.sampled_from([1.0, 0.0])) if spec.undesirable else 1.0]
         else:
             grades = sorted(draw(st.lists(st.integers(1, 3), min_size=2, max_size=4)), reverse=True)
-        prompts.append([draw(answers(float(grade))) for grade in grades])
+        drawn = [draw(answers(float(grade))) for grade in grades]
+        prompts.append(draw(begun_alike(*drawn)) if kind == "pairs" else drawn)
     mismatched = draw(st.none() | _LOGPS | _LOGPS.map(abs)) if spec.mismatched else None
     return prompts, mismatched, {key: draw(_HYPER[key]) for key in hyperparameter_defaults(name)}

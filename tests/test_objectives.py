@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,7 +20,6 @@ from minordpo.objectives import (
     Gradient,
     PairLogps,
     ResponseLogps,
-    TokenLogps,
     gradient,
     resolve,
 )
@@ -68,8 +68,9 @@ def test_losses_and_coefficients_are_those_of_the_papers_formulas(name, data):
         members = result.sequences.repeat_interleave(logps.tokens)
     else:
         members = result.members
-        others = torch.cat([zeros_or(each.other_logps) for each in every if each.other_logps is not None])
-        torch.testing.assert_close(result.alternatives, others, rtol=1e-9, atol=1e-9)
+        if result.alternatives is not None:
+            others = torch.cat([zeros_or(each.other_logps) for each in every if each.other_logps is not None])
+            torch.testing.assert_close(result.alternatives, others, rtol=1e-9, atol=1e-9)
         means = torch.stack([zeros_or(each.logps).mean() for each in every])
         torch.testing.assert_close(result.sequences, means, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(members, by_token, rtol=1e-9, atol=1e-9)
@@ -100,7 +101,10 @@ def test_gradients_of_pairs_are_those_of_finite_differences(name):
 
 PROMPTS = [
     [answer([-1.0, -0.5], [-1.5, -0.25]), answer([-0.625], [-1.0], grade=0, others=[-1.25])],
-    [answer([-3.0], [-2.0]), answer([-0.5, -1.5, -1.0], [-0.5, -1.0, -1.25], grade=0, others=[-2, -0.5, -1])],
+    [
+        answer([-3.0], [-2.0], shared=1),
+        answer([-3.0, -1.5, -1.0], [-2.0, -1.0, -1.25], grade=0, others=[-2, -0.5, -1], shared=1),
+    ],
 ]
 
 
@@ -114,7 +118,7 @@ def test_gradients_of_responses_are_those_of_finite_differences(name, mismatched
 
     def losses(members: Tensor, others: Tensor) -> Tensor:
         sums = torch.zeros(4, dtype=torch.float64).index_add(0, tokens.sequences, members)
-        by_token = TokenLogps(members, tokens.ref_logps, tokens.sequences, others, tokens.alternative_members)
+        by_token = replace(tokens, logps=members, alternative_logps=others)
         given = {**vars(logps), "logps": sums, "by_token": by_token}
         hyper = {"gate_gradient": True} if name == "pairwise_cringe" else {}
         return loss(name, ResponseLogps(**{key: given[key] for key in logps.__dataclass_fields__}), **hyper)
@@ -147,6 +151,12 @@ SIGNS: dict[str, tuple[dict[str, Any], Callable[[float, float], tuple[int, int]]
     "cdpo": ({}, towards(math.log(9) / 0.1)),
     "robust": ({}, lambda c, r: TUG),
     "dpo_nll": ({}, lambda c, r: TUG),
+    # Of tokens alike, none of them common to both.
+    "minordpo_token": ({}, lambda c, r: TUG if r > 0 else (-1, 0)),
+    "minordpo_tail": ({}, lambda c, r: TUG if r > 0 else (-1, 0)),
+    "minordpo_token_tail": ({}, lambda c, r: TUG if r > 0 else (-1, 0)),
+    "minordpo_guarded": ({}, lambda c, r: TUG if r > 0 else (-1, 0)),
+    "minordpo_fork": ({}, lambda c, r: TUG),
     "minor_sft": ({}, lambda c, r: (-1, 0)),
     "kto": ({}, lambda c, r: TUG),
 }
@@ -283,7 +293,9 @@ def test_cdpo_beyond_its_margin_lowers_the_chosen_response():
 
 
 def test_the_number_of_tokens_matters_only_to_objectives_by_token():
-    by_token = {"dpo_nll", "ipo", "minor_sft", "orpo", "pairwise_cringe", "rrhf", "sft", "simpo"}
+    by_token = {
+        *("dpo_nll", "ipo", "minor_sft", "minordpo_fork", "orpo", "pairwise_cringe", "rrhf", "sft", "simpo")
+    }
     n, m = TOKENS
     for name in NAMES:
         short, long = (responses([two(1.0, 2.0, tokens=each)]) for each in [(n, m), (2 * n, 3 * m)])

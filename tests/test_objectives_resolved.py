@@ -194,7 +194,7 @@ def test_coefficients_by_token_are_those_of_autograd_through_the_whole():
         assert whole[0].abs().max() > 0.01
 
 
-@pytest.mark.parametrize("name", ["minordpo", "pairwise_cringe"])
+@pytest.mark.parametrize("name", ["minordpo", "minordpo_fork", "pairwise_cringe"])
 def test_coefficients_come_without_a_graph_and_leave_their_inputs_alone(name):
     logps = responses(PROMPTS)
     assert logps.by_token is not None
@@ -300,8 +300,10 @@ WORDS = {
     "delta": ("slic", NOT_NEGATIVE),
     "desirable_weight": ("kto", NOT_NEGATIVE),
     "dpop_lambda": ("dpop", NOT_NEGATIVE),
+    "fork_weight": ("minordpo_fork", NOT_NEGATIVE),
     "gamma": ("simpo", NOT_NEGATIVE),
     "gate_gradient": ("pairwise_cringe", SWITCH),
+    "guard": ("minordpo_guarded", NOT_NEGATIVE),
     "label_smoothing": ("robust", "a number at least 0 and below 0.5"),
     "margin": ("pairwise_cringe", "a number"),
     "orpo_lambda": ("orpo", NOT_NEGATIVE),

@@ -82,6 +82,25 @@ def plain_logps(model: Any, items: Sequence[TokenExample]) -> tuple[torch.Tensor
     return sums, lengths, groups, grades
 
 
+def common_tokens(item: TokenExample) -> list[torch.Tensor]:
+    """Of each scored token of a pair's responses, whether both begin with it and score it."""
+    chosen, rejected = item.responses
+    n = min(len(chosen.ids), len(rejected.ids))
+    alike = int(np.cumprod(chosen.ids[:n] == rejected.ids[:n]).sum())
+    both = {place for place in range(alike) if chosen.scored[place] and rejected.scored[place]}
+    return [torch.tensor([p in both for p in np.flatnonzero(each.scored)]) for each in item.responses]
+
+
+def plain_tokens(policy: Any, base: Any, items: Sequence[TokenExample]) -> TokenLogps:
+    """Token by token by the stock model, with what the ids say that the responses have in common."""
+    found = oracle.scored_logps(policy, items)
+    with torch.no_grad():
+        ref = torch.cat(oracle.scored_logps(base, items))
+    owners = torch.arange(len(found)).repeat_interleave(torch.tensor([len(each) for each in found]))
+    shared = torch.cat([each for item in items for each in common_tokens(item)])
+    return TokenLogps(torch.cat(found), ref, owners, shared=shared)
+
+
 def plain_losses(name: str, policy: Any, base: Any, items: Sequence[TokenExample]) -> torch.Tensor:
     objective = resolve(name, {})
     sums, lengths, groups, grades = plain_logps(policy, items)
@@ -91,7 +110,8 @@ def plain_losses(name: str, policy: Any, base: Any, items: Sequence[TokenExample
         if objective.mismatched:
             others = [each for _, each in mismatched(list(enumerate(items)), LONGEST)]
             between = (plain_logps(policy, others)[0] - plain_logps(base, others)[0]).mean()
-    return objective(ResponseLogps(sums, ref, lengths, groups, grades, between))
+    tokens = plain_tokens(policy, base, items) if objective.by_token else None
+    return objective(ResponseLogps(sums, ref, lengths, groups, grades, between, tokens))
 
 
 @pytest.mark.parametrize("kind", ["pairs", "labelled", "ranked"])
@@ -113,7 +133,9 @@ def test_the_gradient_is_that_of_the_plain_loss(name, kind):
     assert [found[i] for i in range(len(items))] == pytest.approx(losses.tolist(), rel=1e-3, abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["kto", "pairwise_cringe", "rrhf", "simpo"])
+@pytest.mark.parametrize(
+    "name", ["kto", "minordpo_fork", "minordpo_token", "pairwise_cringe", "rrhf", "simpo"]
+)
 def test_how_a_step_is_cut_into_rows_changes_nothing(name):
     items = examples("pairs")
     base, policy = tiny("Llama"), moved(tiny("Llama"), by=0.02)

@@ -17,11 +17,12 @@ from torch import Tensor
 
 from minordpo.errors import InputError
 from minordpo.objectives.logps import ResponseLogps
+from minordpo.objectives.ours import OURS
 from minordpo.objectives.pairwise import PAIRWISE
 from minordpo.objectives.responses import RESPONSES
 from minordpo.objectives.spec import Spec
 
-OBJECTIVES: dict[str, Spec] = {**PAIRWISE, **RESPONSES}
+OBJECTIVES: dict[str, Spec] = {**PAIRWISE, **OURS, **RESPONSES}
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,10 @@ RANGES: dict[str, Range] = {
     "delta": _NOT_NEGATIVE,
     "desirable_weight": _NOT_NEGATIVE,
     "dpop_lambda": _NOT_NEGATIVE,
+    "fork_weight": _NOT_NEGATIVE,
     "gamma": _NOT_NEGATIVE,
     "gate_gradient": _SWITCH,
+    "guard": _NOT_NEGATIVE,
     "label_smoothing": Range(0.0, 0.5, open_above=True),
     "margin": Range(),
     "orpo_lambda": _NOT_NEGATIVE,
