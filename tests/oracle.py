@@ -275,6 +275,12 @@ def minordpo_fork(answers: Sequence[Answer], *, beta: float, fork_weight: float)
     return _of_margin(answers[0], taken, beta)
 
 
+def dpo_fork(answers: Sequence[Answer], *, beta: float) -> Tensor:
+    """DPO of the two tokens after the common beginning alone."""
+    first = [sum(_ratios(each)[each.shared : each.shared + 1], 0 * each.ratio) for each in answers]
+    return torch.logaddexp(torch.zeros_like(first[0]), -beta * (first[0] - first[1]))
+
+
 # The loss of one prompt, its answers given best first.
 FORMULAS: dict[str, Any] = {
     "dpo": _in_four(dpo),
@@ -293,6 +299,7 @@ FORMULAS: dict[str, Any] = {
             minordpo_token_tail,
             minordpo_guarded,
             minordpo_fork,
+            dpo_fork,
         )
     },
 }

@@ -157,6 +157,7 @@ SIGNS: dict[str, tuple[dict[str, Any], Callable[[float, float], tuple[int, int]]
     "minordpo_token_tail": ({}, lambda c, r: TUG if r > 0 else (-1, 0)),
     "minordpo_guarded": ({}, lambda c, r: TUG if r > 0 else (-1, 0)),
     "minordpo_fork": ({}, lambda c, r: TUG),
+    "dpo_fork": ({}, lambda c, r: TUG),
     "minor_sft": ({}, lambda c, r: (-1, 0)),
     "kto": ({}, lambda c, r: TUG),
 }
@@ -294,7 +295,8 @@ def test_cdpo_beyond_its_margin_lowers_the_chosen_response():
 
 def test_the_number_of_tokens_matters_only_to_objectives_by_token():
     by_token = {
-        *("dpo_nll", "ipo", "minor_sft", "minordpo_fork", "orpo", "pairwise_cringe", "rrhf", "sft", "simpo")
+        *("dpo_fork", "dpo_nll", "ipo", "minor_sft", "minordpo_fork", "orpo", "pairwise_cringe", "rrhf"),
+        *("sft", "simpo"),
     }
     n, m = TOKENS
     for name in NAMES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -228,7 +229,8 @@ def test_the_baseline_of_kto_carries_no_gradient():
 def test_references_are_read_by_the_objectives_that_say_so_and_by_no_other(name):
     logps = responses(PROMPTS)
     given = {each: getattr(logps, each) for each in logps.__dataclass_fields__}
-    without = ResponseLogps(**{**given, "ref_logps": None})
+    tokens = replace(logps.by_token, ref_logps=None)
+    without = ResponseLogps(**{**given, "ref_logps": None, "by_token": tokens})
     objective = resolve(name, {})
     if objective.reference:
         with pytest.raises(ValueError, match="a log-ratio needs reference log-probs, and there are none"):

@@ -82,10 +82,24 @@ def minordpo_fork(
 
     Source: this project, docs/own-objective.md.
     """
+    return -logsigmoid(beta * (logps.logratios[logps.best] + fork_weight * _fork_leads(logps)))
+
+
+def dpo_fork(logps: ResponseLogps, *, beta: float = 0.1) -> Float[Tensor, "prompts"]:
+    """−log σ(β (h_fork(w) − h_fork(l))): DPO at the fork and nothing else.
+
+    Nothing is imitated. A pair without a fork, of equal responses, has a loss of log 2 and no gradient.
+
+    Source: this project, docs/own-objective.md.
+    """
+    return -logsigmoid(beta * _fork_leads(logps))
+
+
+def _fork_leads(logps: ResponseLogps) -> Tensor:
+    """h_fork(w) − h_fork(l), in nats."""
     tokens = _tokens(logps)
     at_fork = _sums(logps, torch.where(tokens.forks, tokens.logratios, 0.0))
-    lead = at_fork[logps.best] - at_fork[logps.worst]
-    return -logsigmoid(beta * (logps.logratios[logps.best] + fork_weight * lead))
+    return at_fork[logps.best] - at_fork[logps.worst]
 
 
 def _tokens(logps: ResponseLogps) -> TokenLogps:
@@ -133,5 +147,12 @@ OURS = {
         by_token=True,
         assumes="the rejected response is wrong where it first differs; the chosen one is worth imitating",
         usual="fork_weight 1 to 10, else as minordpo",
+    ),
+    "dpo_fork": Spec(
+        dpo_fork,
+        PAIRS,
+        by_token=True,
+        assumes="the rejected response is wrong where it first differs, and nothing else is to change",
+        usual="beta 0.1 to 1",
     ),
 }
