@@ -12,7 +12,7 @@ import torch
 
 import oracle
 from minordpo.data.packing import pack
-from minordpo.data.tokens import TokenExample
+from minordpo.data.tokens import TokenExample, TokenResponse
 from minordpo.engine import head as head_module
 from minordpo.engine.attention import NAME, attention_switched
 from minordpo.engine.head import LogitTransform, draw_others
@@ -244,6 +244,24 @@ def test_a_step_of_one_prompt_has_no_mismatched_response():
     step = Packer(40, mismatch=True, longest=LONGEST)(list(enumerate(items)))
     assert step.mismatched == ()
     assert mismatched_logratio(policy, step, context) is None
+
+
+# ---- single tokens ----
+@pytest.mark.parametrize(("name", "weight"), [("minordpo_fork", 5), ("minordpo_token", 0)])
+def test_the_push_at_the_start_is_that_of_tokens_at_the_reference(name, weight):
+    ids = np.array([5, 6, 7], np.int32)
+    chosen = TokenResponse(np.array([9, 8, 4], np.int32), np.ones(3, bool))
+    rejected = TokenResponse(np.array([9, 4, 4], np.int32), np.ones(3, bool))
+    items = [TokenExample.pair(ids, chosen, rejected, row=0)]
+    base, policy = tiny("Llama"), moved(tiny("Llama"), by=0.02)
+    context = Context(objective=resolve(name, {}), reference=references(base, items, others=False))
+    (record,) = stepped(policy, items, context, 64)
+    start = record.at_start
+    assert start is not None
+    assert start.losses.tolist() == pytest.approx([np.log(2)])
+    assert start.members.tolist() == pytest.approx([-0.05, -0.05 * (1 + weight), -0.05, 0, 0.05 * weight, 0])
+    assert record.gradient.members.tolist() != start.members.tolist()
+    assert "saturated" in measured([record])
 
 
 # ---- other tokens than the rejected ones ----
