@@ -95,7 +95,9 @@ class Study:
         )
         kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(found.items()))
         configurations = len({run.configuration for run in self.halved})
-        besides = f" and {len(self.runs) - len(self.halved)} besides" if len(self.runs) > len(self.halved) else ""
+        besides = (
+            f" and {len(self.runs) - len(self.halved)} besides" if len(self.runs) > len(self.halved) else ""
+        )
         return f"{len(self.halved)} runs of {configurations} configurations{besides}: {kinds}"
 
     def fit(self, seed: int) -> tuple[Thresholds, float, list[int]]:
