@@ -72,11 +72,11 @@ def test_a_sign_in_the_text_brings_the_prediction_forward():
         {"stopped": 0.5},
         {"distance": 0.8},
     ):
-        rows = [probe_row(0), *falling(5.0), probe_row(10, **sign)]
+        rows = [probe_row(0), *falling(1.0), probe_row(10, **sign)]
         found = {health: step for step, health in healths(rows)}
-        # At step 13 steps 2 to 7 and 8 to 13 have means of −17.5 and −47.5 nats, −77.5 one window ahead; at step 14
-        # steps 1 to 7 and 8 to 14 have −15 and −50: −85 ahead, more than the reference's 80.
-        assert found["collapsing"] == 14, sign
+        # At step 16 the last eight and the eight before have means of −11.5 and −3.5 nats, −19.5 one window ahead; at
+        # step 17 −20.5: more than a quarter of the reference's 80.
+        assert found["collapsing"] == 17, sign
 
 
 def test_signs_in_the_text_without_a_fall_predict_nothing():
@@ -148,16 +148,16 @@ def test_text_no_less_likely_than_the_answers_it_is_taught_is_another_style_howe
 
 
 def test_text_that_is_getting_unlikely_is_an_early_sign():
-    rows = [probe_row(0, reference_nll=0.40), *falling(5.0), probe_row(10, reference_nll=0.85)]
-    # As the other signs: at step 14 the fall one window ahead exceeds the reference's 80 nats.
-    assert (14, "collapsing") in healths(rows)
+    rows = [probe_row(0, reference_nll=0.40), *falling(1.0), probe_row(10, reference_nll=0.65)]
+    # As the other signs: at step 17 the fall one window ahead exceeds a quarter of the reference's 80 nats.
+    assert (17, "collapsing") in healths(rows)
 
 
 @pytest.mark.parametrize(
     ("change", "sound"),
     [
         ({"reference_nll": 0.55}, True),
-        ({"reference_nll": 0.62}, False),  # half of an early sign, and no change of health
+        ({"reference_nll": 0.62}, False),  # an early sign, but no fall: no change of health
         ({"repeated_4grams": 0.16}, False),
         ({"stopped": 0.75}, False),
         ({"distance": 0.9}, True),  # other answers are not worse ones

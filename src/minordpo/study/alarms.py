@@ -12,6 +12,7 @@ The trivial alarm beside it says "collapsing" where the mean chosen log-ratio fa
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -187,26 +188,22 @@ def tally(broke: Sequence[int | None], alarms: Sequence[int | None]) -> Tally:
 
 
 # ---- fitting ----
+# Few, since few runs of a half are broken: of 600 draws of seven thresholds the best on one half was worse on the other
+# than those set by hand.
 GRID: dict[str, tuple[float, ...]] = {
-    "window": (4, 8),
-    "collapsing_nats": (2.0, 5.0, 10.0, 20.0),
-    "collapsing_alone": (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0),
+    "collapsing_nats": (5.0, 10.0, 20.0),
+    "collapsing_alone": (1.5, 2.0, 3.0),
     "collapsing_ahead": (0.25, 0.5, 1.0, 2.0),
-    "early_repeated": (0.05, 0.1, 0.2),
     "early_nll": (0.1, 0.2, 0.4),
-    "early_distance": (0.6, 0.75, 0.9),
 }
-TRIED = 600  # of some 6,000
 TRIVIAL = (0.5, 1.0, 2.0, 3.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0, 40.0, 60.0, 80.0, 120.0, 200.0, 300.0)
 
 
 def candidates() -> list[Thresholds]:
-    """Thresholds drawn from the grid; the first are what the package has today, which so win among equals."""
-    rng, found = random.Random("thresholds"), {Thresholds(): None}  # in order, none twice
-    while len(found) < TRIED:
-        drawn: dict[str, Any] = {name: rng.choice(values) for name, values in GRID.items()}
-        found[dataclasses.replace(Thresholds(), **drawn)] = None
-    return list(found)
+    """All of the grid; the first are what the package has today, which so win among equals."""
+    drawn = (dict(zip(GRID, values, strict=True)) for values in itertools.product(*GRID.values()))
+    fitted = (dataclasses.replace(Thresholds(), **each) for each in drawn)  # type: ignore[arg-type]  # floats all
+    return list(dict.fromkeys([Thresholds(), *fitted]))
 
 
 def halves(runs: Sequence[Watched], seed: int) -> tuple[list[int], list[int]]:
