@@ -14,6 +14,8 @@ from torch import Tensor
 
 from minordpo.data.packing import pack
 from minordpo.engine import attention
+from minordpo.engine.attention import refuse_wrong_kernel
+from minordpo.errors import InputError
 from test_engine import TOLERANCE, assert_close, compare
 from tiny_models import ARCHITECTURES, odd_shapes, tiny
 
@@ -66,6 +68,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(attention, "varlen_attn", counting)
     monkeypatch.setattr(attention, "_is_flash", lambda query, lowered: True)
+    monkeypatch.setattr(attention, "refuse_wrong_kernel", lambda device, dtype: None)
     return counted
 
 
@@ -109,6 +112,22 @@ def test_a_fault_in_a_path_breaks_the_tolerance_a_hundredfold(
     monkeypatch.setattr(attention._Paths, "of", faulty)
     errors = compare(tiny("Llama"), odd_shapes())
     assert errors.values > 100 * TOLERANCE
+
+
+def test_a_kernel_that_aligns_masks_otherwise_is_refused(
+    calls: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = refuse_wrong_kernel.__wrapped__  # uncached
+    check(torch.device("cpu"), torch.bfloat16)
+
+    def at_the_start(query, key, value, query_ends, key_ends, *rest, **named) -> Tensor:
+        return plain(query, key, value, query_ends, query_ends + 0 * key_ends, *rest, **named)
+
+    monkeypatch.setattr(attention, "varlen_attn", at_the_start)
+    with pytest.raises(
+        InputError, match=r"differs by .* only rounding is expected\. Set training\.full_determ"
+    ):
+        check(torch.device("cpu"), torch.bfloat16)
 
 
 def test_half_precision_on_a_cpu_goes_node_by_node() -> None:
