@@ -1,7 +1,7 @@
 """Which signal on held-out pairs says best that a run is trained enough; see docs/monitor.md.
 
-    minordpo sweep recipes/sweeps/alarms.yaml
-    python benchmarks/enough.py runs/alarms
+    minordpo sweep recipes/sweeps/enough.yaml
+    python benchmarks/enough.py runs/enough
 
 Leaves one configuration out at a time. Runs whose accuracy falls are left in: a rule that stops them early gains.
 """

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from minordpo.data.packing import pack
 from minordpo.engine import attention
-from minordpo.engine.attention import refuse_wrong_kernel
+from minordpo.engine.attention import NAME, attention_switched, refuse_wrong_kernel
+from minordpo.engine.logprobs import install, packed_logps
 from minordpo.errors import InputError
 from test_engine import TOLERANCE, assert_close, compare
 from tiny_models import ARCHITECTURES, odd_shapes, tiny
@@ -174,9 +175,6 @@ def test_the_kernel_equals_node_by_node_in_value_and_gradient(dtype, kv_heads, w
 def test_under_autocast_on_a_gpu_one_call_is_as_near_to_exact_as_node_by_node(
     architecture: str, monkeypatch
 ) -> None:
-    from minordpo.engine.attention import NAME, attention_switched
-    from minordpo.engine.logprobs import install, packed_logps
-
     model = tiny(architecture).cuda()
     install(model)
     batch = pack(odd_shapes()).to("cuda")

@@ -175,13 +175,6 @@ class MonitorConfig:
             "the run folder"
         ),
     )
-    stop_when: Literal["sufficient"] | None = field(
-        default=None,
-        metadata=_about(
-            "sufficient: end the run once its held-out pairs say that it is trained enough (needs data.eval and "
-            "training.eval_strategy); null: never"
-        ),
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -188,8 +188,7 @@ def tally(broke: Sequence[int | None], alarms: Sequence[int | None]) -> Tally:
 
 
 # ---- fitting ----
-# Few, since few runs of a half are broken: of 600 draws of seven thresholds the best on one half was worse on the other
-# than those set by hand.
+# Few, since few runs of a half are broken: 600 draws of seven thresholds did no better on the other half.
 GRID: dict[str, tuple[float, ...]] = {
     "collapsing_nats": (5.0, 10.0, 20.0),
     "collapsing_alone": (1.5, 2.0, 3.0),

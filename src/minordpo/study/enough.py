@@ -1,15 +1,16 @@
 """When was a run trained enough? Signals on held-out pairs, told against the accuracy it went on to gain.
 
-The rules are those of `minordpo.train.sufficient`, by which a run can end itself: a signal, and a level to reach.
-All signals are free of β, so one level can serve objectives and settings that it was not chosen on. Stopping at a fixed
-share of the steps is the rule to beat. What is lost is the accuracy of the run's last look less that of its look at the
-stop, both of the same prompts; the learning rate at the stop is still what the whole run's schedule says.
+A rule is a signal and a level; it stops a run at the first held-out measurement that reaches the level. All signals are
+free of β, so one level can serve objectives and settings that it was not chosen on. Stopping at a fixed share of the
+steps is the rule to beat. What is lost is the accuracy of the run's last look less that of its look at the stop, both
+of the same prompts; the learning rate at the stop is still what the whole run's schedule says.
 """
 
 from __future__ import annotations
 
+import itertools
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,6 @@ from typing import Any
 from minordpo.data.files import read_jsonl
 from minordpo.errors import InputError
 from minordpo.study.alarms import Watched, read_run
-from minordpo.train import sufficient
-from minordpo.train.sufficient import Rule, Signal, first_reached
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,16 +60,40 @@ def read_trained(folder: Path, configuration: str | None = None) -> Trained:
     return Trained(run.name, run.configuration, run.steps, checked, measured)
 
 
-# Of each signal the levels that are tried.
-_LEVELS: dict[str, tuple[float, ...]] = {
-    "pairs ranked right": (0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 1.0),
-    "margin in nats": (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0),
-    "rejected at or below the reference": (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0),
-    "chosen log-ratio is flat": (0.5, 0.6, 0.7, 0.8, 0.9, 0.95),
-    "margin is flat": (0.5, 0.6, 0.7, 0.8, 0.9, 0.95),
-}
-SIGNALS: dict[str, tuple[Signal, tuple[float, ...]]] = {
-    name: (signal, _LEVELS[name]) for name, signal in sufficient.SIGNALS.items()
+# ---- signals: the held-out measures so far → a number that grows as training suffices ----
+Past = Sequence[Mapping[str, Any]]
+
+
+def _last(name: str) -> Callable[[Past], float]:
+    return lambda past: float(past[-1][name])
+
+
+def _flat(name: str) -> Callable[[Past], float]:
+    """1 where the measure no longer changes, 0 where it changes as fast as it ever did."""
+
+    def signal(past: Past) -> float:
+        values = [float(row[name]) for row in past]
+        moves = [abs(after - before) for before, after in itertools.pairwise(values)]
+        if len(moves) < 3:
+            return 0.0
+        recent = statistics.fmean(moves[-2:])
+        return 1 - recent / max(moves) if max(moves) > 0 else 0.0
+
+    return signal
+
+
+SIGNALS: dict[str, tuple[Callable[[Past], float], tuple[float, ...]]] = {
+    "pairs ranked right": (_last("eval_rewards/accuracies"), (0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 1.0)),
+    "margin in nats": (
+        _last("eval_logratios/margin"),
+        (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0),
+    ),
+    "rejected at or below the reference": (
+        _last("eval_rejected_at_or_below_reference"),
+        (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0),
+    ),
+    "chosen log-ratio is flat": (_flat("eval_logratios/chosen"), (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)),
+    "margin is flat": (_flat("eval_logratios/margin"), (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)),
 }
 FIXED = "a fixed share of the steps"
 FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -78,11 +101,16 @@ FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 def stops_at(run: Trained, signal: str, level: float) -> int:
     """The step at which the rule stops the run; its last one where the level is never reached."""
+    measured = [(step, row) for step, row in run.held_out if step > 0]
     if signal == FIXED:
-        due = (step for step, _ in run.held_out if step > 0 and step >= level * run.steps)
-        return next(due, run.steps)
-    reached = first_reached(run.held_out, Rule(signal, level))
-    return run.steps if reached is None else reached
+        return next((step for step, _ in measured if step >= level * run.steps), run.steps)
+    value, _ = SIGNALS[signal]
+    past: list[Mapping[str, Any]] = []
+    for step, row in measured:
+        past.append(row)
+        if value(past) >= level:
+            return step
+    return run.steps
 
 
 @dataclass(frozen=True)

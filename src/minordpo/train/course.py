@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from minordpo.train.sufficient import stop_of, told
 from minordpo.train.watch import MonitorCallback
 
 _LOOKED = (
@@ -23,9 +22,6 @@ def last_lines(watch: MonitorCallback) -> str:
     back = _went_back(rows)
     if back is not None:
         lines.append(f"the model is that of step {back}, the last whose answers were sound")
-    stop = stop_of(rows)
-    if stop is not None:
-        lines.append(f"the run ended itself at {told(stop)}")
     return "\n".join(lines)
 
 
@@ -46,9 +42,6 @@ def for_card(watch: MonitorCallback) -> str:
         )
     elif watch.has_stopped:
         lines.append("- It ended the training there, with these weights.")
-    stop = stop_of(rows)
-    if stop is not None:
-        lines.append(f"- The run ended itself at {told(stop)}.")
     return f"{_LOOKED}\n\n" + "\n".join(lines)
 
 

@@ -40,7 +40,6 @@ from minordpo.train.guards import with_reference
 from minordpo.train.progress import show_progress
 from minordpo.train.reference_pass import ranks
 from minordpo.train.sharding import whole_weights
-from minordpo.train.sufficient import PROVISIONAL, StopWhenSufficient, refuse_untold
 from minordpo.train.trainer import PreferenceTrainer
 from minordpo.train.watch import MonitorCallback
 
@@ -145,24 +144,6 @@ def validate(config: RunConfig) -> None:
     adapter = build_lora_config(config)
     if adapter is not None:
         refuse_settings(adapter)
-    if config.monitor.stop_when is not None:
-        _refuse_stop(config)
-
-
-def _refuse_stop(config: RunConfig) -> None:
-    """A run that is to end itself must be watched, and measured on the way."""
-    if not config.monitor.enabled:
-        raise InputError(
-            "monitor.stop_when is sufficient, but monitor.enabled is false, so nothing watches the run. Leave "
-            "monitor.enabled=false out, or monitor.stop_when"
-        )
-    refuse_untold(
-        PROVISIONAL,
-        held_out=bool(config.data.eval),
-        strategy=str(config.training.arguments.get("eval_strategy", "no")),
-        reference=config.metrics.reference,
-        labelled=False,  # the data will say
-    )
 
 
 def load_run_tokenizer(config: RunConfig) -> PreTrainedTokenizerBase:
@@ -275,7 +256,7 @@ def build_monitor(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> list
         probe_every=monitor.probe_every,
         on_collapse=monitor.on_collapse,
     )
-    return [watch] if monitor.stop_when is None else [watch, StopWhenSufficient()]
+    return [watch]
 
 
 def draw(folder: Path, config: RunConfig) -> None:

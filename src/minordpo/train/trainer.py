@@ -180,7 +180,7 @@ class PreferenceTrainer(Watched, Trainer):
         self.metrics_file = MetricsFile(path if main else None)
         self.responses_file = MetricsFile(path.with_name("responses.jsonl") if main else None)
         self.add_callback(EpochOrder(self.sampler))
-        self.join_callbacks()
+        self.watch()
 
     @property
     def policy(self) -> PreTrainedModel | PeftModel:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
-from transformers.trainer_utils import IntervalStrategy, TrainOutput
+from transformers.trainer_utils import TrainOutput
 
 from minordpo.data.tokens import TokenExample
 from minordpo.errors import InputError
@@ -16,7 +16,6 @@ from minordpo.train.first_answers import FirstAnswers
 from minordpo.train.metrics import MetricsFile
 from minordpo.train.probe import Reference
 from minordpo.train.reference_pass import ReferencePass
-from minordpo.train.sufficient import StopWhenSufficient, stop_of
 from minordpo.train.watch import MonitorCallback
 
 
@@ -66,41 +65,18 @@ class Watched(StagedCheckpoints):
             return None
         return lambda examples: reference.logps_alone(examples, token_budget=self.token_budget)
 
-    def join_callbacks(self) -> None:
-        """Refuse what watches the run, before anything slow, where it cannot."""
-        self.watch()
-        self.stop_rule()
-
-    def stop_rule(self) -> StopWhenSufficient | None:
-        """What ends the run once it is trained enough, joined to this trainer; None where there is none.
-
-        Raises:
-            InputError: what it is told from is not measured.
-        """
-        found = next((e for e in self.callback_handler.callbacks if isinstance(e, StopWhenSufficient)), None)
-        if found is not None:
-            found.join(
-                self.metrics_file,
-                held_out=bool(self.held_out),
-                strategy=IntervalStrategy(self.args.eval_strategy).value,
-                reference=self.reference is not None,
-                labelled=all(len(example.grades) == 1 for example in self.examples),
-            )
-        return found
-
     def stopped_by_monitor(self) -> bool:
         """Whether the run that metrics.jsonl tells of was stopped at its last step."""
-        watch, rule = self.watch(), self.stop_rule()
-        if watch is None and rule is None:
+        watch = self.watch()
+        if watch is None:
             return False
         (rows,) = broadcast_object_list([self.metrics_file.rows()])
-        if watch is not None:
-            watch.replay(rows)
-        return (watch is not None and watch.has_stopped) or (rule is not None and stop_of(rows) is not None)
+        watch.replay(rows)
+        return watch.has_stopped
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train, and be at the step whose weights the model ends with."""
-        self.join_callbacks()
+        self.watch()
         self._seen = self.last_metrics.get("step", -1)
         output = super().train(*args, **kwargs)
         self._go_back()
