@@ -70,6 +70,11 @@ class ReferenceCache:
             self._read_new()
             yield
 
+    @property
+    def kept(self) -> bool:
+        """Whether anything is on disk, for other runs."""
+        return self._folder is not None
+
     def _read_new(self) -> None:
         for shard in sorted(self._folder.glob("*.safetensors")) if self._folder else ():
             if shard.name not in self._read:
@@ -220,9 +225,9 @@ def reference_logps(
     `ranks` compute what none of them has, each its share, and all get everything; every one of them must call this.
     Only what a rank computed goes into its cache folder. `progress` is shown over the shares of all.
 
-    On a CPU each missing example is a row of its own, so that its numbers depend neither on which others were missing
-    nor on how they were shared; on a GPU rows are filled up to `token_budget`, so both change rounding, within what
-    the guard against a mismatch allows at a run's first step. Dropout is off.
+    On a CPU each missing example of a cache on disk is a row of its own, so that its numbers depend neither on which
+    others were missing nor on how they were shared; elsewhere rows are filled up to `token_budget`, so both change
+    rounding, within what the guard against a mismatch allows at a run's first step. Dropout is off.
 
     Raises:
         InputError: the cache cannot be written, on any rank; ranks have other examples or models.
@@ -269,9 +274,8 @@ def _compute(
     missing = [key for key in examples if key not in cache]
     sizes = [tree_size(examples[key]) for key in missing]
     device = next(model.parameters()).device
-    rows = (
-        [[i] for i in range(len(missing))] if device.type == "cpu" else split_by_budget(sizes, token_budget)
-    )
+    alone = device.type == "cpu" and cache.kept
+    rows = [[i] for i in range(len(missing))] if alone else split_by_budget(sizes, token_budget)
     done = 0
     for row in rows if missing else ():
         batch = pack([examples[missing[i]] for i in row]).to(device)

@@ -20,7 +20,8 @@ from minordpo.engine.reference import ReferenceCache, reference_logps
 from minordpo.errors import InputError
 from minordpo.evaluate.generation import Answer
 
-TOKEN_BUDGET = 16384  # tokens of a row on a GPU; on a CPU each pair is a row
+TOKEN_BUDGET = 16384  # tokens of a row on a GPU …
+_ON_A_CPU = 2048  # … and on a CPU, where longer ones no longer fit into its caches
 
 
 def score_pairs(
@@ -167,7 +168,7 @@ def token_logps(path: str, pairs: list[TokenExample], *, dtype: str, **loading: 
             model,
             pairs,
             ReferenceCache(None, ""),
-            token_budget=TOKEN_BUDGET,
+            token_budget=TOKEN_BUDGET if device.type == "cuda" else _ON_A_CPU,
             progress=True,
             label=f"scoring {path}",
         )
