@@ -25,8 +25,15 @@ def results_of(**models: dict[str, Any] | None) -> dict[str, Any]:
 def sampled(share: float, kl: float | None, *, error: float | None = 0.5, cut: float = 0.0) -> dict[str, Any]:
     """What the samples of a model showed."""
     measured = {"per_sequence": kl, "per_sequence_error": error, "cut": cut}
-    right = {"share": share, "low": share - 0.1, "high": share + 0.05}
-    return {"strict_accuracy": right, "kl": None if kl is None else measured}
+    asked, last = (
+        {"share": share + more, "low": share + more - 0.1, "high": share + more + 0.05}
+        for more in (0.0, 0.25)
+    )
+    return {
+        "strict_accuracy": asked,
+        "flexible_accuracy": last,
+        "kl": None if kl is None else measured,
+    }
 
 
 @pytest.fixture
@@ -37,9 +44,8 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     return figures
 
 
-def points(figure: Figure) -> list[tuple[float, float]]:
-    (axis,) = figure.axes
-    lines = [line for line in axis.get_lines() if line.get_marker() in against_kl._MARKERS]
+def points(figure: Figure, panel: int = 1) -> list[tuple[float, float]]:
+    lines = [line for line in figure.axes[panel].get_lines() if line.get_marker() in against_kl._MARKERS]
     return [(float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in lines]  # type: ignore[index]
 
 
@@ -51,6 +57,8 @@ def test_each_model_is_a_point_at_its_kl_and_its_share_of_right_samples(
     )
     assert kl_figure(results, tmp_path / "kl.png")
     assert points(drawn[0]) == [(0.0, 0.2), (30.0, 0.5), (4.0, 0.45)]
+    assert points(drawn[0], 0) == [(0.0, 0.45), (30.0, 0.75), (4.0, 0.7)]
+    assert [axis.get_title("left") for axis in drawn[0].axes] == [*against_kl.REWARDS.values()]
     (legend,) = drawn[0].legends
     assert [text.get_text() for text in legend.get_texts()] == ["base", "dpo (12% cut)", "minordpo"]
 
@@ -66,9 +74,29 @@ def test_models_without_a_kl_of_their_own_samples_are_left_out(tmp_path: Path, d
 def test_of_many_models_no_two_look_alike(tmp_path: Path, drawn: list[Figure]) -> None:
     many = {f"m{place}": sampled(0.3 + place / 100, float(place)) for place in range(35)}
     assert kl_figure(results_of(**many), tmp_path / "kl.png")
-    (axis,) = drawn[0].axes
+    axis = drawn[0].axes[0]
     looks = [(line.get_color(), line.get_marker()) for line in axis.get_lines() if line.get_label()[0] == "m"]
     assert len(set(looks)) == len(looks) == 35
+
+
+@pytest.mark.parametrize(
+    ("largest", "ticks"), [(0.03, [0, 0.0005, 0.002, 0.005, 0.01, 0.02]), (160.0, [0, 1, 5, 20, 50, 100])]
+)
+def test_kl_is_told_apart_near_zero_and_far_from_it(
+    tmp_path: Path, drawn: list[Figure], largest: float, ticks: list[float]
+) -> None:
+    assert kl_figure(
+        results_of(base=sampled(0.2, -0.001, error=0.0), far=sampled(0.1, largest, error=0.0)),
+        tmp_path / "kl.png",
+    )
+    axis = drawn[0].axes[0]
+    assert [float(tick) for tick in axis.get_xticks()] == ticks
+    places = axis.transData.transform([(0.0, 0.0), (largest / 4, 0.0), (largest, 0.0), (-largest / 4, 0.0)])[
+        :, 0
+    ]
+    quarter, whole, below = places[1:] - places[0]
+    assert quarter == pytest.approx(whole / 2)
+    assert below == pytest.approx(-quarter)
 
 
 def test_an_evaluation_with_samples_and_a_reference_draws_it(tmp_path: Path, capsys: Any) -> None:

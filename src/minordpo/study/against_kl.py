@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from matplotlib.ticker import PercentFormatter
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter, StrMethodFormatter
 
 from minordpo.study.canvas import COLORS, new_figure, write_figure
 
+REWARDS = {"flexible_accuracy": "Right by the last number", "strict_accuracy": "Right by the asked line"}
 _MARKERS = "os^Dv"
 FILE = "kl.png"
 
@@ -27,22 +30,23 @@ def kl_figure(results: Mapping[str, Any], out: Path) -> bool:
     if not points:
         return False
     with new_figure() as figure:
-        figure.set_size_inches(8, 4.6 + 0.2 * (len(points) // 3))
-        axis = figure.subplots()
-        for place, (label, (share, kl)) in enumerate(points.items()):
-            marker, color = _MARKERS[place // len(COLORS) % len(_MARKERS)], COLORS[place % len(COLORS)]
-            bars = [[share["share"] - share["low"]], [share["high"] - share["share"]]]
-            error = kl["per_sequence_error"] or 0.0  # one question has none
-            x, y = [kl["per_sequence"]], [share["share"]]
-            axis.errorbar(x, y, yerr=bars, xerr=[error], linestyle="", color=color, alpha=0.35)
-            cut = f" ({kl['cut']:.0%} cut)" if kl["cut"] >= 0.005 else ""
-            axis.plot(
-                x, y, linestyle="", marker=marker, color=color, markeredgecolor="white", label=f"{label}{cut}"
-            )
-        axis.set_xlabel("KL(π‖π_ref) of samples (nats per sequence)", parse_math=False)
-        axis.set_ylabel("samples that are right by the asked line")
-        axis.yaxis.set_major_formatter(PercentFormatter(1))
-        legend = figure.legend(loc="outside lower left", ncols=3, fontsize=9)
+        figure.set_size_inches(10, 4.4 + 0.2 * (len(points) // 3))
+        axes = figure.subplots(1, len(REWARDS), sharex=True, sharey=True)
+        for axis, (measure, title) in zip(axes, REWARDS.items(), strict=True):
+            axis.set_title(title, loc="left")
+            for place, (label, (shares, kl)) in enumerate(points.items()):
+                look = {
+                    "marker": _MARKERS[place // len(COLORS) % len(_MARKERS)],
+                    "color": COLORS[place % len(COLORS)],
+                }
+                cut = f" ({kl['cut']:.0%} cut)" if kl["cut"] >= 0.005 else ""
+                _draw_point(axis, shares[measure], kl, look, label=f"{label}{cut}")
+            scale_kl(axis)
+            axis.yaxis.set_major_formatter(PercentFormatter(1))
+        axes[0].set_ylabel("samples that are right")
+        legend = figure.legend(
+            *axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=3, fontsize=9
+        )
         for text in legend.get_texts():
             text.set_parse_math(False)  # a "$" begins no formula
         figure.suptitle(
@@ -53,7 +57,39 @@ def kl_figure(results: Mapping[str, Any], out: Path) -> bool:
     return True
 
 
+def scale_kl(axis: Axes) -> None:
+    """An axis of KL, drawn last: by its square root, so that models at one nat and at a hundred are told apart."""
+    axis.set_xscale("function", functions=(_root, _square))
+    low, high = axis.get_xlim()
+    ticks, apart = [0.0], (_root(high) - _root(low)) / 14
+    for tick in (digit * 10.0**power for power in range(-4, 9) for digit in (1, 2, 5)):
+        if low <= tick <= high and _root(tick) - _root(ticks[-1]) >= apart:
+            ticks.append(tick)
+    axis.xaxis.set_major_locator(FixedLocator(ticks))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_xlabel("KL(π‖π_ref) of samples (nats per sequence, root scale)", parse_math=False)
+
+
+def _root(x: Any) -> Any:
+    return np.sign(x) * np.sqrt(np.abs(x))  # an average of samples may fall below 0
+
+
+def _square(x: Any) -> Any:
+    return np.sign(x) * np.square(x)
+
+
+def _draw_point(
+    axis: Axes, share: Mapping[str, Any], kl: Mapping[str, Any], look: Mapping[str, Any], *, label: str
+) -> None:
+    bars = [[share["share"] - share["low"]], [share["high"] - share["share"]]]
+    error = kl["per_sequence_error"] or 0.0  # one question has none
+    x, y = [kl["per_sequence"]], [share["share"]]
+    axis.errorbar(x, y, yerr=bars, xerr=[error], linestyle="", color=look["color"], alpha=0.35)
+    axis.plot(x, y, linestyle="", markeredgecolor="white", label=label, **look)
+
+
 def _point(model: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
-    """The model's reward and KL; None where its samples were not drawn from π, or met no reference."""
+    """What the model's samples earned, and their KL; None where they were not drawn from π, or met no reference."""
     samples = model.get("samples") or {}
-    return (samples["strict_accuracy"], samples["kl"]) if samples.get("kl") else None
+    return (samples, samples["kl"]) if samples.get("kl") else None

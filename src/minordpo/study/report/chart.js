@@ -1,5 +1,5 @@
 // A chart: lines, dots, ranges and bands over two axes, with a pointer or arrow keys to read single values.
-// spec: {title, x: {label, ticks, domain}, y: {label, domain, format}, zero, series: [{label, color, dash, dots, line, points}]}
+// spec: {title, x: {label, ticks, domain, whole, root}, y: {label, domain, format}, zero, series: [{label, color, dash, dots, line, points}]}
 // point: {x, y, low, high, left, right, text}; low to high is drawn as a band along a line, as a whisker at a dot.
 let clips = 0;
 const MARGIN = { left: 52, right: 10, top: 8, bottom: 38 };
@@ -11,6 +11,18 @@ function niceTicks(low, high, count) {
   const ticks = [];
   for (let at = Math.ceil(low / step - 1e-9) * step; at <= high + step * 1e-6; at += step)
     ticks.push(Number(at.toPrecision(12)));
+  return ticks;
+}
+
+// Of a root scale, which shows one nat beside a hundred; what errors put below zero stays below it.
+const root = (x) => Math.sign(x) * Math.sqrt(Math.abs(x));
+
+function rootTicks(low, high, count) {
+  const ticks = [0];
+  for (let power = -4; power < 9; power += 1)
+    for (const each of [1, 2, 5].map((digit) => digit * 10 ** power))
+      if (each >= low && each <= high && root(each) - root(ticks.at(-1)) >= (root(high) - root(low)) / count)
+        ticks.push(Number(each.toPrecision(1)));
   return ticks;
 }
 
@@ -53,9 +65,13 @@ function chart(spec) {
 
 function plot(spec, width, figure, tip) {
   const height = spec.height || 230;
-  const [x0, x1] = spec.x.domain || extent(widths(spec.series), false);
+  const [x0, x1] = spec.x.domain || extent(widths(spec.series).map(spec.x.root ? root : (x) => x), false).map(
+    spec.x.root ? (x) => x * Math.abs(x) : (x) => x,
+  );
   const [y0, y1] = spec.y.domain || extent(heights(spec.series), spec.zero);
-  const across = (x) => MARGIN.left + ((x - x0) / (x1 - x0)) * (width - MARGIN.left - MARGIN.right);
+  const scaled = spec.x.root ? root : (x) => x;
+  const share = (x) => (scaled(x) - scaled(x0)) / (scaled(x1) - scaled(x0));
+  const across = (x) => MARGIN.left + share(x) * (width - MARGIN.left - MARGIN.right);
   const up = (y) => height - MARGIN.bottom - ((y - y0) / (y1 - y0)) * (height - MARGIN.top - MARGIN.bottom);
   const svg = drawn("svg", {
     viewBox: `0 0 ${width} ${height}`,
@@ -105,7 +121,7 @@ function axes(spec, { x0, x1, y0, y1, across, up, width, height }) {
       drawn("text", { x: MARGIN.left - 5, y: up(y) + 4, "text-anchor": "end" }, format(y)),
     );
   }
-  const wide = niceTicks(x0, x1, Math.max(2, Math.floor(width / 70)));
+  const wide = (spec.x.root ? rootTicks : niceTicks)(x0, x1, Math.max(2, Math.floor(width / 70)));
   const whole = spec.x.whole ? wide.filter(Number.isInteger) : wide;
   for (const [x, text] of spec.x.ticks || whole.map((tick) => [tick, number(tick)])) {
     if (x >= x0 && x <= x1)

@@ -13,8 +13,8 @@ from minordpo.study.report.find import Found
 from minordpo.study.results import EVALUATION
 
 SCORES = {
-    "strict_accuracy": "right by the asked line",
     "flexible_accuracy": "right by the last number",
+    "strict_accuracy": "right by the asked line",
     "asked_format": "in the asked format",
     "looping": "end in a loop",
     "stopped": "end by themselves",

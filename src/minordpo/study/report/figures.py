@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from minordpo.study.against_kl import REWARDS, scale_kl
 from minordpo.study.canvas import COLORS, GREY, new_figure, write_figure
 from minordpo.study.figures import BANDS, PANELS
 from minordpo.study.report.groups import rate_text
@@ -169,16 +170,16 @@ def _draw_group(axis: Axes, curves: Sequence[Mapping[str, Any]], style: dict[str
     axis.plot(common, table.mean(axis=0), marker="." if len(common) == 1 else "", **style)
 
 
-def _score(data: Mapping[str, Any], place: int) -> list[float] | None:
-    """Strict accuracy with its interval, on the questions that most runs answered."""
+def _score(data: Mapping[str, Any], place: int, measure: str = "flexible_accuracy") -> list[float] | None:
+    """Accuracy with its interval, on the questions that most runs answered."""
     for each in data["evaluations"][:1]:
         if str(place) in each["runs"]:
-            return list(each["runs"][str(place)]["strict_accuracy"])
+            return list(each["runs"][str(place)][measure])
     return None
 
 
-def _base(data: Mapping[str, Any]) -> list[float] | None:
-    bases = [each["base"]["strict_accuracy"] for each in data["evaluations"][:1] if each["base"]]
+def _base(data: Mapping[str, Any], measure: str) -> list[float] | None:
+    bases = [each["base"][measure] for each in data["evaluations"][:1] if each["base"]]
     return list(bases[0]) if bases else None
 
 
@@ -198,9 +199,9 @@ def _of_objectives(data: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _scores(figure: Figure, data: Mapping[str, Any]) -> None:
-    """The paper's Fig. 6: a line an objective over β, the untuned model at 0."""
+    """The paper's Fig. 6: a line an objective over β, the untuned model at 0; a panel a rate, by either parser."""
     runs = data["runs"]
-    scored = {place: s for place in range(len(runs)) if (s := _score(data, place))}
+    scored = [place for place in range(len(runs)) if _score(data, place)]
     rates = sorted({runs[place]["rate"] for place in scored})
     betas = sorted(
         {runs[place]["beta"] for place in scored}, key=lambda beta: math.inf if beta is None else beta
@@ -209,25 +210,28 @@ def _scores(figure: Figure, data: Mapping[str, Any]) -> None:
     styles = {name: each for name, each in _of_objectives(data).items() if name in there}
     across = min(len(rates), _PANELS_ACROSS)
     down = math.ceil(len(rates) / across)
-    figure.set_size_inches(max(6.5, 4.5 * across), 3.6 * down + 0.3 * math.ceil(len(styles) / 4))
-    axes = figure.subplots(down, across, sharey=True, squeeze=False).ravel()
-    for axis in axes[len(rates) :]:
-        axis.set_axis_off()
-    for axis, rate in zip(axes, rates, strict=False):
-        axis.set_title(f"learning rate {rate_text(rate)}", loc="left")
-        for number, (name, style) in enumerate(styles.items()):
-            aside = 0.24 * (number / max(1, len(styles) - 1) - 0.5)  # so that none hides another
-            own = {p: s for p, s in scored.items() if (runs[p]["objective"], runs[p]["rate"]) == (name, rate)}
-            _line_of_scores(
-                axis, [(betas.index(runs[p]["beta"]) + 1 + aside, s) for p, s in own.items()], style
+    figure.set_size_inches(
+        max(6.5, 4.5 * across), 3.2 * down * len(REWARDS) + 0.3 * math.ceil(len(styles) / 4)
+    )
+    grid = figure.subplots(down * len(REWARDS), across, sharey=True, squeeze=False)
+    for row, (measure, title) in enumerate(REWARDS.items()):
+        axes = grid[row * down : (row + 1) * down].ravel()
+        for axis in axes[len(rates) :]:
+            axis.set_axis_off()
+        for axis, rate in zip(axes, rates, strict=False):
+            axis.set_title(f"{title}, learning rate {rate_text(rate)}", loc="left")
+            for number, (name, style) in enumerate(styles.items()):
+                aside = 0.24 * (number / max(1, len(styles) - 1) - 0.5)  # so that none hides another
+                own = [p for p in scored if (runs[p]["objective"], runs[p]["rate"]) == (name, rate)]
+                points = [(betas.index(runs[p]["beta"]) + 1 + aside, _score(data, p, measure)) for p in own]
+                _line_of_scores(axis, [(at, score) for at, score in points if score], style)
+            _draw_base(axis, _base(data, measure))
+            axis.set_xticks(
+                range(len(betas) + 1), ["0", *("none" if beta is None else f"{beta:g}" for beta in betas)]
             )
-        _draw_base(axis, data)
-        axis.set_xticks(
-            range(len(betas) + 1), ["0", *("none" if beta is None else f"{beta:g}" for beta in betas)]
-        )
+            axis.yaxis.set_major_formatter(PercentFormatter(1))
+    for axis in grid[-1]:
         axis.set_xlabel("β (0: the untuned model)")
-        axis.yaxis.set_major_formatter(PercentFormatter(1))
-    axes[0].set_ylabel("right by the asked line")
     _legend_of(figure, [Line2D([], [], marker="o", **style) for style in styles.values()], list(styles))
     _title(figure, "Scores by β: 95 % intervals, or the range over runs")
 
@@ -244,8 +248,7 @@ def _line_of_scores(axis: Axes, points: Sequence[tuple[float, list[float]]], sty
     axis.plot([at for at, _ in means], [mean for _, mean in means], linewidth=1.2, **style)
 
 
-def _draw_base(axis: Axes, data: Mapping[str, Any]) -> None:
-    base = _base(data)
+def _draw_base(axis: Axes, base: Sequence[float] | None) -> None:
     if base:
         axis.errorbar(
             [0], base[:1], yerr=_bars(base), marker="o", capsize=2, color=GREY, markerfacecolor="white"
@@ -257,25 +260,30 @@ def _kl(run: Run) -> float | None:
 
 
 def _against_kl(figure: Figure, data: Mapping[str, Any]) -> None:
-    figure.set_size_inches(8, 5)
-    axis = figure.subplots()
+    figure.set_size_inches(10, 5)
+    axes = figure.subplots(1, len(REWARDS), sharex=True, sharey=True)
     shown = [
-        (run, kl, score)
+        (place, run, kl)
         for place, run in enumerate(data["runs"])
-        if (kl := _kl(run)) is not None and (score := _score(data, place)) is not None
+        if (kl := _kl(run)) is not None and _score(data, place) is not None
     ]
-    styles, rates = _of_objectives(data), sorted({run["rate"] for run, _, _ in shown})
+    styles, rates = _of_objectives(data), sorted({run["rate"] for _, run, _ in shown})
     markers = {rate: "os^Dv"[place % 5] for place, rate in enumerate(rates)}
-    for run, kl, score in shown:
-        color = styles[run["objective"]]["color"]
-        error = run["cells"].get("kl_per_sequence_error")
-        axis.errorbar([kl], score[:1], yerr=_bars(score), xerr=error, linestyle="", color=color, alpha=0.35)
-        axis.plot([kl], score[:1], marker=markers[run["rate"]], markeredgecolor="white", color=color)
-    _draw_base(axis, data)
-    axis.set_xlabel("KL(π‖π_ref) of samples (nats per sequence)", parse_math=False)
-    axis.set_ylabel("right by the asked line")
-    axis.yaxis.set_major_formatter(PercentFormatter(1))
-    there = [name for name in styles if any(run["objective"] == name for run, _, _ in shown)]
+    for axis, (measure, title) in zip(axes, REWARDS.items(), strict=True):
+        axis.set_title(title, loc="left")
+        for place, run, kl in shown:
+            score = _score(data, place, measure)
+            assert score is not None
+            color = styles[run["objective"]]["color"]
+            error = run["cells"].get("kl_per_sequence_error")
+            axis.errorbar(
+                [kl], score[:1], yerr=_bars(score), xerr=error, linestyle="", color=color, alpha=0.35
+            )
+            axis.plot([kl], score[:1], marker=markers[run["rate"]], markeredgecolor="white", color=color)
+        _draw_base(axis, _base(data, measure))
+        axis.yaxis.set_major_formatter(PercentFormatter(1))
+        scale_kl(axis)
+    there = [name for name in styles if any(run["objective"] == name for _, run, _ in shown)]
     handles = [Line2D([], [], linestyle="", marker="o", color=styles[name]["color"]) for name in there]
     handles += [Line2D([], [], linestyle="", marker=each, color=GREY) for each in markers.values()]
     _legend_of(figure, handles, [*there, *(f"learning rate {rate_text(rate)}" for rate in rates)])

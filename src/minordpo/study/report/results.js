@@ -1,7 +1,7 @@
 // Scores per β (Figure 6 of the paper), reward against KL, and health over time.
 const MEASURES = {
-  strict_accuracy: "right by the asked line",
   flexible_accuracy: "right by the last number",
+  strict_accuracy: "right by the asked line",
   retention_accuracy: "retained off the task",
   asked_format: "in the asked format",
   looping: "end in a loop",
@@ -246,7 +246,7 @@ function drawAgainst(room, shown) {
       title: `${reward.label} against KL`,
       height: 320,
       series: all,
-      x: { label: "KL(π‖π_ref) of samples (nats a sequence)" },
+      x: { label: "KL(π‖π_ref) of samples (nats a sequence, root scale)", root: true },
       y: { label: reward.label, format },
     }),
   );
