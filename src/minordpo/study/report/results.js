@@ -44,7 +44,7 @@ const evaluateHint = () =>
     "minordpo evaluate BASE RUN… --task gsm8k --out EVALUATION",
   );
 
-function scoreChart(shown, rateValue, measure) {
+function scoreChart(shown, rateValue, measure, domain) {
   const runs = shown.filter((run) => run.rate === rateValue && scoreOf(run, measure, scores.questions));
   const betas = [...new Set(runs.map((run) => run.beta))].sort((a, b) => (a === null) - (b === null) || a - b);
   const base = baseScore(measure);
@@ -97,7 +97,7 @@ function scoreChart(shown, rateValue, measure) {
     y: {
       label: `${MEASURES[measure]} (%)`,
       format: (value) => number(100 * value),
-      domain: extent(heights(all), false).map((each, at) => (at ? Math.min(1, each) : Math.max(0, each))),
+      domain,
     },
   });
 }
@@ -113,6 +113,9 @@ function drawScores(room, shown) {
   const scored = shown.filter((run) => scoreOf(run, measure, scores.questions));
   const rates = [...new Set(scored.map((run) => run.rate))].sort((a, b) => a - b);
   const groups = byGroup(scored).map(([group]) => group);
+  // One scale for all rates, so that their panels can be compared.
+  const ends = [...scored.map((run) => scoreOf(run, measure, scores.questions)), baseScore(measure) || []].flat();
+  const domain = extent(ends, false).map((each, at) => (at ? Math.min(1, each) : Math.max(0, each)));
   room.replaceChildren(
     element(
       "p",
@@ -139,7 +142,7 @@ function drawScores(room, shown) {
         : null,
     ),
     keys(groups),
-    element("div", { class: "panels" }, ...rates.map((each) => scoreChart(scored, each, measure))),
+    element("div", { class: "panels" }, ...rates.map((each) => scoreChart(scored, each, measure, domain))),
     baseScore(measure) || measure === "retention_accuracy"
       ? ""
       : how(
