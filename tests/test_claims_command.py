@@ -67,6 +67,21 @@ def test_a_run_is_seen_with_its_settings_and_measures(folder: Path) -> None:
     assert (situation.label, situation.seeds, situation.redraws) == ("", (0, 1), False)
 
 
+def test_text_that_is_garbled_but_repeats_nothing_is_broken_though_its_answers_were_scored(
+    folder: Path,
+) -> None:
+    garbled = folder / "dpo-0.02-0" / "metrics.jsonl"
+    rows = [json.loads(line) for line in garbled.read_text().splitlines()]
+    for row in rows:
+        if "probe/repeated_4grams" in row:
+            row |= {"probe/reference_nll": 0.4 + 0.1 * row["step"], "probe/chosen_nll": 0.5}
+    write_rows(garbled, rows)
+    found = {run.label: run.measures for run in gathered(folder).runs}
+    assert found["dpo-0.02-0"]["broken"] == 1.0
+    assert found["dpo-0.02-0"]["repeated"] == 0.0  # of the answers, though the looks have a rise
+    assert found["dpo-0.02-1"]["broken"] == 0.0
+
+
 def test_runs_that_have_not_finished_are_left_out_and_told(folder: Path, tmp_path: Path) -> None:
     write_run(tmp_path / "runs" / "cut", finished=False)
     (tmp_path / "runs" / "lost").mkdir()

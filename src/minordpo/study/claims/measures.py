@@ -7,7 +7,9 @@
 | `ranked` | share of held-out pairs ranked right |
 | `accuracy`, `strict_accuracy`, each with `base_` | right by the last number, by the asked line; the untuned model's |
 | `validation_accuracy` | right by the last number on questions named validation, where others are there too |
-| `broken`, `repeated` | 1 where the text broke; rise of repeated 4-grams: against the untuned model, else in looks |
+| `broken` | 1 where the text broke: by answers against the untuned model's, else by looks; by looks if it is garbled |
+| `garbled` | 1 where by looks the reference finds the text unlikely that was likely before |
+| `repeated` | rise of repeated 4-grams: against the untuned model, else in looks |
 | `broken_at_half`, `broken_at_end` | the same by the monitor's looks against that at step 0 |
 | `kl`, `retention` | nats a token from samples; share of other tasks done |
 | `push_error`, `push_raise` | see `pushes` |
@@ -26,6 +28,7 @@ from typing import Any
 from minordpo.study.alarms import BROKEN, is_broken
 from minordpo.study.claims.formulas import formula
 
+_SURPRISE = {"reference_nll", "chosen_nll"}
 SIDES = ("chosen", "rejected", "margin")
 FIFTH, FEWEST = 5, 10  # a part of the steps, and how many there must be for early and late to differ
 _CHECKED = 32  # steps of responses.jsonl whose coefficients are compared with the formula
@@ -72,6 +75,10 @@ def looks(metrics: Sequence[Mapping[str, Any]], steps: int) -> dict[str, float]:
         return {}
     first, last = seen[0], seen[max(seen)]
     found = dict.fromkeys(("broken", "broken_at_end"), float(is_broken(first, last)))
+    if "reference_nll" in first and "reference_nll" in last:
+        found["garbled"] = float(
+            is_broken(*({name: look[name] for name in look.keys() & _SURPRISE} for look in (first, last)))
+        )
     halfway = [step for step in seen if 0 < step <= steps / 2]
     if halfway and max(seen) > max(halfway):
         found["broken_at_half"] = float(is_broken(first, seen[max(halfway)]))
@@ -98,6 +105,16 @@ def answered(model: Mapping[str, Any], base: Mapping[str, Any] | None) -> dict[s
             "repeated": ours["repeated_4grams"] - theirs["repeated_4grams"],
         }
     return finite(found)
+
+
+def joined(looked: Mapping[str, float], answers: Mapping[str, float]) -> dict[str, float]:
+    """Answers are many and looks are few, but only looks know what the reference makes of a text, by which one is
+    seen that breaks without repeating itself.
+    """
+    found = {**looked, **answers}
+    if "broken" in answers and looked.get("garbled"):
+        found["broken"] = 1.0
+    return found
 
 
 def _text(model: Mapping[str, Any]) -> dict[str, float]:

@@ -105,7 +105,7 @@ def gather_runs(found: find.Found) -> Gathered:
         objective = objectives.resolve(str(each.config["objective"].get("name")), hyper)
         answered, asked = answers.of(place)
         questions.append(asked)
-        own = measures.looks(rows, row.get("steps") or 0) | answered
+        own = measures.joined(measures.looks(rows, row.get("steps") or 0), answered)
         own |= measures.finite({"steps": row.get("steps"), "retention": row.get("retention_accuracy")})
         name, beta = named(objective), _beta(objective)
         runs.append(
