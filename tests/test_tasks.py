@@ -72,6 +72,12 @@ def test_a_file_of_another_kind_gives_the_same_questions(tmp_path, suffix):
     assert [(q.text, q.answer) for q in load_task(str(path)).questions] == [("Q?", "72"), ("R?", "3")]
 
 
+@pytest.mark.parametrize("number", [7, "7"])
+def test_a_question_that_is_split_into_two_columns_is_asked_whole(tmp_path, number):
+    row = {"instruction": "Solve it.", "input": "What is 3 + 4?", "answer": number}
+    assert read(tmp_path, row) == [Question(1, "Solve it.\nWhat is 3 + 4?", "7", None)]
+
+
 def test_a_csv_file_without_a_question_column_is_refused_with_the_names_of_one(tmp_path):
     path = tmp_path / "questions.csv"
     path.write_text("prompt,answer\nQ?,7\n", encoding="utf-8")
@@ -101,6 +107,10 @@ def test_a_csv_file_without_a_question_column_is_refused_with_the_names_of_one(t
         (
             {"question": " ", "answer": "7"},
             "line 2 of .* cannot be used: the question or the solution is not",
+        ),
+        (
+            {"instruction": "Q?", "input": "\ud83d", "answer": "7"},
+            "line 2 of .* cannot be used: .*half a character",
         ),
         ({"question": "\ud83d?", "answer": "7"}, "line 2 of .* cannot be used: .*half a character"),
     ],

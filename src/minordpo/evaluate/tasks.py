@@ -16,7 +16,13 @@ from minordpo.data.problems import generate_problems
 from minordpo.data.reading.fields import listed, shorten
 from minordpo.data.reading.readers import READERS, read_csv
 from minordpo.data.symbolic import reasoning_gym, symbolic_row
-from minordpo.data.worked.solutions import ANSWER_COLUMNS, QUESTION_COLUMNS, Unusable, read_solution
+from minordpo.data.worked.solutions import (
+    ANSWER_COLUMNS,
+    QUESTION_COLUMNS,
+    Unusable,
+    read_solution,
+    whole_question,
+)
 from minordpo.errors import InputError
 from minordpo.evaluate.answers import normalize_number
 
@@ -150,6 +156,7 @@ def _question(row: Any, number: int, where: str) -> Question:
     solution = read_solution(row, where)
     if isinstance(solution, Unusable):
         question = next(row[name] for name in QUESTION_COLUMNS if name in row)
+        question = whole_question(row, question) if isinstance(question, str) else question
         if bare is None or not _is_text(question):
             raise InputError(
                 f"{where} cannot be used: {solution.reason}{f' ({solution.example})' if solution.example else ''}. "

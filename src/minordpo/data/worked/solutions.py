@@ -90,8 +90,7 @@ def read_solution(row: dict[str, Any], where: str = "the row") -> Solution | Unu
     worked = row[_find_column(row, ANSWER_COLUMNS, "a worked solution", where)]
     if not isinstance(question, str) or not isinstance(worked, str) or not question.strip():
         return Unusable("the question or the solution is not text")
-    if isinstance(row.get("input"), str) and row["input"].strip() and "instruction" in row:
-        question = f"{question}\n{row['input']}"  # Alpaca's columns split a question in two
+    question = whole_question(row, question)
     try:
         (question + worked).encode()
     except UnicodeEncodeError:
@@ -103,6 +102,13 @@ def read_solution(row: dict[str, Any], where: str = "the row") -> Solution | Unu
     spans = {step.start for step in annotated}
     steps = annotated + [step for step in find_plain_steps(text) if step.start not in spans]
     return Solution(question.strip(), text, tuple(sorted(steps, key=lambda step: step.start)), answer)
+
+
+def whole_question(row: dict[str, Any], question: str) -> str:
+    """The question with what Alpaca's columns split off from it."""
+    if isinstance(row.get("input"), str) and row["input"].strip() and "instruction" in row:
+        return f"{question}\n{row['input']}"
+    return question
 
 
 def _find_column(row: dict[str, Any], names: tuple[str, ...], what: str, where: str) -> str:
