@@ -14,14 +14,14 @@ MAX_UNIT, MIN_REPEATS, MIN_LOOP = 64, 4, 24
 
 _SIGN, _CURRENCY = r"[+\-−–]", r"(?:[A-Z]{1,3}(?=\\?\$))?\\?[$€£]"
 _VALUE = (
-    r"(?:\\[dt]?frac\{(?P<top>\d+)\}\{(?P<bottom>\d+)\}"
+    r"(?:(?:(?P<before>\d+)[ ]?)?\\[dt]?frac\{(?P<top>\d+)\}\{(?P<bottom>\d+)\}"
     r"|(?P<whole>\d+)[ ]+(?P<part>\d+)/(?P<parts>\d+)(?![\d.,/])"
     rf"|(?P<number>{NUMBER})(?:[ ]?/[ ]?(?P<over>{NUMBER}))?)"
-    r"(?:[ ]+(?P<scale>thousand|million|billion)\b(?!-))?"
+    r"(?:[ ]+(?P<scale>(?i:thousand|million|billion))\b(?!-))?"
 )
-_SCALES = {None: 0, "thousand": 3, "million": 6, "billion": 9}
+_SCALES = {"": 0, "thousand": 3, "million": 6, "billion": 9}
 # What may wrap a number and says nothing about it: emphasis, quotes, LaTeX.
-_OPENED = r"(?:[\s*_`\"']|\\[(\[]|\$?\\boxed\{)*"
+_OPENED = r"(?:[\s\u00a0*_`\"'“”‘’]|\\[(\[]|\$?\\boxed\{)*"
 _NUMBER_FIRST = re.compile(
     rf"{_OPENED}(?P<outer>{_SIGN})?\s*(?:{_CURRENCY})?\s*(?P<inner>{_SIGN})?{_VALUE}", re.ASCII
 )
@@ -32,7 +32,7 @@ _RAISED_UNIT = re.compile(r"(?<=[A-Za-z])[²³]")
 _NUMBER_IN_TEXT = re.compile(
     rf"(?:(?<![^\s=:(\[{{*$€£])(?P<sign>{_SIGN})(?:{_CURRENCY})?)?(?<![0-9]){_VALUE}", re.ASCII
 )
-_ASKED_LINE = re.compile(r"^[ \t>*_]*So the answer is:(?P<rest>.*)$", re.MULTILINE)
+_ASKED_LINE = re.compile(r"^[ \t>*_]*So the answer is[*_]*:(?P<rest>.*)$", re.MULTILINE)
 
 
 def repeated_4grams(token_ids: Sequence[int]) -> float:
@@ -81,21 +81,21 @@ def normalize_number(text: str) -> str | None:
 def _spell(match: re.Match[str], sign: str | None) -> str | None:
     """The spelling of a match of `_VALUE`; None for a division by zero or a fraction of absurdly many digits."""
     number, above, below = match["number"], match["top"] or match["part"], match["bottom"] or match["parts"]
+    shift = _SCALES[(match["scale"] or "").lower()]
     if match["over"]:
         above, below = number, match["over"]
     if below is None:
         whole, _, fraction = number.replace(",", "").partition(".")
     else:
         try:
-            value = int(match["whole"] or 0) + read_number(above) / read_number(below)
+            value = int(match["whole"] or match["before"] or 0) + read_number(above) / read_number(below)
         except (ArithmeticProblem, ValueError, ZeroDivisionError):
             return None
         decimals = _decimals(value.denominator)
         if decimals is None:
-            return f"{'-' if sign not in (None, '+') else ''}{value * 10 ** _SCALES[match['scale']]}"
+            return f"{'-' if sign not in (None, '+') else ''}{value * 10**shift}"
         digits = str(int(value * 10**decimals)).rjust(decimals + 1, "0")
         whole, fraction = digits[: len(digits) - decimals], digits[len(digits) - decimals :]
-    shift = _SCALES[match["scale"]]
     fraction = fraction.ljust(shift, "0")
     whole, fraction = whole + fraction[:shift], fraction[shift:]
     whole, fraction = whole.lstrip("0") or "0", fraction.rstrip("0")
