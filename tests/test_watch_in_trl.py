@@ -83,6 +83,20 @@ def test_steps_between_two_logs_are_answered_too(trl, tmp_path):
     assert [row["step"] for row in rows(tmp_path) if "probe/looping" in row] == [0, 3, 6, 8]
 
 
+def test_a_step_that_is_logged_after_its_end_is_answered_once(trl, tmp_path):
+    monitor = MonitorCallback(tokenizer(), PROMPTS, max_new_tokens=6, probe_every=2)
+    theirs(trl, tmp_path, monitor, logging_strategy="epoch", max_steps=4).train()
+    assert [row["step"] for row in rows(tmp_path) if "loss" in row] == [2, 4]
+    assert [row["step"] for row in rows(tmp_path, "probes.jsonl")] == [0, 0, 2, 2, 4, 4]
+
+
+def test_a_second_run_in_the_folder_takes_nothing_over_from_the_first(trl, tmp_path):
+    theirs(trl, tmp_path, MonitorCallback(tokenizer(), PROMPTS, max_new_tokens=3), max_steps=1).train()
+    theirs(trl, tmp_path, MonitorCallback(tokenizer(), PROMPTS), max_steps=1).train()
+    looks = [row for row in rows(tmp_path) if "probe/looping" in row]
+    assert [(row["step"], row["probe/max_new_tokens"]) for row in looks] == [(0, 24), (1, 24)]
+
+
 class Always(MonitorCallback):
     """Whose answers all loop after the start; what the model says is not what is tested here."""
 

@@ -95,6 +95,7 @@ class MonitorCallback(TrainerCallback):
         self._reference: Reference | None = None
         self._pairs = False
         self._told_of_sharding = False
+        self._answered: int | None = None  # the step of the last look
         self._main = True
 
     @property
@@ -130,12 +131,19 @@ class MonitorCallback(TrainerCallback):
     ) -> TrainerControl:
         """Take in a step's metrics, answer the prompts where they are due, tell and act."""
         rows = [] if row is None else [row]
-        answered = self.probe is not None and is_due(state.global_step, state.max_steps, self.probe_every)
+        step = state.global_step
+        # A peer may log a step after its end, and then asks twice.
+        answered = (
+            self.probe is not None
+            and step != self._answered
+            and is_due(step, state.max_steps, self.probe_every)
+        )
         if answered:
-            rows.append(self._answer(state.global_step, model, args))
+            self._answered = step
+            rows.append(self._answer(step, model, args))
         change = self.monitor.see(rows)
         if answered and self.monitor.is_sound:
-            self._keep(model, state.global_step)
+            self._keep(model, step)
         if change is not None:
             self.metrics.append(change.row())
             self._tell(change, args)
@@ -169,7 +177,7 @@ class MonitorCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Read what was seen before, and answer the prompts as the model does at the start."""
-        self._main, self.came_back_to = state.is_world_process_zero, None
+        self._main, self.came_back_to, self._answered = state.is_world_process_zero, None, None
         self._refuse_sharded_rollback()
         step, model = state.global_step, kwargs["model"]
         self.folder = self.folder or Path(str(args.output_dir))
@@ -182,7 +190,7 @@ class MonitorCallback(TrainerCallback):
                     "MonitorCallback(tokenizer, prompts=[...]), a few texts or chats"
                 )
             self.metrics = MetricsFile(self._file(Path("monitor.jsonl")) if self._main else None)
-            self.metrics.cut_back(step)
+            self.metrics.cut_back(step if step else -1)  # training anew, its look at step 0 too
         self.probes = MetricsFile(self._file(Path("probes.jsonl")) if self._main else None)
         self.probes.cut_back(step if step else -1)
         (rows,) = broadcast_object_list([self.metrics.rows()])
