@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 
@@ -46,6 +47,52 @@ def test_other_settings_in_the_same_folder_are_refused_key_by_key(world, tmp_pat
     assert {each: each.read_bytes() for each in out.rglob("*") if each.is_file()} == before
 
 
+@pytest.mark.parametrize(
+    ("bad", "as_reference", "said"),
+    [
+        (
+            "short",
+            False,
+            r"short: prompt 1 has \d+ tokens and max_new_tokens is 6, but the model has 64 positions",
+        ),
+        ("few-tokens", False, r"few-tokens: prompt 1 has token \d+, but the model knows 40"),
+        ("no-weights", False, r"no-weights holds a config but no weights"),
+        ("no-weights", True, r"no-weights holds a config but no weights"),
+        (
+            "adapter",
+            False,
+            r"adapter holds an adapter's config but no weights \(adapter_model\.safetensors\)",
+        ),
+    ],
+)
+def test_a_model_that_cannot_be_used_is_refused_before_the_first_one_answers(
+    world, bad_models, tmp_path, monkeypatch, bad, as_reference, said
+):
+    def nobody(*_, **__):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(evaluation, "load_model", nobody)
+    models = [str(world / "one"), str(bad_models / bad)]
+    config = config_of(world, reference=models.pop()) if as_reference else config_of(world)
+    with pytest.raises(InputError, match=said):
+        evaluate(models, config, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def bad_models(world, tmp_path_factory):
+    """Models whose faults show in their configs and files."""
+    folder = tmp_path_factory.mktemp("bad-models")
+    save_tiny(folder / "short", max_position_embeddings=64)
+    save_model(tiny_model(vocab_size=40), tokenizer(), folder / "few-tokens")
+    shutil.copytree(world / "one", folder / "no-weights", ignore=shutil.ignore_patterns("*.safetensors"))
+    (folder / "adapter").mkdir()
+    (folder / "adapter" / "adapter_config.json").write_text(
+        json.dumps({"base_model_name_or_path": str(world / "one"), "peft_type": "LORA"})
+    )
+    return folder
+
+
 def test_a_model_whose_weights_changed_is_not_mixed_with_its_earlier_answers(world, tmp_path):
     shutil.copytree(world / "one", tmp_path / "model")
     settings = config_of(world)
@@ -74,6 +121,7 @@ def bad(world, tmp_path_factory):
     (folder / "something" / "else.txt").write_text("keep me")
     (folder / "broken").mkdir()
     (folder / "broken" / "evaluation.json").write_text("{")
+    (folder / "strange" / "evaluation.json").write_text('{"settings": {}, "models": {"one": "path"}}')
     write_rows(folder / "no-answers.jsonl", [{"question": "Q?"}])
     (folder / "file").write_text("")
     return folder

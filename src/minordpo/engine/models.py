@@ -17,7 +17,14 @@ import torch
 from peft import PeftModel
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from minordpo.errors import InputError
@@ -101,17 +108,8 @@ def load_model(
             # peft draws such weights at random, and goes on
             warnings.filterwarnings("error", message="Found missing adapter keys", category=UserWarning)
             return _with_adapters(base, Path(path))
-    folder = Path(path)
-    if folder.is_dir() and gguf_file is None:
-        if not (folder / "config.json").exists():
-            raise InputError(
-                f"{path} holds no config.json: it is not a model folder. Name a folder saved by save_pretrained"
-            )
-        if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
-            raise InputError(
-                f"{path} holds a config but no weights (*.safetensors). Name a folder with weights, "
-                "or set model.gguf_file if they are in a GGUF file"
-            )
+    if gguf_file is None:
+        _refuse_without_weights(path)
     with _readable(path), _quiet_loading():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
@@ -125,6 +123,26 @@ def load_model(
     model, found = loaded
     _refuse_other_weights(path, type(model).__name__, found)
     return _without_quantizer(model) if gguf_file else model
+
+
+def model_config(path: str) -> PretrainedConfig:
+    """The config of the text model that `load_model` would load, for an adapter of its base; weights are not read.
+
+    Raises:
+        InputError: as `load_model`, as far as it shows without reading weights.
+    """
+    path = model_folder(path)
+    _refuse_missing_folder(path)
+    adapter = _adapter_config(path)
+    if adapter is not None:
+        if not any(Path(path).glob("adapter_model.*")):
+            raise InputError(
+                f"{path} holds an adapter's config but no weights (adapter_model.safetensors). Name a folder with both"
+            )
+        return model_config(_base_of(path, adapter))
+    _refuse_without_weights(path)
+    with _readable(path):
+        return AutoConfig.from_pretrained(path).get_text_config()
 
 
 def smollm2_folder(cache: Path) -> Path:
@@ -268,6 +286,21 @@ def _refuse_missing_folder(path: str) -> None:
     looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1
     if not Path(path).is_dir() and (looks_local or Path(path).exists()):
         raise InputError(f"model {path!r} is not a folder. Name a model folder, or a hub id such as org/name")
+
+
+def _refuse_without_weights(path: str) -> None:
+    folder = Path(path)
+    if not folder.is_dir():  # a hub id
+        return
+    if not (folder / "config.json").exists():
+        raise InputError(
+            f"{path} holds no config.json: it is not a model folder. Name a folder saved by save_pretrained"
+        )
+    if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
+        raise InputError(
+            f"{path} holds a config but no weights (*.safetensors). Name a folder with weights, "
+            "or set model.gguf_file if they are in a GGUF file"
+        )
 
 
 def _adapter_config(path: str) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
 """Models × questions → answers and what they are worth. Read this first.
 
 task   ─► questions                what is asked, told apart by a digest
-models ─► prompts                  every tokenizer and template is tried before anything slow happens
+models ─► prompts                  every config, tokenizer and template is tried before anything slow happens
        ─► answers.jsonl            each model in turn, written as they come; the same command goes on
        ─► samples.jsonl            several more a question, where they are asked for
        ─► logps.jsonl              of the answers under model and reference, where there is a reference
@@ -27,11 +27,11 @@ from tqdm import tqdm
 
 from minordpo import __version__
 from minordpo.data.corrupt import PAPER_PROMPT
-from minordpo.engine.models import load_model, load_tokenizer, model_folder
+from minordpo.engine.models import load_model, load_tokenizer, model_config, model_folder
 from minordpo.errors import InputError
 from minordpo.evaluate.against import Against
 from minordpo.evaluate.folder import Contender, EvaluationFolder, contenders, model_identity
-from minordpo.evaluate.generation import Answer, Sampling, stream_answers
+from minordpo.evaluate.generation import Answer, Sampling, refuse_prompts, stream_answers
 from minordpo.evaluate.prompts import question_prompts
 from minordpo.evaluate.results import compare_models, summarize_model
 from minordpo.evaluate.samples import compare_samples, samples_against_reference, summarize_samples
@@ -101,7 +101,8 @@ def evaluate(
     many as suit the device.
 
     Raises:
-        InputError: a task, model, reference or folder that cannot be used; nothing was generated then.
+        InputError: a task, model, reference or folder that cannot be used. What shows without reading weights is
+            refused before the first model answers.
     """
     if not models:
         raise InputError("no model is named, but at least one is needed. Name a model folder or a hub id.")
@@ -110,10 +111,14 @@ def evaluate(
     folder = EvaluationFolder(out)
     with contextlib.nullcontext() if out is None else only_here(out, doing="evaluating"):
         named = contenders(list(models), folder.known().get("models", {}))
-        prompts = {each.label: _prompts(each, task, config) for each in named}
+        prompts = {
+            each.label: _prompts(each, task, config, 1 if batch_size is None else batch_size)
+            for each in named
+        }
         against = None
         if config.reference is not None:
             path = model_folder(config.reference)
+            model_config(path)
             against = Against(path, model_identity(path), config.dtype, out)
         settings = asdict(config) | {
             "temperature": 0.0 if answered is None else answered.temperature,
@@ -141,13 +146,20 @@ def evaluate(
     return results
 
 
-def _prompts(each: Contender, task: Task, config: EvaluationConfig) -> list[np.ndarray]:
+def _prompts(each: Contender, task: Task, config: EvaluationConfig, batch_size: int) -> list[np.ndarray]:
+    """What a model is asked; refused here, and not when its turn comes after hours of another's answers."""
     tokenizer = load_tokenizer(each.path)
     if config.reference is not None:
         name = config.reference
         refuse_other_vocabulary(tokenizer, load_tokenizer(model_folder(name)), model=each.given, name=name)
     questions = [question.text for question in task.questions]
-    return question_prompts(tokenizer, questions, prompt=config.prompt, plain_text=config.plain_text)
+    prompts = question_prompts(tokenizer, questions, prompt=config.prompt, plain_text=config.plain_text)
+    sizes = {"max_new_tokens": config.max_new_tokens, "batch_size": batch_size}
+    try:
+        refuse_prompts(model_config(each.path), prompts, sizes)
+    except InputError as error:
+        raise InputError(f"{each.given}: {error}") from error
+    return prompts
 
 
 def _answer(

@@ -18,6 +18,7 @@ from transformers import (
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -223,17 +224,26 @@ def _refuse(
     prompts: list[np.ndarray],
     sizes: Mapping[str, int],
 ) -> None:
-    for name, value in sizes.items():
-        if value < 1:
-            raise InputError(f"{name} is {value}, but at least 1 is needed. Raise it.")
-    max_new_tokens = sizes["max_new_tokens"]
     if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
         raise InputError(
             f"the adapter is of type {model.active_peft_config.peft_type.value}, but only one inside the "
             "weights can be generated with. Use LoRA."
         )
-    vocab = base.config.get_text_config().vocab_size
-    room = getattr(base.config.get_text_config(), "max_position_embeddings", None)
+    refuse_prompts(base.config.get_text_config(), prompts, sizes)
+
+
+def refuse_prompts(config: PretrainedConfig, prompts: list[np.ndarray], sizes: Mapping[str, int]) -> None:
+    """Nothing, where a text model of that config can answer the prompts; `sizes` are those of `stream_answers`.
+
+    Raises:
+        InputError: an empty prompt, one of another vocabulary, one that leaves no room for the answer, or a size
+            below 1.
+    """
+    for name, value in sizes.items():
+        if value < 1:
+            raise InputError(f"{name} is {value}, but at least 1 is needed. Raise it.")
+    max_new_tokens, vocab = sizes["max_new_tokens"], config.vocab_size
+    room = getattr(config, "max_position_embeddings", None)
     for number, prompt in enumerate(prompts, 1):
         if len(prompt) == 0:
             raise InputError(
