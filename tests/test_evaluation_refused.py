@@ -47,6 +47,34 @@ def test_other_settings_in_the_same_folder_are_refused_key_by_key(world, tmp_pat
     assert {each: each.read_bytes() for each in out.rglob("*") if each.is_file()} == before
 
 
+def test_settings_of_a_start_that_made_no_answer_bind_nobody(world, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(evaluation, "load_model", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate([str(world / "two")], config_of(world), out=tmp_path / "out")
+    assert (tmp_path / "out" / "evaluation.json").is_file()
+    results = evaluate([str(world / "one")], config_of(world, n=2), out=tmp_path / "out")
+    assert results["models"]["one"]["stopped"]["of"] == 2
+    with pytest.raises(InputError, match=r"n was 2, not null"):
+        evaluate([str(world / "one")], config_of(world), out=tmp_path / "out")
+
+
+def test_a_reference_may_be_named_later_and_not_be_exchanged(world, tmp_path):
+    models, reference = [str(world / "one")], str(world / "two")
+    evaluate(models, config_of(world, samples=2), out=tmp_path / "out")
+    answers = [(tmp_path / "out" / "one" / name).read_bytes() for name in ("answers.jsonl", "samples.jsonl")]
+    later = evaluate(models, config_of(world, samples=2, reference=reference), out=tmp_path / "out")
+    assert later == evaluate(models, config_of(world, samples=2, reference=reference))
+    assert answers == [
+        (tmp_path / "out" / "one" / name).read_bytes() for name in ("answers.jsonl", "samples.jsonl")
+    ]
+    with pytest.raises(InputError, match=r"reference was .*two\", not .*one\""):
+        evaluate(models, config_of(world, samples=2, reference=models[0]), out=tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("bad", "as_reference", "said"),
     [
@@ -121,6 +149,7 @@ def bad(world, tmp_path_factory):
     (folder / "something" / "else.txt").write_text("keep me")
     (folder / "broken").mkdir()
     (folder / "broken" / "evaluation.json").write_text("{")
+    (folder / "strange").mkdir()
     (folder / "strange" / "evaluation.json").write_text('{"settings": {}, "models": {"one": "path"}}')
     write_rows(folder / "no-answers.jsonl", [{"question": "Q?"}])
     (folder / "file").write_text("")
@@ -168,6 +197,11 @@ def bad(world, tmp_path_factory):
         (
             ["{world}/one"],
             {"out": "{bad}/broken"},
+            r"evaluation\.json cannot be read .*Delete .*, or name another",
+        ),
+        (
+            ["{world}/one"],
+            {"out": "{bad}/strange"},
             r"evaluation\.json cannot be read .*Delete .*, or name another",
         ),
         (

@@ -124,7 +124,7 @@ class EvaluationFolder:
         self._kept: dict[tuple[str, str], dict[Any, Answer]] = {}
 
     def known(self) -> dict[str, Any]:
-        """What was asked there before; empty in a new folder.
+        """What was asked there before; empty in a new folder, and in one where no model came to answer.
 
         Raises:
             InputError: the folder holds something else, or cannot be read.
@@ -138,11 +138,15 @@ class EvaluationFolder:
             raise InputError(f"{self.out} exists and holds no evaluation. Name another --out.")
         try:
             known = json.loads(file.read_text(encoding="utf-8"))
-            return {"settings": dict(known["settings"]), "models": dict(known["models"])}
+            settings, models = dict(known["settings"]), dict(known["models"])
+            models = {m: {name: str(models[m][name]) for name in ("path", "identity")} for m in models}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{file} cannot be read ({error}). Delete {self.out}, or name another --out."
             ) from error
+        # Nothing depends on the settings of a start that was stopped or refused before its first answer.
+        answered = any((self.out / m / name).is_file() for m in models for name in (ANSWERS, SAMPLES))
+        return {"settings": settings, "models": models} if answered else {}
 
     def begin(self, settings: Mapping[str, Any], models: list[Contender]) -> None:
         """Keep the settings, and add the models to those that answered before.
@@ -226,6 +230,8 @@ def _refuse_other(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) 
             f"{out} holds an evaluation with other settings: {'; '.join(said)}. Give them as they were, or name "
             "another --out."
         )
+    if before.get("reference") is None:  # no answer depends on it, and nothing was measured against another
+        raised |= {"reference", "reference_identity"}
 
 
 def _drop_torn_line(file: Path) -> None:
