@@ -121,6 +121,40 @@ def bad_models(world, tmp_path_factory):
     return folder
 
 
+def test_a_line_that_is_no_answer_is_named_and_without_it_the_answer_is_made_again(world, tmp_path):
+    out, models = tmp_path / "out", [str(world / "one")]
+    whole = evaluate(models, config_of(world), out=out)
+    file = out / "one" / "answers.jsonl"
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    file.write_text(lines[0] + '{"row": 2}\n' + lines[2], encoding="utf-8")
+    with pytest.raises(
+        InputError, match=r"line 2 of .*answers\.jsonl is no whole answer .* Take the line out"
+    ):
+        evaluate(models, config_of(world), out=out)
+    file.write_text(lines[0] + lines[2], encoding="utf-8")
+    assert evaluate(models, config_of(world), out=out) == whole
+
+
+@pytest.mark.parametrize("damage", ["cut short", "no columns", "of other answers"])
+def test_log_probs_that_are_damaged_or_of_other_answers_are_measured_again(world, tmp_path, capsys, damage):
+    out, models = tmp_path / "out", [str(world / "one")]
+    config = config_of(world, reference=str(world / "two"))
+    whole = evaluate(models, config, out=out)
+    file = out / "one" / "logps.jsonl"
+    kept = file.read_text(encoding="utf-8")
+    rows = [json.loads(line) for line in kept.splitlines()]
+    if damage == "cut short":
+        file.write_text(kept[:-9], encoding="utf-8")
+    elif damage == "no columns":
+        write_rows(file, [{"row": row["row"], "tokens": row["tokens"]} for row in rows])
+    else:
+        write_rows(file, [row | {"tokens": row["tokens"] + 1, "logp": 0.0} for row in rows])
+    capsys.readouterr()
+    assert evaluate(models, config, out=out) == whole
+    assert file.read_text(encoding="utf-8") == kept
+    assert ("logps.jsonl is not whole" in capsys.readouterr().err) == (damage == "cut short")
+
+
 def test_a_model_whose_weights_changed_is_not_mixed_with_its_earlier_answers(world, tmp_path):
     shutil.copytree(world / "one", tmp_path / "model")
     settings = config_of(world)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from minordpo.data.files import read_jsonl, write_jsonl
+from minordpo.errors import InputError
 from minordpo.evaluate.divergence import split_samples
 from minordpo.evaluate.folder import Contender
 from minordpo.evaluate.generation import Answer
@@ -35,13 +38,10 @@ class Against:
     ) -> list[dict[str, Any]]:
         """Tokens and both log-probs of every answer, prompt by prompt; `keys` tell them apart in the file `name`."""
         file = None if self.out is None else self.out / each.label / name
-        if file is not None and file.exists():
-            known = [row for _, row in read_jsonl(file)]
-            # Fewer where samples were added since.
-            if len(known) == len(keys) and all(
-                row | key == row for row, key in zip(known, keys, strict=True)
-            ):
-                return known
+        lengths = [answer.tokens for given in answers for answer in given]
+        known = None if file is None else _kept(file, keys, lengths)
+        if known is not None:
+            return known
         examples = answer_examples(*in_rows(prompts, answers))
         own = token_logps(each.path, examples, dtype=self.dtype)
         # Computed twice on a GPU the same might differ by its rounding.
@@ -55,6 +55,24 @@ class Against:
         if file is not None:
             write_jsonl(file, rows)
         return rows
+
+
+def _kept(file: Path, keys: list[dict[str, int]], lengths: list[int]) -> list[dict[str, Any]] | None:
+    """The rows of these answers as they were measured before; None where some were not."""
+    if not file.exists():
+        return None
+    try:
+        rows = [row for _, row in read_jsonl(file)]
+    except InputError:
+        tqdm.write(f"{file} is not whole, so its log-probs are measured again", file=sys.stderr)
+        return None
+    if len(rows) != len(keys):  # fewer where samples were added since
+        return None
+    there = all(
+        row | key | {"tokens": tokens} == row and {"logp", "ref_logp"} <= row.keys()
+        for row, key, tokens in zip(rows, keys, lengths, strict=True)
+    )
+    return rows if there else None
 
 
 def _sum(logps: np.ndarray) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -169,19 +169,29 @@ class EvaluationFolder:
         """The answers that a model has given, by the row of the question."""
         if self.out is None:
             return self._kept.setdefault((label, ANSWERS), {})
-        return {row["row"]: _answer(row) for row in self._rows(label, ANSWERS)}
+        return dict(self._rows(label, ANSWERS, lambda row: row["row"]))
 
     def samples(self, label: str) -> dict[tuple[int, int], Answer]:
         """The samples that were drawn from a model, by the row of the question and the sample's number from 0."""
         if self.out is None:
             return self._kept.setdefault((label, SAMPLES), {})
-        return {(row["row"], row["sample"]): _answer(row) for row in self._rows(label, SAMPLES)}
+        return dict(self._rows(label, SAMPLES, lambda row: (row["row"], row["sample"])))
 
-    def _rows(self, label: str, name: str) -> Iterator[dict[str, Any]]:
+    def _rows(
+        self, label: str, name: str, key: Callable[[dict[str, Any]], Any]
+    ) -> Iterator[tuple[Any, Answer]]:
         file = cast(Path, self.out) / label / name
-        if file.exists():
-            _drop_torn_line(file)
-            yield from (row for _, row in read_jsonl(file))
+        if not file.exists():
+            return
+        _drop_torn_line(file)
+        for number, row in read_jsonl(file):
+            try:
+                yield key(row), _answer(row)
+            except (KeyError, TypeError) as error:
+                raise InputError(
+                    f"line {number} of {file} is no whole answer ({error}). Take the line out; the same command makes "
+                    "the answer again."
+                ) from error
 
     def add(self, label: str, question: Question, answer: Answer, *, sample: int | None = None) -> None:
         """Keep an answer, or the sample of that number; once this returns, a killed process does not lose it.
@@ -220,6 +230,8 @@ def _refuse_other(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) 
     raised = {"samples"} if before["samples"] < now["samples"] else set()
     if before["samples"] == 0:
         raised.add("samples_temperature")
+    if before.get("reference") is None:  # no answer depends on it, and nothing was measured against another
+        raised |= {"reference", "reference_identity"}
     said = [
         f"{name} was {json.dumps(before.get(name))}, not {json.dumps(now[name])}"
         for name in now
@@ -230,8 +242,6 @@ def _refuse_other(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) 
             f"{out} holds an evaluation with other settings: {'; '.join(said)}. Give them as they were, or name "
             "another --out."
         )
-    if before.get("reference") is None:  # no answer depends on it, and nothing was measured against another
-        raised |= {"reference", "reference_identity"}
 
 
 def _drop_torn_line(file: Path) -> None:
