@@ -70,11 +70,6 @@ class ReferenceCache:
             self._read_new()
             yield
 
-    @property
-    def kept(self) -> bool:
-        """Whether anything is on disk, for other runs."""
-        return self._folder is not None
-
     def _read_new(self) -> None:
         for shard in sorted(self._folder.glob("*.safetensors")) if self._folder else ():
             if shard.name not in self._read:
@@ -218,6 +213,7 @@ def reference_logps(
     autocast: contextlib.AbstractContextManager | None = None,
     progress: bool = False,
     label: str = "reference",
+    filled: bool = False,
     ranks: Ranks = ALONE,
 ) -> list[np.ndarray]:
     """Token log-probs of each example, (scored tokens of all its responses,) float32 in nats, best response first.
@@ -225,8 +221,8 @@ def reference_logps(
     `ranks` compute what none of them has, each its share, and all get everything; every one of them must call this.
     Only what a rank computed goes into its cache folder. `progress` is shown over the shares of all.
 
-    On a CPU each missing example of a cache on disk is a row of its own, so that its numbers depend neither on which
-    others were missing nor on how they were shared; elsewhere rows are filled up to `token_budget`, so both change
+    On a CPU each missing example is a row of its own, unless `filled`, so that its numbers depend neither on which
+    others were missing nor on how they were shared; on a GPU rows are filled up to `token_budget`, so both change
     rounding, within what the guard against a mismatch allows at a run's first step. Dropout is off.
 
     Raises:
@@ -249,7 +245,7 @@ def reference_logps(
             members = [{pending[i]: distinct[pending[i]] for i in share} for share in shares]
             before, due = bar.n, sum(bool(missing[i]) for share in shares for i in share)
             with ranks.failing_together():
-                for done in _compute(model, members[ranks.rank], cache, token_budget, autocast):
+                for done in _compute(model, members[ranks.rank], cache, token_budget, autocast, filled):
                     # The others are about as far: their shares are as long.
                     bar.update(before + int(due * done) - bar.n)
             bar.update(before + due - bar.n)
@@ -269,12 +265,13 @@ def _compute(
     cache: ReferenceCache,
     token_budget: int,
     autocast: contextlib.AbstractContextManager | None,
+    filled: bool,
 ) -> Iterator[float]:
     """Put what the cache lacks of these into it; after each row, the share of them that is done."""
     missing = [key for key in examples if key not in cache]
     sizes = [tree_size(examples[key]) for key in missing]
     device = next(model.parameters()).device
-    alone = device.type == "cpu" and cache.kept
+    alone = device.type == "cpu" and not filled
     rows = [[i] for i in range(len(missing))] if alone else split_by_budget(sizes, token_budget)
     done = 0
     for row in rows if missing else ():
