@@ -65,11 +65,9 @@ function chart(spec) {
 
 function plot(spec, width, figure, tip) {
   const height = spec.height || 230;
-  const [x0, x1] = spec.x.domain || extent(widths(spec.series).map(spec.x.root ? root : (x) => x), false).map(
-    spec.x.root ? (x) => x * Math.abs(x) : (x) => x,
-  );
+  const [scaled, unscaled] = spec.x.root ? [root, (x) => x * Math.abs(x)] : [(x) => x, (x) => x];
+  const [x0, x1] = spec.x.domain || extent(widths(spec.series).map(scaled), false).map(unscaled);
   const [y0, y1] = spec.y.domain || extent(heights(spec.series), spec.zero);
-  const scaled = spec.x.root ? root : (x) => x;
   const share = (x) => (scaled(x) - scaled(x0)) / (scaled(x1) - scaled(x0));
   const across = (x) => MARGIN.left + share(x) * (width - MARGIN.left - MARGIN.right);
   const up = (y) => height - MARGIN.bottom - ((y - y0) / (y1 - y0)) * (height - MARGIN.top - MARGIN.bottom);
