@@ -13,6 +13,7 @@ from minordpo.cli import main
 from minordpo.errors import InputError
 from minordpo.study import against_kl
 from minordpo.study.against_kl import kl_figure
+from minordpo.study.canvas import MARKERS
 from minordpo.study.report.find import find
 from report_runs import write_evaluation
 from small_evaluations import command, make_world
@@ -45,7 +46,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 
 
 def points(figure: Figure, panel: int = 1) -> list[tuple[float, float]]:
-    lines = [line for line in figure.axes[panel].get_lines() if line.get_marker() in against_kl._MARKERS]
+    lines = [line for line in figure.axes[panel].get_lines() if line.get_marker() in MARKERS]
     return [(float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in lines]  # type: ignore[index]
 
 

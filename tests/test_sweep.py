@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -210,13 +211,30 @@ def test_a_world_is_made_once_before_its_runs_and_its_failure_is_theirs(
 ) -> None:
     grid = {"world.pairs": [16, int(CURSED)], "objective.beta": [0.1, 0.2]}
     write_sweep(tmp_path, world={}, grid=grid)
-    failed, _ = swept(tmp_path, jobs=3)
+    failed, said = swept(tmp_path, jobs=3)
     assert failed == 2
+    assert "its base took 2 steps and is right in 50% of 8 questions" in said
     worlds = [name for name in pretended.done if name.startswith("chain-")]
     assert len(worlds) == len(set(worlds)) == 2
     assert pretended.done.index(worlds[0]) < pretended.done.index("beta0.1-world.pairs16")
     error = table(tmp_path)["beta0.1-world.pairs666"]["error"]
     assert error == "its world could not be made: such a world cannot be made"
+
+
+def test_the_time_left_is_reckoned_from_runs_and_worlds_apart(
+    tmp_path: Path, pretended: Pretended, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count(0, 10)  # seconds; each job takes ten
+    monkeypatch.setattr(sweeping.time, "perf_counter", lambda: float(next(clock)))
+    write_sweep(tmp_path, world={"pairs": 16}, grid={"seed": [0, 1], "objective.beta": [0.1, 0.2]})
+    _, said = swept(tmp_path)
+    ends = [line for line in said.splitlines() if line.startswith("[")]
+    assert [line.partition("; ")[2] for line in ends] == [
+        "about 40 s left",  # three runs and the other world
+        "about 20 s left" if "seed1" in ends[1] else "about 30 s left",
+        "about 10 s left",
+        "",
+    ]
 
 
 def test_the_untuned_model_of_each_world_is_asked_once_and_after_its_world_is_made(
@@ -417,3 +435,10 @@ def test_a_finished_sweep_reads_its_rows_from_its_folders(real: dict[str, Any]) 
     folder = SweepFolder(real["folder"] / "out")
     assert [row["objective"] for row in folder.rows()] == ["dpo, beta 0.1", "sft, per_token true"]
     assert "dpo-seed0" in real["said"]
+
+
+def test_a_sweep_tells_of_the_world_that_its_runs_wait_for(real: dict[str, Any]) -> None:
+    (world,) = (each.name for each in (real["folder"] / "out" / "worlds").iterdir())
+    making, made = (line for line in real["said"].splitlines() if line.startswith(f"{world}:"))
+    assert making == f"{world}: making this micro world, for which its runs wait"
+    assert made == f"{world}: its base took 2 steps"

@@ -54,7 +54,8 @@ class Pretended:
         if isinstance(job, WorldJob):
             if job.world.pairs == CURSED:
                 raise InputError("such a world cannot be made")
-            job.folder.mkdir(parents=True)
+            (job.folder / "base").mkdir(parents=True)
+            (job.folder / "base" / "trained.json").write_text('{"steps": 2, "right": 0.5, "asked": 8}')
             (job.folder / "world.json").write_text(json.dumps(dataclasses.asdict(job.world)))
             return
         if isinstance(job, UntunedJob):
@@ -84,7 +85,7 @@ class InThisProcess(Workers):
     """In place of `Workers`: a job is done when it is given, and told of afterwards."""
 
     def __init__(self, do: Any, count: int, logs: Path, *, processes: int, method: str) -> None:
-        self.do, self.count = do, count
+        self.do, self._environments = do, [{}] * count
         self.told: list[Event] = []
 
     def __enter__(self) -> InThisProcess:
@@ -95,10 +96,6 @@ class InThisProcess(Workers):
     @property
     def busy(self) -> int:
         return len({event.job.name for event in self.told})
-
-    @property
-    def free(self) -> int:
-        return self.count - self.busy
 
     def give(self, job: Any) -> None:
         try:

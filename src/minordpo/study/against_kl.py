@@ -10,10 +10,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter, StrMethodFormatter
 
-from minordpo.study.canvas import COLORS, new_figure, write_figure
+from minordpo.study.canvas import COLORS, MARKERS, new_figure, write_figure
 
 REWARDS = {"flexible_accuracy": "Right by the last number", "strict_accuracy": "Right by the asked line"}
-_MARKERS = "os^Dv"
 FILE = "kl.png"
 
 
@@ -36,7 +35,7 @@ def kl_figure(results: Mapping[str, Any], out: Path) -> bool:
             axis.set_title(title, loc="left")
             for place, (label, (shares, kl)) in enumerate(points.items()):
                 look = {
-                    "marker": _MARKERS[place // len(COLORS) % len(_MARKERS)],
+                    "marker": MARKERS[place // len(COLORS) % len(MARKERS)],
                     "color": COLORS[place % len(COLORS)],
                 }
                 cut = f" ({kl['cut']:.0%} cut)" if kl["cut"] >= 0.005 else ""

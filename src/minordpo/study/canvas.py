@@ -17,6 +17,7 @@ from minordpo.errors import InputError
 # Okabe and Ito's colours, told apart by the colour-blind too; their yellow is left out, too light on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 GREY = "#5f5f5f"
+MARKERS = "os^Dv"
 
 _STYLE = {
     "font.family": "DejaVu Sans",

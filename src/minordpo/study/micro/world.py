@@ -80,6 +80,17 @@ def make_world(folder: Path, world: World) -> Path:
     return folder
 
 
+def describe_base(folder: Path) -> str:
+    """Of a world that is made, how its base came out, in words."""
+    trained = json.loads((folder / "base" / TRAINED).read_text(encoding="utf-8"))
+    right = (
+        ""
+        if trained["right"] is None
+        else f" and is right in {trained['right']:.0%} of {trained['asked']} questions"
+    )
+    return f"its base took {trained['steps']} steps{right}"
+
+
 def _write_json(file: Path, values: dict[str, Any]) -> None:
     file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from minordpo.study.against_kl import REWARDS, scale_kl
-from minordpo.study.canvas import COLORS, GREY, new_figure, write_figure
+from minordpo.study.canvas import COLORS, GREY, MARKERS, new_figure, write_figure
 from minordpo.study.figures import BANDS, PANELS
 from minordpo.study.report.groups import rate_text
 
@@ -268,7 +268,7 @@ def _against_kl(figure: Figure, data: Mapping[str, Any]) -> None:
         if (kl := _kl(run)) is not None and _score(data, place) is not None
     ]
     styles, rates = _of_objectives(data), sorted({run["rate"] for _, run, _ in shown})
-    markers = {rate: "os^Dv"[place % 5] for place, rate in enumerate(rates)}
+    markers = {rate: MARKERS[place % len(MARKERS)] for place, rate in enumerate(rates)}
     for axis, (measure, title) in zip(axes, REWARDS.items(), strict=True):
         axis.set_title(title, loc="left")
         for place, run, kl in shown:

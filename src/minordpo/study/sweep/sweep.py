@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import statistics
 import sys
 import time
 from collections import deque
@@ -24,6 +25,7 @@ from typing import Any
 from tqdm import tqdm
 
 from minordpo.errors import InputError
+from minordpo.study.micro.world import describe_base
 from minordpo.study.results import results_table
 from minordpo.study.sweep.cell import CellJob, UntunedJob, WorldJob, do_job
 from minordpo.study.sweep.cost import estimate
@@ -67,6 +69,10 @@ def sweep(
         plan = _chosen(folder.reconciled(plan), only)
         todo = _todo(plan, folder, retry)
         say(describe(plan, folder, todo, retry=retry))
+        if todo:
+            say(
+                "Estimating; a row of each kind of run is measured where none has ended: a minute or more without a GPU"
+            )
         with one_gpu():
             say(estimate(plan, folder, todo, jobs=at_a_time))
         return 0
@@ -187,16 +193,22 @@ class _Loop:
         }
         self.untuned = untuned
         self.doing: dict[str, str] = {}
-        self.ended, self.started = 0, time.perf_counter()
+        self.given: dict[str, float] = {}  # when each job was
+        self.took: dict[type[Job], list[float]] = {CellJob: [], WorldJob: []}  # seconds
+        self.ended = 0
 
     def run(self) -> None:
         """Until every run has ended."""
         queue = self._queue()
         terminal, total = sys.stderr.isatty(), len(self.cells)
-        with tqdm(total=total, desc="runs", unit="run", dynamic_ncols=True, smoothing=0) as self.bar:
+        # Its own estimate is left out: it would take worlds that were made first for a part of each run.
+        bar = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
+        with tqdm(total=total, desc="runs", bar_format=bar, dynamic_ncols=True) as self.bar:
             while queue or self.workers.busy:
                 while self.workers.free and (job := self._next(queue)) is not None:
-                    self.doing[job.name] = "starting"
+                    self.doing[job.name], self.given[job.name] = "starting", time.perf_counter()
+                    if isinstance(job, WorldJob):
+                        self._tell(f"{job.name}: making this micro world, for which its runs wait")
                     self.workers.give(job)
                 for event in self.workers.events(_WAIT):
                     self._take(event, queue)
@@ -242,16 +254,18 @@ class _Loop:
             self.doing[job.name] = event.text
             return
         self.doing.pop(job.name, None)
+        if event.kind == "done" and type(job) in self.took:
+            self.took[type(job)].append(time.perf_counter() - self.given[job.name])
         if isinstance(job, CellJob):
             self._end(job, event.text if event.kind == "failed" else None)
             return
         if isinstance(job, UntunedJob):
             if event.kind == "failed":
-                with tqdm.external_write_mode():
-                    self.say(f"{job.name}: not asked, so nothing can be told against it: {event.text}")
+                self._tell(f"{job.name}: not asked, so nothing can be told against it: {event.text}")
             return
         self.worlds.pop(job.folder)
         if event.kind == "done":
+            self._tell(f"{job.name}: {describe_base(job.folder)}")
             return
         for waiting in [each for each in queue if not isinstance(each, WorldJob)]:
             if self._world_of(waiting) != job.folder:
@@ -269,11 +283,24 @@ class _Loop:
         self.folder.write_results(rows)
         row = next(each for each in rows if each["run"] == cell.name)
         self.ended += 1
-        total = len(self.cells)
-        left = (time.perf_counter() - self.started) / self.ended * (total - self.ended)
-        with tqdm.external_write_mode():
-            self.say(f"[{self.ended}/{total}] {cell.name}: {_outcome(row)}{_left(left)}")
+        self._tell(
+            f"[{self.ended}/{len(self.cells)}] {cell.name}: {_outcome(row)}{_left(self._seconds_left())}"
+        )
         self.bar.update()
+
+    def _seconds_left(self) -> float:
+        """By what runs and worlds took so far; 0 where no run has ended well, or none is left."""
+        left = {CellJob: len(self.cells) - self.ended, WorldJob: len(self.worlds)}
+        if not self.took[CellJob] or not left[CellJob]:
+            return 0.0
+        seconds = sum(
+            statistics.median(self.took[kind]) * count for kind, count in left.items() if self.took[kind]
+        )
+        return seconds / self.workers.count
+
+    def _tell(self, line: str) -> None:
+        with tqdm.external_write_mode():
+            self.say(line)
 
     def _doing(self) -> str:
         """What the workers are at; steps are counted from the run's own file."""

@@ -78,9 +78,14 @@ class Workers:
         return sum(worker.job is not None for worker in self._workers.values())
 
     @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self._environments)
+
+    @property
     def free(self) -> int:
         """How many jobs can be given now."""
-        return len(self._environments) - self.busy
+        return self.count - self.busy
 
     def give(self, job: Any) -> None:
         """Have a free worker do the job; one is started where there is none."""
