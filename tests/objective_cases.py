@@ -41,15 +41,12 @@ def answer(
     *,
     grade: float = 1.0,
     others: Sequence[float] | None = None,
-    shared: int = 0,
     dtype: torch.dtype = torch.float64,
 ) -> Answer:
-    """One response, its first `shared` tokens the other's too; without `ref_logps` the reference finds it as likely."""
+    """One response; without `ref_logps` the reference finds it as likely."""
     ref_logps = logps if ref_logps is None else ref_logps
     drawn = None if others is None else torch.tensor(others, dtype=dtype)
-    return Answer(
-        torch.tensor(logps, dtype=dtype), torch.tensor(ref_logps, dtype=dtype), grade, drawn, shared
-    )
+    return Answer(torch.tensor(logps, dtype=dtype), torch.tensor(ref_logps, dtype=dtype), grade, drawn)
 
 
 def two(chosen: float, rejected: float, *, tokens: tuple[int, int] = TOKENS) -> list[Answer]:
@@ -78,13 +75,11 @@ def responses(prompts: Sequence[Sequence[Answer]], mismatched: float | None = No
         None if mismatched is None else torch.tensor(mismatched, dtype=torch.float32),
         TokenLogps(
             torch.cat([each.logps for each in answers]),
-            torch.cat([each.ref_logps for each in answers]),
             sequences,
             torch.cat(drawn) if drawn else torch.zeros(0, dtype=dtype),
             torch.cat([(sequences == i).nonzero().squeeze(1) for i in at])
             if at
             else torch.zeros(0, dtype=torch.int64),
-            torch.cat([torch.arange(len(each.logps)) < each.shared for each in answers]),
         ),
     )
 
@@ -102,10 +97,8 @@ _HYPER: dict[str, st.SearchStrategy[Any]] = {
     "delta": st.floats(0, 20),
     "desirable_weight": st.floats(0, 3),
     "dpop_lambda": st.floats(0, 60),
-    "fork_weight": st.floats(0, 20),
     "gamma": st.floats(0, 5),
     "gate_gradient": _SWITCH,
-    "guard": st.floats(0, 20),
     "label_smoothing": st.floats(0, 0.45),
     "margin": st.floats(-15, 15),
     "orpo_lambda": st.floats(0, 2),
@@ -128,20 +121,6 @@ def answers(draw: Any, grade: float) -> Answer:
 
 
 @st.composite
-def begun_alike(draw: Any, chosen: Answer, rejected: Answer) -> list[Answer]:
-    """The pair with none, some or all of the shorter one's tokens common to both, and so as likely in both."""
-    shared = draw(st.integers(0, min(len(chosen.logps), len(rejected.logps))))
-    begun = [
-        torch.cat([one[:shared], other[shared:]])
-        for one, other in ((chosen.logps, rejected.logps), (chosen.ref_logps, rejected.ref_logps))
-    ]
-    return [
-        chosen._replace(shared=shared),
-        rejected._replace(logps=begun[0], ref_logps=begun[1], shared=shared),
-    ]
-
-
-@st.composite
 def cases(draw: Any, name: str) -> tuple[list[list[Answer]], float | None, dict[str, Any]]:
     """Prompts of one kind of data that the objective takes, a mismatched log-ratio, and its hyper-parameters."""
     spec = OBJECTIVES[name]
@@ -154,7 +133,6 @@ def cases(draw: Any, name: str) -> tuple[list[list[Answer]], float | None, dict[
             grades = [draw(st.sampled_from([1.0, 0.0])) if spec.undesirable else 1.0]
         else:
             grades = sorted(draw(st.lists(st.integers(1, 3), min_size=2, max_size=4)), reverse=True)
-        drawn = [draw(answers(float(grade))) for grade in grades]
-        prompts.append(draw(begun_alike(*drawn)) if kind == "pairs" else drawn)
+        prompts.append([draw(answers(float(grade))) for grade in grades])
     mismatched = draw(st.none() | _LOGPS | _LOGPS.map(abs)) if spec.mismatched else None
     return prompts, mismatched, {key: draw(_HYPER[key]) for key in hyperparameter_defaults(name)}

@@ -78,14 +78,12 @@ def dpop(
 
 
 class Answer(NamedTuple):
-    """One response to a prompt: log-probs of its scored tokens, how good it is, other tokens' log-probs there, and how
-    many of its tokens, the first ones, are common to all responses."""
+    """One response to a prompt: log-probs of its scored tokens, how good it is, other tokens' log-probs there."""
 
     logps: Tensor
     ref_logps: Tensor
     grade: float
     other_logps: Tensor | None = None
-    shared: int = 0
 
     @property
     def ratio(self) -> Tensor:
@@ -234,53 +232,6 @@ def pairwise_cringe(
     return gate * (sft([best], per_token=per_token) + alpha * cringe)
 
 
-def _of_margin(best: Answer, taken: Sequence[Tensor], beta: float) -> Tensor:
-    """−log σ(β (chosen log-ratio − what is taken off it))."""
-    x = beta * (best.ratio - sum(taken, torch.zeros_like(best.ratio)))
-    return torch.logaddexp(torch.zeros_like(x), -x)
-
-
-def _ratios(answer: Answer) -> list[Tensor]:
-    """log(π/ref) of each token."""
-    return list((answer.logps - answer.ref_logps).unbind())
-
-
-def minordpo_token(answers: Sequence[Answer], *, beta: float) -> Tensor:
-    """Token by token: max(0, log-ratio) of each rejected token is taken off."""
-    return _of_margin(answers[0], [_above_zero(each) for each in _ratios(answers[1])], beta)
-
-
-def minordpo_tail(answers: Sequence[Answer], *, beta: float) -> Tensor:
-    """max(0, log-ratio of the rejected text after the common beginning) is taken off."""
-    tail = sum(_ratios(answers[1])[answers[1].shared :], torch.zeros_like(answers[1].ratio))
-    return _of_margin(answers[0], [_above_zero(tail)], beta)
-
-
-def minordpo_token_tail(answers: Sequence[Answer], *, beta: float) -> Tensor:
-    """Token by token, after the common beginning."""
-    tail = _ratios(answers[1])[answers[1].shared :]
-    return _of_margin(answers[0], [_above_zero(each) for each in tail], beta)
-
-
-def minordpo_guarded(answers: Sequence[Answer], *, beta: float, guard: float) -> Tensor:
-    """Token by token, and guard times what each chosen token lost."""
-    lost = [guard * _above_zero(-each) for each in _ratios(answers[0])]
-    return _of_margin(answers[0], [_above_zero(each) for each in _ratios(answers[1])] + lost, beta)
-
-
-def minordpo_fork(answers: Sequence[Answer], *, beta: float, fork_weight: float) -> Tensor:
-    """The chosen log-ratio and DPO of the two tokens after the common beginning, where there are such."""
-    first = [_ratios(each)[each.shared : each.shared + 1] for each in answers]
-    taken = [*(-fork_weight * each for each in first[0]), *(fork_weight * each for each in first[1])]
-    return _of_margin(answers[0], taken, beta)
-
-
-def dpo_fork(answers: Sequence[Answer], *, beta: float) -> Tensor:
-    """DPO of the two tokens after the common beginning alone."""
-    first = [sum(_ratios(each)[each.shared : each.shared + 1], 0 * each.ratio) for each in answers]
-    return torch.logaddexp(torch.zeros_like(first[0]), -beta * (first[0] - first[1]))
-
-
 # The loss of one prompt, its answers given best first.
 FORMULAS: dict[str, Any] = {
     "dpo": _in_four(dpo),
@@ -291,17 +242,6 @@ FORMULAS: dict[str, Any] = {
         for formula in (ipo, simpo, orpo, hinge, slic, cdpo, robust, dpo_nll, sft, minor_sft, kto, rrhf)
     },
     "pairwise_cringe": pairwise_cringe,
-    **{
-        formula.__name__: formula
-        for formula in (
-            minordpo_token,
-            minordpo_tail,
-            minordpo_token_tail,
-            minordpo_guarded,
-            minordpo_fork,
-            dpo_fork,
-        )
-    },
 }
 
 

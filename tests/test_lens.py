@@ -103,26 +103,6 @@ def test_rrhfs_push_is_imitation_and_the_violations_of_two_responses():
     assert rejected == pytest.approx([0, -1 / 20])
 
 
-@pytest.mark.parametrize("name", ["minordpo_tail", "minordpo_token", "minordpo_token_tail"])
-def test_of_tokens_alike_and_none_in_common_every_clamp_pushes_as_minordpos(name):
-    for found, expected in zip(pushes(name, beta=0.1), pushes("minordpo", beta=0.1), strict=True):
-        assert found == pytest.approx(expected)
-
-
-def test_a_guards_push_on_a_chosen_response_that_fell_is_one_and_guard_times_as_hard():
-    chosen, rejected = pushes("minordpo_guarded", beta=0.1, guard=5.0)
-    inside = 0.1 * sigmoid(-0.1 * (W - np.maximum(L, 0) - 5 * np.maximum(0, -W)))
-    assert chosen == pytest.approx(inside * np.where(W < 0, 6, 1))
-    assert rejected == pytest.approx(np.where(L > 0, -inside, 0.0))
-
-
-def test_a_forks_push_is_imitation_and_one_token_of_each_response():
-    inside = 0.1 * sigmoid(-0.1 * (W + 5 * (W - L) / N))
-    chosen, rejected = pushes("minordpo_fork", beta=0.1, fork_weight=5.0)
-    assert chosen == pytest.approx(inside * (1 + 5 / N))
-    assert rejected == pytest.approx(-inside * 5 / N)
-
-
 def test_cringes_push_is_that_of_tokens_alike_with_alternatives_as_likely():
     # Imitation pushes a token by gate/N; Cringe of a gap of 0 has slope ½, of which α gate/N is kept.
     chosen, rejected = pushes(
@@ -223,8 +203,6 @@ def test_the_drawing_says_what_it_takes_for_granted():
     assert said("ipo") == said("dpo_nll") == said("simpo") == "responses of 100 tokens"
     assert "two responses a prompt" in said("rrhf")
     assert "each rejected one as likely as its alternative" in said("pairwise_cringe")
-    assert said("minordpo_token") == "tokens of a response alike, none common to both"
-    assert said("minordpo_fork") == f"responses of 100 tokens, {said('minordpo_token')}"
     assert "π_ref gives each response -100 nats" in said("dpo + 0.1*orpo")
 
 

@@ -102,8 +102,8 @@ def test_gradients_of_pairs_are_those_of_finite_differences(name):
 PROMPTS = [
     [answer([-1.0, -0.5], [-1.5, -0.25]), answer([-0.625], [-1.0], grade=0, others=[-1.25])],
     [
-        answer([-3.0], [-2.0], shared=1),
-        answer([-3.0, -1.5, -1.0], [-2.0, -1.0, -1.25], grade=0, others=[-2, -0.5, -1], shared=1),
+        answer([-3.0], [-2.0]),
+        answer([-3.0, -1.5, -1.0], [-2.0, -1.0, -1.25], grade=0, others=[-2, -0.5, -1]),
     ],
 ]
 
@@ -114,7 +114,6 @@ def test_gradients_of_responses_are_those_of_finite_differences(name, mismatched
     logps = responses(PROMPTS, mismatched)
     tokens = logps.by_token
     assert tokens is not None
-    assert tokens.alternative_logps is not None
 
     def losses(members: Tensor, others: Tensor) -> Tensor:
         sums = torch.zeros(4, dtype=torch.float64).index_add(0, tokens.sequences, members)
@@ -152,12 +151,6 @@ SIGNS: dict[str, tuple[dict[str, Any], Callable[[float, float], tuple[int, int]]
     "robust": ({}, lambda c, r: TUG),
     "dpo_nll": ({}, lambda c, r: TUG),
     # Of tokens alike, none of them common to both.
-    "minordpo_token": ({}, lambda c, r: TUG if r > 0 else (-1, 0)),
-    "minordpo_tail": ({}, lambda c, r: TUG if r > 0 else (-1, 0)),
-    "minordpo_token_tail": ({}, lambda c, r: TUG if r > 0 else (-1, 0)),
-    "minordpo_guarded": ({}, lambda c, r: TUG if r > 0 else (-1, 0)),
-    "minordpo_fork": ({}, lambda c, r: TUG),
-    "dpo_fork": ({}, lambda c, r: TUG),
     "minor_sft": ({}, lambda c, r: (-1, 0)),
     "kto": ({}, lambda c, r: TUG),
 }
@@ -295,8 +288,7 @@ def test_cdpo_beyond_its_margin_lowers_the_chosen_response():
 
 def test_the_number_of_tokens_matters_only_to_objectives_by_token():
     by_token = {
-        *("dpo_fork", "dpo_nll", "ipo", "minor_sft", "minordpo_fork", "orpo", "pairwise_cringe", "rrhf"),
-        *("sft", "simpo"),
+        *("dpo_nll", "ipo", "minor_sft", "orpo", "pairwise_cringe", "rrhf", "sft", "simpo"),
     }
     n, m = TOKENS
     for name in NAMES:

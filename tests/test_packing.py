@@ -97,18 +97,6 @@ def test_a_token_sees_its_own_path_and_nothing_else(items: list[Prompt]) -> None
 
 @given(batches)
 @settings(max_examples=100, deadline=None)
-def test_members_are_shared_where_another_response_begins_and_is_scored_alike(items: list[Prompt]) -> None:
-    expected = []
-    for item in items:
-        begun = [{tuple(ids[: place + 1]) for place in places} for ids, places in sequences_of([item])]
-        for number, (ids, places) in enumerate(sequences_of([item])):
-            others = set().union(*(each for i, each in enumerate(begun) if i != number))
-            expected += [tuple(ids[: place + 1]) in others for place in places]
-    assert pack(items).shared_members.tolist() == expected
-
-
-@given(batches)
-@settings(max_examples=100, deadline=None)
 def test_each_distinct_prefix_is_one_token_of_the_row(items: list[Prompt]) -> None:
     batch = pack(items)
     prefixes = {

@@ -12,7 +12,7 @@ import torch
 
 import oracle
 from minordpo.data.packing import pack
-from minordpo.data.tokens import TokenExample, TokenResponse
+from minordpo.data.tokens import TokenExample
 from minordpo.engine import head as head_module
 from minordpo.engine.attention import NAME, attention_switched
 from minordpo.engine.head import LogitTransform, draw_others
@@ -82,25 +82,6 @@ def plain_logps(model: Any, items: Sequence[TokenExample]) -> tuple[torch.Tensor
     return sums, lengths, groups, grades
 
 
-def common_tokens(item: TokenExample) -> list[torch.Tensor]:
-    """Of each scored token of a pair's responses, whether both begin with it and score it."""
-    chosen, rejected = item.responses
-    n = min(len(chosen.ids), len(rejected.ids))
-    alike = int(np.cumprod(chosen.ids[:n] == rejected.ids[:n]).sum())
-    both = {place for place in range(alike) if chosen.scored[place] and rejected.scored[place]}
-    return [torch.tensor([p in both for p in np.flatnonzero(each.scored)]) for each in item.responses]
-
-
-def plain_tokens(policy: Any, base: Any, items: Sequence[TokenExample]) -> TokenLogps:
-    """Token by token by the stock model, with what the ids say that the responses have in common."""
-    found = oracle.scored_logps(policy, items)
-    with torch.no_grad():
-        ref = torch.cat(oracle.scored_logps(base, items))
-    owners = torch.arange(len(found)).repeat_interleave(torch.tensor([len(each) for each in found]))
-    shared = torch.cat([each for item in items for each in common_tokens(item)])
-    return TokenLogps(torch.cat(found), ref, owners, shared=shared)
-
-
 def plain_losses(name: str, policy: Any, base: Any, items: Sequence[TokenExample]) -> torch.Tensor:
     objective = resolve(name, {})
     sums, lengths, groups, grades = plain_logps(policy, items)
@@ -110,8 +91,7 @@ def plain_losses(name: str, policy: Any, base: Any, items: Sequence[TokenExample
         if objective.mismatched:
             others = [each for _, each in mismatched(list(enumerate(items)), LONGEST)]
             between = (plain_logps(policy, others)[0] - plain_logps(base, others)[0]).mean()
-    tokens = plain_tokens(policy, base, items) if objective.by_token else None
-    return objective(ResponseLogps(sums, ref, lengths, groups, grades, between, tokens))
+    return objective(ResponseLogps(sums, ref, lengths, groups, grades, between))
 
 
 @pytest.mark.parametrize("kind", ["pairs", "labelled", "ranked"])
@@ -133,9 +113,7 @@ def test_the_gradient_is_that_of_the_plain_loss(name, kind):
     assert [found[i] for i in range(len(items))] == pytest.approx(losses.tolist(), rel=1e-3, abs=1e-4)
 
 
-@pytest.mark.parametrize(
-    "name", ["kto", "minordpo_fork", "minordpo_token", "pairwise_cringe", "rrhf", "simpo"]
-)
+@pytest.mark.parametrize("name", ["kto", "minordpo", "pairwise_cringe", "rrhf", "simpo"])
 def test_how_a_step_is_cut_into_rows_changes_nothing(name):
     items = examples("pairs")
     base, policy = tiny("Llama"), moved(tiny("Llama"), by=0.02)
@@ -246,24 +224,6 @@ def test_a_step_of_one_prompt_has_no_mismatched_response():
     assert mismatched_logratio(policy, step, context) is None
 
 
-# ---- single tokens ----
-@pytest.mark.parametrize(("name", "weight"), [("minordpo_fork", 5), ("minordpo_token", 0)])
-def test_the_push_at_the_start_is_that_of_tokens_at_the_reference(name, weight):
-    ids = np.array([5, 6, 7], np.int32)
-    chosen = TokenResponse(np.array([9, 8, 4], np.int32), np.ones(3, bool))
-    rejected = TokenResponse(np.array([9, 4, 4], np.int32), np.ones(3, bool))
-    items = [TokenExample.pair(ids, chosen, rejected, row=0)]
-    base, policy = tiny("Llama"), moved(tiny("Llama"), by=0.02)
-    context = Context(objective=resolve(name, {}), reference=references(base, items, others=False))
-    (record,) = stepped(policy, items, context, 64)
-    start = record.at_start
-    assert start is not None
-    assert start.losses.tolist() == pytest.approx([np.log(2)])
-    assert start.members.tolist() == pytest.approx([-0.05, -0.05 * (1 + weight), -0.05, 0, 0.05 * weight, 0])
-    assert record.gradient.members.tolist() != start.members.tolist()
-    assert "saturated" in measured([record])
-
-
 # ---- other tokens than the rejected ones ----
 def test_the_gradient_of_cringe_is_that_of_the_plain_loss_with_the_same_draws():
     items = examples("pairs")
@@ -282,7 +242,7 @@ def test_the_gradient_of_cringe_is_that_of_the_plain_loss_with_the_same_draws():
         sums = torch.stack([chosen.sum(), rejected.sum()])
         lengths = torch.bincount(owners)
         members = torch.arange(len(chosen), len(tokens))
-        by_token = TokenLogps(tokens, None, owners, others, members)
+        by_token = TokenLogps(tokens, owners, others, members)
         groups, grades = torch.tensor([0, 0]), torch.tensor([1.0, 0.0])
         losses.append(context.objective(ResponseLogps(sums, None, lengths, groups, grades, None, by_token)))
     torch.cat(losses).mean().backward()

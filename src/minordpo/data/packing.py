@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -79,14 +79,6 @@ class PackedBatch:
     def padded_tokens(self) -> int:
         """Tokens that a row for each sequence, padded to the longest, would have cost."""
         return self.longest * len(self.lengths)
-
-    @property
-    def shared_members(self) -> Bool[Tensor, "members"]:
-        """The members whose scored token is another sequence's too."""
-        counts = torch.zeros_like(self.targets).index_add(
-            0, self.member_tokens, torch.ones_like(self.member_tokens)
-        )
-        return counts[self.member_tokens] > 1
 
     def to(self, device: torch.device | str) -> PackedBatch:
         """The same batch with its tensors on `device`."""

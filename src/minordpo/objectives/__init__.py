@@ -1,7 +1,6 @@
 """What to optimise: log-probs of responses in, one unreduced loss a prompt out; torch only.
 
 pairwise   formulas on pairs            responses  formulas on single, labelled, ranked, token-wise responses
-ours       this project's own, on tokens of pairs
 logps      what formulas see            resolve    a name and hyper-parameters → an objective; its coefficients
 """
 

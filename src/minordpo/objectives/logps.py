@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -47,35 +47,10 @@ class TokenLogps:
     """Log-probs of each response's scored tokens, response by response, in text order, in nats."""
 
     logps: Float[Tensor, "members"]
-    ref_logps: Float[Tensor, "members"] | None
     sequences: Int[Tensor, "members"]  # the response that the token belongs to
     # At the places that `Objective.alternatives` asks for: another token than the response's, drawn from the policy.
-    alternative_logps: Float[Tensor, "alternatives"] | None = None
-    alternative_members: Int[Tensor, "alternatives"] | None = None
-    # Which of them another response to the prompt has too: the beginning that both have in common.
-    shared: Bool[Tensor, "members"] | None = None
-
-    @property
-    def logratios(self) -> Float[Tensor, "members"]:
-        """log π/π_ref of each token, in nats."""
-        return self.logps - _needed(self.ref_logps)
-
-    @property
-    def own(self) -> Bool[Tensor, "members"]:
-        """The tokens that no other response to the prompt has: those after the common beginning."""
-        if self.shared is None:
-            raise ValueError(
-                "a response's own tokens need to be told from shared ones, and nothing tells them"
-            )
-        return ~self.shared
-
-    @property
-    def forks(self) -> Bool[Tensor, "members"]:
-        """The first of each response's own tokens; of two responses these continue the same text."""
-        own, places = self.own, torch.arange(len(self.sequences), device=self.sequences.device)
-        none_yet = torch.full_like(places, len(places))
-        first = none_yet.scatter_reduce(0, self.sequences, torch.where(own, places, len(places)), "amin")
-        return places == first[self.sequences]
+    alternative_logps: Float[Tensor, "alternatives"]
+    alternative_members: Int[Tensor, "alternatives"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,12 +17,11 @@ from torch import Tensor
 
 from minordpo.errors import InputError
 from minordpo.objectives.logps import ResponseLogps
-from minordpo.objectives.ours import OURS
 from minordpo.objectives.pairwise import PAIRWISE
 from minordpo.objectives.responses import RESPONSES
 from minordpo.objectives.spec import Spec
 
-OBJECTIVES: dict[str, Spec] = {**PAIRWISE, **OURS, **RESPONSES}
+OBJECTIVES: dict[str, Spec] = {**PAIRWISE, **RESPONSES}
 
 
 @dataclass(frozen=True)
@@ -67,10 +66,8 @@ RANGES: dict[str, Range] = {
     "delta": _NOT_NEGATIVE,
     "desirable_weight": _NOT_NEGATIVE,
     "dpop_lambda": _NOT_NEGATIVE,
-    "fork_weight": _NOT_NEGATIVE,
     "gamma": _NOT_NEGATIVE,
     "gate_gradient": _SWITCH,
-    "guard": _NOT_NEGATIVE,
     "label_smoothing": Range(0.0, 0.5, open_above=True),
     "margin": Range(),
     "orpo_lambda": _NOT_NEGATIVE,
@@ -135,11 +132,6 @@ class Objective:
     def mismatched(self) -> bool:
         """Whether it needs log-ratios of responses paired with another prompt of the step."""
         return any(term.spec.mismatched for term in self.terms)
-
-    @property
-    def by_token(self) -> bool:
-        """Whether it needs the log-probs of single tokens."""
-        return any(term.spec.by_token or term.spec.alternatives for term in self.terms)
 
     @property
     def alternatives(self) -> int | None:
@@ -267,7 +259,7 @@ class Gradient:
 
 def gradient(objective: Objective, logps: ResponseLogps) -> Gradient:
     """Losses and coefficients; nothing reaches what `logps` was computed from."""
-    if objective.by_token:
+    if objective.alternatives is not None:
         return _gradient_by_token(objective, logps)
     with torch.enable_grad():
         leaf = logps.logps.detach().requires_grad_()
@@ -281,23 +273,17 @@ def _gradient_by_token(objective: Objective, logps: ResponseLogps) -> Gradient:
     assert tokens is not None
     with torch.enable_grad():
         members = tokens.logps.detach().requires_grad_()
-        others = None
-        if objective.alternatives is not None:
-            assert tokens.alternative_logps is not None
-            others = tokens.alternative_logps.detach().requires_grad_()
+        others = tokens.alternative_logps.detach().requires_grad_()
         # Added in float64 as `engine.logprobs` adds them, so that both ways see the same log-probs.
         doubled = logps.logps.new_zeros(len(logps.logps), dtype=torch.float64)
         sums = doubled.index_add(0, tokens.sequences, members.double()).to(logps.logps)
-        by_token = replace(
-            tokens, logps=members, ref_logps=_detached(tokens.ref_logps), alternative_logps=others
-        )
+        by_token = replace(tokens, logps=members, alternative_logps=others)
         losses = objective(
             replace(logps, logps=sums, ref_logps=_detached(logps.ref_logps), by_token=by_token)
         )
-        leaves = [members] if others is None else [members, others]
-        by_member, *by_alternative = torch.autograd.grad(losses.sum(), leaves)
+        by_member, by_alternative = torch.autograd.grad(losses.sum(), [members, others])
     totals = torch.zeros_like(logps.logps).index_add(0, tokens.sequences, by_member)
-    return Gradient(losses.detach(), totals / logps.tokens, by_member, *by_alternative)
+    return Gradient(losses.detach(), totals / logps.tokens, by_member, by_alternative)
 
 
 def _detached(ref_logps: Tensor | None) -> Tensor | None:

@@ -110,8 +110,6 @@ def pairwise_cringe(
     """
     tokens = logps.by_token
     assert tokens is not None
-    assert tokens.alternative_logps is not None
-    assert tokens.alternative_members is not None
     leads = tokens.alternative_logps - tokens.logps[tokens.alternative_members]
     owners = tokens.sequences[tokens.alternative_members]
     cringe = torch.zeros_like(logps.logps).index_add(0, owners, -logsigmoid(leads))

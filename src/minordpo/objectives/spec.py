@@ -18,7 +18,6 @@ class _Needs:
     usual: str  # range of its hyper-parameters
     reference: bool = True  # its loss is made of reference log-probs
     mismatched: bool = False  # … and of responses paired with another prompt of the step
-    by_token: bool = False  # … and of single tokens' log-probs
     alternatives: bool = False  # … and of other tokens' than the rejected response's; it sees single ones too
     undesirable: bool = True  # it has a use for labelled responses that are undesirable
     # Metrics of its own, by name: scalars of the whole step, which each `ResponseLogps` of the step says alike.
@@ -29,7 +28,7 @@ class _Needs:
 class Spec(_Needs):
     """An objective: its function, the kinds of data it takes, and its needs.
 
-    The function takes `PairLogps` if pairs are all that it can use and nothing by token, else `ResponseLogps`. Its
+    The function takes `PairLogps` if pairs are all that it can use and no other tokens, else `ResponseLogps`. Its
     hyper-parameters are its keyword arguments, and the first line of its docstring is the formula.
     """
 
@@ -39,7 +38,7 @@ class Spec(_Needs):
     @property
     def takes_pairs(self) -> bool:
         """Whether the function takes `PairLogps`."""
-        return self.data == PAIRS and not (self.by_token or self.alternatives)
+        return self.data == PAIRS and not self.alternatives
 
     @property
     def formula(self) -> str:

@@ -121,7 +121,7 @@ def push(objective: Objective, plane: Plane, chosen: np.ndarray, rejected: np.nd
     across = torch.from_numpy(np.asarray(chosen, np.float64).ravel())
     up = torch.from_numpy(np.asarray(rejected, np.float64).ravel())
     size = _AT_ONCE
-    if objective.by_token:
+    if objective.alternatives is not None:
         size = max(1, min(size, _TOKENS_AT_ONCE // (2 * plane.length)))
     parts = []
     for begin in range(0, len(across), size):
@@ -162,23 +162,20 @@ def _responses(objective: Objective, plane: Plane, both: Tensor) -> ResponseLogp
         tokens=torch.full((2 * pairs,), plane.length),
         groups=torch.arange(pairs).repeat_interleave(2),
         grades=torch.tensor([1.0, 0.0], dtype=both.dtype).repeat(pairs),
-        by_token=_tokens(logps, ref, plane.length) if objective.by_token else None,
+        by_token=None if objective.alternatives is None else _tokens(logps, plane.length),
     )
 
 
-def _tokens(logps: Tensor, ref: Tensor | None, length: int) -> TokenLogps:
-    """All tokens of a response alike, none of them the other's too, and to each rejected one an alternative that is as
-    likely."""
+def _tokens(logps: Tensor, length: int) -> TokenLogps:
+    """All tokens of a response alike, and to each rejected one an alternative that is as likely."""
     sequences = torch.arange(len(logps)).repeat_interleave(length)
     by_token = (logps / length)[sequences]
     members = torch.nonzero(sequences % 2 == 1)[:, 0]
     return TokenLogps(
         by_token,
-        None if ref is None else (ref / length)[sequences],
         sequences,
         alternative_logps=by_token[members],
         alternative_members=members,
-        shared=torch.zeros(len(sequences), dtype=torch.bool),
     )
 
 
@@ -213,8 +210,6 @@ def conditions(objective: Objective, plane: Plane) -> str:
         said.append("z0 = 0")
     if "rrhf" in names:
         said.append("two responses a prompt")
-    if any(term.spec.by_token for term in objective.terms):
-        said.append("tokens of a response alike, none common to both")
     if objective.alternatives is not None:
         said.append("tokens alike, each rejected one as likely as its alternative")
     return ", ".join(said)

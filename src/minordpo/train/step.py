@@ -169,14 +169,12 @@ def _record(
     token_logps = found[: len(batch.targets)]
     ref = None if context.reference is None else _reference_members(context.reference, batch)
     by_token = None
-    if context.objective.by_token:
+    if draw is not None:
         by_token = TokenLogps(
             token_logps[batch.member_tokens],
-            None if ref is None else ref.float(),
             batch.member_sequences,
-            None if draw is None else found[len(batch.targets) :],
-            None if draw is None else draw.members,
-            batch.shared_members,
+            found[len(batch.targets) :],
+            draw.members,
         )
     logps = ResponseLogps(
         sequence_logps(token_logps, batch),
@@ -190,8 +188,7 @@ def _record(
     at_start = None
     if ref is not None and draw is None:
         none_yet = None if mismatched is None else torch.zeros_like(mismatched)
-        tokens = None if by_token is None else replace(by_token, logps=ref.float())
-        start = replace(logps, logps=_sums(ref, batch), mismatched_logratio=none_yet, by_token=tokens)
+        start = replace(logps, logps=_sums(ref, batch), mismatched_logratio=none_yet)
         at_start = gradient(context.objective, start)
     objective = context.objective
     return StepRecord(logps, gradient(objective, logps), at_start, batch.indices, objective.reports(logps))
