@@ -108,11 +108,16 @@ def _answer(when: str, text: str) -> dict[str, Any]:
 
 
 def write_evaluation(
-    folder: Path, paths: dict[str, tuple[str, float, float | None]], *, digest: str = "d"
+    folder: Path,
+    paths: dict[str, tuple[str, float, float | None]],
+    *,
+    digest: str = "d",
+    task: str = "gsm8k",
 ) -> Path:
     """An evaluation of models: label → path, share of right answers, KL a sequence."""
     folder.mkdir(parents=True)
     settings = {
+        "task": task,
         "questions_digest": digest,
         "questions": "100 of beads",
         "prompt": "{question}",

@@ -201,9 +201,8 @@ def _read(run: find.Run, read: Any) -> Any:
 # ---- the situation ----
 def _situation(run: find.Run) -> dict[str, Any]:
     flat = _flat(run.config)
-    world = _world(run.folder)
-    if world is not None:
-        flat = {k: v for k, v in flat.items() if k not in _MADE_BY_WORLD} | _flat({"world": world})
+    if run.world is not None:
+        flat = {k: v for k, v in flat.items() if k not in _MADE_BY_WORLD} | _flat({"world": run.world})
     return {key: value for key, value in flat.items() if value is not None and _matters(key)}
 
 
@@ -221,14 +220,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
-
-
-def _world(folder: Path) -> Mapping[str, Any] | None:
-    """The micro world that a sweep put the run on."""
-    file = folder.parent / find.PLAN
-    if not file.is_file():
-        return None
-    # `find` has read it, so that it is there and whole.
-    identity = json.loads(file.read_text(encoding="utf-8"))["runs"].get(folder.name, {}).get("identity") or {}
-    world = identity.get("world")
-    return world if isinstance(world, dict) else None

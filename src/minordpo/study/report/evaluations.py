@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,21 +45,75 @@ class Owner:
 
 
 def gather_evaluations(found: Found, runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The scores by set of questions, that of most runs first; the runs' empty cells are filled from them, KL too."""
-    sets: dict[str, dict[str, Any]] = {}
+    """The scores by set of questions, that of most runs first; the runs' empty cells are filled from them, KL too.
+
+    Worlds that differ by their seed ask each model other questions of one kind: they are one set, and their untuned
+    models one.
+    """
+    sets: dict[str, _Asked] = {}
     for folder in found.evaluations:
         results = read_results(folder)
         settings = results["settings"]
-        key = json.dumps([settings[name] for name in ("questions_digest", "prompt", "max_new_tokens")])
-        kept = sets.setdefault(key, {"title": str(settings["questions"]), "base": None, "runs": {}})
-        for owner, model in owned(found, folder, results):
+        owners = list(owned(found, folder, results))
+        world = _world_that_asks(found, settings, owners)
+        what = settings["questions_digest"] if world is None else [world, settings["questions"]]
+        key = json.dumps([what, settings["prompt"], settings["max_new_tokens"]], sort_keys=True)
+        asked = sets.setdefault(key, _Asked(str(settings["questions"])))
+        asked.digests.add(settings["questions_digest"])
+        for owner, model in owners:
             scores = _scores(model)
             if owner.run is None:
-                kept["base"] = kept["base"] or {"label": owner.label, **scores}
+                asked.bases.setdefault(settings["questions_digest"], {"label": owner.label, **scores})
                 continue
-            kept["runs"][str(owner.run)] = scores
+            asked.runs[str(owner.run)] = scores
             _fill(runs[owner.run]["cells"], scores)
-    return sorted(sets.values(), key=lambda each: -len(each["runs"]))
+    return [each.told() for each in sorted(sets.values(), key=lambda each: -len(each.runs))]
+
+
+@dataclass
+class _Asked:
+    """Questions of one kind: who answered them, and how."""
+
+    title: str
+    digests: set[str] = field(default_factory=set)
+    bases: dict[str, dict[str, Any]] = field(
+        default_factory=dict
+    )  # untuned models by the questions they were asked
+    runs: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def told(self) -> dict[str, Any]:
+        """As the report shows it."""
+        worlds = f" in each of {len(self.digests)} worlds" if len(self.digests) > 1 else ""
+        return {"title": self.title + worlds, "base": _mean(list(self.bases.values())), "runs": self.runs}
+
+
+def _mean(bases: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """One untuned model as it is, of several the means, shares with their range in place of an interval."""
+    if len(bases) < 2:
+        return bases[0] if bases else None
+    shares = {name: [each[name][0] for each in bases] for name in SCORES}
+    return {
+        "label": bases[0]["label"],
+        "worlds": len(bases),
+        **{
+            name: statistics.fmean(each[name] for each in bases)
+            for name in ("repeated_4grams", "mean_tokens")
+        },
+        **{name: [statistics.fmean(found), min(found), max(found)] for name, found in shares.items()},
+    }
+
+
+def _world_that_asks(
+    found: Found, settings: Mapping[str, Any], owners: Sequence[tuple[Owner, dict[str, Any]]]
+) -> dict[str, Any] | None:
+    """The micro world whose own questions these are, without its seed; None where it asks nothing."""
+    for owner, model in owners:
+        for place, run in enumerate(found.runs):
+            base = Path(str(run.config["model"].get("path"))) if run.config else Path()
+            its = place == owner.run if owner.run is not None else base == Path(str(model["path"]))
+            if its and run.world is not None and Path(str(settings["task"])).parent.name == base.parent.name:
+                return {name: each for name, each in run.world.items() if name != "seed"}
+    return None
 
 
 def read_results(folder: Path) -> dict[str, Any]:
@@ -72,7 +127,8 @@ def read_results(folder: Path) -> dict[str, Any]:
         results = json.loads(file.read_text(encoding="utf-8"))
         settings, models = dict(results["settings"]), dict(results["models"])
         needed = ("questions", "questions_digest", "prompt", "max_new_tokens")
-        return {"settings": {name: settings[name] for name in needed}, "models": models}
+        kept = {name: settings[name] for name in needed} | {"task": settings.get("task")}
+        return {"settings": kept, "models": models}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{file} cannot be read ({type(error).__name__}: {error}). Run the same `minordpo evaluate` again, or "

@@ -188,14 +188,31 @@ def _bars(values: Sequence[float]) -> list[list[float]]:
     return [[max(0.0, mean - low)], [max(0.0, high - mean)]]
 
 
-def _of_objectives(data: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """A colour for each; where β is an axis, its shades would say the same twice."""
-    names = sorted({run["objective"] for run in data["runs"]})
+def _variants(data: Mapping[str, Any]) -> list[str]:
+    """Of each run its objective, with its settings but β where the report has several of them."""
+
+    def told(run: Run) -> str:
+        settings = str(run["settings"] or run["objective"]).split(", ")
+        return ", ".join(each for each in settings if not each.startswith("beta "))
+
+    several: dict[str, set[str]] = {}
+    for run in data["runs"]:
+        several.setdefault(run["objective"], set()).add(told(run))
+    return [told(run) if len(several[run["objective"]]) > 1 else run["objective"] for run in data["runs"]]
+
+
+def _of_objectives(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """A colour for each; where β is an axis, its shades would say the same twice. One that comes again is hollow."""
     dashes = ("-", "--", ":")
-    return {
-        name: {"color": COLORS[place % len(COLORS)], "linestyle": dashes[place // len(COLORS) % len(dashes)]}
-        for place, name in enumerate(names)
-    }
+    styles = {}
+    for place, name in enumerate(sorted(set(names))):
+        color, again = COLORS[place % len(COLORS)], place // len(COLORS)
+        styles[name] = {
+            "color": color,
+            "linestyle": dashes[again % len(dashes)],
+            "markerfacecolor": "white" if again % 2 else color,
+        }
+    return styles
 
 
 def _scores(figure: Figure, data: Mapping[str, Any]) -> None:
@@ -206,8 +223,9 @@ def _scores(figure: Figure, data: Mapping[str, Any]) -> None:
     betas = sorted(
         {runs[place]["beta"] for place in scored}, key=lambda beta: math.inf if beta is None else beta
     )
-    there = {runs[place]["objective"] for place in scored}
-    styles = {name: each for name, each in _of_objectives(data).items() if name in there}
+    variants = _variants(data)
+    there = {variants[place] for place in scored}
+    styles = {name: each for name, each in _of_objectives(variants).items() if name in there}
     across = min(len(rates), _PANELS_ACROSS)
     down = math.ceil(len(rates) / across)
     figure.set_size_inches(
@@ -222,7 +240,7 @@ def _scores(figure: Figure, data: Mapping[str, Any]) -> None:
             axis.set_title(f"{title}, learning rate {rate_text(rate)}", loc="left")
             for number, (name, style) in enumerate(styles.items()):
                 aside = 0.24 * (number / max(1, len(styles) - 1) - 0.5)  # so that none hides another
-                own = [p for p in scored if (runs[p]["objective"], runs[p]["rate"]) == (name, rate)]
+                own = [p for p in scored if (variants[p], runs[p]["rate"]) == (name, rate)]
                 points = [(betas.index(runs[p]["beta"]) + 1 + aside, _score(data, p, measure)) for p in own]
                 _line_of_scores(axis, [(at, score) for at, score in points if score], style)
             _draw_base(axis, _base(data, measure))
@@ -233,7 +251,7 @@ def _scores(figure: Figure, data: Mapping[str, Any]) -> None:
     for axis in grid[-1]:
         axis.set_xlabel("β (0: the untuned model)")
     _legend_of(figure, [Line2D([], [], marker="o", **style) for style in styles.values()], list(styles))
-    _title(figure, "Scores by β: 95 % intervals, or the range over runs")
+    _title(figure, f"Scores by β: {_whiskers(data, scored)}")
 
 
 def _line_of_scores(axis: Axes, points: Sequence[tuple[float, list[float]]], style: dict[str, Any]) -> None:
@@ -243,9 +261,15 @@ def _line_of_scores(axis: Axes, points: Sequence[tuple[float, list[float]]], sty
         here = [score for each, score in points if each == at]
         shares = [score[0] for score in here]
         values = here[0] if len(here) == 1 else [sum(shares) / len(shares), min(shares), max(shares)]
-        axis.errorbar([at], values[:1], yerr=_bars(values), marker="o", capsize=2, color=style["color"])
+        axis.errorbar([at], values[:1], yerr=_bars(values), capsize=2, color=style["color"])
         means.append((at, values[0]))
-    axis.plot([at for at, _ in means], [mean for _, mean in means], linewidth=1.2, **style)
+    axis.plot([at for at, _ in means], [mean for _, mean in means], linewidth=1.2, marker="o", **style)
+
+
+def _whiskers(data: Mapping[str, Any], places: Sequence[int]) -> str:
+    """What the bars of scores are, in words."""
+    seeds = len({data["runs"][place]["seed"] for place in places})
+    return f"mean and range over {seeds} seeds" if seeds > 1 else "95 % intervals, or the range over runs"
 
 
 def _draw_base(axis: Axes, base: Sequence[float] | None) -> None:
@@ -262,32 +286,50 @@ def _kl(run: Run) -> float | None:
 def _against_kl(figure: Figure, data: Mapping[str, Any]) -> None:
     figure.set_size_inches(10, 5)
     axes = figure.subplots(1, len(REWARDS), sharex=True, sharey=True)
-    shown = [
-        (place, run, kl)
-        for place, run in enumerate(data["runs"])
-        if (kl := _kl(run)) is not None and _score(data, place) is not None
-    ]
-    styles, rates = _of_objectives(data), sorted({run["rate"] for _, run, _ in shown})
+    runs, variants = data["runs"], _variants(data)
+    shown = [p for p, run in enumerate(runs) if _kl(run) is not None and _score(data, p) is not None]
+    together: dict[tuple[Any, ...], list[int]] = {}
+    for place in shown:
+        run = runs[place]
+        together.setdefault((variants[place], run["rate"], run["beta"]), []).append(place)
+    rates = sorted({runs[place]["rate"] for place in shown})
     markers = {rate: MARKERS[place % len(MARKERS)] for place, rate in enumerate(rates)}
+    styles = {
+        name: each
+        for name, each in _of_objectives(variants).items()
+        if any(variants[place] == name for place in shown)
+    }
     for axis, (measure, title) in zip(axes, REWARDS.items(), strict=True):
         axis.set_title(title, loc="left")
-        for place, run, kl in shown:
-            score = _score(data, place, measure)
-            assert score is not None
-            color = styles[run["objective"]]["color"]
-            error = run["cells"].get("kl_per_sequence_error")
-            axis.errorbar(
-                [kl], score[:1], yerr=_bars(score), xerr=error, linestyle="", color=color, alpha=0.35
-            )
-            axis.plot([kl], score[:1], marker=markers[run["rate"]], markeredgecolor="white", color=color)
+        for (name, rate, _), places in together.items():
+            _draw_against(axis, data, places, measure, {"marker": markers[rate], **styles[name]})
         _draw_base(axis, _base(data, measure))
         axis.yaxis.set_major_formatter(PercentFormatter(1))
         scale_kl(axis)
-    there = [name for name in styles if any(run["objective"] == name for _, run, _ in shown)]
-    handles = [Line2D([], [], linestyle="", marker="o", color=styles[name]["color"]) for name in there]
+    handles = [Line2D([], [], marker="o", **style | {"linestyle": ""}) for style in styles.values()]
     handles += [Line2D([], [], linestyle="", marker=each, color=GREY) for each in markers.values()]
-    _legend_of(figure, handles, [*there, *(f"learning rate {rate_text(rate)}" for rate in rates)])
-    _title(figure, "Reward against KL: a point a run, 95 % intervals")
+    _legend_of(figure, handles, [*styles, *(f"learning rate {rate_text(rate)}" for rate in rates)])
+    what = "a point a run" if len(together) == len(shown) else "a point a setting"
+    _title(figure, f"Reward against KL: {what}, {_whiskers(data, shown)}")
+
+
+def _draw_against(
+    axis: Axes, data: Mapping[str, Any], places: Sequence[int], measure: str, style: dict[str, Any]
+) -> None:
+    """Of one run its interval and standard error, of several means and ranges, of reward and of KL."""
+    kls = [data["runs"][place]["cells"]["kl_per_sequence"] for place in places]
+    scores = [score for place in places if (score := _score(data, place, measure)) is not None]
+    shares = [score[0] for score in scores]
+    score, kl = scores[0], sum(kls) / len(kls)
+    error: Any = data["runs"][places[0]]["cells"].get("kl_per_sequence_error")
+    if len(places) > 1:
+        score = [sum(shares) / len(shares), min(shares), max(shares)]
+        error = _bars([kl, min(kls), max(kls)])
+    axis.errorbar(
+        [kl], score[:1], yerr=_bars(score), xerr=error, linestyle="", color=style["color"], alpha=0.35
+    )
+    edge = "white" if style["markerfacecolor"] == style["color"] else style["color"]
+    axis.plot([kl], score[:1], **style | {"linestyle": "", "markeredgecolor": edge})
 
 
 def _health(figure: Figure, data: Mapping[str, Any]) -> None:

@@ -25,6 +25,7 @@ class Run:
     label: str
     config: Mapping[str, Any]  # empty where it failed before it began
     settings: Mapping[str, Any] | None = None  # by dotted key, where the run is a sweep's
+    world: Mapping[str, Any] | None = None  # the micro world that a sweep put it on
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def find(folders: Sequence[Path]) -> Found:
     Raises:
         InputError: a folder that is none, or no run in any of them.
     """
-    runs: dict[Path, tuple[Path, Mapping[str, Any], Mapping[str, Any] | None]] = {}
+    runs: dict[Path, tuple[Path, Mapping[str, Any], Mapping[str, Any]]] = {}
     evaluations: dict[Path, Path] = {}
     for folder in folders:
         if not folder.is_dir():
@@ -65,8 +66,8 @@ def find(folders: Sequence[Path]) -> Found:
         )
     labels = _labels([folder for folder, _, _ in runs.values()])
     made = tuple(
-        Run(folder, label, config, settings)
-        for (folder, config, settings), label in zip(runs.values(), labels, strict=True)
+        Run(folder, label, config, **planned)
+        for (folder, config, planned), label in zip(runs.values(), labels, strict=True)
     )
     return Found(made, tuple(evaluations.values()))
 
@@ -79,7 +80,7 @@ def _look(folder: Path, depth: int, runs: dict[Path, Any], evaluations: dict[Pat
         depth = 2  # a sweep keeps what untuned models answered one below its runs
     config = _run_config(folder)
     if config is not None:
-        runs.setdefault(folder.resolve(), (folder, config, _sweep_settings(folder)))
+        runs.setdefault(folder.resolve(), (folder, config, _planned(folder)))
         if _is_evaluation(folder / EVALUATION):
             evaluations.setdefault((folder / EVALUATION).resolve(), folder / EVALUATION)
         return
@@ -104,13 +105,17 @@ def _run_config(folder: Path) -> Mapping[str, Any] | None:
     return config
 
 
-def _sweep_settings(folder: Path) -> Mapping[str, Any] | None:
+def _planned(folder: Path) -> Mapping[str, Any]:
+    """What a sweep says of the run: `settings` and `world`."""
     file = folder.parent / PLAN
     if not file.is_file():
-        return None
+        return {}
     try:
         run = json.loads(file.read_text(encoding="utf-8"))["runs"].get(folder.name)
-        return None if run is None else dict(run["settings"])
+        if run is None:
+            return {}
+        world = (run.get("identity") or {}).get("world")
+        return {"settings": dict(run["settings"]), "world": world if isinstance(world, dict) else None}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{file} cannot be read ({type(error).__name__}: {error}), but the settings of the runs beside it stand "

@@ -26,6 +26,11 @@ const baseScore = (measure) => {
   const base = data.evaluations[scores.questions] && data.evaluations[scores.questions].base;
   return (base && base[measure]) || null;
 };
+const baseSaid = ([, low, high]) => {
+  const { worlds } = data.evaluations[scores.questions].base;
+  const range = `${percent(low)} to ${percent(high)}`;
+  return worlds ? `mean of ${worlds} worlds, ${range}` : `95 % interval ${range}`;
+};
 // The untuned model's score stands at 0, whatever the axis below it is.
 const untuned = ([y, low, high], said) => ({
   label: "base",
@@ -89,7 +94,7 @@ function scoreChart(shown, rateValue, measure, domain) {
     }));
   const all = [...trends, ...lines.flat()];
   if (base)
-    all.push(untuned(base, `${percent(base[0])} (95 % interval ${percent(base[1])} to ${percent(base[2])})`));
+    all.push(untuned(base, `${percent(base[0])} (${baseSaid(base)})`));
   return chart({
     title: `learning rate ${rate(rateValue)}`,
     series: all,
@@ -150,14 +155,18 @@ function drawScores(room, shown) {
           "minordpo evaluate BASE RUN… --out EVALUATION",
         ),
   );
-  const best = scored.reduce(
-    (top, run) =>
-      !top || scoreOf(run, measure, scores.questions)[0] > scoreOf(top, measure, scores.questions)[0] ? run : top,
-    null,
-  );
+  const means = byGroup(scored).map(([group, own]) => {
+    const shares = own.map((run) => scoreOf(run, measure, scores.questions)[0]);
+    return {
+      share: shares.reduce((sum, each) => sum + each, 0) / shares.length,
+      said: own.length > 1 ? data.groups[group].label : own[0].label,
+      seeds: own.length > 1 ? ` (mean of ${own.length} seeds)` : "",
+    };
+  });
+  const best = means.reduce((top, each) => (top && top.share >= each.share ? top : each), null);
   const [base] = baseScore(measure) || [null];
   return best
-    ? `Highest measured: ${best.label}, ${percent(scoreOf(best, measure, scores.questions)[0])}${base === null ? "" : `; the untuned model ${percent(base)}`}.`
+    ? `Highest measured: ${best.said}, ${percent(best.share)}${best.seeds}${base === null ? "" : `; the untuned model ${percent(base)}`}.`
     : "";
 }
 
@@ -189,6 +198,43 @@ const REWARDS = {
 for (const [measure, label] of Object.entries(MEASURES))
   REWARDS[measure] = { label: `${label} (%)`, share: true, of: (run) => scoreOf(run, measure, scores.questions) };
 
+// One run with its interval and standard error; runs that differ by their seed alone as means and ranges.
+function againstPoint(group, own, reward, format) {
+  const kls = own.map((run) => run.cells.kl_per_sequence);
+  const found = own.map((run) => reward.of(run));
+  const ys = found.map(([y]) => y);
+  const mean = (values) => values.reduce((sum, each) => sum + each, 0) / values.length;
+  const [run] = own;
+  const [x, y] = [mean(kls), mean(ys)];
+  let [, low, high] = found[0];
+  let [left, right, spread] = [undefined, undefined, ""];
+  if (own.length > 1) {
+    [low, high] = [Math.min(...ys), Math.max(...ys)];
+    [left, right] = [Math.min(...kls), Math.max(...kls)];
+    spread = ` (mean of ${own.length} seeds, ${number(left)} to ${number(right)})`;
+  } else if (typeof run.cells.kl_per_sequence_error === "number") {
+    const error = run.cells.kl_per_sequence_error;
+    [left, right, spread] = [x - error, x + error, ` ± ${number(error)}`];
+  }
+  const label = own.length > 1 ? data.groups[group].label : run.label;
+  return {
+    label,
+    color: color(run),
+    dots: true,
+    line: false,
+    points: [
+      {
+        x,
+        y,
+        low,
+        high,
+        ...(left === undefined ? {} : { left, right }),
+        text: `${label}\nKL ${number(x)}${spread} nats a sequence\n${reward.label}: ${format(y)}${own.length > 1 ? ` (${format(low)} to ${format(high)})` : ""}`,
+      },
+    ],
+  };
+}
+
 function drawAgainst(room, shown) {
   const has = (run) => typeof run.cells.kl_per_sequence === "number";
   if (!data.runs.some(has)) {
@@ -204,29 +250,9 @@ function drawAgainst(room, shown) {
   if (!there.includes(against.y)) against.y = there.find((name) => name.endsWith("accuracy")) || there[0];
   const reward = REWARDS[against.y];
   const format = reward.share ? (value) => number(100 * value) : number;
-  const all = shown
-    .filter((run) => has(run) && reward.of(run))
-    .map((run) => {
-      const [y, low, high] = reward.of(run);
-      const { kl_per_sequence: x, kl_per_sequence_error: error } = run.cells;
-      const ends = typeof error === "number" ? { left: x - error, right: x + error } : {};
-      return {
-        label: run.label,
-        color: color(run),
-        dots: true,
-        line: false,
-        points: [
-          {
-            x,
-            y,
-            low,
-            high,
-            ...ends,
-            text: `${run.label}\nKL ${number(x)}${ends.left === undefined ? "" : ` ± ${number(error)}`} nats a sequence\n${reward.label}: ${format(y)}`,
-          },
-        ],
-      };
-    });
+  const all = byGroup(shown.filter((run) => has(run) && reward.of(run))).map(([group, own]) =>
+    againstPoint(group, own, reward, format),
+  );
   const base = REWARDS[against.y].share && baseScore(against.y);
   if (base)
     all.push(untuned(base, `KL 0\n${reward.label}: ${format(base[0])}`));
@@ -253,7 +279,10 @@ function drawAgainst(room, shown) {
       y: { label: reward.label, format },
     }),
   );
-  return `${plural(all.length, "model")}; whiskers are 95 % intervals of shares and one standard error of KL.`;
+  const settings = all.length - (base ? 1 : 0);
+  return shown.filter((run) => has(run) && reward.of(run)).length > settings
+    ? `${plural(settings, "setting")}; points are means over seeds, whiskers their range.`
+    : `${plural(all.length, "model")}; whiskers are 95 % intervals of shares and one standard error of KL.`;
 }
 
 // ---- health over time ----
