@@ -139,7 +139,8 @@ def read_results(folder: Path) -> dict[str, Any]:
 def owned(found: Found, folder: Path, results: Mapping[str, Any]) -> Iterator[tuple[Owner, dict[str, Any]]]:
     """The models of an evaluation that are a run's or what one was tuned from.
 
-    They are told by their path; where folders were moved since, by the run's name.
+    What stands in a run folder is that run's, for a copy of it names the original's model. Others are told by their
+    path; where folders were moved since, by the run's name.
     """
     folders = [run.folder.resolve() for run in found.runs]
     names = [each.name for each in folders]
@@ -147,11 +148,11 @@ def owned(found: Found, folder: Path, results: Mapping[str, Any]) -> Iterator[tu
     bases = {Path(str(run.config["model"].get("path"))) for run in found.runs if run.config}
     for label, model in results["models"].items():
         path = Path(str(model["path"]))
-        if path.name == "model" and path.resolve().parent in folders:
-            yield Owner(label, folders.index(path.resolve().parent)), model
-        elif own is not None:
+        if own is not None:
             yield Owner(label, own), model
         elif path.name == "model" and names.count(path.parent.name) == 1:
+        elif path.name == "model" and path.resolve().parent in folders:
+            yield Owner(label, folders.index(path.resolve().parent)), model
             yield Owner(label, names.index(path.parent.name)), model
         elif any(path == base or path.resolve() == base.resolve() for base in bases):
             yield Owner(label, None), model

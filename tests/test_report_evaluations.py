@@ -1,0 +1,41 @@
+"""Whose answers an evaluation holds, where run folders were copied."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from minordpo.study.claims.runs import gather_runs
+from minordpo.study.report.find import find
+from minordpo.study.report.gather import gather
+from report_runs import write_evaluation, write_run
+
+
+def test_a_copy_of_a_run_keeps_its_own_answers_though_they_name_the_originals_model(tmp_path: Path) -> None:
+    run, kept = tmp_path / "runs" / "a", tmp_path / "runs" / "a-before"
+    write_run(run)
+    write_evaluation(run / "evaluation", {"a": (str(run / "model"), 0.9, None)})
+    shutil.copytree(run, kept)
+    shutil.rmtree(run / "evaluation")
+    write_evaluation(run / "evaluation", {"a": (str(run / "model"), 0.2, None)})
+    found = find([tmp_path / "runs"])
+    data = gather(found)
+    assert [(each["label"], each["cells"]["flexible_accuracy"]) for each in data["runs"]] == [
+        ("a", 0.2),
+        ("a-before", 0.9),
+    ]
+    (asked,) = data["evaluations"]
+    assert {run: scores["flexible_accuracy"][0] for run, scores in asked["runs"].items()} == {
+        "0": 0.2,
+        "1": 0.9,
+    }
+    assert {each.label: each.measures["accuracy"] for each in gather_runs(found).runs} == {
+        "a": 0.2,
+        "a-before": 0.9,
+    }
+    # Without answers of its own the original has none, and not those of the copy.
+    shutil.rmtree(run / "evaluation")
+    assert [each["cells"]["flexible_accuracy"] for each in gather(find([tmp_path / "runs"]))["runs"]] == [
+        None,
+        0.9,
+    ]
