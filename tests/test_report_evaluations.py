@@ -1,13 +1,15 @@
-"""Whose answers an evaluation holds, where run folders were copied."""
+"""Whose answers an evaluation holds, where run folders were copied, and answers that have no finite measure."""
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 
 from minordpo.study.claims.runs import gather_runs
 from minordpo.study.report.find import find
 from minordpo.study.report.gather import gather
+from minordpo.study.report.page import embedded
 from report_runs import write_evaluation, write_run
 
 
@@ -39,3 +41,16 @@ def test_a_copy_of_a_run_keeps_its_own_answers_though_they_name_the_originals_mo
         None,
         0.9,
     ]
+
+
+def test_a_divergence_that_is_no_number_is_no_point_and_no_end_of_the_report(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a")
+    write_evaluation(run / "evaluation", {"a": (str(run / "model"), 0.4, math.nan)})
+    found = find([tmp_path])
+    data = gather(found)
+    assert data["runs"][0]["cells"]["kl_per_sequence"] is None
+    assert data["evaluations"][0]["runs"]["0"]["flexible_accuracy"][0] == 0.4
+    assert "kl" not in data["evaluations"][0]["runs"]["0"]
+    assert "NaN" not in embedded(data)
+    (seen,) = gather_runs(found).runs
+    assert (seen.measures["accuracy"], "kl" in seen.measures) == (0.4, False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -150,9 +151,9 @@ def owned(found: Found, folder: Path, results: Mapping[str, Any]) -> Iterator[tu
         path = Path(str(model["path"]))
         if own is not None:
             yield Owner(label, own), model
-        elif path.name == "model" and names.count(path.parent.name) == 1:
         elif path.name == "model" and path.resolve().parent in folders:
             yield Owner(label, folders.index(path.resolve().parent)), model
+        elif path.name == "model" and names.count(path.parent.name) == 1:
             yield Owner(label, names.index(path.parent.name)), model
         elif any(path == base or path.resolve() == base.resolve() for base in bases):
             yield Owner(label, None), model
@@ -161,6 +162,8 @@ def owned(found: Found, folder: Path, results: Mapping[str, Any]) -> Iterator[tu
 def _scores(model: Mapping[str, Any]) -> dict[str, Any]:
     scores = {name: [model[name]["share"], model[name]["low"], model[name]["high"]] for name in SCORES}
     kl = (model.get("samples") or {}).get("kl") or {}
+    if any(isinstance(value, float) and not math.isfinite(value) for value in kl.values()):
+        kl = {}  # a model that gives no numbers is at no distance, and JSON has no NaN
     return {
         "of": model["strict_accuracy"]["of"],
         "repeated_4grams": model["repeated_4grams"],
