@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import itertools
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,21 @@ def test_other_questions_than_those_that_were_asked_are_refused(tmp_path: Path, 
     (plan.cells[0].folder / "evaluation").mkdir()
     with pytest.raises(InputError, match=r"seed0 was evaluated with evaluate\.n 4, not 8"):
         swept(tmp_path, "evaluate.n=8")
+
+
+def test_other_questions_than_the_untuned_model_was_asked_are_refused_before_any_run_is(
+    tmp_path: Path, pretended: Pretended
+) -> None:
+    write_sweep(tmp_path, world={"pairs": 16}, grid={"seed": [0]}, evaluate={"n": 4})
+    swept(tmp_path)
+    shutil.rmtree(
+        tmp_path / "out" / "seed0"
+    )  # as of a sweep that was stopped when it had asked the untuned model
+    with pytest.raises(InputError, match=r"untuned model was .*evaluate\.n 4, not 8.* remove .*out/untuned"):
+        swept(tmp_path, "evaluate.n=8")
+    shutil.rmtree(tmp_path / "out" / "untuned")
+    swept(tmp_path, "evaluate.n=8")
+    assert pretended.done.count("untuned-chain-full-result-16x2600-seed0") == 2
 
 
 def test_a_world_is_made_once_before_its_runs_and_its_failure_is_theirs(

@@ -102,11 +102,21 @@ class SweepFolder:
         asked = [cell for cell in plan.cells if (cell.folder / EVALUATION).exists()]
         names = sorted({*before, *plan.evaluate})
         key = next(name for name in names if before.get(name) != plan.evaluate.get(name))
+        with_what = (
+            f"was evaluated with evaluate.{key} {json.dumps(before.get(key))}, not "
+            f"{json.dumps(plan.evaluate.get(key))}"
+        )
         if asked:
             raise InputError(
-                f"{self.path}: {asked[0].name} was evaluated with evaluate.{key} {json.dumps(before.get(key))}, not "
-                f"{json.dumps(plan.evaluate.get(key))}, and rows are to be compared. Put it back, or evaluate the runs "
-                "by `minordpo evaluate`"
+                f"{self.path}: {asked[0].name} {with_what}, and rows are to be compared. Put it back, or evaluate the "
+                "runs by `minordpo evaluate`"
+            )
+        # It is asked before the runs are, so a sweep that was stopped early has its answers alone.
+        untuned = [each[0] for cell in plan.cells if (each := plan.untuned(cell)) is not None]
+        if any(each.exists() for each in untuned):
+            raise InputError(
+                f"{self.path}: the untuned model {with_what}, and the runs are to be compared with it. Put it back, or "
+                f"remove {untuned[0].parent}, so that it is asked again"
             )
 
     def identity(self, cell: Cell) -> dict[str, Any]:
