@@ -210,6 +210,9 @@ def test_the_example_of_the_help_is_a_sweep(monkeypatch: pytest.MonkeyPatch, tmp
         ),
         ({"grid": {"world.seed": [0]}}, r"world\.seed varies, but there is no world"),
         (
+        ({"grid": {"seed": [-1]}}, r"training\.seed is -1, but 0 or more and 4294967295 at most is needed"),
+        ({"grid": {"seed": [2**70]}}, r"training\.seed is 1180591620717411303424, but"),
+        ({"grid": {"training.learning_rate": [float("inf")]}}, r"training\.learning_rate is inf, but"),
             {"grid": {"world.pears": [0]}, "world": {}},
             r"world\.pears is not a key .* Did you mean world\.pairs\?",
         ),

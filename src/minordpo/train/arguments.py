@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import math
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -152,16 +153,7 @@ def refuse_values(args: TrainingArguments) -> None:
     Raises:
         InputError: one of them, by its key.
     """
-    for name, lowest, highest in (
-        ("seed", 0, 2**32 - 1),
-        ("data_seed", 0, math.inf),
-        ("dataloader_num_workers", 0, math.inf),
-        ("learning_rate", 0, sys.float_info.max),
-    ):
-        value = getattr(args, name)
-        if value is not None and not lowest <= value <= highest:
-            most = f" and {highest} at most" if highest < math.inf else ""
-            raise InputError(f"training.{name} is {value}, but {lowest} or more{most} is needed. Correct it")
+    refuse_out_of_range(vars(args))
     if args.max_steps != -1 and args.max_steps < 1:
         raise InputError(
             f"training.max_steps is {args.max_steps}, but 1 or more is needed, or -1 for all of num_train_epochs"
@@ -192,6 +184,24 @@ def refuse_values(args: TrainingArguments) -> None:
             "minordpo train …, or leave it out"
         )
     _refuse_optimizer(args)
+
+
+def refuse_out_of_range(values: Mapping[str, Any]) -> None:
+    """Numbers that no run takes, which can be told before anything is loaded.
+
+    Raises:
+        InputError: one of them, by its key.
+    """
+    for name, lowest, highest in (
+        ("seed", 0, 2**32 - 1),
+        ("data_seed", 0, math.inf),
+        ("dataloader_num_workers", 0, math.inf),
+        ("learning_rate", 0, sys.float_info.max),
+    ):
+        value = values.get(name)
+        if value is not None and not lowest <= value <= highest:
+            most = f" and {highest} at most" if highest < math.inf else ""
+            raise InputError(f"training.{name} is {value}, but {lowest} or more{most} is needed. Correct it")
 
 
 _WITHOUT_A_PACKAGE = frozenset({"none", "flyte"})  # transformers does not look for flyte's

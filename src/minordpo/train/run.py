@@ -32,6 +32,7 @@ from minordpo.errors import InputError
 from minordpo.evaluate.generation import Answer, generate_answers
 from minordpo.study.figures import reward_figure
 from minordpo.train.adapters import add_adapter, refuse_settings
+from minordpo.train.arguments import refuse_out_of_range
 from minordpo.train.card import model_card
 from minordpo.train.course import last_lines
 from minordpo.train.environment import environment
@@ -141,6 +142,7 @@ def validate(config: RunConfig) -> None:
             "model.dtype is bfloat16 and every weight would be tuned, which loses most of a small update. Set "
             "model.dtype=float32 with training.bf16=true, or train an adapter (lora.r=16)"
         )
+    refuse_out_of_range(config.training.arguments)
     adapter = build_lora_config(config)
     if adapter is not None:
         refuse_settings(adapter)

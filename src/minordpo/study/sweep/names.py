@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import re
 import typing
 from collections.abc import Iterable, Mapping
@@ -78,7 +79,7 @@ def _number(value: int | float) -> str:
     if isinstance(value, int):
         return str(value)
     text = repr(value)
-    if value != 0 and (abs(value) < 1e-3 or abs(value) >= 1e6):
+    if math.isfinite(value) and value != 0 and (abs(value) < 1e-3 or abs(value) >= 1e6):
         mantissa, exponent = next(
             f"{value:.{digits}e}" for digits in range(17) if float(f"{value:.{digits}e}") == value
         ).split("e")
