@@ -184,3 +184,12 @@ def test_the_table_leaves_out_what_no_run_has_and_tells_failures(folder: Path, t
     assert second.split() == ["early", "failed"]
     assert failure == "early failed: out of memory"
     assert "ranked" not in head
+def test_numbers_beside_text_or_too_large_for_a_column_are_text(tmp_path: Path) -> None:
+    settings = {"seeds": [2**63, 1], "data.eval": [200, "held_out.jsonl"]}
+    rows = [{"status": "failed"} | {name: values[i] for name, values in settings.items()} for i in (0, 1)]
+    write_results(tmp_path, rows, list(settings))
+    table = pyarrow.parquet.read_table(tmp_path / "results.parquet")
+    assert table["seeds"].to_pylist() == ["9223372036854775808", "1"]
+    assert table["data.eval"].to_pylist() == ["200", "held_out.jsonl"]
+
+

@@ -249,10 +249,12 @@ def _typed(value: Any, kind: type) -> Any:
     if value is None:
         return None
     if kind is str:
-        return _cell(value)
+        return str(_cell(value))
     return kind(value)
 
 
+    if kinds == {int} and any(not -(2**63) <= value < 2**63 for value in values if value is not None):
+        return str  # a column of whole numbers has 64 bits
 def _cell(value: Any) -> Any:
     if value is None or isinstance(value, str):
         return "" if value is None else value
