@@ -142,6 +142,24 @@ def test_a_torn_file_is_named(folder: Path) -> None:
         run_row(folder)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("config.yaml", "a: 1\n"),
+        ("cost.json", "[1]"),
+        ("environment.json", '{"threads": 1}'),
+        ("evaluation/results.json", '{"models": {}}'),
+        ("retention.jsonl", ""),
+    ],
+)
+def test_a_file_of_another_form_is_told_with_its_run(folder: Path, name: str, text: str) -> None:
+    (folder / name).write_text(text)
+    with pytest.raises(
+        InputError, match=r"dpo-seed3 has a file in another form than minordpo writes .*Put it"
+    ):
+        run_row(folder)
+
+
 def test_columns_keep_their_types_though_they_are_empty(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "early").mkdir()
     (tmp_path / "early" / "failed.txt").write_text("no\n")
@@ -174,6 +192,15 @@ def test_columns_keep_their_types_though_they_are_empty(folder: Path, tmp_path: 
     assert (read[0]["training.bf16"], read[1]["steps"]) == ("true", "")
 
 
+def test_numbers_beside_text_or_too_large_for_a_column_are_text(tmp_path: Path) -> None:
+    settings = {"seeds": [2**63, 1], "data.eval": [200, "held_out.jsonl"]}
+    rows = [{"status": "failed"} | {name: values[i] for name, values in settings.items()} for i in (0, 1)]
+    write_results(tmp_path, rows, list(settings))
+    table = pyarrow.parquet.read_table(tmp_path / "results.parquet")
+    assert table["seeds"].to_pylist() == ["9223372036854775808", "1"]
+    assert table["data.eval"].to_pylist() == ["200", "held_out.jsonl"]
+
+
 def test_the_table_leaves_out_what_no_run_has_and_tells_failures(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "early").mkdir()
     (tmp_path / "early" / "failed.txt").write_text("out of memory\n")
@@ -184,12 +211,3 @@ def test_the_table_leaves_out_what_no_run_has_and_tells_failures(folder: Path, t
     assert second.split() == ["early", "failed"]
     assert failure == "early failed: out of memory"
     assert "ranked" not in head
-def test_numbers_beside_text_or_too_large_for_a_column_are_text(tmp_path: Path) -> None:
-    settings = {"seeds": [2**63, 1], "data.eval": [200, "held_out.jsonl"]}
-    rows = [{"status": "failed"} | {name: values[i] for name, values in settings.items()} for i in (0, 1)]
-    write_results(tmp_path, rows, list(settings))
-    table = pyarrow.parquet.read_table(tmp_path / "results.parquet")
-    assert table["seeds"].to_pylist() == ["9223372036854775808", "1"]
-    assert table["data.eval"].to_pylist() == ["200", "held_out.jsonl"]
-
-

@@ -80,6 +80,18 @@ def run_row(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: the folder holds no run, or a file in it cannot be read.
     """
+    try:
+        return _row(folder)
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+        raise InputError(
+            f"{folder} has a file in another form than minordpo writes ({type(error).__name__}: {error}). Put it "
+            "back from a copy, or leave this run out"
+        ) from error
+
+
+def _row(folder: Path) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
     row["run"], row["status"] = folder.name, "finished" if finished(folder) else "unfinished"
     failed = folder / FAILED
@@ -241,6 +253,8 @@ def _type_of(values: Sequence[Any]) -> type:
     kinds = {type(value) for value in values if value is not None}
     if kinds == {int, float}:
         return float
+    if kinds == {int} and any(not -(2**63) <= value < 2**63 for value in values if value is not None):
+        return str  # a column of whole numbers has 64 bits
     (kind,) = kinds if len(kinds) == 1 else (str,)
     return kind if kind in (bool, int, float) else str
 
@@ -253,8 +267,6 @@ def _typed(value: Any, kind: type) -> Any:
     return kind(value)
 
 
-    if kinds == {int} and any(not -(2**63) <= value < 2**63 for value in values if value is not None):
-        return str  # a column of whole numbers has 64 bits
 def _cell(value: Any) -> Any:
     if value is None or isinstance(value, str):
         return "" if value is None else value

@@ -191,6 +191,8 @@ def _trained(folder: Path, configuration: str) -> Trained | None:
 def _read(run: find.Run, read: Any) -> Any:
     try:
         return read(run.folder)
+    except InputError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
         raise InputError(
             f"{run.folder} has a file in another form than minordpo writes ({type(error).__name__}: {error}). Put it "

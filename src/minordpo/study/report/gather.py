@@ -111,6 +111,8 @@ def _read(run: Run, read: Callable[[Run], Any]) -> Any:
     """What `read` returns; a file in another form than minordpo writes is named by its run."""
     try:
         return read(run)
+    except InputError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
         raise InputError(
             f"{run.folder} has a file in another form than minordpo writes ({type(error).__name__}: {error}). Put it "

@@ -7,7 +7,6 @@ kind of run (model, data, adapter), as `minordpo train --dry-run` does, and scal
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 import tempfile
 import time
@@ -18,7 +17,7 @@ from pathlib import Path
 from minordpo.config import RunConfig
 from minordpo.data.packing import tree_size
 from minordpo.study.micro.world import World, make_world
-from minordpo.study.results import COST
+from minordpo.study.results import run_row
 from minordpo.study.sweep.folder import SweepFolder
 from minordpo.study.sweep.plan import Cell, SweepPlan
 from minordpo.train.estimate import plan_steps
@@ -84,8 +83,7 @@ def estimate(plan: SweepPlan, folder: SweepFolder, todo: Sequence[Cell], *, jobs
 
 
 def _took(cell: Cell) -> float:
-    file = cell.folder / COST
-    return float(json.loads(file.read_text(encoding="utf-8"))["seconds"]) if file.exists() else 0.0
+    return float(run_row(cell.folder)["total_seconds"] or 0.0)
 
 
 def _by_kind(todo: Sequence[Cell]) -> dict[str, list[Cell]]:
