@@ -197,11 +197,22 @@ def test_the_example_of_the_help_is_a_sweep(monkeypatch: pytest.MonkeyPatch, tmp
         ({"grid": {"betta": [1]}}, r"Did you mean objective\.beta\?"),
         ({"grid": {"lr": [1]}}, r"Did you mean training\.learning_rate\?"),
         ({"grid": {"xyzzy": [1]}}, r"Write it as section\.key"),
+        (
+            {"grid": {"objective": ["dpo"]}},
+            r"grid has objective, .* section.* Write a key of it, as objective\.",
+        ),
+        (
+            {"grid": {"world": [{}]}, "world": {}},
+            r"grid has world, .* section.* Write a key of it, as world\.",
+        ),
         ({"grid": {"output": ["a"]}}, "every run gets its own folder"),
         ({"grid": {"training.learning_rat": [1]}}, r"s\.yaml: .* Did you mean training\.learning_rate\?"),
         ({"grid": {"objective.bata": [1]}}, r"no hyper-parameter 'bata' \(did you mean beta\?\)"),
         ({"grid": {"objective.name": ["dpoo"]}}, r"'dpoo', which is no objective \(did you mean dpop?\?\)"),
         ({"grid": {"training.learning_rate": ["fast"]}}, 'is "fast", but a number'),
+        ({"grid": {"seed": [-1]}}, r"training\.seed is -1, but 0 or more and 4294967295 at most is needed"),
+        ({"grid": {"seed": [2**70]}}, r"training\.seed is 1180591620717411303424, but"),
+        ({"grid": {"training.learning_rate": [float("inf")]}}, r"training\.learning_rate is inf, but"),
         ({"grid": {"training.max_steps.x": [1]}}, "the grid sets a key inside training.max_steps"),
         ({"grid": {"seed": [0], "training.seed": [1]}}, r"has seed and training\.seed"),
         (
@@ -210,9 +221,6 @@ def test_the_example_of_the_help_is_a_sweep(monkeypatch: pytest.MonkeyPatch, tmp
         ),
         ({"grid": {"world.seed": [0]}}, r"world\.seed varies, but there is no world"),
         (
-        ({"grid": {"seed": [-1]}}, r"training\.seed is -1, but 0 or more and 4294967295 at most is needed"),
-        ({"grid": {"seed": [2**70]}}, r"training\.seed is 1180591620717411303424, but"),
-        ({"grid": {"training.learning_rate": [float("inf")]}}, r"training\.learning_rate is inf, but"),
             {"grid": {"world.pears": [0]}, "world": {}},
             r"world\.pears is not a key .* Did you mean world\.pairs\?",
         ),

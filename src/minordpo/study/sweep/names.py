@@ -113,6 +113,11 @@ def refuse_unknown_key(key: str, where: str, origin: Origin) -> None:
             f"{origin(where)}: {where} has output, but every run gets its own folder in the sweep's output. Leave it "
             "out."
         )
+    if key in ("world", *RunConfig.__dataclass_fields__):
+        raise InputError(
+            f"{origin(where)}: {where} has {key}, which is a section. Write a key of it, as {key}.NAME, "
+            "with a list of values."
+        )
     known = _full_names()
     close = difflib.get_close_matches(key.rpartition(".")[2], known, n=1)
     advice = f"Did you mean {known[close[0]]}?" if close else "Write it as section.key, as objective.beta."
