@@ -264,6 +264,15 @@ def test_the_command_tells_verdicts_and_writes_them_whole(
     assert [each.name for each in tmp_path.iterdir() if ".partial" in each.name] == []
 
 
+def test_one_file_is_not_written_twice(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "claims.json"
+    assert main(["claims", str(folder), "--out", str(out), "--csv", str(out)]) == 2
+    assert "Name another file for one of them" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_of_further_situations_only_the_states_are_printed(folder: Path) -> None:
     write_run(folder / "shorter", data={"max_length": 9})
     said = as_text(judge_all(gathered(folder)), ["a.jsonl is odd"])

@@ -347,6 +347,7 @@ def test_folders_without_a_run_are_refused(tmp_path: Path) -> None:
 
 BROKEN = {
     "config.yaml": ("{", r"config.yaml"),
+    "./config.yaml": ("", r"config.yaml is no run's config, but metrics.jsonl beside it is a run's\. Put"),
     "environment.json": (
         '{"threads": 1}',
         r"run has a file in another form than minordpo writes \(KeyError: .*leave this run out",

@@ -34,11 +34,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def claims_command(arguments: argparse.Namespace) -> None:
     """Judge, print, and write what is asked for."""
+    from minordpo.errors import InputError
     from minordpo.study.claims.judged import judge_all
     from minordpo.study.claims.runs import gather_runs
     from minordpo.study.claims.tables import as_text, write_csv, write_json
     from minordpo.study.report.find import find
 
+    if (
+        arguments.out is not None
+        and arguments.csv is not None
+        and arguments.out.resolve() == arguments.csv.resolve()
+    ):
+        raise InputError(f"--out and --csv are both {arguments.out}. Name another file for one of them")
     gathered = gather_runs(find(arguments.folders))
     judged = judge_all(gathered)
     if arguments.out is not None:

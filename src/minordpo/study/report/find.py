@@ -13,7 +13,7 @@ from minordpo.strict_yaml import parse_yaml
 from minordpo.study.against_kl import FILE
 from minordpo.study.results import EVALUATION, FAILED
 
-CONFIG, PLAN = "config.yaml", "sweep.json"
+CONFIG, METRICS, PLAN = "config.yaml", "metrics.jsonl", "sweep.json"
 _SECTIONS = ("model", "data", "objective")
 
 
@@ -100,9 +100,14 @@ def _run_config(folder: Path) -> Mapping[str, Any] | None:
     if not file.is_file():
         return {} if (folder / FAILED).is_file() else None
     config = parse_yaml(file.read_text(encoding="utf-8", errors="replace"), str(file))
-    if not isinstance(config, dict) or not all(isinstance(config.get(name), dict) for name in _SECTIONS):
-        return None
-    return config
+    if isinstance(config, dict) and all(isinstance(config.get(name), dict) for name in _SECTIONS):
+        return config
+    if (folder / METRICS).is_file():
+        raise InputError(
+            f"{file} is no run's config, but {METRICS} beside it is a run's. Put the config back from a copy, or leave "
+            "this run out"
+        )
+    return None
 
 
 def _planned(folder: Path) -> Mapping[str, Any]:
