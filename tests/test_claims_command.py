@@ -120,7 +120,10 @@ def test_a_sweeps_world_is_the_situation_and_its_seed_a_replicate(tmp_path: Path
             write_run(
                 tmp_path / name,
                 seed=seed,
-                model={"path": f"worlds/{name}/base"},
+                model={
+                    "path": f"worlds/{name}/base",
+                    "reference": f"worlds/{name}/base",
+                },  # as a sweep writes
                 data={"train": f"worlds/{name}/pairs.jsonl"},
             )
             world = {"seed": seed, "rejected": kind, "distance": "full"}

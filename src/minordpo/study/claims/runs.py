@@ -204,7 +204,11 @@ def _read(run: find.Run, read: Any) -> Any:
 def _situation(run: find.Run) -> dict[str, Any]:
     flat = _flat(run.config)
     if run.world is not None:
-        flat = {k: v for k, v in flat.items() if k not in _MADE_BY_WORLD} | _flat({"world": run.world})
+        own = flat.get("model.reference") == flat.get(
+            "model.path"
+        )  # the world's base, which every seed has anew
+        made = (*_MADE_BY_WORLD, "model.reference") if own else _MADE_BY_WORLD
+        flat = {k: v for k, v in flat.items() if k not in made} | _flat({"world": run.world})
     return {key: value for key, value in flat.items() if value is not None and _matters(key)}
 
 
