@@ -154,6 +154,16 @@ def test_a_world_stands_in_place_of_model_and_data_and_its_seed_is_the_runs(tmp_
     assert (asked.n, asked.reference) == (4, str(folder / "base"))
 
 
+@pytest.mark.parametrize(
+    ("samples", "longest"), [({}, 96), ({"max_new_tokens": 20}, 20), ({"prompts": 0}, 256)]
+)
+def test_samples_of_a_run_on_a_world_are_no_longer_than_its_base_can_answer(
+    tmp_path: Path, samples: dict[str, int], longest: int
+) -> None:
+    plan = plan_of(tmp_path, run=RUN | {"samples": samples}, world={"pairs": 16}, grid={"seed": [0]})
+    assert plan.cells[0].config.samples.max_new_tokens == longest
+
+
 def test_a_run_config_may_be_a_file_and_overrides_reach_into_it(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(RUN | {"output": "elsewhere"}))
     path = write_sweep(tmp_path, run=str(tmp_path / "run.yaml"), grid={"seed": [0, 1]})

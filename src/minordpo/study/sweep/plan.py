@@ -34,7 +34,12 @@ SEEDED = ("training.seed", "training.data_seed")
 UNTUNED = "untuned"  # within the output: evaluations of the models that runs start from
 WORLD_TASKS = ("validation", "test")  # a world's own questions, by the name of their file
 # A world's prompt is the question with its line's end, which reading a row of questions takes off.
-_WORLD_EVALUATION = {"task": "validation", "prompt": "{question}\n", "plain_text": True, "max_new_tokens": 96}
+_WORLD_EVALUATION: dict[str, Any] = {
+    "task": "validation",
+    "prompt": "{question}\n",
+    "plain_text": True,
+    "max_new_tokens": 96,
+}
 
 
 @dataclass(frozen=True)
@@ -334,6 +339,10 @@ def _cell(
         set_key(values, "data.eval", str(folder / "held_out.jsonl"), said="the world")
     values["output"] = str(output / name)
     config = build(RunConfig, values, "", origin)
+    longest = _WORLD_EVALUATION["max_new_tokens"]
+    if made is not None and config.samples.prompts and config.samples.max_new_tokens > longest:
+        # A world's base has not the positions for answers as long as a language model's.
+        config = replace(config, samples=replace(config.samples, max_new_tokens=longest))
     validate(config)
     return Cell(name, settings, config, made)
 
