@@ -364,5 +364,5 @@ def test_the_asked_line_is_told_beside_with_the_same_prediction() -> None:
 
 def test_what_only_imitates_is_told_beside_the_winner() -> None:
     found = verdict("C5c", trio(0.7, 0.4, 0.6), runs("sft", betas=[None], accuracy=0.75))
-    assert "sft: 75.0 % at 1e-4, 75.0 % at 1e-3" in found.words()
+    assert "sft (8 seeds): 75.0 % at 1e-4, 75.0 % at 1e-3" in found.words()
     assert "no run of dpo_nll beside it" in found.words()

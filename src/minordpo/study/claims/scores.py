@@ -136,7 +136,9 @@ def _controls(runs: Sequence[Run], shared: Sequence[float]) -> list[str]:
             for rate in shared
             if any((own := at(values, rate=rate)).values())
         ]
-        said.append(f"{name}: {', '.join(means) or 'not at these rates'}")
+        seeds = len({seed for own in values.values() for seed in own})
+        count = f"{seeds} seed" + ("s" if seeds != 1 else "")
+        said.append(f"{name} ({count}): {', '.join(means) or 'not at these rates'}")
     return said
 
 
