@@ -170,6 +170,32 @@ def test_a_run_that_failed_before_it_began_takes_corrected_settings(
     assert not (tmp_path / "out" / "seed0" / "failed.txt").exists()
 
 
+@pytest.mark.parametrize(
+    ("left", "taken"),
+    [
+        ({"config.yaml": "", "metrics.jsonl": '{"step": 0, "eval_loss": 1.0}\n'}, True),
+        ({"config.yaml": "", "metrics.jsonl": '{"step": 1, "loss": 1.0}\n'}, False),
+        ({"config.yaml": "", "checkpoints": None}, False),
+    ],
+)
+def test_a_run_that_failed_before_its_first_step_takes_corrected_settings_and_no_other_does(
+    tmp_path: Path, pretended: Pretended, left: dict[str, str | None], taken: bool
+) -> None:
+    write_sweep(tmp_path, run=RUN | {"training": {"learning_rate": CURSED}}, grid={"seed": [0]})
+    swept(tmp_path)
+    folder = tmp_path / "out" / "seed0"
+    for name, text in left.items():
+        (folder / name).mkdir() if text is None else (folder / name).write_text(text)
+    write_sweep(tmp_path, grid={"seed": [0]})
+    if taken:
+        assert swept(tmp_path)[0] == 0
+        assert table(tmp_path)["seed0"]["status"] == "finished"
+    else:
+        with pytest.raises(InputError, match=r"seed0 was begun with training\.learning_rate 666\.0"):
+            swept(tmp_path)
+        assert all((folder / name).exists() for name in ("failed.txt", *left))
+
+
 def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path: Path, pretended: Pretended) -> None:
     write_sweep(tmp_path, grid={"seed": [0]})
     (tmp_path / "out").mkdir()

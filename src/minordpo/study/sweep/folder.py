@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from minordpo.study.results import EVALUATION, FAILED, RETENTION, run_row, write
 from minordpo.study.sweep.names import in_order
 from minordpo.study.sweep.plan import Cell, SweepPlan
 from minordpo.train.folder import finished, refuse_unwritable
+from minordpo.train.metrics import MetricsFile
 
 PLAN = "sweep.json"
 _SMALL = 1 << 20  # bytes; of larger files of a model, its weights, the size stands for the content
@@ -43,7 +45,7 @@ class SweepFolder:
 
         Raises:
             InputError: the folder is something else or another sweep's, or the settings, data or model of a run that
-                has begun have changed.
+                has begun have changed; one that failed before it had trained a step may be corrected.
         """
         refuse_unwritable(self.path)
         known = self._known()
@@ -164,10 +166,8 @@ class SweepFolder:
         runs = {name: run for name, run in known["runs"].items() if (self.path / name).exists()}
         for cell in plan.cells:
             identity = self.identity(cell)
-            if cell.name in runs and runs[cell.name]["identity"] != identity:
-                (cell.folder / FAILED).unlink(
-                    missing_ok=True
-                )  # it failed before it began, with other settings
+            if cell.name in runs and runs[cell.name]["identity"] != identity and cell.folder.exists():
+                shutil.rmtree(cell.folder)  # it never trained, and nothing else is replaced (`reconciled`)
             runs[cell.name] = {"settings": cell.settings, "identity": identity}
         text = {
             "minordpo": __version__,
@@ -214,8 +214,11 @@ class SweepFolder:
 
 
 def _has_begun(folder: Path) -> bool:
-    """Whether a run of those settings has left anything there but its failure to begin."""
-    return (folder / "config.yaml").exists()
+    """Whether a run has left anything there but its failure before it had trained a step."""
+    if not (folder / "config.yaml").exists():
+        return False
+    stepped = (folder / "checkpoints").exists() or bool(MetricsFile(folder / "metrics.jsonl").last_step())
+    return stepped or finished(folder) or not (folder / FAILED).exists()
 
 
 def _content(path: str) -> str | None:
