@@ -352,6 +352,20 @@ def test_a_dry_run_takes_runs_that_are_done_as_its_measure_and_writes_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_dry_run_adds_the_worlds_that_are_not_made_by_those_that_are(
+    tmp_path: Path, pretended: Pretended
+) -> None:
+    write_sweep(tmp_path, world={"pairs": 16}, grid={"seed": [0, 1, 2]})
+    swept(tmp_path, only="seed0")
+    assert (
+        "before them 2 micro worlds are to be made, about 30 s more"
+        in swept(tmp_path, dry_run=True, jobs=2)[1]
+    )
+    (base,) = (tmp_path / "out" / "worlds").glob("*/base/trained.json")
+    base.write_text('{"steps": 2, "right": 0.5, "asked": 8}')  # as it was written before seconds were
+    assert "2 micro worlds are to be made, whose time is not known" in swept(tmp_path, dry_run=True)[1]
+
+
 def test_the_command_line_says_what_is_wrong_in_one_line_and_counts_failures(
     tmp_path: Path, pretended: Pretended, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -471,6 +485,7 @@ def test_a_dry_run_estimates_a_world_that_is_not_there(real: dict[str, Any]) -> 
     assert "out: 2 runs" in real["dry"]
     assert "micro worlds: 1, 0 of them made" in real["dry"]
     assert "measured on one packed row of each kind of run (1)" in real["dry"]
+    assert "The making of 1 micro world is in it." in real["dry"]
 
 
 def test_a_finished_sweep_reads_its_rows_from_its_folders(real: dict[str, Any]) -> None:

@@ -55,7 +55,9 @@ class Pretended:
             if job.world.pairs == CURSED:
                 raise InputError("such a world cannot be made")
             (job.folder / "base").mkdir(parents=True)
-            (job.folder / "base" / "trained.json").write_text('{"steps": 2, "right": 0.5, "asked": 8}')
+            (job.folder / "base" / "trained.json").write_text(
+                '{"steps": 2, "right": 0.5, "asked": 8, "seconds": 30}'
+            )
             (job.folder / "world.json").write_text(json.dumps(dataclasses.asdict(job.world)))
             return
         if isinstance(job, UntunedJob):

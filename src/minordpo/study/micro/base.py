@@ -108,17 +108,19 @@ def train_base(
     steps: int,
     accuracy: tuple[float, ...] | None,
     allowed: Callable[[str], bool] = lambda text: True,
+    quiet: bool = False,
 ) -> Trained:
     """Train the base from nothing and save it with its tokenizer; every step draws fresh examples.
 
     Cross-entropy on the answers, AdamW with a linear decay over `steps`; to their end where `accuracy` is None, else
     until the share of right answers is within it. Arithmetic is learnt of a sudden, at another step for each seed, and
     a base that is nearly always right or wrong could show nothing. `allowed` keeps prompts out, those of the test.
+    `quiet`: without a progress bar.
 
     Raises:
         InputError: no base within `accuracy` came out; nothing was saved.
     """
-    training = _Training(family, distance, seed, steps, allowed)
+    training = _Training(family, distance, seed, steps, allowed, quiet)
     if accuracy is None:
         training.learn(steps)
         trained = Trained(steps=steps, cool_down=0)
@@ -186,7 +188,13 @@ class _Training:
     """A base on its way. What a step draws depends on the steps before it alone, not on questions or trials."""
 
     def __init__(
-        self, family: Family, distance: Distance, seed: int, steps: int, allowed: Callable[[str], bool]
+        self,
+        family: Family,
+        distance: Distance,
+        seed: int,
+        steps: int,
+        allowed: Callable[[str], bool],
+        quiet: bool,
     ) -> None:
         self.name = f"of {family}, {distance}, seed {seed}"
         self.steps, self.step, self.right = steps, 0, 0.0
@@ -202,7 +210,9 @@ class _Training:
         self._questions = (question for question in drawn if allowed(question.text))
         met = (example(family, distance, rng) for _ in itertools.count())
         self._examples = (each for each in met if allowed(each[0]))
-        self.bar = tqdm(total=steps, desc="training a base model", unit="step", dynamic_ncols=True)
+        self.bar = tqdm(
+            total=steps, desc="training a base model", unit="step", dynamic_ncols=True, disable=quiet
+        )
 
     def learn(self, steps: int) -> None:
         """So many steps on."""

@@ -15,6 +15,7 @@ import dataclasses
 import json
 import os
 import random
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,8 +49,8 @@ class World:
     base_accuracy: tuple[float, ...] | None = (0.45, 0.65)
 
 
-def make_world(folder: Path, world: World) -> Path:
-    """Write the world's folder, or find it written; one that was cut short goes on.
+def make_world(folder: Path, world: World, *, quiet: bool = False) -> Path:
+    """Write the world's folder, or find it written; one that was cut short goes on. `quiet`: without a progress bar.
 
     Raises:
         InputError: the folder holds another world or something else, or the world cannot be made.
@@ -62,7 +63,7 @@ def make_world(folder: Path, world: World) -> Path:
     kept_out = _write_questions(folder, world)
     base = folder / "base"
     if not base.exists():
-        aside = folder / ".base.writing"
+        aside, started = folder / ".base.writing", time.perf_counter()
         trained = train_base(
             aside,
             family=world.family,
@@ -71,8 +72,10 @@ def make_world(folder: Path, world: World) -> Path:
             steps=world.base_steps,
             accuracy=world.base_accuracy,
             allowed=lambda text: text not in kept_out,
+            quiet=quiet,
         )
-        _write_json(aside / TRAINED, dataclasses.asdict(trained))
+        seconds = round(time.perf_counter() - started, 1)
+        _write_json(aside / TRAINED, dataclasses.asdict(trained) | {"seconds": seconds})
         os.replace(aside, base)
     aside = folder / ".world.json.writing"
     _write_json(aside, dataclasses.asdict(world))
@@ -80,15 +83,25 @@ def make_world(folder: Path, world: World) -> Path:
     return folder
 
 
+def base_seconds(folder: Path) -> float | None:
+    """Of a world that is made, how long its base took; None where that was not written down."""
+    seconds = _trained(folder).get("seconds")
+    return None if seconds is None else float(seconds)
+
+
 def describe_base(folder: Path) -> str:
     """Of a world that is made, how its base came out, in words."""
-    trained = json.loads((folder / "base" / TRAINED).read_text(encoding="utf-8"))
+    trained = _trained(folder)
     right = (
         ""
         if trained["right"] is None
         else f" and is right in {trained['right']:.0%} of {trained['asked']} questions"
     )
     return f"its base took {trained['steps']} steps{right}"
+
+
+def _trained(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "base" / TRAINED).read_text(encoding="utf-8")))
 
 
 def _write_json(file: Path, values: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from minordpo.config import RunConfig
 from minordpo.data.packing import tree_size
-from minordpo.study.micro.world import World, make_world
+from minordpo.study.micro.world import World, base_seconds, make_world
 from minordpo.study.results import run_row
 from minordpo.study.sweep.folder import SweepFolder
 from minordpo.study.sweep.plan import Cell, SweepPlan
@@ -51,7 +51,7 @@ def estimate(plan: SweepPlan, folder: SweepFolder, todo: Sequence[Cell], *, jobs
         middle = statistics.median(done)
         return (
             f"{head}\nRuns that are done took {_duration(middle)} each (median of {len(done)}), so {len(todo)} more "
-            f"take {_duration(middle * len(todo) / jobs)} with {_jobs(jobs)}."
+            f"take {_duration(middle * len(todo) / jobs)} with {_jobs(jobs)}{_worlds_before(plan, todo, jobs)}."
         )
     try:
         kinds = {key: _measured(cells[0], plan) for key, cells in _by_kind(todo).items()}
@@ -71,19 +71,38 @@ def estimate(plan: SweepPlan, folder: SweepFolder, todo: Sequence[Cell], *, jobs
             tokens += pairs * kind.tokens_a_pair
         sharing = {repr((cell.world, cell.config.model, cell.config.data)) for cell in cells}
         total += len(sharing) * kind.reference
-        unmade = {
-            c.world for c in cells if c.world and not (plan.world_folder(c.world) / "world.json").exists()
-        }
-        total += len(unmade) * kind.world
+        total += len(_unmade(plan, cells)) * kind.world
+    worlds = len(_unmade(plan, todo))
+    of_worlds = f"The making of {worlds} micro world{'s' * (worlds != 1)} is in it. " if worlds else ""
     return (
         f"{head}\nThe {len(todo)} runs train on about {tokens / 1e6:.3g} M tokens: {_duration(total / jobs)} with "
         f"{_jobs(jobs)}, measured on one packed row of each kind of run ({len(kinds)}){_by_one(plan.processes)}. "
-        "Loading, answers (samples, the monitor's looks, questions) and checkpoints come on top."
+        f"{of_worlds}Loading, answers (samples, the monitor's looks, questions) and checkpoints come on top."
     )
 
 
 def _took(cell: Cell) -> float:
     return float(run_row(cell.folder)["total_seconds"] or 0.0)
+
+
+def _unmade(plan: SweepPlan, cells: Sequence[Cell]) -> set[World]:
+    """The micro worlds that runs wait for."""
+    worlds = {cell.world for cell in cells if cell.world is not None}
+    return {each for each in worlds if not (plan.world_folder(each) / "world.json").exists()}
+
+
+def _worlds_before(plan: SweepPlan, todo: Sequence[Cell], jobs: int) -> str:
+    """What making worlds adds to the time that runs take, by those that are made."""
+    unmade = len(_unmade(plan, todo))
+    if not unmade:
+        return ""
+    made = [path for path in plan.worlds if (path / "world.json").exists()]
+    took = [seconds for path in made if (seconds := base_seconds(path)) is not None]
+    words = f"; before them {unmade} micro {'world is' if unmade == 1 else 'worlds are'} to be made"
+    if not took:
+        return f"{words}, whose time is not known"
+    middle = statistics.median(took)
+    return f"{words}, {_duration(middle * unmade / jobs)} more (median of {len(took)}: {_duration(middle)})"
 
 
 def _by_kind(todo: Sequence[Cell]) -> dict[str, list[Cell]]:
@@ -136,7 +155,9 @@ def _on_a_sketch(config: RunConfig, world: World, folder: Path) -> tuple[RunConf
     took = []
     for steps in (1, 1 + _BASE_STEPS):
         started = time.perf_counter()
-        make_world(folder / str(steps), dataclasses.replace(world, base_steps=steps, base_accuracy=None))
+        make_world(
+            folder / str(steps), dataclasses.replace(world, base_steps=steps, base_accuracy=None), quiet=True
+        )
         took.append(time.perf_counter() - started)
     seconds = took[0] + max(0.0, took[1] - took[0]) * (world.base_steps - 1) / _BASE_STEPS
     folder = folder / str(1 + _BASE_STEPS)
