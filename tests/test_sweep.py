@@ -205,6 +205,15 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path: Path, pr
     assert [each.name for each in (tmp_path / "out").iterdir()] == ["notes.txt"]
 
 
+@pytest.mark.parametrize("name", ["o\0ut", "o\udcffut"])
+def test_a_folder_whose_name_is_no_text_is_refused(name: str) -> None:
+    with (
+        pytest.raises(InputError, match=r"cannot be written: such a name is no text\. Name another output"),
+        training.only_here(Path(name)),
+    ):
+        pass
+
+
 def test_a_torn_plan_is_refused(tmp_path: Path, pretended: Pretended) -> None:
     write_sweep(tmp_path, grid={"seed": [0]})
     swept(tmp_path)

@@ -1,4 +1,4 @@
-"""YAML as configs need it: the scalars of YAML 1.2, safe, no key twice, and errors that name the line."""
+"""YAML as configs need it: the scalars of YAML 1.2, safe, keys of text, none twice, and errors that name the line."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from minordpo.errors import InputError
 def parse_yaml(text: str, source: str) -> Any:
     """The value of one YAML document; `source` says in messages where the text stands.
 
-    Raises: InputError for text that is not safe YAML and for a key that stands twice in its mapping.
+    Raises: InputError for text that is not safe YAML, for a key that is no text or stands twice in its mapping, and
+        for what contains itself.
     """
     loader = None
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
-        _refuse_repeated_keys(node, source, set())
+        _refuse_odd(node, source, set(), ())
         return None if node is None else loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
@@ -37,24 +38,39 @@ def parse_yaml(text: str, source: str) -> Any:
             loader.dispose()
 
 
-def _refuse_repeated_keys(node: yaml.Node | None, source: str, seen: set[int]) -> None:
-    """PyYAML keeps the last of two equal keys in silence; a half-edited file would mean the wrong one."""
-    if not isinstance(node, yaml.CollectionNode) or id(node) in seen:
+def _refuse_odd(node: yaml.Node | None, source: str, seen: set[int], around: tuple[int, ...]) -> None:
+    """What YAML allows and no config means.
+
+    PyYAML keeps the last of two equal keys in silence; a half-edited file would mean the wrong one.
+    """
+    if not isinstance(node, yaml.CollectionNode):
         return
-    seen.add(id(node))  # aliases make the same node appear again, within itself even
+    if id(node) in around:
+        line = node.start_mark.line + 1
+        raise InputError(f"{source}: what begins on line {line} contains itself by an alias. Write it out.")
+    if id(node) in seen:  # an alias makes the same node appear again
+        return
+    seen.add(id(node))
     lines: dict[str, int] = {}
     for item in node.value:
         if isinstance(node, yaml.MappingNode):
             key, item = item
             line = key.start_mark.line + 1
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                if key.value in lines:
-                    raise InputError(
-                        f"{source}: line {line} gives {key.value} again, after line {lines[key.value]}. "
-                        "Every key stands once; delete one of the two."
-                    )
-                lines[key.value] = line
-        _refuse_repeated_keys(item, source, seen)
+            if key.tag != "tag:yaml.org,2002:merge":
+                _refuse_key(key, source, line, lines)
+        _refuse_odd(item, source, seen, (*around, id(node)))
+
+
+def _refuse_key(key: yaml.Node, source: str, line: int, lines: dict[str, int]) -> None:
+    if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
+        said = f" {key.value}" if isinstance(key, yaml.ScalarNode) else ""
+        raise InputError(f"{source}: line {line} has a key{said} that is not text. Put it in quotes.")
+    if key.value in lines:
+        raise InputError(
+            f"{source}: line {line} gives {key.value} again, after line {lines[key.value]}. "
+            "Every key stands once; delete one of the two."
+        )
+    lines[key.value] = line
 
 
 def write_yaml(value: Any) -> str:

@@ -6,12 +6,13 @@ Held-out measures and looks keep their names in metrics.jsonl (`eval_*`, `probe/
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
 import statistics
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,19 @@ def run_row(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: the folder holds no run, or a file in it cannot be read.
     """
-    try:
+    with in_our_form(folder):
         return _row(folder)
+
+
+@contextlib.contextmanager
+def in_our_form(folder: Path) -> Iterator[None]:
+    """While files of a run are read: what goes wrong because they are damaged is told of the run.
+
+    Raises:
+        InputError: a file is there but not as minordpo writes it.
+    """
+    try:
+        yield
     except InputError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:

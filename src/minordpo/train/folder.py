@@ -32,6 +32,9 @@ def refuse_unwritable(folder: Path) -> None:
     Raises:
         InputError: a file is in the way, nothing may be written there, or the system does not take such a name.
     """
+    name = str(folder)
+    if "\0" in name or name != name.encode(errors="replace").decode():
+        raise InputError(f"{name[:200]!r} cannot be written: such a name is no text. Name another output")
     try:
         above = existing_above(folder)
         is_folder = above.is_dir()
@@ -71,6 +74,7 @@ def only_here(folder: Path, *, doing: str = "training") -> Iterator[None]:
     if int(os.environ.get("RANK", "0")):
         yield
         return
+    refuse_unwritable(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY)

@@ -16,7 +16,7 @@ from minordpo.study.claims.evidence import Run
 from minordpo.study.enough import Trained, read_trained
 from minordpo.study.report import find
 from minordpo.study.report.evaluations import refuse_shared
-from minordpo.study.results import run_row
+from minordpo.study.results import in_our_form, run_row
 from minordpo.train.metrics import MetricsFile
 
 _APART = (
@@ -95,11 +95,12 @@ def gather_runs(found: find.Found) -> Gathered:
     runs, ends, questions, said = [], [], [], []
     for place, each in enumerate(found.runs):
         refuse_shared(each.folder)
-        row = _read(each, run_row)
+        row = run_row(each.folder)
         if row["status"] != "finished":
             said.append(f"{each.label} is left out: {row['status']}")
             continue
-        rows = _read(each, lambda folder: MetricsFile(folder / "metrics.jsonl").rows())
+        with in_our_form(each.folder):
+            rows = MetricsFile(each.folder / "metrics.jsonl").rows()
         steps = [one for one in rows if "loss" in one]
         hyper = {k: v for k, v in each.config["objective"].items() if k != "name"}
         objective = objectives.resolve(str(each.config["objective"].get("name")), hyper)
@@ -186,18 +187,6 @@ def _trained(folder: Path, configuration: str) -> Trained | None:
         return read_trained(folder, configuration)
     except (InputError, KeyError):  # nothing to be checked, or of before looks were kept with their measures
         return None
-
-
-def _read(run: find.Run, read: Any) -> Any:
-    try:
-        return read(run.folder)
-    except InputError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
-        raise InputError(
-            f"{run.folder} has a file in another form than minordpo writes ({type(error).__name__}: {error}). Put it "
-            "back from a copy, or leave this run out"
-        ) from error
 
 
 # ---- the situation ----

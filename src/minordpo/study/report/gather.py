@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from minordpo import __version__, objectives
-from minordpo.errors import InputError
 from minordpo.study.report.answers import gather_answers
 from minordpo.study.report.curves import LOOKS, POINTS, curves_of, thin
 from minordpo.study.report.evaluations import gather_evaluations, refuse_shared
 from minordpo.study.report.find import Found, Run
 from minordpo.study.report.groups import DASHES, Setting, group_runs
 from minordpo.study.report.pairs import gather_pairs, read_pairs
-from minordpo.study.results import HEALTHS, run_row
+from minordpo.study.results import HEALTHS, in_our_form, run_row
 from minordpo.train.metrics import MetricsFile
 
 # Their coefficient on the chosen response is β σ(−β margin), each of its own margin (of dpop times 1 + λ where the
@@ -65,13 +64,13 @@ def gather(found: Found) -> dict[str, Any]:
     Raises:
         InputError: a file of a run cannot be read, and which.
     """
+    rows, measured, pairs = [], [], []
     for run in found.runs:
         refuse_shared(run.folder)
-    rows = [_read(run, lambda run: run_row(run.folder)) for run in found.runs]
-    measured = [
-        _read(run, lambda run: curves_of(MetricsFile(run.folder / "metrics.jsonl").rows()))
-        for run in found.runs
-    ]
+        with in_our_form(run.folder):
+            rows.append(run_row(run.folder))
+            measured.append(curves_of(MetricsFile(run.folder / "metrics.jsonl").rows()))
+            pairs.append(read_pairs(run.folder))
     settings = [_setting(run) for run in found.runs]
     groups, numbers = group_runs(found.runs, settings)
     runs = [
@@ -102,22 +101,9 @@ def gather(found: Found) -> dict[str, Any]:
         "coefficients": _coefficients(runs),
         "evaluations": evaluations,
         "answers": answers,
-        "pairs": gather_pairs([_read(run, lambda run: read_pairs(run.folder)) for run in found.runs]),
+        "pairs": gather_pairs(pairs),
         "said": said,
     }
-
-
-def _read(run: Run, read: Callable[[Run], Any]) -> Any:
-    """What `read` returns; a file in another form than minordpo writes is named by its run."""
-    try:
-        return read(run)
-    except InputError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
-        raise InputError(
-            f"{run.folder} has a file in another form than minordpo writes ({type(error).__name__}: {error}). Put it "
-            "back from a copy, or leave this run out"
-        ) from error
 
 
 def _title(found: Found) -> str:

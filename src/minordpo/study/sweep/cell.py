@@ -164,7 +164,7 @@ def _counted(folder: Path, *, memory: bool) -> Iterator[None]:
     finally:
         if (folder / "config.yaml").exists():  # else nothing may lie in the way of the next start
             file = folder / COST
-            before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+            before = _known_cost(file)
             cost = {
                 "seconds": round(before.get("seconds", 0.0) + time.perf_counter() - started, 3),
                 "peak_gpu_bytes": _most(
@@ -174,6 +174,15 @@ def _counted(folder: Path, *, memory: bool) -> Iterator[None]:
             }
             with written_whole(file) as aside:
                 aside.write_text(json.dumps(cost) + "\n", encoding="utf-8")
+
+
+def _known_cost(file: Path) -> dict[str, Any]:
+    """What earlier starts took; nothing where that is lost, which is no reason for the run to fail."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _most(before: dict[str, Any], name: str, now: int | None) -> int | None:

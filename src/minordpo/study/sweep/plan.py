@@ -23,6 +23,7 @@ from minordpo.objectives.resolve import RANGES
 from minordpo.sections import Origin, as_mapping, build, lay_over, set_key
 from minordpo.strict_yaml import parse_yaml
 from minordpo.study.micro.world import World, refuse_impossible
+from minordpo.study.sweep import on_world
 from minordpo.study.sweep.launch import launched_processes
 from minordpo.study.sweep.names import cell_name, in_order, model_name, refuse_unknown_key, world_name
 from minordpo.train.run import validate
@@ -32,14 +33,6 @@ SECTIONS = ("run", "world", "grid", "runs", "evaluate", "launch", "output")
 # What `seed` stands for, and world.seed where there is a world.
 SEEDED = ("training.seed", "training.data_seed")
 UNTUNED = "untuned"  # within the output: evaluations of the models that runs start from
-WORLD_TASKS = ("validation", "test")  # a world's own questions, by the name of their file
-# A world's prompt is the question with its line's end, which reading a row of questions takes off.
-_WORLD_EVALUATION: dict[str, Any] = {
-    "task": "validation",
-    "prompt": "{question}\n",
-    "plain_text": True,
-    "max_new_tokens": 96,
-}
 
 
 @dataclass(frozen=True)
@@ -85,9 +78,7 @@ class SweepPlan:
             return None
         values = dict(self.evaluate)
         if cell.world is not None:
-            values = _WORLD_EVALUATION | values
-            if values["task"] in WORLD_TASKS:
-                values["task"] = str(self.world_folder(cell.world) / f"{values['task']}.jsonl")
+            values = on_world.questions(values, self.world_folder(cell.world))
         if values.get("samples") and values.get("reference") is None:
             values["reference"] = cell.config.model.reference or cell.config.model.path
         return EvaluationConfig(**values)
@@ -128,7 +119,7 @@ def load_plan(path: Path, overrides: Sequence[str] = ()) -> SweepPlan:
     entries = _entries(values, origin)
     settings, notes = _applicable(entries, sections)
     if world is not None:
-        notes += _replaced_by_world(sections)
+        notes += on_world.replaced(sections)
     output, processes = Path(values["output"]), launched_processes(values.get("launch"), origin)
     cells = [replace(_cell(each, sections, world, output, origin), processes=processes) for each in settings]
     _refuse_twins(cells, path)
@@ -293,15 +284,6 @@ def _hyperparameters(name: str) -> set[str]:
     return {key for term in terms for key in objectives.hyperparameter_defaults(term)}
 
 
-def _replaced_by_world(sections: Mapping[str, Any]) -> list[str]:
-    given = [
-        f"{section}.{key}"
-        for section, key in (("model", "path"), ("data", "train"), ("data", "eval"))
-        if key in (sections.get(section) or {})
-    ]
-    return [f"the micro world stands in place of run's {', '.join(given)}"] if given else []
-
-
 def _cell(
     settings: dict[str, Any],
     sections: dict[str, Any],
@@ -330,19 +312,11 @@ def _cell(
     if world is not None:
         made = build(World, world | in_world, "world.", origin)
         refuse_impossible(made)
-        folder = output / "worlds" / world_name(made)
-        base = str(folder / "base")
-        set_key(values, "model.path", base, said="the world")
-        if values["model"].get("reference") is None:  # so that the monitor's looks have it too
-            set_key(values, "model.reference", base, said="the world")
-        set_key(values, "data.train", str(folder / "pairs.jsonl"), said="the world")
-        set_key(values, "data.eval", str(folder / "held_out.jsonl"), said="the world")
+        on_world.lay_under(values, output / "worlds" / world_name(made))
     values["output"] = str(output / name)
     config = build(RunConfig, values, "", origin)
-    longest = _WORLD_EVALUATION["max_new_tokens"]
-    if made is not None and config.samples.prompts and config.samples.max_new_tokens > longest:
-        # A world's base has not the positions for answers as long as a language model's.
-        config = replace(config, samples=replace(config.samples, max_new_tokens=longest))
+    if made is not None:
+        config = on_world.within_positions(config)
     validate(config)
     return Cell(name, settings, config, made)
 
@@ -386,18 +360,18 @@ def _said(cell: Cell) -> str:
     return ", ".join(f"{key} {json.dumps(value)}" for key, value in cell.settings.items())
 
 
-def _evaluate(given: Any, on_world: bool, origin: Origin) -> dict[str, Any] | None:
+def _evaluate(given: Any, has_world: bool, origin: Origin) -> dict[str, Any] | None:
     """The section as it stands, every key checked."""
     if given is None:
         return None
     values = dict(_mapping(given, "evaluate", origin))
-    config = build(EvaluationConfig, (_WORLD_EVALUATION if on_world else {}) | values, "evaluate.", origin)
+    config = build(EvaluationConfig, (on_world.EVALUATION if has_world else {}) | values, "evaluate.", origin)
     assert config.sampled is None or config.answered is None  # both check what they are made of
-    if not on_world and config.task in WORLD_TASKS:
+    if not has_world and config.task in on_world.TASKS:
         raise InputError(
             f"{origin('evaluate.task')}: evaluate.task is {config.task}, which is a micro world's, but there is no "
             "world. Add a world, or name a task or a file."
         )
-    if config.task not in WORLD_TASKS:
+    if config.task not in on_world.TASKS:
         load_task(config.task, n=config.n, seed=config.seed)  # refused now, not by every run
     return values

@@ -1,6 +1,6 @@
 """`minordpo sweep`: many runs from one file, side by side, into one table. Read this first.
 
-SWEEP.yaml ─► plan: cells, worlds             plan      names: names
+SWEEP.yaml ─► plan: cells, worlds             plan      names: names, what a world replaces: on_world
 plan × what is on disk ─► what is to be done  folder    sweep.json, failed.txt; other sweeps are refused
 jobs ─► workers                               workers   what a job does: cell, of several processes: launch
 each run's end ─► its row                     ../results: results.csv, results.parquet
