@@ -9,7 +9,16 @@ import pytest
 
 from claim_runs import claim, runs, verdict
 from minordpo.study.claims.contrast import amount
-from minordpo.study.claims.evidence import Undecidable, against, level, listed, ordering, table, tau
+from minordpo.study.claims.evidence import (
+    Undecidable,
+    against,
+    level,
+    listed,
+    ordering,
+    side_by_side,
+    table,
+    tau,
+)
 from minordpo.study.claims.formulas import formula, push
 from minordpo.study.claims.verdict import judge, seeds_needed
 
@@ -113,6 +122,25 @@ def test_a_list_of_means_is_over_the_same_rates() -> None:
     )
     said = listed("margin", table(made, "dpo", "margin"), "beta", "nats")
     assert said == "margin by β: 0.02 → +0.57 nats, 0.2 → +0.75 nats"
+
+
+def test_a_share_is_told_as_it_is_beside_what_is_claimed_of_it() -> None:
+    shares = table(runs("dpo", broken=lambda _, rate, seed: float(seed == 0)), "dpo", "broken")
+    found = level("broken", shares, -1, "share", bar=0.25)
+    assert found.words() == "broken 12.5 % (claimed: below 25.0 %, sd 35.4, 7 of 8 seeds)"
+    assert found.by_seed[1] == -0.25
+    wins = against("wins", shares, shares, unit="share", value=lambda *_: 1.0, bar=0.5)
+    assert wins.words() == "wins 100.0 % (claimed: above 50.0 %, sd 0.0, 8 of 8 seeds)"
+    assert wins.as_predicted == 8
+
+
+def test_means_side_by_side_are_of_one_rate_each_and_of_the_settings_that_both_have() -> None:
+    ours = table(runs("minordpo", chosen=lambda _, rate, __: 1e4 * rate), "minordpo", "chosen")
+    theirs = table(runs("dpo", betas=(0.2,), chosen=lambda _, rate, __: -2e4 * rate), "dpo", "chosen")
+    assert side_by_side("chosen", ("MinorDPO", ours), ("DPO", theirs), "nats") == [
+        "chosen at 1e-4: MinorDPO +1.00 nats, DPO −2.00 nats",
+        "chosen at 1e-3: MinorDPO +10.0 nats, DPO −20.0 nats",
+    ]
 
 
 def test_amounts_are_written_in_their_units() -> None:

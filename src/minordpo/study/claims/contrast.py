@@ -14,13 +14,14 @@ Unit = Literal["nats", "nats a token", "points", "share", ""]
 
 @dataclass(frozen=True)
 class Contrast:
-    """One number a seed, and the sign that the claim predicts."""
+    """One number a seed, and on which side of `bar` the claim has it; `by_seed` is what the number is above the bar."""
 
     what: str
     by_seed: Mapping[int, float]
     predicted: Literal[1, -1]
     unit: Unit = "nats"
     left_out: tuple[int, ...] = ()  # seeds that lack one of the settings
+    bar: float = 0.0
 
     @property
     def seeds(self) -> int:
@@ -54,12 +55,15 @@ class Contrast:
 
     def words(self) -> str:
         """ "dpo: chosen −12.3 nats (sd 1.1, 8 of 8 seeds)"; the count is of seeds as predicted."""
-        spread = (
-            "" if self.spread is None else f"sd {amount(self.spread, self.unit, sign=False).split(' ')[0]}, "
-        )
-        return (
-            f"{self.what} {amount(self.mean, self.unit)} ({spread}{self.as_predicted} of {self.seeds} seeds)"
-        )
+        beside = []
+        if self.bar:
+            side = "above" if self.predicted > 0 else "below"
+            beside.append(f"claimed: {side} {amount(self.bar, self.unit, sign=False)}")
+        if self.spread is not None:
+            beside.append(f"sd {amount(self.spread, self.unit, sign=False).split(' ')[0]}")
+        beside.append(f"{self.as_predicted} of {self.seeds} seeds")
+        found = amount(self.mean + self.bar, self.unit, sign=not self.bar)
+        return f"{self.what} {found} ({', '.join(beside)})"
 
 
 def amount(value: float, unit: Unit, *, sign: bool = True) -> str:

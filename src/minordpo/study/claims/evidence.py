@@ -164,11 +164,11 @@ def _refuse_gaps(settings: Iterable[Setting], tables: Sequence[Table]) -> None:
 
 
 def level(
-    what: str, values: Table, predicted: Literal[1, -1], unit: Unit = "nats", *, less: float = 0.0
+    what: str, values: Table, predicted: Literal[1, -1], unit: Unit = "nats", *, bar: float = 0.0
 ) -> Contrast:
-    """The mean over settings, less a number."""
-    means, left_out = seed_means(list(values), [values], lambda value: value - less)
-    return Contrast(what, means, predicted, unit, left_out)
+    """The mean over settings, against a bar."""
+    means, left_out = seed_means(list(values), [values], lambda value: value - bar)
+    return Contrast(what, means, predicted, unit, left_out, bar)
 
 
 def against(
@@ -177,11 +177,12 @@ def against(
     predicted: Literal[1, -1] = 1,
     unit: Unit = "nats",
     value: Callable[..., float] = lambda first, second: first - second,
+    bar: float = 0.0,
 ) -> Contrast:
-    """The mean of `value` over the settings that all tables have."""
+    """The mean of `value` over the settings that all tables have, against a bar."""
     settings = [setting for setting in tables[0] if all(setting in each for each in tables)]
-    means, left_out = seed_means(settings, tables, value)
-    return Contrast(what, means, predicted, unit, left_out)
+    means, left_out = seed_means(settings, tables, lambda *values: value(*values) - bar)
+    return Contrast(what, means, predicted, unit, left_out, bar)
 
 
 def ordering(
@@ -243,6 +244,23 @@ def tau(first: Sequence[float], second: Sequence[float]) -> float:
 
 def _sign(value: float) -> int:
     return (value > 0) - (value < 0)
+
+
+def side_by_side(what: str, first: tuple[str, Table], second: tuple[str, Table], unit: Unit) -> list[str]:
+    """Means of two at each learning rate that both have: "chosen at 1e-4: MinorDPO +1.1, DPO −1.8 nats".
+
+    A mean over rates says little where one rate moves everything further; these are told beside it.
+    """
+    said = []
+    for rate in rates(first[1], second[1]):
+        settings = [s for s in first[1] if s.rate == rate and s in second[1]]
+        means = []
+        for name, values in (first, second):
+            own = [value for s in settings for value in values[s].values()]
+            means += [f"{name} {amount(statistics.fmean(own), unit)}"] if own else []
+        if len(means) == 2:
+            said.append(f"{what} at {rate_text(rate)}: {', '.join(means)}")
+    return said
 
 
 def listed(what: str, values: Table, along: Literal["beta", "rate"], unit: Unit) -> str:

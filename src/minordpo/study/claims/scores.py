@@ -71,12 +71,13 @@ def minordpo_wins_most_settings(runs: Sequence[Run]) -> Finding:
     minor, base = table(runs, "minordpo", "accuracy"), table(runs, "minordpo", "base_accuracy")
     rivals = [table(runs, name, "accuracy") for name in RIVALS]
     won = against(
-        "share of settings that MinorDPO wins, less a half",
+        "share of settings that MinorDPO wins",
         minor,
         base,
         *rivals,
         unit="share",
-        value=lambda ours, *theirs: float(ours > max(theirs)) - 0.5,
+        value=lambda ours, *theirs: float(ours > max(theirs)),
+        bar=0.5,
     )
     return Finding((won,))
 
@@ -224,7 +225,7 @@ def minordpo_takes_a_high_rate(runs: Sequence[Run]) -> Finding:
     return Finding(
         (
             against(f"broken at rate {name}, DPO less MinorDPO", dpo, minor, unit="share"),
-            level(f"MinorDPO broken there, less {SOME:.0%}", minor, -1, "share", less=SOME),
+            level("MinorDPO broken there", minor, -1, "share", bar=SOME),
         )
     )
 
@@ -272,11 +273,12 @@ def dpos_hyperparameters_serve(runs: Sequence[Run]) -> Finding:
     broken = table(runs, "minordpo", "broken")
     tried = {s: own for s, own in minor.items() if s in dpo}
     works = against(
-        "share of DPO's settings at which MinorDPO works, less a half",
+        "share of DPO's settings at which MinorDPO works",
         tried,
         base,
         broken,
         unit="share",
-        value=lambda ours, untuned, broke: float(ours >= untuned and not broke) - 0.5,
+        value=lambda ours, untuned, broke: float(ours >= untuned and not broke),
+        bar=0.5,
     )
     return Finding((works,))

@@ -101,13 +101,13 @@ def _values(verdict: Verdict) -> dict[str, Any]:
             {
                 "what": each.what,
                 "unit": each.unit,
-                "predicted": "above 0" if each.predicted > 0 else "below 0",
-                "mean": each.mean,
+                "predicted": f"{'above' if each.predicted > 0 else 'below'} {each.bar:g}",
+                "mean": each.mean + each.bar,
                 "sd": each.spread,
                 "seeds": each.seeds,
                 "seeds_as_predicted": each.as_predicted,
                 "p": each.p,
-                "by_seed": {str(seed): value for seed, value in each.by_seed.items()},
+                "by_seed": {str(seed): value + each.bar for seed, value in each.by_seed.items()},
                 "seeds_left_out": list(each.left_out),
             }
             for each in (finding.contrasts if finding is not None else ())

@@ -21,6 +21,7 @@ from minordpo.study.claims.evidence import (
     magnitudes,
     ordering,
     rates,
+    side_by_side,
     table,
 )
 from minordpo.study.claims.verdict import Finding
@@ -97,7 +98,12 @@ def minordpo_stays_near(runs: Sequence[Run]) -> Finding:
         )
         for name in ("chosen", "rejected", "margin")
     )
-    return Finding((level("MinorDPO: chosen", minor("chosen"), 1), *smaller))
+    told = [
+        each
+        for name in ("chosen", "rejected", "margin")
+        for each in side_by_side(name, ("MinorDPO", minor(name)), ("DPO", dpo(name)), "nats")
+    ]
+    return Finding((level("MinorDPO: chosen", minor("chosen"), 1), *smaller), tuple(told))
 
 
 def minordpo_moves_pairs_less(runs: Sequence[Run]) -> Finding:
@@ -114,7 +120,8 @@ def minordpo_moves_pairs_less(runs: Sequence[Run]) -> Finding:
 def minordpo_has_less_divergence(runs: Sequence[Run]) -> Finding:
     """C15, KL."""
     minor, dpo = table(runs, "minordpo", "kl"), table(runs, "dpo", "kl")
-    return Finding((against("KL, DPO less MinorDPO", dpo, minor, unit="nats a token"),))
+    told = side_by_side("KL", ("MinorDPO", minor), ("DPO", dpo), "nats a token")
+    return Finding((against("KL, DPO less MinorDPO", dpo, minor, unit="nats a token"),), tuple(told))
 
 
 def minordpo_retains(runs: Sequence[Run]) -> Finding:
@@ -125,7 +132,8 @@ def minordpo_retains(runs: Sequence[Run]) -> Finding:
         raise Undecidable(
             f"no run is right in more than {best:.1%} of the other tasks, so there is nothing to retain"
         )
-    return Finding((against("other tasks, MinorDPO less DPO", minor, dpo, unit="points"),))
+    told = side_by_side("right", ("MinorDPO", minor), ("DPO", dpo), "share")
+    return Finding((against("other tasks, MinorDPO less DPO", minor, dpo, unit="points"),), tuple(told))
 
 
 def dose_breaks(runs: Sequence[Run]) -> Finding:
@@ -229,10 +237,11 @@ def signals_tell_when(runs: Sequence[Run]) -> Finding:
                 "share",
             ),
             Contrast(
-                f"accuracy lost beyond {100 * TOLERANCE:.0f} point",
+                "accuracy lost",
                 {seed: ours[seed].lost - TOLERANCE for seed in usable},
                 -1,
                 "points",
+                bar=TOLERANCE,
             ),
         )
         good = all(each.agrees for each in contrasts)
