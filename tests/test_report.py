@@ -397,8 +397,10 @@ def test_the_command_says_one_line_and_ends_with_two(tmp_path: Path, capsys: Any
 
 
 def test_the_command_writes_a_report(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr(figures, "draw_figures", lambda data, folder: None)
+    monkeypatch.setattr(figures, "draw_figures", lambda data, folder: (folder / "push.png").touch())
     write_run(tmp_path / "run")
-    assert main(["report", str(tmp_path / "run"), "--out", str(tmp_path / "made" / "out")]) == 0
-    assert capsys.readouterr().out == f"{tmp_path / 'made' / 'out' / 'index.html'}: written\n"
+    out = tmp_path / "made" / "out"
+    assert main(["report", str(tmp_path / "run"), "--out", str(out)]) == 0
+    said = f"{out / 'index.html'}: written\n{out / 'figures'}: push, each as PNG and SVG\n"
+    assert capsys.readouterr().out == said
     assert page.INDEX in {each.name for each in (tmp_path / "made" / "out").iterdir()}

@@ -128,6 +128,15 @@ def test_an_objective_with_two_settings_beside_β_is_two_lines(
         assert texts(found[name]) >= {"dpo", "dpop, dpop_lambda 5", "dpop, dpop_lambda 50"}
 
 
+def test_objectives_of_fewer_seeds_than_others_say_how_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = drawn(swept(tmp_path, dpop=(5,)), monkeypatch)
+    whiskers = "mean and range over up to 3 seeds; of single seeds 95 % intervals"
+    for name, title in (("scores", "Scores by β: "), ("kl", "Reward against KL: a point a setting, ")):
+        assert texts(found[name]) >= {"dpo (3 seeds)", "dpop (1 seed)", title + whiskers}
+
+
 def test_a_colour_that_comes_again_is_hollow() -> None:
     names = [f"objective {place:02}" for place in range(9)]
     styles = figures._of_objectives(names)

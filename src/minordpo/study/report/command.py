@@ -51,4 +51,7 @@ def report_command(arguments: argparse.Namespace) -> None:
         pairs=arguments.pairs,
         say=lambda text: print(text, file=sys.stderr),
     )
+    names = sorted(each.stem for each in (out / "figures").glob("*.png"))
     print(f"{out / 'index.html'}: written")
+    if names:
+        print(f"{out / 'figures'}: {', '.join(names)}, each as PNG and SVG")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -250,7 +250,8 @@ def _scores(figure: Figure, data: Mapping[str, Any]) -> None:
             axis.yaxis.set_major_formatter(PercentFormatter(1))
     for axis in grid[-1]:
         axis.set_xlabel("β (0: the untuned model)")
-    _legend_of(figure, [Line2D([], [], marker="o", **style) for style in styles.values()], list(styles))
+    handles = [Line2D([], [], marker="o", **style) for style in styles.values()]
+    _legend_of(figure, handles, _names_with_seeds(data, scored, styles))
     _title(figure, f"Scores by β: {_whiskers(data, scored)}")
 
 
@@ -268,8 +269,33 @@ def _line_of_scores(axis: Axes, points: Sequence[tuple[float, list[float]]], sty
 
 def _whiskers(data: Mapping[str, Any], places: Sequence[int]) -> str:
     """What the bars of scores are, in words."""
-    seeds = len({data["runs"][place]["seed"] for place in places})
-    return f"mean and range over {seeds} seeds" if seeds > 1 else "95 % intervals, or the range over runs"
+    counts = {len(seeds) for seeds in _seeds_of_settings(data, places).values()}
+    if counts == {1}:
+        return "95 % intervals, or the range over runs"
+    if len(counts) == 1:
+        return f"mean and range over {counts.pop()} seeds"
+    single = "; of single seeds 95 % intervals" if 1 in counts else ""
+    return f"mean and range over up to {max(counts)} seeds{single}"
+
+
+def _seeds_of_settings(data: Mapping[str, Any], places: Sequence[int]) -> dict[tuple[Any, ...], set[int]]:
+    """The seeds of each objective as it is drawn, rate and β."""
+    found: dict[tuple[Any, ...], set[int]] = {}
+    variants = _variants(data)
+    for place in places:
+        run = data["runs"][place]
+        found.setdefault((variants[place], run["rate"], run["beta"]), set()).add(run["seed"])
+    return found
+
+
+def _names_with_seeds(data: Mapping[str, Any], places: Sequence[int], names: Iterable[str]) -> list[str]:
+    """Names for a legend, with how many seeds each has where some have more than others."""
+    most: dict[str, int] = {}
+    for (name, *_), seeds in _seeds_of_settings(data, places).items():
+        most[name] = max(most.get(name, 0), len(seeds))
+    if len(set(most.values())) < 2:
+        return list(names)
+    return [f"{name} ({most[name]} seed{'s' * (most[name] != 1)})" for name in names]
 
 
 def _draw_base(axis: Axes, base: Sequence[float] | None) -> None:
@@ -308,7 +334,8 @@ def _against_kl(figure: Figure, data: Mapping[str, Any]) -> None:
         scale_kl(axis)
     handles = [Line2D([], [], marker="o", **style | {"linestyle": ""}) for style in styles.values()]
     handles += [Line2D([], [], linestyle="", marker=each, color=GREY) for each in markers.values()]
-    _legend_of(figure, handles, [*styles, *(f"learning rate {rate_text(rate)}" for rate in rates)])
+    names = _names_with_seeds(data, shown, styles)
+    _legend_of(figure, handles, [*names, *(f"learning rate {rate_text(rate)}" for rate in rates)])
     what = "a point a run" if len(together) == len(shown) else "a point a setting"
     _title(figure, f"Reward against KL: {what}, {_whiskers(data, shown)}")
 
