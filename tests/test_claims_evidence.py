@@ -134,9 +134,13 @@ def test_a_share_is_told_as_it_is_beside_what_is_claimed_of_it() -> None:
     assert wins.as_predicted == 8
 
 
-def test_means_side_by_side_are_of_one_rate_each_and_of_the_settings_that_both_have() -> None:
-    ours = table(runs("minordpo", chosen=lambda _, rate, __: 1e4 * rate), "minordpo", "chosen")
-    theirs = table(runs("dpo", betas=(0.2,), chosen=lambda _, rate, __: -2e4 * rate), "dpo", "chosen")
+def test_means_side_by_side_are_of_one_rate_each_and_of_the_settings_and_seeds_that_both_have() -> None:
+    def rising(beta: float, rate: float, seed: int) -> float:
+        return 1e4 * rate + 100 * (beta < 0.2 or seed > 1)  # which the other has not
+
+    ours = table(runs("minordpo", chosen=rising), "minordpo", "chosen")
+    theirs = runs("dpo", betas=(0.2,), seeds=(0, 1), chosen=lambda _, rate, __: -2e4 * rate)
+    theirs = table(theirs, "dpo", "chosen")
     assert side_by_side("chosen", ("MinorDPO", ours), ("DPO", theirs), "nats") == [
         "chosen at 1e-4: MinorDPO +1.00 nats, DPO −2.00 nats",
         "chosen at 1e-3: MinorDPO +10.0 nats, DPO −20.0 nats",

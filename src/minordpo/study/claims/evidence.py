@@ -247,19 +247,22 @@ def _sign(value: float) -> int:
 
 
 def side_by_side(what: str, first: tuple[str, Table], second: tuple[str, Table], unit: Unit) -> list[str]:
-    """Means of two at each learning rate that both have: "chosen at 1e-4: MinorDPO +1.1, DPO −1.8 nats".
+    """Means of two at each learning rate, of the β and seeds that both have: "chosen at 1e-4: MinorDPO +1.1, DPO −1.8".
 
     A mean over rates says little where one rate moves everything further; these are told beside it.
     """
     said = []
     for rate in rates(first[1], second[1]):
-        settings = [s for s in first[1] if s.rate == rate and s in second[1]]
-        means = []
-        for name, values in (first, second):
-            own = [value for s in settings for value in values[s].values()]
-            means += [f"{name} {amount(statistics.fmean(own), unit)}"] if own else []
-        if len(means) == 2:
-            said.append(f"{what} at {rate_text(rate)}: {', '.join(means)}")
+        both = [
+            (first[1][s][seed], second[1][s][seed])
+            for s in first[1]
+            if s.rate == rate and s in second[1]
+            for seed in first[1][s].keys() & second[1][s].keys()
+        ]
+        if both:
+            means = map(statistics.fmean, zip(*both, strict=True))
+            ours, theirs = (amount(each, unit, sign=unit == "nats") for each in means)
+            said.append(f"{what} at {rate_text(rate)}: {first[0]} {ours}, {second[0]} {theirs}")
     return said
 
 

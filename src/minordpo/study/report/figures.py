@@ -22,6 +22,7 @@ from minordpo.study.report.groups import rate_text
 
 _LABELS = {"logratios": "log-ratio (nats per response)", "logps": "log-prob (nats per response)"}
 _MOST_STRIPS = 80  # runs in the figure of health; more are no longer read
+_NARROWEST = 1.6  # points, of lines that are drawn over each other
 _PANELS_ACROSS = 3
 
 Run = Mapping[str, Any]
@@ -128,10 +129,14 @@ def _rewards(figure: Figure, data: Mapping[str, Any], runs: Sequence[Run]) -> No
         axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, steps=[1, 2, 5, 10]))
         if kind == "logratios":
             axis.axhline(0, color=GREY, linewidth=1.0, zorder=1.5)
-        for group in groups:
+        for place, group in enumerate(groups):
             own = [run["curves"] for run in runs if run["group"] == group]
+            # The later the narrower, so that lines which lie on each other are all seen.
+            width = _NARROWEST + 0.7 * min(len(groups) - 1 - place, 4)
             _draw_group(
-                axis, [each["train"][name] for each in own if name in each["train"]], _style(data, group)
+                axis,
+                [each["train"][name] for each in own if name in each["train"]],
+                {**_style(data, group), "linewidth": width},
             )
             for each in own:
                 held = each["eval"].get(name, {"x": [], "y": []})
