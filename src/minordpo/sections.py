@@ -201,6 +201,14 @@ def section_keys(cls: Any) -> list[str]:
     ]
 
 
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Sections within sections as one mapping, by dotted key."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
 def as_mapping(section: Any) -> dict[str, Any]:
     """The keys of a section, and of those in it, as YAML has them."""
     mapping: dict[str, Any] = {}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from minordpo import objectives
 from minordpo.errors import InputError
+from minordpo.sections import flatten
 from minordpo.study.claims import measures
 from minordpo.study.claims.answers import Answers, of_the_same_questions
 from minordpo.study.claims.evidence import Run
@@ -191,13 +192,13 @@ def _trained(folder: Path, configuration: str) -> Trained | None:
 
 # ---- the situation ----
 def _situation(run: find.Run) -> dict[str, Any]:
-    flat = _flat(run.config)
+    flat = flatten(run.config)
     if run.world is not None:
         own = flat.get("model.reference") == flat.get(
             "model.path"
         )  # the world's base, which every seed has anew
         made = (*_MADE_BY_WORLD, "model.reference") if own else _MADE_BY_WORLD
-        flat = {k: v for k, v in flat.items() if k not in made} | _flat({"world": run.world})
+        flat = {k: v for k, v in flat.items() if k not in made} | flatten({"world": run.world})
     return {key: value for key, value in flat.items() if value is not None and _matters(key)}
 
 
@@ -208,10 +209,3 @@ def _matters(key: str) -> bool:
         or key.startswith(_APART)
         or (section == "training" and name.startswith(_LOOKS_ON))
     )
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from minordpo.sections import flatten
 from minordpo.study.canvas import COLORS
 from minordpo.study.report.find import Run
 
@@ -59,21 +60,11 @@ def _flat(run: Run) -> dict[str, Any]:
     if run.settings is not None:
         flat = {"sweep": str(run.folder.resolve().parent), **run.settings}
     elif run.config:
-        flat = _flatten(run.config)
+        flat = flatten(run.config)
     else:
         flat = {"run": str(run.folder.resolve())}
     seeds = ("seed", "data_seed")
     return {k: v for k, v in flat.items() if k != "output" and k.rpartition(".")[2] not in seeds}
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _varied(flats: Sequence[Mapping[str, Any]]) -> list[str]:

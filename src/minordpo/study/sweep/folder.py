@@ -18,7 +18,7 @@ from minordpo.config import RunConfig
 from minordpo.data.files import written_whole
 from minordpo.engine.models import model_folder
 from minordpo.errors import InputError
-from minordpo.sections import as_mapping
+from minordpo.sections import as_mapping, flatten
 from minordpo.study.results import EVALUATION, FAILED, RETENTION, run_row, write_results
 from minordpo.study.sweep.names import in_order
 from minordpo.study.sweep.plan import Cell, SweepPlan
@@ -242,23 +242,13 @@ def _content(path: str) -> str | None:
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """The first key that differs, in words."""
-    old, new = _flat(before), _flat(now)
+    old, new = flatten(before), flatten(now)
     key = next(key for key in sorted({*old, *new}) if old.get(key) != new.get(key))
     part, _, name = key.partition(".")
     if part == "files":
         return f"other content of {name}"
     name = name if part == "config" else key
     return f"{name} {json.dumps(old.get(key))}, not {json.dumps(new.get(key))}"
-
-
-def _flat(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in mapping.items():
-        if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
 
 
 def _counted(runs: int) -> str:
