@@ -288,6 +288,13 @@ def test_the_time_left_is_reckoned_from_runs_and_worlds_apart(
     ]
 
 
+def test_a_sweep_that_goes_on_reckons_by_what_is_done(tmp_path: Path, pretended: Pretended) -> None:
+    write_sweep(tmp_path, world={"pairs": 16}, grid={"seed": [0, 1], "objective.beta": [0.1, 0.2]})
+    assert "by those that are done" not in swept(tmp_path, only="beta0.1-seed0")[1]
+    # Of three seconds each the three runs, and of thirty the other world.
+    assert "  about 39 s left, by those that are done\n" in swept(tmp_path)[1]
+
+
 def test_the_untuned_model_of_each_world_is_asked_once_and_after_its_world_is_made(
     tmp_path: Path, pretended: Pretended
 ) -> None:

@@ -25,7 +25,7 @@ from typing import Any
 from tqdm import tqdm
 
 from minordpo.errors import InputError
-from minordpo.study.micro.world import describe_base
+from minordpo.study.micro.world import base_seconds, describe_base
 from minordpo.study.results import results_table
 from minordpo.study.sweep.cell import CellJob, UntunedJob, WorldJob, do_job
 from minordpo.study.sweep.cost import estimate
@@ -194,12 +194,15 @@ class _Loop:
         self.untuned = untuned
         self.doing: dict[str, str] = {}
         self.given: dict[str, float] = {}  # when each job was
-        self.took: dict[type[Job], list[float]] = {CellJob: [], WorldJob: []}  # seconds
+        self.took: dict[type[Job], list[float]] = {CellJob: [], WorldJob: []}  # seconds, since this start
+        self.before = _seconds_before(plan, folder)
         self.ended = 0
 
     def run(self) -> None:
         """Until every run has ended."""
         queue = self._queue()
+        if left := _left(self._seconds_left()):
+            self.say(f"  {left.removeprefix('; ')}, by those that are done")
         terminal, total = sys.stderr.isatty(), len(self.cells)
         # Its own estimate is left out: it would take worlds that were made first for a part of each run.
         bar = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
@@ -289,13 +292,12 @@ class _Loop:
         self.bar.update()
 
     def _seconds_left(self) -> float:
-        """By what runs and worlds took so far; 0 where no run has ended well, or none is left."""
+        """By what runs and worlds took since this start, or before it; 0 where that is not known, or none is left."""
         left = {CellJob: len(self.cells) - self.ended, WorldJob: len(self.worlds)}
-        if not self.took[CellJob] or not left[CellJob]:
+        took = {kind: self.took[kind] or self.before[kind] for kind in left}
+        if not took[CellJob] or not left[CellJob]:
             return 0.0
-        seconds = sum(
-            statistics.median(self.took[kind]) * count for kind, count in left.items() if self.took[kind]
-        )
+        seconds = sum(statistics.median(took[kind]) * count for kind, count in left.items() if took[kind])
         return seconds / self.workers.count
 
     def _tell(self, line: str) -> None:
@@ -309,6 +311,17 @@ class _Loop:
             step = _last_step(self.plan.output / name / "metrics.jsonl") if what == "training" else None
             said.append(f"{name}: {what}" + ("" if step is None else f", step {step}"))
         return "; ".join(said)
+
+
+def _seconds_before(plan: SweepPlan, folder: SweepFolder) -> dict[type[Job], list[float]]:
+    """What the plan's runs and worlds that are there took each."""
+    done = {cell.name for cell in plan.cells if folder.state(cell, plan) == "done"}
+    runs = [row["total_seconds"] for row in folder.rows([]) if row["run"] in done]
+    made = [base_seconds(path) for path in plan.worlds if (path / "world.json").exists()]
+    return {
+        CellJob: [each for each in runs if each],
+        WorldJob: [each for each in made if each],
+    }
 
 
 def _outcome(row: dict[str, Any]) -> str:
