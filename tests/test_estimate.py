@@ -319,6 +319,7 @@ def test_an_output_where_nothing_may_be_written_is_refused(
         "data.max_length=20",
         "data.eval=14",
         "training.label_smoothing_factor=0.1",
+        "samples.max_new_tokens=100000",
     ],
 )
 def test_what_a_run_refuses_a_dry_run_refuses(shared: Path, tmp_path: Path, override: str) -> None:

@@ -225,7 +225,13 @@ def test_save_strategies_other_than_steps_need_no_save_steps(tmp_path):
 
 def test_a_run_that_is_refused_leaves_nothing_in_the_way_of_the_corrected_one(tmp_path):
     config = set_up(tmp_path)
-    for wrong in ("data.max_length=5", "data.train=none.jsonl", "training.eval_on_start=3", "data.eval=10"):
+    for wrong in (
+        "data.max_length=5",
+        "data.train=none.jsonl",
+        "training.eval_on_start=3",
+        "data.eval=10",
+        "samples.max_new_tokens=100000",
+    ):
         assert main(["train", str(config), wrong]) == 2
         assert not (tmp_path / "run").exists()
     with pytest.raises(

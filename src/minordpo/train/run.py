@@ -226,6 +226,7 @@ def build_trainer(
     if given.get("save_strategy", "steps") != "steps":
         settings.pop("save_steps", None)
     policy = load_policy(config)
+    _refuse_samples(config, policy, data)
     other = None if model.reference is None else load_model(model.reference, dtype=model.dtype)
     return PreferenceTrainer(
         policy,
@@ -244,6 +245,18 @@ def build_trainer(
         metrics_file=folder / "metrics.jsonl",
         **config.objective.hyper,
     )
+
+
+def _refuse_samples(config: RunConfig, policy: PreTrainedModel | PeftModel, data: RunData) -> None:
+    """Nothing, where the model has room for the run's sample answers."""
+    prompts = [len(pair.prompt_ids) for pair in (data.held_out or [])[: config.samples.prompts]]
+    room = getattr(causal_model(policy).config.get_text_config(), "max_position_embeddings", None)
+    longest, wanted = max(prompts, default=0), config.samples.max_new_tokens
+    if prompts and room is not None and longest + wanted > room:
+        raise InputError(
+            f"samples.max_new_tokens is {wanted} and the longest prompt of the samples has {longest} tokens, but "
+            f"{config.model.path} has {room} positions. Lower it, or leave the samples out by samples.prompts=0"
+        )
 
 
 def build_monitor(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> list[TrainerCallback]:
