@@ -164,7 +164,8 @@ def _table(runs: Sequence[Row]) -> list[str]:
             cells = [name, "" if arm == UNTUNED else rate_text(rate), str(len(seeds))]
             for measure, (_, form) in TOLD.items():
                 values = list(_by_seed(runs, arm, rate, measure).values())
-                text = form.format(statistics.fmean(values)).replace("-", "−") if values else ""
+                text = form.format(statistics.fmean(values)) if values else ""
+                text = text.replace("-", "−").replace("%", " %")
                 if measure == ACCURACY:
                     text += f" ({100 * min(values):.0f} to {100 * max(values):.0f})"
                 cells.append(text)
