@@ -132,7 +132,7 @@ def test_objectives_of_fewer_seeds_than_others_say_how_many(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = drawn(swept(tmp_path, dpop=(5,)), monkeypatch)
-    whiskers = "mean and range over up to 3 seeds; of single seeds 95 % intervals"
+    whiskers = "mean and range over up to 3 seeds (of one: 95 %)"
     for name, title in (("scores", "Scores by β: "), ("kl", "Reward against KL: a point a setting, ")):
         assert texts(found[name]) >= {"dpo (3 seeds)", "dpop (1 seed)", title + whiskers}
 

@@ -121,6 +121,7 @@ def _rewards(figure: Figure, data: Mapping[str, Any], runs: Sequence[Run]) -> No
     kind = runs[0]["curves"]["kind"]
     panels = {n: text for n, text in PANELS.items() if any(n in run["curves"]["train"] for run in runs)}
     groups = sorted({run["group"] for run in runs})
+    objectives = list(dict.fromkeys(run["objective"] for run in runs))
     figure.set_size_inches(11, 3.9 + 0.2 * math.ceil(len(groups) / 4))
     axes = figure.subplots(1, len(panels), sharex=True, sharey=kind == "logratios", squeeze=False)[0]
     for axis, (name, heading) in zip(axes, panels.items(), strict=True):
@@ -131,13 +132,12 @@ def _rewards(figure: Figure, data: Mapping[str, Any], runs: Sequence[Run]) -> No
             axis.axhline(0, color=GREY, linewidth=1.0, zorder=1.5)
         for place, group in enumerate(groups):
             own = [run["curves"] for run in runs if run["group"] == group]
-            # The later the narrower, so that lines which lie on each other are all seen.
-            width = _NARROWEST + 0.7 * min(len(groups) - 1 - place, 4)
-            _draw_group(
-                axis,
-                [each["train"][name] for each in own if name in each["train"]],
-                {**_style(data, group), "linewidth": width},
-            )
+            look = _style(data, group)
+            if (
+                len(objectives) == 1
+            ):  # whose settings often lie on each other: the later the narrower, so all are seen
+                look["linewidth"] = _NARROWEST + 0.6 * min(len(groups) - 1 - place, 4)
+            _draw_group(axis, [each["train"][name] for each in own if name in each["train"]], look)
             for each in own:
                 held = each["eval"].get(name, {"x": [], "y": []})
                 axis.plot(
@@ -153,7 +153,6 @@ def _rewards(figure: Figure, data: Mapping[str, Any], runs: Sequence[Run]) -> No
     _legend(figure, data, groups)
     seeds = len({run["seed"] for run in runs})
     many = f", mean and range of {seeds} seeds" if seeds > 1 else ""
-    objectives = list(dict.fromkeys(run["objective"] for run in runs))
     whose = objectives[0] if len(objectives) == 1 else f"{len(objectives)} objectives"
     _title(
         figure, f"{whose}, learning rate {rate_text(runs[0]['rate'])}: batches, held-out pairs as dots{many}"
@@ -279,7 +278,7 @@ def _whiskers(data: Mapping[str, Any], places: Sequence[int]) -> str:
         return "95 % intervals, or the range over runs"
     if len(counts) == 1:
         return f"mean and range over {counts.pop()} seeds"
-    single = "; of single seeds 95 % intervals" if 1 in counts else ""
+    single = " (of one: 95 %)" if 1 in counts else ""
     return f"mean and range over up to {max(counts)} seeds{single}"
 
 
