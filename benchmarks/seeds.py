@@ -30,9 +30,9 @@ UNTUNED = "untuned"
 ARMS = {
     UNTUNED: "untuned",
     "dpo": "DPO",
+    "dpo_nll": "DPO + SFT",
     "dpop": "DPOP",
     "minordpo": "MinorDPO",
-    "dpo_nll": "DPO + SFT",
     "minor_sft": "minor-SFT",
     "sft": "SFT",
 }
@@ -171,28 +171,28 @@ def _table(runs: Sequence[Row]) -> list[str]:
                 cells.append(text)
             own = [row for row in runs if row["objective.name"] == arm and _rate(row) == rate]
             healths = [row.get("health", "") for row in own]
-            cells.append(
-                ", ".join(f"{healths.count(each)} {each}" for each in dict.fromkeys(healths) if each)
-            )
+            ends = [f"{healths.count(each)} {each}" for each in dict.fromkeys(healths) if each]
+            cells.append("healthy" if set(healths) == {"healthy"} else ", ".join(ends))
             lines.append("| " + " | ".join(cells) + " |")
     return lines
 
 
 def _contrasts(runs: Sequence[Row]) -> list[str]:
-    """MinorDPO less each other arm, seed by seed, in points."""
-    lines = ["| MinorDPO less | rate | points | sd | seeds above | p |", "|" + "---|" * 6]
+    """DPO less the untuned model and MinorDPO less each other arm, seed by seed, in points."""
+    lines = ["| | rate | points | sd | seeds above 0 | p |", "|" + "---|" * 6]
+    pairs = [("dpo", UNTUNED), *(("minordpo", arm) for arm in ARMS if arm != "minordpo")]
     for rate in _rates(runs):
-        ours = _by_seed(runs, "minordpo", rate)
-        for arm, name in ARMS.items():
-            theirs = _by_seed(runs, arm, rate)
+        for first, second in pairs:
+            ours, theirs = _by_seed(runs, first, rate), _by_seed(runs, second, rate)
             both = sorted(ours.keys() & theirs.keys())
-            if arm == "minordpo" or len(both) < 2:
+            if len(both) < 2:
                 continue
             less = [100 * (ours[seed] - theirs[seed]) for seed in both]
+            mean = f"{statistics.fmean(less):+.1f}".replace("-", "−")
             cells = [
-                name,
+                f"{ARMS[first]} less {ARMS[second]}",
                 rate_text(rate),
-                f"{statistics.fmean(less):+.1f}".replace("-", "−"),
+                mean,
                 f"{statistics.stdev(less):.1f}",
             ]
             cells += [f"{sum(each > 0 for each in less)} of {len(less)}", f"{sign_flip_of_means(less):.2g}"]
