@@ -200,8 +200,10 @@ def test_any_file_is_a_config_or_an_input_error(tmp_path_factory, text):
             "qqq: 1\n",
             r"^run\.yaml: qqq is not a key of minordpo\. Known here: model, data, objective, training, lora",
         ),
-        ("3: 1\n", r"^run\.yaml: 3 is not a key of minordpo"),
-        ("objective: {name: dpo, 3: 1}\nmodel: {path: m}\ndata: {train: a}\n", r"objective\.3 is not a key"),
+        (
+            "objective: {name: dpo, 3: 1}\nmodel: {path: m}\n",
+            r"^run\.yaml: line 1 has a key 3 that is not text",
+        ),
         (
             "data: {trian: a}\nmodel: {path: m}\n",
             r"data\.trian is not a key of minordpo\. Did you mean data\.train\?",

@@ -330,6 +330,7 @@ def test_a_world_is_written_whole_and_keeps_its_questions_from_the_base(
     assert len(set(prompts)) == len(prompts)
     assert (made / "base" / "model.safetensors").exists()
     trained = json.loads((made / "base" / "trained.json").read_text())
+    assert trained.pop("seconds") > 0
     assert trained == {"steps": 2, "cool_down": 0, "right": None, "asked": 0}
     assert len(met) >= 2 * base.BATCH
     stamp = (made / "base" / "model.safetensors").stat().st_mtime_ns

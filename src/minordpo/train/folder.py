@@ -32,9 +32,7 @@ def refuse_unwritable(folder: Path) -> None:
     Raises:
         InputError: a file is in the way, nothing may be written there, or the system does not take such a name.
     """
-    name = str(folder)
-    if "\0" in name or name != name.encode(errors="replace").decode():
-        raise InputError(f"{name[:200]!r} cannot be written: such a name is no text. Name another output")
+    _refuse_no_text(folder)
     try:
         above = existing_above(folder)
         is_folder = above.is_dir()
@@ -48,6 +46,12 @@ def refuse_unwritable(folder: Path) -> None:
         raise InputError(f"{folder} cannot be written: {above} is a file. Name another output")
     if not os.access(above, os.W_OK | os.X_OK):
         raise InputError(f"{folder} cannot be written: {above} allows no writing. Name another output")
+
+
+def _refuse_no_text(folder: Path) -> None:
+    name = str(folder)
+    if "\0" in name or name != name.encode(errors="replace").decode():
+        raise InputError(f"{name[:200]!r} cannot be written: such a name is no text. Name another output")
 
 
 def finished(folder: Path) -> bool:
@@ -74,7 +78,7 @@ def only_here(folder: Path, *, doing: str = "training") -> Iterator[None]:
     if int(os.environ.get("RANK", "0")):
         yield
         return
-    refuse_unwritable(folder)
+    _refuse_no_text(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY)
