@@ -120,9 +120,9 @@ def _difference(before: Mapping[str, str] | None, now: Mapping[str, str]) -> str
     """The first measure that differs, in words; a run gives the same numbers again on a machine of its kind."""
     if before is None:
         return ""
-    for name in now.keys() & before.keys():
-        if not any(each in name for each in _TIMED) and before[name] != now[name]:
-            return f"{name} {now[name]}, not {before[name]}"
+    for name, value in now.items():
+        if not any(each in name for each in _TIMED) and before.get(name, value) != value:
+            return f"{name} {value}, not {before[name]}"
     return ""
 
 

@@ -126,6 +126,11 @@ def _row(folder: Path) -> dict[str, Any]:
     return row | {name: cost.get(key) for name, key in names.items()}
 
 
+def run_seconds(folder: Path) -> float | None:
+    """`total_seconds` alone."""
+    return _json(folder / COST).get("seconds")
+
+
 def _config(file: Path) -> dict[str, Any]:
     """The sections as they stand; a run that failed before it began has none."""
     config = parse_yaml(file.read_text(encoding="utf-8"), str(file)) if file.is_file() else None

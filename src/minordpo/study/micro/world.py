@@ -83,6 +83,11 @@ def make_world(folder: Path, world: World, *, quiet: bool = False) -> Path:
     return folder
 
 
+def is_made(folder: Path) -> bool:
+    """Whether a world stands there whole."""
+    return (folder / "world.json").exists()
+
+
 def base_seconds(folder: Path) -> float | None:
     """Of a world that is made, how long its base took; None where that was not written down."""
     seconds = _trained(folder).get("seconds")

@@ -133,9 +133,8 @@ def _rewards(figure: Figure, data: Mapping[str, Any], runs: Sequence[Run]) -> No
         for place, group in enumerate(groups):
             own = [run["curves"] for run in runs if run["group"] == group]
             look = _style(data, group)
-            if (
-                len(objectives) == 1
-            ):  # whose settings often lie on each other: the later the narrower, so all are seen
+            # One objective's settings often lie on each other: the later the narrower, so all are seen.
+            if len(objectives) == 1:
                 look["linewidth"] = _NARROWEST + 0.6 * min(len(groups) - 1 - place, 4)
             _draw_group(axis, [each["train"][name] for each in own if name in each["train"]], look)
             for each in own:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from minordpo.config import RunConfig
 from minordpo.data.packing import tree_size
-from minordpo.study.micro.world import World, base_seconds, make_world
-from minordpo.study.results import run_row
+from minordpo.study.micro.world import World, base_seconds, is_made, make_world
+from minordpo.study.results import run_seconds
 from minordpo.study.sweep.folder import SweepFolder
 from minordpo.study.sweep.plan import Cell, SweepPlan
 from minordpo.train.estimate import plan_steps
@@ -43,15 +43,13 @@ def estimate(plan: SweepPlan, folder: SweepFolder, todo: Sequence[Cell], *, jobs
     """What is left, in words; nothing is written but temporary files."""
     if not todo:
         return "Dry run: there is nothing left to do."
-    done = [
-        each for each in (_took(cell) for cell in plan.cells if folder.state(cell, plan) == "done") if each
-    ]
+    done, made = seconds_before(plan, folder)
     head = "Dry run: nothing was trained and nothing written."
     if done:
         middle = statistics.median(done)
         return (
             f"{head}\nRuns that are done took {_duration(middle)} each (median of {len(done)}), so {len(todo)} more "
-            f"take {_duration(middle * len(todo) / jobs)} with {_jobs(jobs)}{_worlds_before(plan, todo, jobs)}."
+            f"take {_duration(middle * len(todo) / jobs)} with {_jobs(jobs)}{_worlds_before(plan, todo, made, jobs)}."
         )
     try:
         kinds = {key: _measured(cells[0], plan) for key, cells in _by_kind(todo).items()}
@@ -81,23 +79,24 @@ def estimate(plan: SweepPlan, folder: SweepFolder, todo: Sequence[Cell], *, jobs
     )
 
 
-def _took(cell: Cell) -> float:
-    return float(run_row(cell.folder)["total_seconds"] or 0.0)
+def seconds_before(plan: SweepPlan, folder: SweepFolder) -> tuple[list[float], list[float]]:
+    """What each of the plan's runs that are done took, and each of its worlds that are made, where that is known."""
+    runs = [run_seconds(cell.folder) for cell in plan.cells if folder.state(cell, plan) == "done"]
+    worlds = [base_seconds(path) for path in plan.worlds if is_made(path)]
+    return [each for each in runs if each], [each for each in worlds if each]
 
 
 def _unmade(plan: SweepPlan, cells: Sequence[Cell]) -> set[World]:
     """The micro worlds that runs wait for."""
     worlds = {cell.world for cell in cells if cell.world is not None}
-    return {each for each in worlds if not (plan.world_folder(each) / "world.json").exists()}
+    return {each for each in worlds if not is_made(plan.world_folder(each))}
 
 
-def _worlds_before(plan: SweepPlan, todo: Sequence[Cell], jobs: int) -> str:
-    """What making worlds adds to the time that runs take, by those that are made."""
+def _worlds_before(plan: SweepPlan, todo: Sequence[Cell], took: Sequence[float], jobs: int) -> str:
+    """What making worlds adds to the time that runs take, by what those that are made took."""
     unmade = len(_unmade(plan, todo))
     if not unmade:
         return ""
-    made = [path for path in plan.worlds if (path / "world.json").exists()]
-    took = [seconds for path in made if (seconds := base_seconds(path)) is not None]
     words = f"; before them {unmade} micro {'world is' if unmade == 1 else 'worlds are'} to be made"
     if not took:
         return f"{words}, whose time is not known"
@@ -125,7 +124,7 @@ def _measured(cell: Cell, plan: SweepPlan) -> _Kind:
     """One row of the run measured; a world that is not made is made aside, with a base of a few steps."""
     with tempfile.TemporaryDirectory(prefix="minordpo-dry-run-") as aside:
         config, seconds = cell.config if plan.processes == 1 else _alone(cell.config), 0.0
-        if cell.world is not None and not (plan.world_folder(cell.world) / "world.json").exists():
+        if cell.world is not None and not is_made(plan.world_folder(cell.world)):
             config, seconds = _on_a_sketch(config, cell.world, Path(aside) / "world")
         tokenizer = load_run_tokenizer(config)
         data = load_data(config, tokenizer)

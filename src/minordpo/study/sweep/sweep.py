@@ -25,10 +25,10 @@ from typing import Any
 from tqdm import tqdm
 
 from minordpo.errors import InputError
-from minordpo.study.micro.world import base_seconds, describe_base
+from minordpo.study.micro.world import describe_base, is_made
 from minordpo.study.results import results_table
 from minordpo.study.sweep.cell import CellJob, UntunedJob, WorldJob, do_job
-from minordpo.study.sweep.cost import estimate
+from minordpo.study.sweep.cost import estimate, seconds_before
 from minordpo.study.sweep.folder import SweepFolder
 from minordpo.study.sweep.launch import Launch, describe_launch, refuse_too_few_gpus, runs_at_a_time
 from minordpo.study.sweep.plan import Cell, SweepPlan, load_plan
@@ -147,7 +147,7 @@ def describe(plan: SweepPlan, folder: SweepFolder, todo: Sequence[Cell], *, retr
     if plan.processes > 1:
         lines.append(f"  {describe_launch(plan.processes, len(visible_gpus()))}")
     if plan.worlds:
-        made = sum((path / "world.json").exists() for path in plan.worlds)
+        made = sum(map(is_made, plan.worlds))
         lines.append(f"  micro worlds: {len(plan.worlds)}, {made} of them made; runs on one share it")
     references = {_reference(cell) for cell in plan.cells if cell.config.metrics.reference}
     lines.append(f"  reference passes: {len(references)}, each shared by its runs")
@@ -187,15 +187,13 @@ class _Loop:
         self.cells = {cell.name: cell for cell in todo}
         needed = {cell.world for cell in todo}
         self.worlds = {  # not made yet
-            path: world
-            for path, world in plan.worlds.items()
-            if world in needed and not (path / "world.json").exists()
+            path: world for path, world in plan.worlds.items() if world in needed and not is_made(path)
         }
         self.untuned = untuned
         self.doing: dict[str, str] = {}
         self.given: dict[str, float] = {}  # when each job was
         self.took: dict[type[Job], list[float]] = {CellJob: [], WorldJob: []}  # seconds, since this start
-        self.before = _seconds_before(plan, folder)
+        self.before = dict(zip(self.took, seconds_before(plan, folder), strict=True))
         self.ended = 0
 
     def run(self) -> None:
@@ -311,17 +309,6 @@ class _Loop:
             step = _last_step(self.plan.output / name / "metrics.jsonl") if what == "training" else None
             said.append(f"{name}: {what}" + ("" if step is None else f", step {step}"))
         return "; ".join(said)
-
-
-def _seconds_before(plan: SweepPlan, folder: SweepFolder) -> dict[type[Job], list[float]]:
-    """What the plan's runs and worlds that are there took each."""
-    done = {cell.name for cell in plan.cells if folder.state(cell, plan) == "done"}
-    runs = [row["total_seconds"] for row in folder.rows([]) if row["run"] in done]
-    made = [base_seconds(path) for path in plan.worlds if (path / "world.json").exists()]
-    return {
-        CellJob: [each for each in runs if each],
-        WorldJob: [each for each in made if each],
-    }
 
 
 def _outcome(row: dict[str, Any]) -> str:
