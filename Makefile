@@ -24,7 +24,7 @@ demo: $(VENV)/.smollm2 ## tune a small real model on this machine (options: ARGS
 # Two workers of one thread each: most tests are too small to gain from a second thread. A file stays on one
 # worker, so that a model it loads is loaded once. One test, with its output: make test ARGS="-n 0 -s tests/test_x.py"
 test: test-setup ## run the tests (options: ARGS="-k name", WORKERS=4)
-	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 format: install ## format the code
 	@$(BIN)/ruff format

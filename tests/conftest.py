@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterator
 
@@ -11,6 +12,34 @@ from hypothesis import HealthCheck, settings
 # How long an example takes is the machine's affair, and nothing that a test asks.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+
+# Whose tests start processes and wait for them: first, so that no worker is left alone with one of them at the end.
+LONG = (
+    "test_sharding",
+    "test_paper_sweeps",
+    "test_distributed",
+    "test_resume",
+    "test_shared_passes",
+    "test_models",
+    "test_sweep",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first; --no-loadscope-reorder keeps it so among several workers."""
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Import what is large before our modules do.
+
+    While jaxtyping's hook executes one of ours, Python looks for all bytecode under the hook's own name, so torch and
+    transformers would be compiled anew: half a minute, in every process that may not write it down.
+    """
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        return  # the process that hands tests out runs none
+    for name in ("pandas", "matplotlib.figure", "peft", "torch", "transformers.trainer"):
+        importlib.import_module(name)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,6 +12,7 @@ from fractions import Fraction
 
 import pytest
 
+from minordpo.cli import main
 from minordpo.data import symbolic
 from minordpo.data.formats import load_examples
 from minordpo.data.symbolic import EASY, PARTS, draw_parts, write_symbolic
@@ -64,6 +65,27 @@ def test_every_template_is_in_every_part_equally_often(parts):
     for part, problems in parts.items():
         counts = Counter(problem.template for problem in problems)
         assert counts == dict.fromkeys(EASY, SIZES[part] // len(EASY))
+
+
+def test_fewer_templates_are_in_every_part_equally_often_too():
+    for problems in draw_parts(SIZES | {"pairs": 30, "sft": 60}, seed=3, templates=(10, 54)).values():
+        counts = Counter(problem.template for problem in problems)
+        assert set(counts) == {10, 54}
+        assert max(counts.values()) - min(counts.values()) <= 1
+
+
+@pytest.mark.parametrize(
+    ("templates", "complaint"),
+    [
+        ("10,11", "names 11, which is none of the easy ones. Name some of 7, 8, 10"),
+        ("10,54,10", "names 10 twice"),
+        ("", "names none"),
+    ],
+)
+def test_templates_that_are_not_easy_ones_are_refused(templates, complaint, tmp_path, capsys):
+    assert main(["data", "symbolic", str(tmp_path / "out"), "--templates", templates]) == 2
+    assert complaint in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_no_question_is_twice_in_a_part_and_no_sums_of_one_part_are_in_another(parts):
@@ -152,7 +174,7 @@ def test_more_problems_than_a_template_has_are_refused(monkeypatch, tmp_path):
     with pytest.raises(
         InputError, match=r"pairs\.jsonl should have 51 problems, but after \d+ template 62 .* Lower --pairs"
     ):
-        write_symbolic(tmp_path / "out", SIZES)
+        write_symbolic(tmp_path / "out", SIZES, templates=(62,))
     assert not (tmp_path / "out").exists()
 
 

@@ -109,15 +109,31 @@ def _add_symbolic(kinds: Any) -> None:
         parser.add_argument(
             f"--{part}", type=int, default=count, metavar="N", help=f"problems of it (default {count})"
         )
+    parser.add_argument(
+        "--templates",
+        type=_numbers,
+        metavar="N,N,...",
+        help="numbers of the templates to draw from, for a smaller model or fewer hours (default: the 17 easy ones)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="another seed, other problems (default 0)")
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
     parser.set_defaults(run=_symbolic)
 
 
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(each) for each in text.split(",") if each.strip())
+
+
 def _symbolic(arguments: argparse.Namespace) -> None:
-    from minordpo.data.symbolic import PARTS, write_symbolic
+    from minordpo.data.symbolic import EASY, PARTS, write_symbolic
 
     sizes = {part: getattr(arguments, part) for part in PARTS}
-    files = write_symbolic(arguments.folder, sizes, seed=arguments.seed, overwrite=arguments.overwrite)
+    files = write_symbolic(
+        arguments.folder,
+        sizes,
+        seed=arguments.seed,
+        templates=EASY if arguments.templates is None else arguments.templates,
+        overwrite=arguments.overwrite,
+    )
     for part, file in files.items():
         print(f"{file}: {sizes[part]} problems")

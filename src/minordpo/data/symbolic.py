@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,26 +91,44 @@ def symbolic_row(item: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def draw_parts(sizes: dict[str, int], *, seed: int) -> dict[str, list[SymbolicProblem]]:
+def draw_parts(
+    sizes: dict[str, int], *, seed: int, templates: Sequence[int] = EASY
+) -> dict[str, list[SymbolicProblem]]:
     """Problems of each part of `PARTS`, every template equally often.
 
     No question stands twice in a part, and no sums of one part in another, so that what is asked was never trained on.
 
     Raises:
-        InputError: a part is larger than the templates have problems for, or reasoning-gym is missing.
+        InputError: a part is larger than the templates have problems for, one is not of `EASY` or named twice, or
+            reasoning-gym is missing.
     """
+    _refuse_templates(templates)
     gym = reasoning_gym("minordpo data symbolic")
     generators = gym.create_dataset("gsm_symbolic", seed=0, size=1).generators
     taken: set[tuple[int, str]] = set()  # sums of earlier parts
     parts = {}
     for part in PARTS:
-        parts[part] = list(_draw(generators, part, sizes[part], seed, taken))
+        parts[part] = list(_draw(generators, templates, part, sizes[part], seed, taken))
         taken |= {(problem.template, problem.sums) for problem in parts[part]}
     return parts
 
 
+def _refuse_templates(templates: Sequence[int]) -> None:
+    if not templates:
+        raise InputError(f"--templates names none. Name some of {', '.join(map(str, EASY))}.")
+    for template in templates:
+        if template not in EASY:
+            raise InputError(
+                f"--templates names {template}, which is none of the easy ones. Name some of "
+                f"{', '.join(map(str, EASY))}."
+            )
+        if templates.count(template) > 1:
+            raise InputError(f"--templates names {template} twice. Leave one of them out.")
+
+
 def _draw(
     generators: dict[int, Callable[[random.Random, float], dict[str, Any]]],
+    templates: Sequence[int],
     part: str,
     count: int,
     seed: int,
@@ -119,9 +137,9 @@ def _draw(
     order = random.Random(f"templates of {part} of seed {seed}")
     asked: set[str] = set()
     for index in range(count):
-        if index % len(EASY) == 0:
-            dealt = order.sample(EASY, len(EASY))
-        template = dealt[index % len(EASY)]
+        if index % len(templates) == 0:
+            dealt = order.sample(templates, len(templates))
+        template = dealt[index % len(templates)]
         # Seeded by text, which Python hashes with SHA-512: the same on every machine and in every process.
         rng = random.Random(f"{part} {index} of seed {seed}")
         for _ in range(_MAX_DRAWS):
@@ -159,7 +177,12 @@ def _stated(row: dict[str, str]) -> str:
 
 
 def write_symbolic(
-    folder: Path, sizes: dict[str, int], *, seed: int = 0, overwrite: bool = False
+    folder: Path,
+    sizes: dict[str, int],
+    *,
+    seed: int = 0,
+    templates: Sequence[int] = EASY,
+    overwrite: bool = False,
 ) -> dict[str, Path]:
     """The files that were written to `folder`, by part.
 
@@ -177,7 +200,7 @@ def write_symbolic(
     files = {part: folder / f"{part}.jsonl" for part in PARTS}
     for file in files.values():
         refuse_existing(file, overwrite=overwrite)
-    parts = draw_parts(sizes, seed=seed)
+    parts = draw_parts(sizes, seed=seed, templates=templates)
     folder.mkdir(parents=True, exist_ok=True)
     for part, problems in parts.items():
         write_jsonl(files[part], (_ROWS[part](problem, seed) for problem in problems))

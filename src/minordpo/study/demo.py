@@ -40,10 +40,13 @@ from minordpo.train.run import finished, run
 PROMPT = "{question}\nSolve it step by step. End with a line of the form: So the answer is: 7"
 ENDING = "So the answer is: {answer}"
 PAIRS_PER_STEP = 4
-HELD_OUT = 12  # problems answered by every model; their pairs are measured at the end of each run
+HELD_OUT, FEW_HELD_OUT = (
+    12,
+    4,
+)  # problems answered by every model; their pairs are measured at the end of each run
 BETA = 0.1
 HIGH, LOW = 1e-4, 2e-6
-MAX_NEW_TOKENS, FEW_NEW_TOKENS = 96, 32  # of an answer; the few after runs too short to change it
+MAX_NEW_TOKENS, FEW_NEW_TOKENS = 96, 32  # of an answer; few after runs too short to change it
 FEWEST_WATCHED = 6  # steps of a run that the monitor watches
 
 
@@ -97,12 +100,12 @@ def demo(output: Path, *, steps: int | None, minutes: float, seed: int) -> None:
     model_folder = smollm2_folder(cache_folder() / "models")
     settings = _settings(output, steps, seed, model_folder, minutes)
     print(_INTRODUCTION, flush=True)
-    problems = _write_data(output, settings["steps"], seed)
-    held_out = problems[:HELD_OUT]
+    few = settings["steps"] < FEWEST_WATCHED
+    held_out = _write_data(output, settings["steps"], FEW_HELD_OUT if few else HELD_OUT, seed)
     print(
         f"Each run: {settings['steps']} steps of {PAIRS_PER_STEP} pairs, full tuning in float32\n", flush=True
     )
-    limit = MAX_NEW_TOKENS if settings["steps"] >= FEWEST_WATCHED else FEW_NEW_TOKENS
+    limit = FEW_NEW_TOKENS if few else MAX_NEW_TOKENS
     answers = {"untuned": _answer(str(model_folder), output, "untuned", held_out, limit)}
     for arm in ARMS:
         print(f"\n{arm.label}", flush=True)
@@ -123,7 +126,9 @@ def demo(output: Path, *, steps: int | None, minutes: float, seed: int) -> None:
     print("\n" + table)
     print(
         "\n"
-        + _EXPLANATION.format(limit=limit, held_out=HELD_OUT, steps=settings["steps"], pairs=PAIRS_PER_STEP)
+        + _EXPLANATION.format(
+            limit=limit, held_out=len(held_out), steps=settings["steps"], pairs=PAIRS_PER_STEP
+        )
     )
     (output / "table.txt").write_text(table + "\n", encoding="utf-8")
     print(f"{output}/demo.png shows the log-ratios; each folder in {output} is a run with its model.")
@@ -169,9 +174,9 @@ def _affordable_steps(model_folder: Path, minutes: float) -> int:
     return max(8, min(32, int(minutes * 60 * 0.5 / (len(ARMS) * seconds))))
 
 
-def _write_data(output: Path, steps: int, seed: int) -> list[Problem]:
-    """Problems, held-out ones first, and their close pairs in two files."""
-    wanted = HELD_OUT + steps * PAIRS_PER_STEP
+def _write_data(output: Path, steps: int, held_out: int, seed: int) -> list[Problem]:
+    """Write close pairs to two files, and return the problems of those held out."""
+    wanted = held_out + steps * PAIRS_PER_STEP
     made = (
         p for p in generate_problems(wanted * 6, seed=seed) if len(p.steps) <= 3 and len(p.question) < 230
     )
@@ -182,9 +187,9 @@ def _write_data(output: Path, steps: int, seed: int) -> list[Problem]:
         if len(problems) < wanted and isinstance(pair, ClosePair):
             problems.append(problem)
             rows.append(pair.row(prompt=PROMPT, chat=True))
-    write_jsonl(output / "held-out.jsonl", rows[:HELD_OUT])
-    write_jsonl(output / "pairs.jsonl", rows[HELD_OUT:])
-    return problems
+    write_jsonl(output / "held-out.jsonl", rows[:held_out])
+    write_jsonl(output / "pairs.jsonl", rows[held_out:])
+    return problems[:held_out]
 
 
 def _config(arm: Arm, output: Path, model: str, steps: int, seed: int) -> RunConfig:
@@ -226,7 +231,7 @@ def _answer(model: str, output: Path, name: str, problems: list[Problem], limit:
         tokenizer,
         [pair.prompt_ids for pair in pairs],
         max_new_tokens=limit,
-        batch_size=HELD_OUT,
+        batch_size=len(problems),
         progress=f"answers, {name}",
     )
     write_jsonl(
