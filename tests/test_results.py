@@ -56,7 +56,7 @@ def folder(tmp_path: Path) -> Path:
     config = {"objective": {"name": "dpo", "beta": 0.2}, "training": {"seed": 3}}
     write_config(made / "config.yaml", base=Path("b"), pairs=Path("p.jsonl"), output=made, **config)
     write_rows(made / "metrics.jsonl", STEPS)
-    facts = {"processor": "x", "threads": 2, "minordpo": "1", "torch": "2"}
+    facts = {"processor": "x", "threads": 2, "minordpo": "1", "torch": "2", "held_out_pairs": 2}
     (made / "environment.json").write_text(json.dumps(facts))
     (made / "evaluation" / "results.json").write_text(json.dumps({"models": {"dpo": ANSWERED}}))
     write_rows(made / "retention.jsonl", [{"right": right} for right in (True, True, False, True)])
@@ -111,6 +111,38 @@ def test_a_run_cut_short_gives_what_there_is(tmp_path: Path) -> None:
     assert "eval_loss" not in row
 
 
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (STEPS[:-1], r"ends at step 4 without the last measurement on held-out examples"),
+        (STEPS[:3], r"ends at step 2 of 3"),
+        (STEPS[:2] + STEPS[3:], r"has no row of step 2"),
+        (STEPS[:1] + STEPS[2:], r"has no row of step 1"),
+        ([], r"ends at step 0 of 3"),
+    ],
+)
+def test_a_finished_run_whose_rows_are_cut_short_is_refused(
+    folder: Path, rows: list[dict[str, Any]], said: str
+) -> None:
+    write_rows(folder / "metrics.jsonl", rows)
+    with pytest.raises(InputError, match=rf"metrics.jsonl is cut short: .* {said}.*leave this run out"):
+        run_row(folder)
+
+
+@pytest.mark.parametrize("on_collapse", ["warn", "stop"])
+def test_a_finished_run_has_all_its_steps_unless_the_monitor_stopped_it(
+    folder: Path, on_collapse: str
+) -> None:
+    write_rows(folder / "metrics.jsonl", STEPS[:4])
+    sections = {"training": {"max_steps": 4}, "monitor": {"on_collapse": on_collapse}}
+    write_config(folder / "config.yaml", base=Path("b"), pairs=Path("p"), output=folder, **sections)
+    if on_collapse == "stop":
+        assert run_row(folder)["steps"] == 2
+        return
+    with pytest.raises(InputError, match=r"metrics.jsonl is cut short: .* ends at step 2 of 4\."):
+        run_row(folder)
+
+
 def test_without_a_monitor_the_health_is_not_known(folder: Path) -> None:
     monitor = {"enabled": False}
     write_config(
@@ -120,7 +152,10 @@ def test_without_a_monitor_the_health_is_not_known(folder: Path) -> None:
 
 
 def test_a_rollback_is_told(folder: Path) -> None:
-    write_rows(folder / "metrics.jsonl", [*STEPS, {"step": 4, "event": "rollback", "to": 1}])
+    write_rows(
+        folder / "metrics.jsonl",
+        [*STEPS[:-1], {"step": 4, "event": "rollback", "to": 1}, STEPS[-1] | {"step": 1}],
+    )
     assert run_row(folder)["rolled_back_to"] == 1
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import itertools
 import json
 import math
 import statistics
@@ -118,12 +119,34 @@ def _row(folder: Path) -> dict[str, Any]:
         row |= _health(metrics)
     row |= _retained(folder / RETENTION)
     facts = _json(folder / "environment.json")
+    if row["status"] == "finished" and facts.get("held_out_pairs"):
+        _refuse_cut(folder / "metrics.jsonl", metrics, config)
     if facts:
         row["machine"] = f"{facts['processor']}, {facts['threads']} threads"
         row |= {name: facts[name] for name in ("minordpo", "torch")}
     cost = _json(folder / COST)
     names = {"total_seconds": "seconds"} | {name: name for name in ("peak_gpu_bytes", "peak_resident_bytes")}
     return row | {name: cost.get(key) for name, key in names.items()}
+
+
+def _refuse_cut(file: Path, metrics: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> None:
+    """Nothing, where a finished run's rows are whole: every step's, and a last measurement after them."""
+    steps = [row["step"] for row in metrics if "loss" in row]
+    since = itertools.takewhile(lambda row: "loss" not in row, reversed(metrics))
+    missing = next((step for step, found in enumerate(steps, start=1) if found != step), None)
+    wanted = (config.get("training") or {}).get("max_steps", 0)
+    warned = (config.get("monitor") or {}).get("on_collapse", "warn") == "warn"  # and nothing stopped it
+    if missing is not None:
+        what = f"has no row of step {missing}"
+    elif len(steps) < wanted and warned:
+        what = f"ends at step {len(steps)} of {wanted}"
+    elif not any("eval_loss" in row for row in since):
+        what = f"ends at step {len(steps)} without the last measurement on held-out examples"
+    else:
+        return
+    raise InputError(
+        f"{file} is cut short: the run ended, and the file {what}. Put it back from a copy, or leave this run out"
+    )
 
 
 def run_seconds(folder: Path) -> float | None:
