@@ -38,14 +38,16 @@ lint: install ## look for mistakes
 types: install ## check the type annotations
 	@$(BIN)/mypy
 
-# torch by itself and first: its pin decides which build is fetched, whatever another package asks for.
+# torch by itself and first: its pin decides which build is fetched, whatever another package asks for. Bytecode is
+# compiled at the end by all cores, which takes pip, on one, half of its time.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "minordpo needs Python 3.11 or newer and $(PYTHON) is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12")'
 	@echo "Setting up $(VENV): 1 of 2, torch (the largest download)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(PIP) install -c constraints.txt torch
+	@$(PIP) install --no-compile -c constraints.txt torch
 	@echo "Setting up $(VENV): 2 of 2, minordpo and its other dependencies"
-	@$(PIP) install -c constraints.txt -e ".[dev]"
+	@$(PIP) install --no-compile -c constraints.txt -e ".[dev]"
+	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true  # templates among the files are no Python
 	@touch $@
 
 $(VENV)/.peers: $(VENV)/.installed
