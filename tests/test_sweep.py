@@ -317,7 +317,7 @@ def test_an_untuned_model_that_cannot_be_asked_is_told_and_the_runs_go_on(
     evaluate = {"task": "problems", "n": 4, "seed": int(CURSED)}
     write_sweep(tmp_path, grid={"seed": [0]}, evaluate=evaluate)
     failed, said = swept(tmp_path)
-    assert failed == 0
+    assert failed == 1
     assert (
         "untuned-base: not asked, so nothing can be told against it: such questions cannot be asked" in said
     )

@@ -19,6 +19,13 @@ from minordpo.data.files import read_jsonl
 from minordpo.errors import InputError
 from minordpo.study.alarms import Watched, read_run
 
+_MEASURED = (
+    "eval_rewards/accuracies",
+    "eval_logratios/margin",
+    "eval_logratios/chosen",
+    "eval_rejected_at_or_below_reference",
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Trained:
@@ -48,6 +55,11 @@ def read_trained(folder: Path, configuration: str | None = None) -> Trained:
         raise InputError(
             f"{folder} measured its held-out pairs {len(rows)} times, but on the way is needed too. Train it with "
             "training.eval_strategy=steps"
+        )
+    lacking = next((name for name in _MEASURED if any(name not in row for row in rows)), None)
+    if lacking is not None:
+        raise InputError(
+            f"{folder} measured no {lacking}. Train it with held-out pairs and metrics.reference=true"
         )
     correct = {step: run.look(step).get("probe/correct") for step in run.looks}
     checked = {step: share for step, share in correct.items() if share is not None}

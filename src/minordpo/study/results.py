@@ -125,6 +125,8 @@ def _row(folder: Path) -> dict[str, Any]:
         row["machine"] = f"{facts['processor']}, {facts['threads']} threads"
         row |= {name: facts[name] for name in ("minordpo", "torch")}
     cost = _json(folder / COST)
+    if any(isinstance(value, bool) or not isinstance(value, int | float | None) for value in cost.values()):
+        raise ValueError(f"{COST} has something else than numbers")
     names = {"total_seconds": "seconds"} | {name: name for name in ("peak_gpu_bytes", "peak_resident_bytes")}
     return row | {name: cost.get(key) for name, key in names.items()}
 
@@ -156,8 +158,12 @@ def run_seconds(folder: Path) -> float | None:
 
 def _config(file: Path) -> dict[str, Any]:
     """The sections as they stand; a run that failed before it began has none."""
-    config = parse_yaml(file.read_text(encoding="utf-8"), str(file)) if file.is_file() else None
-    return {} if config is None else config
+    if not file.is_file():
+        return {}
+    config = parse_yaml(file.read_text(encoding="utf-8"), str(file))
+    if not config:
+        raise InputError(f"{file} is empty. Put it back from a copy, or leave this run out")
+    return config
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,9 +211,9 @@ def _health(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _evaluated(file: Path) -> dict[str, Any]:
-    results = _json(file)
-    if not results:
+    if not file.exists():
         return {}
+    results = _json(file)
     (model,) = results["models"].values()
     found = {
         "questions": model["strict_accuracy"]["of"],
@@ -348,6 +354,9 @@ def results_table(rows: Sequence[Mapping[str, Any]]) -> str:
         for line in lines
     ]
     failures = [f"{row['run']} failed: {row['error']}" for row in rows if row["status"] == "failed"]
+    failures += [
+        f"{row['run']} cannot be read: {row['error']}" for row in rows if row["status"] == "unreadable"
+    ]
     return "\n".join([*table, *failures])
 
 

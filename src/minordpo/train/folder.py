@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,9 +118,11 @@ def refuse_foreign(folder: Path, config: RunConfig, resume: bool) -> bool:
     if file.exists() and not resume:
         raise InputError(f"{folder} holds another run. Name another output, or go on with it by --resume")
     if file.exists():
-        if file.read_text(encoding="utf-8") != dump_config(config):
+        # Its folder may have been moved since, or be named by another path.
+        before = replace(load_config(file, []), output=config.output)
+        if dump_config(before) != dump_config(config):
             raise InputError(
-                f"{folder} was started with another config ({_difference(load_config(file, []), config)}). "
+                f"{folder} was started with another config ({_difference(before, config)}). "
                 "Resume it with its own config.yaml, or name another output"
             )
         return True

@@ -11,7 +11,7 @@ from typing import Any
 
 from minordpo.study.claims import measures
 from minordpo.study.claims.evidence import Run
-from minordpo.study.report.evaluations import owned, read_results
+from minordpo.study.report.evaluations import how_asked, own_first, owned, read_results
 from minordpo.study.report.find import Found
 
 _ANSWERED = {
@@ -31,15 +31,18 @@ class Answers:
         self._found = found
         self._of_runs: dict[int, dict[str, tuple[str, Any]]] = {}
         self._of_bases: dict[tuple[str, str], Any] = {}
-        for folder in found.evaluations:
+        for folder in own_first(found):
             results = read_results(folder)
             settings = results["settings"]
-            asked = json.dumps([settings[k] for k in ("questions_digest", "prompt", "max_new_tokens")])
+            asked = json.dumps([settings["questions_digest"], *how_asked(settings)])
             for owner, model in owned(found, folder, results):
                 if owner.run is None:
                     self._of_bases.setdefault((_path(model["path"]), asked), model)
-                else:
-                    self._of_runs.setdefault(owner.run, {})[asked] = (str(settings["questions"]), model)
+                    continue
+                answers = self._of_runs.setdefault(owner.run, {})
+                name, first = answers.setdefault(asked, (str(settings["questions"]), model))
+                if not first.get("samples") and model.get("samples"):  # the same answers, and more of them
+                    answers[asked] = name, {**first, "samples": model["samples"]}
 
     def of(self, place: int) -> tuple[dict[str, float], str]:
         """The measures of the run at that place, and what they are of; of more evaluations than one, of that on other

@@ -138,6 +138,8 @@ def pushes(
         ratios = row.get("logratios") or []
         if row.get("split") != "train" or not ratios or any(len(each) != 2 for each in ratios):
             continue
+        if not all(is_number(ratio) for each in ratios for ratio in each):
+            continue  # as of a step whose loss was none
         minor = objective == "minordpo"
         ours = [formula(beta, c - (max(0.0, r) if minor else r)) for c, r in ratios]
         coefficient = logged.get(row["step"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,13 @@ _APART = (
     "metrics.",
     "monitor.",
 )  # what runs are compared by, and what only looks on
-_LOOKS_ON = ("eval_", "save_", "logging_", "report_to", "disable_tqdm", "dataloader_")
+_LOOKS_ON = (
+    *("eval_", "save_", "logging_", "report_to", "disable_tqdm"),
+    *(
+        f"dataloader_{name}"
+        for name in ("num_workers", "pin_memory", "persistent_workers", "prefetch_factor")
+    ),
+)
 _SEEDS = ("training.seed", "training.data_seed", "world.seed")
 _MOST_NAMED = 4  # dials in a label
 _MADE_BY_WORLD = ("model.path", "data.train", "data.eval")
@@ -93,23 +99,25 @@ def gather_runs(found: find.Found) -> Gathered:
         InputError: a file that cannot be read, or none of the runs has finished.
     """
     answers = Answers(found)
-    runs, ends, questions, said = [], [], [], []
+    runs, ends, questions, drawn, said = [], [], [], [], []
     for place, each in enumerate(found.runs):
         refuse_shared(each.folder)
         row = run_row(each.folder)
         if row["status"] != "finished":
             said.append(f"{each.label} is left out: {row['status']}")
             continue
-        with in_our_form(each.folder):
-            rows = MetricsFile(each.folder / "metrics.jsonl").rows()
-        steps = [one for one in rows if "loss" in one]
         hyper = {k: v for k, v in each.config["objective"].items() if k != "name"}
         objective = objectives.resolve(str(each.config["objective"].get("name")), hyper)
+        name, beta = named(objective), _beta(objective)
+        with in_our_form(each.folder):
+            rows = MetricsFile(each.folder / "metrics.jsonl").rows()
+            steps = [one for one in rows if "loss" in one]
+            pushes = measures.pushes(each.folder, name, beta, steps)
         answered, asked = answers.of(place)
         questions.append(asked)
+        drawn.append(_drawn(each))
         own = measures.joined(measures.looks(rows, row.get("steps") or 0), answered)
         own |= measures.finite({"steps": row.get("steps"), "retention": row.get("retention_accuracy")})
-        name, beta = named(objective), _beta(objective)
         runs.append(
             Run(
                 label=each.label,
@@ -118,7 +126,7 @@ def gather_runs(found: find.Found) -> Gathered:
                 rate=float(row["learning_rate"]),
                 seed=int(row["seed"]),
                 situation=_situation(each),
-                measures=own | measures.pushes(each.folder, name, beta, steps),
+                measures=own | pushes,
                 source=(row["model"], row["data"]),
                 trained=_trained(each.folder, f"{objective}, rate {row['learning_rate']}"),
             )
@@ -130,17 +138,42 @@ def gather_runs(found: find.Found) -> Gathered:
             f"none of the {len(found.runs)} runs has finished ({said[0]}), but claims are decided from finished ones. "
             "Finish them by the same command, or name other folders"
         )
+    _refuse_other_seeds(runs, drawn)
     runs, unlike = of_the_same_questions(runs, questions)
     runs, why = _with_ends(runs, ends)
     return Gathered(tuple(runs), (*said, *_copies(runs), *unlike, *why))
+
+
+def _drawn(run: find.Run) -> dict[str, Any]:
+    """What seeds beside training.seed the run has."""
+    seeds = {key: flatten(run.config).get(key) for key in _SEEDS[1:]}
+    return seeds if run.world is None else seeds | {"world.seed": run.world.get("seed")}
+
+
+def _refuse_other_seeds(runs: Sequence[Run], drawn: Sequence[Mapping[str, Any]]) -> None:
+    """Nothing, where runs of one training.seed have one of each: it is by that one that runs are paired."""
+    first: dict[str, tuple[Run, Mapping[str, Any]]] = {}
+    for run, seeds in zip(runs, drawn, strict=True):
+        other, before = first.setdefault(_replicate(run), (run, seeds))
+        key = next((name for name in seeds if seeds[name] != before[name]), None)
+        if key is not None:
+            raise InputError(
+                f"{other.label} and {run.label} differ in {key} ({before[key]}, {seeds[key]}) and not in "
+                "training.seed, by which claims tell replicates. Vary `seed`, which stands for all of them, or leave "
+                "one out"
+            )
+
+
+def _replicate(run: Run) -> str:
+    what = [run.objective, run.beta, run.rate, run.seed, run.situation]
+    return json.dumps(what, sort_keys=True, default=str)
 
 
 def _copies(runs: Sequence[Run]) -> list[str]:
     """Runs that are the same but for their folder, in words: one replicate, whose mean counts."""
     labels: dict[str, list[str]] = {}
     for run in runs:
-        what = [run.objective, run.beta, run.rate, run.seed, run.situation]
-        labels.setdefault(json.dumps(what, sort_keys=True, default=str), []).append(run.label)
+        labels.setdefault(_replicate(run), []).append(run.label)
     return [
         f"{', '.join(each)} have the same settings and seed, and count as one run"
         for each in labels.values()
@@ -204,6 +237,8 @@ def _situation(run: find.Run) -> dict[str, Any]:
 
 def _matters(key: str) -> bool:
     section, _, name = key.partition(".")
+    if key == "monitor.on_collapse":
+        return True  # what stops a run or takes its weights back does more than look on
     return not (
         key in ("output", "training.learning_rate", *_SEEDS)
         or key.startswith(_APART)

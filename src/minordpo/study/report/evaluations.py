@@ -23,6 +23,10 @@ SCORES = {
 }
 
 
+# The settings of an evaluation that change its answers, with what they are unless told.
+_HOW = {"prompt": "", "max_new_tokens": 0, "plain_text": False, "temperature": 0.0, "dtype": "float32"}
+
+
 def refuse_shared(run: Path) -> None:
     """Nothing, where the evaluation inside a run folder, if there is one, is of that run alone.
 
@@ -52,13 +56,13 @@ def gather_evaluations(found: Found, runs: Sequence[dict[str, Any]]) -> list[dic
     models one.
     """
     sets: dict[str, _Asked] = {}
-    for folder in found.evaluations:
+    for folder in own_first(found):
         results = read_results(folder)
         settings = results["settings"]
         owners = list(owned(found, folder, results))
         world = _world_that_asks(found, settings, owners)
         what = settings["questions_digest"] if world is None else [world, settings["questions"]]
-        key = json.dumps([what, settings["prompt"], settings["max_new_tokens"]], sort_keys=True)
+        key = json.dumps([what, *how_asked(settings)], sort_keys=True)
         asked = sets.setdefault(key, _Asked(str(settings["questions"])))
         asked.digests.add(settings["questions_digest"])
         for owner, model in owners:
@@ -66,7 +70,9 @@ def gather_evaluations(found: Found, runs: Sequence[dict[str, Any]]) -> list[dic
             if owner.run is None:
                 asked.bases.setdefault(settings["questions_digest"], {"label": owner.label, **scores})
                 continue
-            asked.runs[str(owner.run)] = scores
+            first = asked.runs.setdefault(str(owner.run), scores)
+            if "kl" in scores:
+                first.setdefault("kl", scores["kl"])
             _fill(runs[owner.run]["cells"], scores)
     return [each.told() for each in sorted(sets.values(), key=lambda each: -len(each.runs))]
 
@@ -117,6 +123,17 @@ def _world_that_asks(
     return None
 
 
+def own_first(found: Found) -> list[Path]:
+    """The evaluations, those within run folders first: they are what further ones do not replace."""
+    folders = {run.folder.resolve() for run in found.runs}
+    return sorted(found.evaluations, key=lambda each: each.resolve().parent not in folders)
+
+
+def how_asked(settings: Mapping[str, Any]) -> list[Any]:
+    """What the answers to the same questions depend on beside the model."""
+    return [settings[name] for name in _HOW]
+
+
 def read_results(folder: Path) -> dict[str, Any]:
     """results.json of an evaluation.
 
@@ -129,6 +146,7 @@ def read_results(folder: Path) -> dict[str, Any]:
         settings, models = dict(results["settings"]), dict(results["models"])
         needed = ("questions", "questions_digest", "prompt", "max_new_tokens")
         kept = {name: settings[name] for name in needed} | {"task": settings.get("task")}
+        kept |= {name: settings.get(name, usual) for name, usual in _HOW.items() if name not in kept}
         return {"settings": kept, "models": models}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
@@ -153,7 +171,7 @@ def owned(found: Found, folder: Path, results: Mapping[str, Any]) -> Iterator[tu
             yield Owner(label, own), model
         elif path.name == "model" and path.resolve().parent in folders:
             yield Owner(label, folders.index(path.resolve().parent)), model
-        elif path.name == "model" and names.count(path.parent.name) == 1:
+        elif path.name == "model" and not path.exists() and names.count(path.parent.name) == 1:
             yield Owner(label, names.index(path.parent.name)), model
         elif any(path == base or path.resolve() == base.resolve() for base in bases):
             yield Owner(label, None), model

@@ -79,6 +79,11 @@ def _look(folder: Path, depth: int, runs: dict[Path, Any], evaluations: dict[Pat
     if (folder / PLAN).is_file():
         depth = 2  # a sweep keeps what untuned models answered one below its runs
     config = _run_config(folder)
+    if config is None and (folder / METRICS).is_file() and _planned(folder):
+        raise InputError(
+            f"{folder} is a run of the sweep beside it, but its {CONFIG} is not there. Put it back from a copy, or "
+            "move the folder away"
+        )
     if config is not None:
         runs.setdefault(folder.resolve(), (folder, config, _planned(folder)))
         if _is_evaluation(folder / EVALUATION):

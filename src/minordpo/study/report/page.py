@@ -103,13 +103,13 @@ def written_folder(out: Path) -> Iterator[Path]:
             os.replace(out, before)
         os.replace(aside, out)
     except OSError as error:
-        if before.exists() and not out.exists():
-            os.replace(before, out)
         raise InputError(
             f"{out} cannot be written ({error.strerror or error}). Free some space, check the permissions or name "
             "another folder with --out"
         ) from error
     finally:
+        if before.exists() and not out.exists():  # interrupted between the two
+            os.replace(before, out)
         for each in (aside, before):
             shutil.rmtree(each, ignore_errors=True)
 

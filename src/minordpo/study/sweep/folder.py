@@ -18,8 +18,9 @@ from minordpo.config import RunConfig
 from minordpo.data.files import written_whole
 from minordpo.engine.models import model_folder
 from minordpo.errors import InputError
+from minordpo.evaluate.folder import EvaluationFolder, model_identity
 from minordpo.sections import as_mapping, flatten
-from minordpo.study.results import EVALUATION, FAILED, RETENTION, run_row, write_results
+from minordpo.study.results import COLUMNS, EVALUATION, FAILED, RETENTION, run_row, write_results
 from minordpo.study.sweep.names import in_order
 from minordpo.study.sweep.plan import Cell, SweepPlan
 from minordpo.train.folder import finished, refuse_unwritable
@@ -78,7 +79,8 @@ class SweepFolder:
                 f"{self.path} holds this sweep with other settings: {changed[0]}{more}. Put them back, or name another "
                 "output; a grid may gain runs and lose them"
             )
-        self._refuse_other_questions(known["evaluate"], plan)
+        self._refuse_other_questions(known, plan)
+        self._refuse_other_untuned(plan)
         return dataclasses.replace(plan, cells=tuple(cells))
 
     def _known(self) -> dict[str, Any] | None:
@@ -91,23 +93,35 @@ class SweepFolder:
         try:
             known = json.loads(file.read_text(encoding="utf-8"))
             runs = {name: {"identity": dict(run["identity"]), **run} for name, run in known["runs"].items()}
-            return {"runs": runs, "base": known["base"], "evaluate": known["evaluate"]}
+            questions = known.get("questions")
+            return {
+                "runs": runs,
+                "base": known["base"],
+                "evaluate": known["evaluate"],
+                "questions": questions if isinstance(questions, str) else None,
+            }
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{file} cannot be read ({type(error).__name__}: {error}). Put it back from a copy, or name another "
                 "output; the run folders beside it are whole"
             ) from error
 
-    def _refuse_other_questions(self, before: Mapping[str, Any] | None, plan: SweepPlan) -> None:
-        if before is None or plan.evaluate is None or before == plan.evaluate:
+    def _refuse_other_questions(self, known: Mapping[str, Any], plan: SweepPlan) -> None:
+        before, content = known["evaluate"], known["questions"]
+        if before is None or plan.evaluate is None:
+            return
+        names = sorted({*before, *plan.evaluate})
+        key = next((name for name in names if before.get(name) != plan.evaluate.get(name)), None)
+        if key is not None:
+            with_what = (
+                f"was evaluated with evaluate.{key} {json.dumps(before.get(key))}, not "
+                f"{json.dumps(plan.evaluate.get(key))}"
+            )
+        elif content is not None and content != _questions(plan):
+            with_what = f"was evaluated with other content of {plan.evaluate['task']}"
+        else:
             return
         asked = [cell for cell in plan.cells if (cell.folder / EVALUATION).exists()]
-        names = sorted({*before, *plan.evaluate})
-        key = next(name for name in names if before.get(name) != plan.evaluate.get(name))
-        with_what = (
-            f"was evaluated with evaluate.{key} {json.dumps(before.get(key))}, not "
-            f"{json.dumps(plan.evaluate.get(key))}"
-        )
         if asked:
             raise InputError(
                 f"{self.path}: {asked[0].name} {with_what}, and rows are to be compared. Put it back, or evaluate the "
@@ -120,6 +134,24 @@ class SweepFolder:
                 f"{self.path}: the untuned model {with_what}, and the runs are to be compared with it. Put it back, or "
                 f"remove {untuned[0].parent}, so that it is asked again"
             )
+
+    def _refuse_other_untuned(self, plan: SweepPlan) -> None:
+        """Answers of an untuned model are those of its present weights, or nothing is to be told against them."""
+        models = {
+            asked[0]: cell.config.model.path
+            for cell in plan.cells
+            if (asked := plan.untuned(cell)) is not None
+        }
+        for folder, model in models.items():
+            path = Path(model_folder(model))
+            if not path.is_dir():  # a hub id, or a world that is to be made
+                continue
+            for before in EvaluationFolder(folder).known().get("models", {}).values():
+                if before["identity"] != model_identity(str(path)):
+                    raise InputError(
+                        f"{folder} has answers of {model} as it was, and it has other weights, tokenizer or template "
+                        f"now. Remove {folder}, so that it is asked again, or put the model back"
+                    )
 
     def identity(self, cell: Cell) -> dict[str, Any]:
         """What a run's numbers come from: its config, its world, the content of its data and model files.
@@ -173,6 +205,7 @@ class SweepFolder:
             "minordpo": __version__,
             "base": plan.base,
             "evaluate": plan.evaluate if plan.evaluate is not None else known["evaluate"],
+            "questions": _questions(plan) or known.get("questions"),
             "runs": runs,
         }
         with written_whole(self.path / PLAN) as aside:
@@ -180,10 +213,19 @@ class SweepFolder:
 
     # ---- how far each run is ----
     def state(self, cell: Cell, plan: SweepPlan) -> State:
-        """A run is done with its model written and, where questions are asked, its answers there."""
+        """A run is done with its model written and, where questions are asked, its answers there.
+
+        Raises:
+            InputError: the run has trained, and its config.yaml is lost.
+        """
         if (cell.folder / FAILED).exists():
             return "failed"
         if not (cell.folder / "config.yaml").exists():
+            if _has_trained(cell.folder):
+                raise InputError(
+                    f"{cell.folder} was trained, but its config.yaml is not there. Put it back from a copy, or remove "
+                    "the folder, so that it runs again"
+                )
             return "new"
         answered = plan.evaluate is None or (cell.folder / EVALUATION / "results.json").exists()
         retained = plan.evaluate is None or cell.world is None or (cell.folder / RETENTION).exists()
@@ -196,14 +238,21 @@ class SweepFolder:
             aside.write_text(error + "\n", encoding="utf-8")
 
     def rows(self, changed: Sequence[str] | None = None) -> list[dict[str, Any]]:
-        """A row of every run that has begun, with the settings it was given; those `changed` are read anew, or all."""
+        """A row of every run that has begun, with the settings it was given; those `changed` are read anew, or all.
+
+        A run whose files cannot be read says why, as one that failed does, and the others go on.
+        """
         runs = (self._known() or {"runs": {}})["runs"]
         for name in runs if changed is None else changed:
             folder = self.path / name
             self._rows.pop(name, None)
             if (folder / "config.yaml").exists() or (folder / FAILED).exists():
                 # A run that failed before it began has no config to read them from.
-                self._rows[name] = run_row(folder) | runs[name]["settings"]
+                try:
+                    row = run_row(folder)
+                except InputError as error:
+                    row = dict.fromkeys(COLUMNS) | {"run": name, "status": "unreadable", "error": str(error)}
+                self._rows[name] = row | runs[name]["settings"]
         return [self._rows[name] for name in runs if name in self._rows]
 
     def write_results(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -215,10 +264,20 @@ class SweepFolder:
 
 def _has_begun(folder: Path) -> bool:
     """Whether a run has left anything there but its failure before it had trained a step."""
-    if not (folder / "config.yaml").exists():
-        return False
+    claimed = (folder / "config.yaml").exists() and not (folder / FAILED).exists()
+    return claimed or _has_trained(folder)
+
+
+def _has_trained(folder: Path) -> bool:
+    """Whether there is anything that steps leave, whatever else is lost."""
     stepped = (folder / "checkpoints").exists() or bool(MetricsFile(folder / "metrics.jsonl").last_step())
-    return stepped or finished(folder) or not (folder / FAILED).exists()
+    return stepped or (folder / "model").exists()
+
+
+def _questions(plan: SweepPlan) -> str | None:
+    """Stands for the content of the file of questions; None where they are of no file."""
+    task = (plan.evaluate or {}).get("task")
+    return _content(task) if isinstance(task, str) and Path(task).expanduser().is_file() else None
 
 
 def _content(path: str) -> str | None:

@@ -136,7 +136,9 @@ def _override(values: dict[Any, Any], overrides: Sequence[str], path: str) -> li
     for text in overrides:
         key, equals, value = text.partition("=")
         if key.startswith("grid.") and equals:
-            grid = values["grid"] = dict(_mapping(values.get("grid"), "grid", lambda _: path))
+            grid = dict(_mapping(values.get("grid"), "grid", lambda _: path))
+            flat = list(_dotted(grid))
+            values["grid"] = grid = dict(flat) if len(dict(flat)) == len(flat) else grid
             grid[key.removeprefix("grid.")] = parse_yaml(value, f"override {text!r}")
             overridden.append(key.strip())
             continue
@@ -190,6 +192,10 @@ def _entries(values: Mapping[str, Any], origin: Origin) -> list[list[dict[str, A
     if not isinstance(runs, list):
         raise InputError(f"{origin('runs')}: runs is {shown(runs)}, but a list is needed. Begin each with -")
     entries = [_mapping(each, f"runs[{place}]", origin) for place, each in enumerate(runs)]
+    if {} in entries:
+        raise InputError(
+            f"{origin('runs')}: runs[{entries.index({})}] is empty. Give it keys with values, or leave it out."
+        )
     if not grid and not entries:
         raise InputError(
             f"{origin('grid')}: the grid is empty and there are no runs, so nothing varies. Give keys with lists of "
@@ -317,7 +323,10 @@ def _cell(
     config = build(RunConfig, values, "", origin)
     if made is not None:
         config = on_world.within_positions(config)
-    validate(config)
+    try:
+        validate(config)
+    except InputError as error:
+        raise InputError(f"{origin('grid')}: {name}: {error}") from None
     return Cell(name, settings, config, made)
 
 
@@ -373,5 +382,9 @@ def _evaluate(given: Any, has_world: bool, origin: Origin) -> dict[str, Any] | N
             "world. Add a world, or name a task or a file."
         )
     if config.task not in on_world.TASKS:
-        load_task(config.task, n=config.n, seed=config.seed)  # refused now, not by every run
+        try:
+            load_task(config.task, n=config.n, seed=config.seed)  # refused now, not by every run
+        except InputError as error:
+            said = str(error).replace("--task", "evaluate.task").replace("--n ", "evaluate.n ")
+            raise InputError(f"{origin('evaluate.task')}: {said}") from error
     return values

@@ -86,12 +86,15 @@ def sweep(
         say(describe(chosen, folder, todo, retry=retry))
         rows = folder.rows()
         untuned = untuned_jobs(chosen, folder, todo)
+        unasked: list[str] = []
         if todo or untuned:
             count = min(at_a_time, len(todo) + len(untuned))
             with Workers(
                 do_job, count, plan.output / LOGS, processes=plan.processes, method=start
             ) as workers:
-                _Loop(chosen, folder, workers, todo, untuned, say).run()
+                loop = _Loop(chosen, folder, workers, todo, untuned, say)
+                loop.run()
+                unasked = loop.unasked
             rows = folder.rows([cell.name for cell in todo])
         folder.write_results(rows)
     say("\n" + results_table(rows) if rows else "")
@@ -99,8 +102,9 @@ def sweep(
     say(
         f"\n{plan.output}: results.csv and results.parquet hold {len(rows)} rows, each run its own folder"
         + (f"; {len(failed)} failed, run them again by --retry ({LOGS}/ has more)" if failed else "")
+        + "".join(f"; {name} was not asked, the same command asks it again" for name in unasked)
     )
-    return len(failed)
+    return len(failed) + len(unasked) + sum(row["status"] == "unreadable" for row in rows)
 
 
 def _chosen(plan: SweepPlan, only: str | None) -> SweepPlan:
@@ -155,6 +159,10 @@ def describe(plan: SweepPlan, folder: SweepFolder, todo: Sequence[Cell], *, retr
     if untuned:
         asked_before = sum((path / RESULTS).exists() for path in untuned)
         lines.append(f"  untuned models: {len(untuned)} to be asked the same, {asked_before} of them done")
+    if plan.evaluate is not None and any(plan.untuned(cell) is None for cell in plan.cells):
+        lines.append(
+            "  untuned models with gguf_file, revision or trust_remote_code are not asked: nothing is told against them"
+        )
     states = [folder.state(cell, plan) for cell in plan.cells]
     counted = [f"{states.count('done')} done", f"{states.count('begun')} begun"]
     failed = states.count("failed")
@@ -195,6 +203,7 @@ class _Loop:
         self.took: dict[type[Job], list[float]] = {CellJob: [], WorldJob: []}  # seconds, since this start
         self.before = dict(zip(self.took, seconds_before(plan, folder), strict=True))
         self.ended = 0
+        self.unasked: list[str] = []  # untuned models that could not be
 
     def run(self) -> None:
         """Until every run has ended."""
@@ -262,6 +271,7 @@ class _Loop:
             return
         if isinstance(job, UntunedJob):
             if event.kind == "failed":
+                self.unasked.append(job.name)
                 self._tell(f"{job.name}: not asked, so nothing can be told against it: {event.text}")
             return
         self.worlds.pop(job.folder)
@@ -312,8 +322,8 @@ class _Loop:
 
 
 def _outcome(row: dict[str, Any]) -> str:
-    if row["status"] == "failed":
-        return f"failed: {row['error']}"
+    if row["status"] in ("failed", "unreadable"):
+        return f"{row['status']}: {row['error']}"
     parts = [] if row["health"] is None else [row["health"]]
     if row["collapsed_step"] is not None:
         parts.append(f"collapsed from step {row['collapsed_step']}")
