@@ -321,3 +321,45 @@ def test_a_report_ends_with_the_claims_and_what_runs_are_called_is_text(folder: 
 
 def test_the_docs_have_the_claims_as_the_code_has_them() -> None:
     assert claims_table() in DOCS.read_text(encoding="utf-8")
+
+
+def test_runs_that_differ_in_another_seed_than_training_seed_are_refused(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 2)):
+        config = write_run(tmp_path / name) / "config.yaml"
+        config.write_text(config.read_text().replace("  seed: 0\n", f"  seed: 0\n  data_seed: {seed}\n"))
+    with pytest.raises(
+        InputError, match=r"a and b differ in training\.data_seed \(1, 2\) and not in training"
+    ):
+        gathered(tmp_path)
+
+
+def test_a_run_that_acts_on_a_collapse_is_another_situation(tmp_path: Path) -> None:
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b", monitor={"on_collapse": "rollback"})
+    found = gathered(tmp_path)
+    assert found.said == ()
+    assert len(situations(found.runs)) == 2
+
+
+@pytest.mark.parametrize("line", ["[1]", '{"split": "train", "logratios": [[1.0, 2.0]]}', "\udcff"])
+def test_responses_in_another_form_are_told_with_their_run(tmp_path: Path, line: str) -> None:
+    run = write_run(tmp_path / "a")
+    (run / "responses.jsonl").write_bytes(line.encode(errors="surrogateescape") + b"\n")
+    with pytest.raises(InputError, match="a has a file in another form than minordpo writes"):
+        gathered(tmp_path)
+
+
+def test_pairs_of_a_step_without_numbers_have_no_push(tmp_path: Path) -> None:
+    rows = [{"step": 1, "split": "train", "logratios": [["nan", "-inf"], [0.1, 0.2]]}]
+    write_rows(tmp_path / "responses.jsonl", rows)
+    assert pushes(tmp_path, "dpo", 0.1, [{"step": 1, "coefficient/chosen": -0.05}]) == {}
+
+
+def test_a_sweeps_run_whose_config_is_lost_is_told(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_run(tmp_path / name)
+    runs = {name: {"settings": {}, "identity": {}} for name in ("a", "b")}
+    (tmp_path / "sweep.json").write_text(json.dumps({"runs": runs}))
+    (tmp_path / "b" / "config.yaml").unlink()
+    with pytest.raises(InputError, match=r"b is a run of the sweep beside it, but its config.yaml is not"):
+        find([tmp_path])

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from minordpo.study.claims.runs import gather_runs
 from minordpo.study.report.find import find
@@ -54,3 +58,47 @@ def test_a_divergence_that_is_no_number_is_no_point_and_no_end_of_the_report(tmp
     assert "NaN" not in embedded(data)
     (seen,) = gather_runs(found).runs
     assert (seen.measures["accuracy"], "kl" in seen.measures) == (0.4, False)
+
+
+def write_plain(folder: Path, name: str, share: float, **settings: Any) -> None:
+    """An evaluation of the run's model beside it, asked as its own but for the settings."""
+    write_evaluation(folder, {name: (str((folder.parent / name / "model").resolve()), share, 3.0)})
+    for file in ("evaluation.json", "results.json"):
+        known = json.loads((folder / file).read_text())
+        known["settings"] |= settings
+        (folder / file).write_text(json.dumps(known))
+
+
+@pytest.mark.parametrize("asked_before", ["0", "zz"])  # by name before the run's own, and after
+def test_further_answers_never_replace_a_runs_own(tmp_path: Path, asked_before: str) -> None:
+    run = write_run(tmp_path / "run")
+    write_evaluation(run / "evaluation", {"run": (str(run / "model"), 0.4, None)})
+    write_plain(tmp_path / asked_before, "run", 0.7)
+    found = find([tmp_path])
+    (asked,) = gather(found)["evaluations"]
+    assert asked["runs"]["0"]["flexible_accuracy"][0] == 0.4
+    assert asked["runs"]["0"]["kl"]["per_sequence"] == 3.0  # which its own does not have
+    (seen,) = gather_runs(found).runs
+    assert (seen.measures["accuracy"], seen.measures["kl"]) == (0.4, 3.0 / 9)
+
+
+@pytest.mark.parametrize("setting", [{"plain_text": True}, {"temperature": 0.7}, {"dtype": "bfloat16"}])
+def test_answers_that_were_asked_for_otherwise_are_in_a_chart_of_their_own(
+    tmp_path: Path, setting: dict[str, Any]
+) -> None:
+    run = write_run(tmp_path / "run")
+    write_evaluation(run / "evaluation", {"run": (str(run / "model"), 0.4, None)})
+    write_plain(tmp_path / "again", "run", 0.7, **setting)
+    shares = [each["runs"]["0"]["flexible_accuracy"][0] for each in gather(find([tmp_path]))["evaluations"]]
+    assert shares == [0.4, 0.7]
+
+
+def test_answers_of_another_run_of_the_same_name_are_not_taken(tmp_path: Path) -> None:
+    write_run(tmp_path / "here" / "run")
+    other = write_run(tmp_path / "there" / "run")
+    write_evaluation(tmp_path / "here" / "evaluation", {"run": (str(other / "model"), 0.4, None)})
+    (asked,) = gather(find([tmp_path / "here"]))["evaluations"]
+    assert asked["runs"] == {}
+    shutil.rmtree(other / "model")  # as where the folders were moved since
+    (asked,) = gather(find([tmp_path / "here"]))["evaluations"]
+    assert asked["runs"]["0"]["flexible_accuracy"][0] == 0.4

@@ -222,7 +222,10 @@ def test_the_example_of_the_help_is_a_sweep(monkeypatch: pytest.MonkeyPatch, tmp
         ({"grid": {"training.learning_rate": ["fast"]}}, 'is "fast", but a number'),
         ({"grid": {"seed": [-1]}}, r"training\.seed is -1, but 0 or more and 4294967295 at most is needed"),
         ({"grid": {"seed": [2**70]}}, r"training\.seed is 1180591620717411303424, but"),
-        ({"grid": {"training.learning_rate": [float("inf")]}}, r"training\.learning_rate is inf, but"),
+        (
+            {"grid": {"training.learning_rate": [float("inf")]}},
+            r"s\.yaml: .*training\.learning_rate is inf, but",
+        ),
         ({"grid": {"training.max_steps.x": [1]}}, "the grid sets a key inside training.max_steps"),
         ({"grid": {"seed": [0], "training.seed": [1]}}, r"has seed and training\.seed"),
         (
@@ -246,6 +249,7 @@ def test_the_example_of_the_help_is_a_sweep(monkeypatch: pytest.MonkeyPatch, tmp
         ({"grid": {"seed": [0]}, "world": {"base_accuracy": [0.6, 0.5]}}, r"base_accuracy is \[0\.6, 0\.5\]"),
         ({"grid": [1]}, "grid is a list of 1, but keys with values are needed"),
         ({"runs": {"seed": 0}}, "runs is a mapping .* but a list is needed"),
+        ({"runs": [{"seed": 0}, None]}, r"s\.yaml: runs\[1\] is empty\. Give it keys"),
         ({"runs": [3]}, r"runs\[0\] is 3, but keys with values are needed"),
         ({"gird": {"seed": [0]}}, r"gird is not a section of a sweep\. Did you mean grid\?"),
         ({"grid": {"seed": [0]}, "output": None}, "output is missing"),
@@ -268,7 +272,10 @@ def test_the_example_of_the_help_is_a_sweep(monkeypatch: pytest.MonkeyPatch, tmp
         ),
         ({"grid": {"seed": [0]}, "evaluate": {"n": 4}}, r"evaluate\.task is missing"),
         ({"grid": {"seed": [0]}, "evaluate": {"task": "test"}}, "is test, which is a micro world's"),
-        ({"grid": {"seed": [0]}, "evaluate": {"task": "gsm9k"}}, "Did you mean gsm8k"),
+        (
+            {"grid": {"seed": [0]}, "evaluate": {"task": "gsm9k"}},
+            r"s\.yaml: evaluate\.task is 'gsm9k'.* gsm8k",
+        ),
         ({"grid": {"seed": [0]}, "evaluate": {"samples": -1}, "world": {}}, "--samples is -1"),
     ],
 )
@@ -288,6 +295,12 @@ def test_what_cannot_be_is_refused_in_words(tmp_path: Path, sections: dict[str, 
 def test_a_wrong_override_is_told_from_the_file(tmp_path: Path, override: str, said: str) -> None:
     with pytest.raises(InputError, match=said):
         plan_of(tmp_path, override, grid={"seed": [0]})
+
+
+def test_an_override_reaches_into_a_grid_of_sections(tmp_path: Path) -> None:
+    grid = {"objective": {"beta": [0.1, 0.2]}, "seed": [0]}
+    plan = plan_of(tmp_path, "grid.objective.beta=[0.3]", grid=grid)
+    assert [cell.settings for cell in plan.cells] == [{"objective.beta": 0.3, "seed": 0}]
 
 
 def test_a_sweep_that_is_not_there_is_refused(tmp_path: Path) -> None:

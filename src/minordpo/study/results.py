@@ -152,8 +152,12 @@ def _refuse_cut(file: Path, metrics: Sequence[Mapping[str, Any]], config: Mappin
 
 
 def run_seconds(folder: Path) -> float | None:
-    """`total_seconds` alone."""
-    return _json(folder / COST).get("seconds")
+    """`total_seconds` alone; None where it is not known."""
+    try:
+        seconds = _json(folder / COST).get("seconds")
+    except InputError:
+        return None
+    return seconds if isinstance(seconds, int | float) else None
 
 
 def _config(file: Path) -> dict[str, Any]:
