@@ -102,3 +102,18 @@ def test_answers_of_another_run_of_the_same_name_are_not_taken(tmp_path: Path) -
     shutil.rmtree(other / "model")  # as where the folders were moved since
     (asked,) = gather(find([tmp_path / "here"]))["evaluations"]
     assert asked["runs"]["0"]["flexible_accuracy"][0] == 0.4
+
+
+@pytest.mark.parametrize("named", ["", "model"])
+def test_a_run_folder_that_others_start_from_is_their_untuned_model(tmp_path: Path, named: str) -> None:
+    base = tmp_path / "elsewhere" / "sft"
+    run = write_run(tmp_path / "here" / "run")
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("path: base\n", f"path: {base / named}\n"))
+    write_evaluation(run / "evaluation", {"run": (str(run / "model"), 0.4, None)})
+    write_evaluation(tmp_path / "here" / "untuned", {"sft": (str(base / "model"), 0.3, None)})
+    found = find([tmp_path / "here"])
+    (asked,) = gather(found)["evaluations"]
+    assert asked["base"]["flexible_accuracy"][0] == 0.3
+    (seen,) = gather_runs(found).runs
+    assert (seen.measures["accuracy"], seen.measures["base_accuracy"]) == (0.4, 0.3)

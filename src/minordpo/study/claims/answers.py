@@ -6,12 +6,11 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from minordpo.study.claims import measures
 from minordpo.study.claims.evidence import Run
-from minordpo.study.report.evaluations import how_asked, own_first, owned, read_results
+from minordpo.study.report.evaluations import how_asked, model_named, own_first, owned, read_results
 from minordpo.study.report.find import Found
 
 _ANSWERED = {
@@ -37,7 +36,7 @@ class Answers:
             asked = json.dumps([settings["questions_digest"], *how_asked(settings)])
             for owner, model in owned(found, folder, results):
                 if owner.run is None:
-                    self._of_bases.setdefault((_path(model["path"]), asked), model)
+                    self._of_bases.setdefault((str(model_named(str(model["path"]))), asked), model)
                     continue
                 answers = self._of_runs.setdefault(owner.run, {})
                 name, first = answers.setdefault(asked, (str(settings["questions"]), model))
@@ -51,7 +50,7 @@ class Answers:
         own = self._of_runs.get(place, {})
         if not own:
             return {}, ""
-        base = _path(str((self._found.runs[place].config.get("model") or {}).get("path")))
+        base = str(model_named(str((self._found.runs[place].config.get("model") or {}).get("path"))))
         first, *others = sorted(own, key=lambda asked: (_validates(own[asked][0]), own[asked][0], asked))
         found = measures.answered(own[first][1], self._of_bases.get((base, first)))
         validation = next((asked for asked in others if _validates(own[asked][0])), None)
@@ -82,7 +81,3 @@ def of_the_same_questions(runs: Sequence[Run], asked: Sequence[str]) -> tuple[li
 
 def _validates(questions: str) -> bool:
     return "validation" in questions
-
-
-def _path(path: str) -> str:
-    return str(Path(path).resolve())

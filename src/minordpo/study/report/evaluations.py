@@ -164,17 +164,23 @@ def owned(found: Found, folder: Path, results: Mapping[str, Any]) -> Iterator[tu
     folders = [run.folder.resolve() for run in found.runs]
     names = [each.name for each in folders]
     own = folders.index(folder.resolve().parent) if folder.resolve().parent in folders else None
-    bases = {Path(str(run.config["model"].get("path"))) for run in found.runs if run.config}
+    bases = {model_named(str(run.config["model"].get("path"))) for run in found.runs if run.config}
     for label, model in results["models"].items():
         path = Path(str(model["path"]))
         if own is not None:
             yield Owner(label, own), model
         elif path.name == "model" and path.resolve().parent in folders:
             yield Owner(label, folders.index(path.resolve().parent)), model
+        elif model_named(str(path)) in bases:
+            yield Owner(label, None), model
         elif path.name == "model" and not path.exists() and names.count(path.parent.name) == 1:
             yield Owner(label, names.index(path.parent.name)), model
-        elif any(path == base or path.resolve() == base.resolve() for base in bases):
-            yield Owner(label, None), model
+
+
+def model_named(path: str) -> Path:
+    """What a path names, as two that name the same model: a run folder stands for the model in it."""
+    named = Path(path).resolve()
+    return named.parent if named.name == "model" else named
 
 
 def _scores(model: Mapping[str, Any]) -> dict[str, Any]:
