@@ -72,6 +72,6 @@ def test_the_configuration_that_is_stopped_had_no_part_in_choosing_its_level() -
 
 
 def test_every_signal_has_levels_in_rising_order() -> None:
-    for _, levels in SIGNALS.values():
+    for _, _, levels in SIGNALS.values():
         assert len(levels) >= 6
         assert list(levels) == sorted(levels)

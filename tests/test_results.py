@@ -129,6 +129,16 @@ def test_a_finished_run_whose_rows_are_cut_short_is_refused(
         run_row(folder)
 
 
+def test_a_run_without_held_out_pairs_has_all_its_steps_too(folder: Path) -> None:
+    facts = json.loads((folder / "environment.json").read_text()) | {"held_out_pairs": 0}
+    (folder / "environment.json").write_text(json.dumps(facts))
+    write_rows(folder / "metrics.jsonl", [row for row in STEPS if "eval_loss" not in row])
+    assert run_row(folder)["steps"] == 4
+    write_rows(folder / "metrics.jsonl", STEPS[:3])
+    with pytest.raises(InputError, match=r"ends at step 2 of 3"):
+        run_row(folder)
+
+
 @pytest.mark.parametrize("on_collapse", ["warn", "stop"])
 def test_a_finished_run_has_all_its_steps_unless_the_monitor_stopped_it(
     folder: Path, on_collapse: str

@@ -26,10 +26,9 @@ from minordpo.study.report.gather import gather
 from minordpo.study.sweep import sweep as sweeping
 from minordpo.study.sweep.folder import SweepFolder
 from minordpo.study.sweep.plan import load_plan
-from minordpo.study.sweep.sweep import sweep
 from minordpo.train import run as training
 from tiny_runs import RENAMED, write_rows
-from tiny_sweeps import CURSED, RUN, WRECKING, InThisProcess, Pretended, plan_of, pretend, write_sweep
+from tiny_sweeps import CURSED, RUN, WRECKING, InThisProcess, Pretended, plan_of, pretend, swept, write_sweep
 
 pytestmark = [pytest.mark.filterwarnings(each) for each in RENAMED]
 
@@ -40,13 +39,6 @@ OK, FAILING, WRECKED = "lr0.001-seed0", "lr666-seed0", "lr7-seed0"
 @pytest.fixture
 def pretended(monkeypatch: pytest.MonkeyPatch) -> Pretended:
     return pretend(monkeypatch)
-
-
-def swept(folder: Path, *overrides: str, **options: Any) -> tuple[int, str]:
-    """How many failed, and what was said, of the file that stands there."""
-    said: list[str] = []
-    failed = sweep(folder / "s.yaml", overrides, say=said.append, **options)
-    return failed, "\n".join(said)
 
 
 def table(folder: Path) -> dict[str, dict[str, str]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,21 +13,14 @@ from minordpo.errors import InputError
 from minordpo.evaluate.folder import model_identity
 from minordpo.study.sweep.folder import SweepFolder
 from minordpo.study.sweep.plan import load_plan
-from minordpo.study.sweep.sweep import sweep
 from minordpo.train.folder import claim, refuse_foreign
 from tiny_runs import write_config, write_rows
-from tiny_sweeps import RUN, Pretended, pretend, write_sweep
+from tiny_sweeps import RUN, Pretended, pretend, swept, write_sweep
 
 
 @pytest.fixture
 def pretended(monkeypatch: pytest.MonkeyPatch) -> Pretended:
     return pretend(monkeypatch)
-
-
-def swept(folder: Path, *overrides: str, **options: Any) -> tuple[int, str]:
-    said: list[str] = []
-    failed = sweep(folder / "s.yaml", overrides, say=said.append, **options)
-    return failed, "\n".join(said)
 
 
 def test_a_run_whose_config_is_lost_is_neither_deleted_nor_run_again(

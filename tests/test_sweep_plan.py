@@ -276,7 +276,10 @@ def test_the_example_of_the_help_is_a_sweep(monkeypatch: pytest.MonkeyPatch, tmp
             {"grid": {"seed": [0]}, "evaluate": {"task": "gsm9k"}},
             r"s\.yaml: evaluate\.task is 'gsm9k'.* gsm8k",
         ),
-        ({"grid": {"seed": [0]}, "evaluate": {"samples": -1}, "world": {}}, "--samples is -1"),
+        (
+            {"grid": {"seed": [0]}, "evaluate": {"samples": -1}, "world": {}},
+            r"s\.yaml: evaluate\.samples is -1",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_in_words(tmp_path: Path, sections: dict[str, Any], said: str) -> None:

@@ -88,6 +88,12 @@ def test_templates_that_are_not_easy_ones_are_refused(templates, complaint, tmp_
     assert not (tmp_path / "out").exists()
 
 
+def test_templates_that_are_no_numbers_are_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["data", "symbolic", str(tmp_path / "out"), "--templates", "10,x"])
+    assert "--templates: '10,x' is not of the form 10,20,48" in capsys.readouterr().err
+
+
 def test_no_question_is_twice_in_a_part_and_no_sums_of_one_part_are_in_another(parts):
     by_part = {}
     for part, problems in parts.items():

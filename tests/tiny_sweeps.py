@@ -43,6 +43,13 @@ def plan_of(folder: Path, *overrides: str, **sections: Any) -> SweepPlan:
     return load_plan(write_sweep(folder, **sections), overrides)
 
 
+def swept(folder: Path, *overrides: str, **options: Any) -> tuple[int, str]:
+    """How many failed, and what was said, of the file that stands there."""
+    said: list[str] = []
+    failed = sweeping.sweep(folder / "s.yaml", overrides, say=said.append, **options)
+    return failed, "\n".join(said)
+
+
 class Pretended:
     """Does jobs by writing what a run leaves, and remembers which."""
 

@@ -121,7 +121,10 @@ def _add_symbolic(kinds: Any) -> None:
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(each) for each in text.split(",") if each.strip())
+    try:
+        return tuple(int(each) for each in text.split(",") if each.strip())
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form 10,20,48") from None
 
 
 def _symbolic(arguments: argparse.Namespace) -> None:

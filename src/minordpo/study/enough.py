@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,6 @@ from typing import Any
 from minordpo.data.files import read_jsonl
 from minordpo.errors import InputError
 from minordpo.study.alarms import Watched, read_run
-
-_MEASURED = (
-    "eval_rewards/accuracies",
-    "eval_logratios/margin",
-    "eval_logratios/chosen",
-    "eval_rejected_at_or_below_reference",
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +49,7 @@ def read_trained(folder: Path, configuration: str | None = None) -> Trained:
             f"{folder} measured its held-out pairs {len(rows)} times, but on the way is needed too. Train it with "
             "training.eval_strategy=steps"
         )
-    lacking = next((name for name in _MEASURED if any(name not in row for row in rows)), None)
+    lacking = next((name for name, _, _ in SIGNALS.values() if any(name not in row for row in rows)), None)
     if lacking is not None:
         raise InputError(
             f"{folder} measured no {lacking}. Train it with held-out pairs and metrics.reference=true"
@@ -72,40 +65,39 @@ def read_trained(folder: Path, configuration: str | None = None) -> Trained:
     return Trained(run.name, run.configuration, run.steps, checked, measured)
 
 
-# ---- signals: the held-out measures so far → a number that grows as training suffices ----
-Past = Sequence[Mapping[str, Any]]
+# ---- signals: a held-out measure so far → a number that grows as training suffices ----
+def _last(values: Sequence[float]) -> float:
+    return values[-1]
 
 
-def _last(name: str) -> Callable[[Past], float]:
-    return lambda past: float(past[-1][name])
-
-
-def _flat(name: str) -> Callable[[Past], float]:
+def _flat(values: Sequence[float]) -> float:
     """1 where the measure no longer changes, 0 where it changes as fast as it ever did."""
-
-    def signal(past: Past) -> float:
-        values = [float(row[name]) for row in past]
-        moves = [abs(after - before) for before, after in itertools.pairwise(values)]
-        if len(moves) < 3:
-            return 0.0
-        recent = statistics.fmean(moves[-2:])
-        return 1 - recent / max(moves) if max(moves) > 0 else 0.0
-
-    return signal
+    moves = [abs(after - before) for before, after in itertools.pairwise(values)]
+    if len(moves) < 3:
+        return 0.0
+    recent = statistics.fmean(moves[-2:])
+    return 1 - recent / max(moves) if max(moves) > 0 else 0.0
 
 
-SIGNALS: dict[str, tuple[Callable[[Past], float], tuple[float, ...]]] = {
-    "pairs ranked right": (_last("eval_rewards/accuracies"), (0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 1.0)),
+# Its measure, what is made of it, and the levels at which a run may be stopped.
+SIGNALS: dict[str, tuple[str, Callable[[Sequence[float]], float], tuple[float, ...]]] = {
+    "pairs ranked right": (
+        "eval_rewards/accuracies",
+        _last,
+        (0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 1.0),
+    ),
     "margin in nats": (
-        _last("eval_logratios/margin"),
+        "eval_logratios/margin",
+        _last,
         (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0),
     ),
     "rejected at or below the reference": (
-        _last("eval_rejected_at_or_below_reference"),
+        "eval_rejected_at_or_below_reference",
+        _last,
         (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0),
     ),
-    "chosen log-ratio is flat": (_flat("eval_logratios/chosen"), (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)),
-    "margin is flat": (_flat("eval_logratios/margin"), (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)),
+    "chosen log-ratio is flat": ("eval_logratios/chosen", _flat, (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)),
+    "margin is flat": ("eval_logratios/margin", _flat, (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)),
 }
 FIXED = "a fixed share of the steps"
 FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -116,11 +108,11 @@ def stops_at(run: Trained, signal: str, level: float) -> int:
     measured = [(step, row) for step, row in run.held_out if step > 0]
     if signal == FIXED:
         return next((step for step, _ in measured if step >= level * run.steps), run.steps)
-    value, _ = SIGNALS[signal]
-    past: list[Mapping[str, Any]] = []
+    measure, rule, _ = SIGNALS[signal]
+    values: list[float] = []
     for step, row in measured:
-        past.append(row)
-        if value(past) >= level:
+        values.append(float(row[measure]))
+        if rule(values) >= level:
             return step
     return run.steps
 
@@ -142,7 +134,7 @@ def worth(runs: Sequence[Trained], signal: str, *, tolerance: float = 0.01) -> W
     Chosen is the level that saves most while the others lose no more than `tolerance` on average; where each loses
     more, the one that loses least.
     """
-    levels = FRACTIONS if signal == FIXED else SIGNALS[signal][1]
+    levels = FRACTIONS if signal == FIXED else SIGNALS[signal][2]
     saved, lost, chosen = [], [], []
     for left_out in sorted({run.configuration for run in runs}):
         others = [run for run in runs if run.configuration != left_out]

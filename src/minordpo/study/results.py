@@ -119,8 +119,9 @@ def _row(folder: Path) -> dict[str, Any]:
         row |= _health(metrics)
     row |= _retained(folder / RETENTION)
     facts = _json(folder / "environment.json")
-    if row["status"] == "finished" and facts.get("held_out_pairs"):
-        _refuse_cut(folder / "metrics.jsonl", metrics, config)
+    if row["status"] == "finished" and facts:
+        held_out = bool(facts.get("held_out_pairs"))
+        _refuse_cut(folder / "metrics.jsonl", metrics, config, held_out=held_out)
     if facts:
         row["machine"] = f"{facts['processor']}, {facts['threads']} threads"
         row |= {name: facts[name] for name in ("minordpo", "torch")}
@@ -131,18 +132,20 @@ def _row(folder: Path) -> dict[str, Any]:
     return row | {name: cost.get(key) for name, key in names.items()}
 
 
-def _refuse_cut(file: Path, metrics: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> None:
-    """Nothing, where a finished run's rows are whole: every step's, and a last measurement after them."""
+def _refuse_cut(
+    file: Path, metrics: Sequence[Mapping[str, Any]], config: Mapping[str, Any], *, held_out: bool
+) -> None:
+    """Nothing, where a finished run's rows are whole: every step's, and a last measurement if examples are held out."""
     steps = [row["step"] for row in metrics if "loss" in row]
     since = itertools.takewhile(lambda row: "loss" not in row, reversed(metrics))
     missing = next((step for step, found in enumerate(steps, start=1) if found != step), None)
-    wanted = (config.get("training") or {}).get("max_steps", 0)
+    wanted = (config.get("training") or {}).get("max_steps") or 0
     warned = (config.get("monitor") or {}).get("on_collapse", "warn") == "warn"  # and nothing stopped it
     if missing is not None:
         what = f"has no row of step {missing}"
     elif len(steps) < wanted and warned:
         what = f"ends at step {len(steps)} of {wanted}"
-    elif not any("eval_loss" in row for row in since):
+    elif held_out and not any("eval_loss" in row for row in since):
         what = f"ends at step {len(steps)} without the last measurement on held-out examples"
     else:
         return

@@ -27,11 +27,13 @@ _APART = (
     "monitor.",
 )  # what runs are compared by, and what only looks on
 _LOOKS_ON = (
-    *("eval_", "save_", "logging_", "report_to", "disable_tqdm"),
-    *(
-        f"dataloader_{name}"
-        for name in ("num_workers", "pin_memory", "persistent_workers", "prefetch_factor")
-    ),
+    "eval_",
+    "save_",
+    "logging_",
+    "report_to",
+    "disable_tqdm",
+    "dataloader_num_workers",
+    "dataloader_p",  # pin_memory, persistent_workers, prefetch_factor; drop_last changes the steps
 )
 _SEEDS = ("training.seed", "training.data_seed", "world.seed")
 _MOST_NAMED = 4  # dials in a label
@@ -146,8 +148,12 @@ def gather_runs(found: find.Found) -> Gathered:
 
 def _drawn(run: find.Run) -> dict[str, Any]:
     """What seeds beside training.seed the run has."""
-    seeds = {key: flatten(run.config).get(key) for key in _SEEDS[1:]}
-    return seeds if run.world is None else seeds | {"world.seed": run.world.get("seed")}
+    flat = flatten(run.config)
+    order = flat.get("training.data_seed")
+    return {
+        "training.data_seed": flat.get("training.seed") if order is None else order,
+        "world.seed": None if run.world is None else run.world.get("seed"),
+    }
 
 
 def _refuse_other_seeds(runs: Sequence[Run], drawn: Sequence[Mapping[str, Any]]) -> None:

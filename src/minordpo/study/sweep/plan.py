@@ -9,6 +9,7 @@ import copy
 import difflib
 import itertools
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -375,16 +376,16 @@ def _evaluate(given: Any, has_world: bool, origin: Origin) -> dict[str, Any] | N
         return None
     values = dict(_mapping(given, "evaluate", origin))
     config = build(EvaluationConfig, (on_world.EVALUATION if has_world else {}) | values, "evaluate.", origin)
-    assert config.sampled is None or config.answered is None  # both check what they are made of
     if not has_world and config.task in on_world.TASKS:
         raise InputError(
             f"{origin('evaluate.task')}: evaluate.task is {config.task}, which is a micro world's, but there is no "
             "world. Add a world, or name a task or a file."
         )
-    if config.task not in on_world.TASKS:
-        try:
-            load_task(config.task, n=config.n, seed=config.seed)  # refused now, not by every run
-        except InputError as error:
-            said = str(error).replace("--task", "evaluate.task").replace("--n ", "evaluate.n ")
-            raise InputError(f"{origin('evaluate.task')}: {said}") from error
+    try:  # refused now, not by every run
+        assert config.sampled is None or config.answered is None  # both check what they are made of
+        if config.task not in on_world.TASKS:
+            load_task(config.task, n=config.n, seed=config.seed)
+    except InputError as error:  # in the words of `minordpo evaluate`, whose options are the section's keys
+        said = re.sub(r"--(\w+)", r"evaluate.\1", str(error))
+        raise InputError(f"{origin('evaluate')}: {said}") from error
     return values

@@ -92,9 +92,7 @@ def sweep(
             with Workers(
                 do_job, count, plan.output / LOGS, processes=plan.processes, method=start
             ) as workers:
-                loop = _Loop(chosen, folder, workers, todo, untuned, say)
-                loop.run()
-                unasked = loop.unasked
+                unasked = _Loop(chosen, folder, workers, todo, untuned, say).run()
             rows = folder.rows([cell.name for cell in todo])
         folder.write_results(rows)
     say("\n" + results_table(rows) if rows else "")
@@ -203,10 +201,10 @@ class _Loop:
         self.took: dict[type[Job], list[float]] = {CellJob: [], WorldJob: []}  # seconds, since this start
         self.before = dict(zip(self.took, seconds_before(plan, folder), strict=True))
         self.ended = 0
-        self.unasked: list[str] = []  # untuned models that could not be
+        self.unasked: list[str] = []
 
-    def run(self) -> None:
-        """Until every run has ended."""
+    def run(self) -> list[str]:
+        """Until every run has ended; the untuned models that could not be asked."""
         queue = self._queue()
         if left := _left(self._seconds_left()):
             self.say(f"  {left.removeprefix('; ')}, by those that are done")
@@ -224,6 +222,7 @@ class _Loop:
                     self._take(event, queue)
                 if terminal:
                     self.bar.set_postfix_str(self._doing())
+        return self.unasked
 
     def _queue(self) -> deque[Job]:
         """The untuned models, then the runs in their order, each world not made yet before the first of its runs."""
