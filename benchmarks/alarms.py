@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from common import machine
-from minordpo.data.files import written_whole
-from minordpo.study import alarms as A
-from minordpo.train.monitor import Thresholds
+from minordpo.monitor.health import Thresholds
+from minordpo.paper import alarm_study as A
+from minordpo.run_folder.files import written_whole
 
 Alarm = Callable[[A.Watched], int | None]
 

@@ -44,7 +44,7 @@ def read_pairs(file: str, tokenizer: Any, count: int, *, max_length: int) -> tup
     Raises:
         InputError: the file has fewer.
     """
-    from minordpo.data.formats import load_examples
+    from minordpo.data.read.examples import load_examples
     from minordpo.data.tokens import TokenExample, TokenOptions, tokenize_examples
 
     options = TokenOptions(max_length=max_length)

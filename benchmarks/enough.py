@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from minordpo.study.enough import FIXED, SIGNALS, Trained, read_trained, worth
+from minordpo.paper.stopping_study import FIXED, SIGNALS, Trained, read_trained, worth
 
 
 def main() -> int:

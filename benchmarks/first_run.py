@@ -12,9 +12,9 @@ import json
 import textwrap
 from pathlib import Path
 
-from minordpo.data.files import read_jsonl
-from minordpo.evaluate.answers import asked_line, looping, repeated_4grams
-from minordpo.study.figures import compare_figure
+from minordpo.figures.training_curves import compare_figure
+from minordpo.generate.text_measures import asked_line, looping, repeated_4grams
+from minordpo.run_folder.files import read_jsonl
 
 
 def main() -> None:

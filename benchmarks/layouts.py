@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from minordpo.data.files import read_jsonl, write_jsonl
+from minordpo.run_folder.files import read_jsonl, write_jsonl
 
 Row = dict[str, Any]
 

@@ -20,10 +20,10 @@ from typing import Any
 
 from common import machine
 from minordpo.config import RunConfig, load_config
-from minordpo.data.files import read_jsonl
 from minordpo.errors import InputError
-from minordpo.evaluate.answers import asked_line, looping, repeated_4grams
+from minordpo.generate.text_measures import asked_line, looping, repeated_4grams
 from minordpo.objectives import OBJECTIVES, hyperparameter_defaults, resolve
+from minordpo.run_folder.files import read_jsonl
 from minordpo.train.run import finished, run
 
 SUMS = ("minordpo + 0.1*sft",)

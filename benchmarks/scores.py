@@ -23,8 +23,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from common import append_rows, machine, read_pairs
-from minordpo.data.files import write_jsonl
 from minordpo.errors import InputError
+from minordpo.run_folder.files import write_jsonl
 
 
 def main() -> int:

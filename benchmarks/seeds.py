@@ -21,10 +21,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from minordpo.data.files import written_whole
 from minordpo.evaluate.statistics import sign_flip_of_means
-from minordpo.study.canvas import COLORS, GREY, new_figure, write_figure
-from minordpo.study.report.groups import rate_text
+from minordpo.figures.canvas import COLORS, GREY, new_figure, write_figure
+from minordpo.report.groups import rate_text
+from minordpo.run_folder.files import written_whole
 
 UNTUNED = "untuned"
 ARMS = {

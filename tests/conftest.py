@@ -9,25 +9,32 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+from helpers.places import TESTS
+
 # How long an example takes is the machine's affair, and nothing that a test asks.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
 # Whose tests start processes and wait for them: first, so that no worker is left alone with one of them at the end.
 LONG = (
-    "test_sharding",
-    "test_paper_sweeps",
-    "test_distributed",
-    "test_resume",
-    "test_shared_passes",
-    "test_models",
-    "test_sweep",
+    "train/test_sharding.py",
+    "paper/test_sweeps.py",
+    "train/test_distributed.py",
+    "train/test_resume.py",
+    "engine/test_shared_passes.py",
+    "engine/test_models.py",
+    "sweep/test_sweep.py",
 )
+
+
+# Processes that tests start find `helpers` as the tests do.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(TESTS), os.environ.get("PYTHONPATH"))))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files first; --no-loadscope-reorder keeps it so among several workers."""
-    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+    places = {TESTS / name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path, len(LONG)))
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 import tomllib
-from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from helpers.places import ROOT
+
 # Of the standard library, what Windows does not have.
 UNIX_ONLY = ("fcntl", "os.register_at_fork", "resource")
 

@@ -1,14 +1,13 @@
 """Every recipe is a whole run config that the libraries take as it stands."""
 
-from pathlib import Path
-
 import pytest
 
+from helpers.places import ROOT
 from minordpo.config import build_lora_config, build_training_arguments, dump_config, load_config
 from minordpo.objectives import resolve
-from minordpo.study.sweep.plan import load_plan
+from minordpo.sweep.plan import load_plan
 
-RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
@@ -47,7 +46,7 @@ def test_the_paper_recipe_states_what_the_paper_states(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "recipe",
-    sorted((Path(__file__).parent.parent / "recipes" / "sweeps").glob("*.yaml")),
+    sorted((ROOT / "recipes" / "sweeps").glob("*.yaml")),
     ids=lambda path: path.stem,
 )
 def test_a_sweeps_recipe_plans_runs_that_are_all_valid(recipe, monkeypatch):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from minordpo.version import __version__
+
 __all__ = ["InputError", "MonitorCallback", "PreferenceTrainer", "__version__"]
 
 if TYPE_CHECKING:
     from minordpo.errors import InputError
+    from minordpo.monitor.callback import MonitorCallback
     from minordpo.train.trainer import PreferenceTrainer
-    from minordpo.train.watch import MonitorCallback
 
 
 def __getattr__(name: str) -> Any:
@@ -20,7 +21,7 @@ def __getattr__(name: str) -> Any:
 
         return PreferenceTrainer
     if name == "MonitorCallback":
-        from minordpo.train.watch import MonitorCallback
+        from minordpo.monitor.callback import MonitorCallback
 
         return MonitorCallback
     if name == "InputError":

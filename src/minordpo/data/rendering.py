@@ -9,12 +9,12 @@ from typing import Any
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
-from minordpo.data.formats import Example, Message, Text
+from minordpo.data.read.examples import Example, Message, Text
 from minordpo.errors import InputError
 
 
 class RowProblem(InputError):
-    """Why one row cannot be used; `minordpo.data.doctor` collects these over a whole source."""
+    """Why one row cannot be used; `minordpo.data.checks` collects these over a whole source."""
 
     def __init__(self, kind: str, message: str, *, tokens: int = 0):
         super().__init__(message)

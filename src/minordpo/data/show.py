@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from minordpo.data.formats import Kind
+from minordpo.data.read.examples import Kind
 from minordpo.data.tokens import Coder, TokenExample
 
 _SHOWN = 60  # tokens of a stretch that are shown; a longer one is shortened in the middle

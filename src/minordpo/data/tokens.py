@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from minordpo.data.formats import Example
+from minordpo.data.read.examples import Example
 from minordpo.data.rendering import Rendered, Response, RowProblem, render
 from minordpo.errors import InputError
 
@@ -312,3 +312,8 @@ def _fit(
         if length > room
     )
     return cut
+
+
+def longest_sequence(pair: TokenExample) -> int:
+    """Tokens of the prompt with the longer response."""
+    return len(pair.prompt_ids) + max(len(response.ids) for response in pair.responses)

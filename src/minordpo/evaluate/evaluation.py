@@ -25,20 +25,20 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from minordpo import __version__
-from minordpo.data.corrupt import PAPER_PROMPT
+from minordpo.data.make.close_pairs import PAPER_PROMPT
 from minordpo.engine.models import load_model, load_tokenizer, model_config, model_folder
 from minordpo.errors import InputError
-from minordpo.evaluate.against import Against
+from minordpo.evaluate.answer_logps import Against
+from minordpo.evaluate.compare import compare_models, summarize_model
 from minordpo.evaluate.folder import Contender, EvaluationFolder, contenders, model_identity
-from minordpo.evaluate.generation import Answer, Sampling, refuse_prompts, stream_answers
-from minordpo.evaluate.prompts import question_prompts
-from minordpo.evaluate.results import compare_models, summarize_model
 from minordpo.evaluate.samples import compare_samples, samples_against_reference, summarize_samples
-from minordpo.evaluate.scores import refuse_other_vocabulary
+from minordpo.evaluate.scoring import refuse_other_vocabulary
 from minordpo.evaluate.tables import markdown
 from minordpo.evaluate.tasks import Task, load_task
-from minordpo.train.folder import only_here
+from minordpo.generate.generation import Answer, Sampling, refuse_prompts, stream_answers
+from minordpo.generate.prompts import question_prompts
+from minordpo.run_folder.ownership import only_here
+from minordpo.version import __version__
 
 # Answers at a time, by device: at every token of a small model a GPU waits for Python, with 32 answers as with 128.
 # A large one is held back by the budget below.

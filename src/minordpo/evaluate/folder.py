@@ -14,12 +14,12 @@ import xxhash
 from transformers.utils import cached_file
 from transformers.utils.hub import extract_commit_hash
 
-from minordpo.data.files import read_jsonl, written_whole
 from minordpo.engine.models import model_folder
 from minordpo.errors import InputError
-from minordpo.evaluate.answers import asked_line, last_number, looping, repeated_4grams
-from minordpo.evaluate.generation import Answer
 from minordpo.evaluate.tasks import Question
+from minordpo.generate.generation import Answer
+from minordpo.generate.text_measures import asked_line, last_number, looping, repeated_4grams
+from minordpo.run_folder.files import read_jsonl, written_whole
 
 SETTINGS, ANSWERS, SAMPLES = "evaluation.json", "answers.jsonl", "samples.jsonl"
 # What a model's numbers come from; a README or a training state may change.

@@ -8,13 +8,13 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from minordpo.evaluate.answers import asked_line, looping, repeated_4grams
-from minordpo.evaluate.divergence import divergence
-from minordpo.evaluate.generation import Answer
+from minordpo.evaluate.compare import READERS, share
+from minordpo.evaluate.kl import divergence
 from minordpo.evaluate.ranking import best_of, majority, pass_at
-from minordpo.evaluate.results import READERS, share
 from minordpo.evaluate.statistics import holm, interval_over_questions, mean_difference_interval, sign_flip
 from minordpo.evaluate.tasks import Question
+from minordpo.generate.generation import Answer
+from minordpo.generate.text_measures import asked_line, looping, repeated_4grams
 
 
 def summarize_samples(questions: Sequence[Question], samples: Sequence[Sequence[Answer]]) -> dict[str, Any]:

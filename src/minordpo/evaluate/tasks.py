@@ -12,19 +12,19 @@ from typing import Any
 
 import xxhash
 
-from minordpo.data.problems import generate_problems
-from minordpo.data.reading.fields import listed, shorten
-from minordpo.data.reading.readers import READERS, read_csv
-from minordpo.data.symbolic import reasoning_gym, symbolic_row
-from minordpo.data.worked.solutions import (
+from minordpo.data.make.problems import generate_problems
+from minordpo.data.make.solutions import (
     ANSWER_COLUMNS,
     QUESTION_COLUMNS,
     Unusable,
     read_solution,
     whole_question,
 )
+from minordpo.data.make.symbolic import reasoning_gym, symbolic_row
+from minordpo.data.read.fields import listed, shorten
+from minordpo.data.read.readers import READERS, read_csv
 from minordpo.errors import InputError
-from minordpo.evaluate.answers import normalize_number
+from minordpo.generate.text_measures import normalize_number
 
 GENERATED = 200  # questions of a generator, unless told
 # Far from seeds that people train on (`data problems` begins at 0), and far apart: gsm_symbolic's question i of seed

@@ -8,14 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minordpo import __version__
 from minordpo.config import RunConfig, dump_config
+from minordpo.config.yaml import write_yaml
 from minordpo.engine.models import REFERENCE_ADAPTER
-from minordpo.evaluate.answers import summarize
-from minordpo.evaluate.generation import Answer
+from minordpo.generate.generation import Answer
+from minordpo.generate.text_measures import summarize
+from minordpo.monitor.summary import for_card
 from minordpo.objectives.describe import source
-from minordpo.strict_yaml import write_yaml
-from minordpo.train.course import for_card
+from minordpo.version import __version__
 
 if TYPE_CHECKING:
     from minordpo.train.trainer import PreferenceTrainer

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 import xxhash
 
-from minordpo import __version__
 from minordpo.data.tokens import TokenExample
 from minordpo.engine.models import POLICY_ADAPTER
 from minordpo.engine.reference import example_key
 from minordpo.train.trainer import PreferenceTrainer
+from minordpo.version import __version__
 
 
 def environment(trainer: PreferenceTrainer) -> dict[str, Any]:

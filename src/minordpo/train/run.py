@@ -21,28 +21,28 @@ from transformers.utils import logging as transformers_logging
 
 from minordpo import objectives
 from minordpo.config import RunConfig, build_lora_config, build_training_arguments
-from minordpo.data.doctor import prepare_examples
-from minordpo.data.files import read_jsonl, write_jsonl
-from minordpo.data.formats import load_examples
-from minordpo.data.reading.readers import READERS
+from minordpo.data.checks import prepare_examples
+from minordpo.data.read.examples import load_examples
+from minordpo.data.read.readers import READERS
 from minordpo.data.tokens import TokenExample, TokenOptions
 from minordpo.engine.models import causal_model, load_model, load_tokenizer, save_model
 from minordpo.engine.reference import cache_folder
+from minordpo.engine.reference_pass import ranks
 from minordpo.errors import InputError
-from minordpo.evaluate.generation import Answer, generate_answers
-from minordpo.study.figures import reward_figure
+from minordpo.figures.training_curves import reward_figure
+from minordpo.generate.generation import Answer, generate_answers
+from minordpo.monitor.callback import MonitorCallback
+from minordpo.monitor.summary import last_lines
+from minordpo.run_folder.files import read_jsonl, write_jsonl
+from minordpo.run_folder.ownership import claim, finished, only_here, refuse_changed, refuse_foreign
 from minordpo.train.adapters import add_adapter, refuse_settings
 from minordpo.train.arguments import refuse_out_of_range
 from minordpo.train.card import model_card
-from minordpo.train.course import last_lines
+from minordpo.train.checks import with_reference
 from minordpo.train.environment import environment
-from minordpo.train.folder import claim, finished, only_here, refuse_changed, refuse_foreign
-from minordpo.train.guards import with_reference
 from minordpo.train.progress import show_progress
-from minordpo.train.reference_pass import ranks
 from minordpo.train.sharding import whole_weights
 from minordpo.train.trainer import PreferenceTrainer
-from minordpo.train.watch import MonitorCallback
 
 # Where a run's config leaves TrainingArguments alone and their own default would not serve: a line of metrics each
 # step, checkpoints at quarters of the run.

@@ -15,8 +15,8 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 
+from minordpo.engine.precision import autocast
 from minordpo.errors import InputError
-from minordpo.train.reference_pass import autocast
 
 
 def refuse_sharding(args: TrainingArguments, *, own_optimizer: bool) -> None:

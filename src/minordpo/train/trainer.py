@@ -27,16 +27,17 @@ from transformers import (
 from transformers.trainer_utils import TrainOutput
 
 from minordpo import objectives
-from minordpo.data.tokens import TokenExample, TokenOptions
+from minordpo.data.tokens import TokenExample, TokenOptions, longest_sequence
 from minordpo.engine import attention, logprobs
 from minordpo.engine.check import check_packing, refuse_unknown_tokens
 from minordpo.engine.models import causal_model, load_model, switch_off_dropout
+from minordpo.engine.precision import autocast
+from minordpo.engine.reference_pass import ReferencePass, other_reference
 from minordpo.errors import InputError
+from minordpo.generate.initial_answers import FirstAnswers
 from minordpo.train.adapters import add_adapter
 from minordpo.train.arguments import own_copy
-from minordpo.train.first_answers import FirstAnswers
-from minordpo.train.guards import (
-    longest_sequence,
+from minordpo.train.checks import (
     prepare_rows,
     refuse_lone_prompts,
     refuse_mismatch,
@@ -47,12 +48,11 @@ from minordpo.train.guards import (
     with_reference,
 )
 from minordpo.train.loader import EpochOrder, Packer, StepSampler, mismatched, step_loader
-from minordpo.train.memory import stop_unless_finite, within_memory
 from minordpo.train.metrics import MetricsFile, response_metrics, response_rows
-from minordpo.train.reference_pass import ReferencePass, autocast, other_reference
+from minordpo.train.monitored import Watched
+from minordpo.train.row_splitting import stop_unless_finite, within_memory
 from minordpo.train.sharding import autocast_forward, refuse_sharding, set_up_sharding
 from minordpo.train.step import Context, StepBatch, StepRecord, preference_evaluation, preference_step
-from minordpo.train.watched import Watched
 
 # Tokens of a packed row: enough to fill the device, small enough that a row's activations stay modest.
 TOKEN_BUDGET = {"cpu": 2048, "cuda": 16384}
@@ -61,7 +61,7 @@ TOKEN_BUDGET = {"cpu": 2048, "cuda": 16384}
 class PreferenceTrainer(Watched, Trainer):
     """Tune a causal language model on preferences: pairs, labelled or ranked responses.
 
-    `train_dataset` is a `datasets.Dataset` or list of rows in any layout `minordpo.data.formats` knows (TRL's among
+    `train_dataset` is a `datasets.Dataset` or list of rows in any layout `minordpo.data.read` knows (TRL's among
     them), or a list of `TokenExample`. A step's prompts are `per_device_train_batch_size ×
     gradient_accumulation_steps` a device. `hyperparameters` are the objective's own. With `peft_config` a new adapter
     is trained and the reference is the model without it; without `ref_model` the reference is the model as it is

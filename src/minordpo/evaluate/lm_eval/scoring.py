@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from minordpo.data.corrupt import PAPER_PROMPT
-from minordpo.evaluate.answers import asked_line, last_number, normalize_number
+from minordpo.data.make.close_pairs import PAPER_PROMPT
+from minordpo.generate.text_measures import asked_line, last_number, normalize_number
 
 
 def doc_to_text(doc: dict[str, Any]) -> str:

@@ -1,0 +1,322 @@
+"""All examples of a source → token examples, with every row accounted for."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from minordpo.data.packing import tree_size
+from minordpo.data.read.examples import Kind, LoadedExamples
+from minordpo.data.rendering import RowProblem
+from minordpo.data.show import common_beginning, show_example
+from minordpo.data.tokens import TokenExample, TokenOptions, tokenize_examples
+from minordpo.errors import InputError
+
+_CHUNK = 256  # rows that go to the tokenizer at once; enough to keep its threads busy
+_BAR_FROM = 2000  # rows; fewer are done before a progress bar says anything
+_OVERLONG = ("prompt_too_long", "too_long")
+
+# What was found, for one row and for several.
+_WORDS = {
+    "empty_response": ("empty response", "empty responses"),
+    "identical": ("row with identical responses", "rows with identical responses"),
+    "empty_prompt": ("empty prompt", "empty prompts"),
+    "assistant_prompt": ("prompt that ends with the assistant", "prompts that end with the assistant"),
+    "response_role": ("response that another role begins", "responses that another role begins"),
+    "template_error": ("row that the chat template fails on", "rows that the chat template fails on"),
+    "template_prefix": (
+        "row whose beginning the chat template renders in two ways",
+        "rows whose beginning the chat template renders in two ways",
+    ),
+    "boundary": ("row with a token across the prompt's end", "rows with a token across the prompt's end"),
+    "prompt_too_long": (
+        "prompt that leaves no room for a response in data.max_length",
+        "prompts that leave no room for a response in data.max_length",
+    ),
+    "too_long": ("row over data.max_length", "rows over data.max_length"),
+    "cut": ("row cut to data.max_length", "rows cut to data.max_length"),
+    "duplicate": ("row that repeats an earlier one, kept", "rows that repeat an earlier one, kept"),
+    "contradiction": (
+        "row that judges the responses of an earlier one otherwise, kept",
+        "rows that judge the responses of an earlier one otherwise, kept",
+    ),
+}
+_SAME_IN_PAIR = ("pair with chosen = rejected", "pairs with chosen = rejected")
+_RETOKENIZED = (
+    "row whose prompt and response were tokenised apart, as at inference",
+    "rows whose prompt and response were tokenised apart, as at inference",
+)
+
+
+@dataclass
+class Finding:
+    """One kind of thing found in a source: the rows, and the first one explained."""
+
+    rows: list[int] = field(default_factory=list)
+    example: str = ""
+    longest: tuple[int, int] = (0, 0)  # tokens of prompt and response, and the row; for overlong rows
+
+    def add(self, row: int, example: str, tokens: int = 0) -> None:
+        """Count one more row."""
+        self.example = self.example if self.rows else example
+        self.rows.append(row)
+        self.longest = max(self.longest, (tokens, row))
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """Token statistics over the examples in use."""
+
+    parts: dict[
+        str, tuple[float, int]
+    ]  # mean and maximum: "prompt", "chosen", …, as the report's table names them
+    responses: tuple[float, int]  # responses to a prompt, mean and maximum
+    tree: int  # distinct tokens, each example a prefix tree: what the engine computes
+    padded: int  # tokens of a row for each response, padded to the longest one of its example
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What became of every row of a source; as text, the block printed before a run."""
+
+    source: str
+    layout: str
+    kind: Kind
+    notes: list[str]
+    read: int
+    used: int
+    dropped: dict[str, Finding]  # by kind of `RowProblem`: "empty_response", "identical", "too_long", …
+    kept: dict[
+        str, Finding
+    ]  # rows in use, done something to or odd: "cut", "boundary", "duplicate", "contradiction"
+    desirable: int  # of labelled responses in use: those with the label true
+    tokens: TokenCounts
+    first: str  # the first example in use, as `show_example` shows it
+
+    def __str__(self) -> str:
+        """A readable block: counts, reasons, token statistics, the first example."""
+        lines = [
+            f"{self.source}: {_count(self.read, 'row', 'rows')} read as {self.layout}, {self.used:,} used"
+        ]
+        lines += [f"  note: {note}" for note in self.notes]
+        lines += [
+            f"  dropped: {_describe(kind, finding, self.kind)}" for kind, finding in self.dropped.items()
+        ]
+        lines += [
+            f"  {_describe(kind, finding, self.kind, kept=True)}" for kind, finding in self.kept.items()
+        ]
+        if not self.dropped and not self.kept:
+            lines.append("  nothing dropped, cut, repeated, contradicted or tokenised apart")
+        if self.kind == "labelled":
+            lines.append(f"  {self.desirable:,} desirable, {self.used - self.desirable:,} undesirable")
+            if self.desirable in (0, self.used):
+                lines.append(
+                    "  note: with one label alone nothing is contrasted; add the other, or imitate with sft"
+                )
+        if self.kind == "ranked":
+            mean, most = self.tokens.responses
+            lines.append(f"  {mean:.1f} responses to a prompt on average, {most} at most")
+        lines.append(f"  {'tokens':<18}{'mean':>10}{'max':>10}")
+        for name, (mean, most) in self.tokens.parts.items():
+            lines.append(f"  {name:<18}{mean:>10,.1f}{most:>10,}")
+        return "\n".join([*lines, f"  {self._cost()}", "", self.first])
+
+    def _cost(self) -> str:
+        tree, padded = self.tokens.tree, self.tokens.padded
+        if self.kind == "labelled":
+            return f"{tree:,} tokens to compute"  # a prompt with one response shares with nothing
+        rows = "two padded rows a pair" if self.kind == "pairs" else "a padded row for each response"
+        times = f"{padded / tree:.2f} times as many"
+        return f"{tree:,} distinct tokens to compute; {rows} would cost {padded:,} ({times})"
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedExamples:
+    """The examples in use as tokens, in file order, and what became of the others."""
+
+    examples: list[TokenExample]
+    report: DataReport
+
+    @property
+    def kind(self) -> Kind:
+        """Whether they are pairs, labelled responses or ranked ones."""
+        return self.report.kind
+
+
+def prepare_examples(
+    loaded: LoadedExamples,
+    tokenizer: PreTrainedTokenizerBase,
+    options: TokenOptions,
+    *,
+    invalid: Literal["refuse", "drop"] = "refuse",
+    progress: bool = False,
+) -> PreparedExamples:
+    """The examples as tokens, with a report on every row; no row goes missing without a word.
+
+    `options.overlong` decides about rows over `max_length`, `invalid` about all other rows that cannot be
+    used, and, where responses are cut, about prompts that leave no room for one.
+
+    Raises:
+        InputError: rows that cannot be used, all of them counted; or a source in which none can.
+    """
+    if not loaded.examples:
+        raise InputError(f"{loaded.source} has no rows, but at least one is needed. Name another file.")
+    examples: list[TokenExample] = []
+    problems: dict[str, Finding] = {}
+    kept: dict[str, Finding] = {}
+    seen: dict[bytes, int] = {}
+    show_bar = progress and len(loaded.examples) > _BAR_FROM
+    with tqdm(total=len(loaded.examples), desc="tokenising", unit="rows", disable=not show_bar) as bar:
+        for start in range(0, len(loaded.examples), _CHUNK):
+            chunk = loaded.examples[start : start + _CHUNK]
+            results = tokenize_examples(chunk, tokenizer, options=options)
+            for example, result in zip(chunk, results, strict=True):
+                if isinstance(result, RowProblem):
+                    problems.setdefault(result.kind, Finding()).add(example.row, str(result), result.tokens)
+                    continue
+                _note(result, kept, seen)
+                examples.append(result)
+            bar.update(len(chunk))
+    refused = {kind: finding for kind, finding in problems.items() if not _may_drop(kind, options, invalid)}
+    if refused:
+        raise InputError(_refusal(loaded, refused, options))
+    if not examples:
+        reasons = ", ".join(_describe(kind, finding, loaded.kind) for kind, finding in problems.items())
+        raise InputError(
+            f"{loaded.source}: of {_count(len(loaded.examples), 'row', 'rows')} none can be used: {reasons}. "
+            "Fix the rows or name another file."
+        )
+    return PreparedExamples(examples, _report(loaded, examples, problems, kept, tokenizer))
+
+
+def count_tokens(examples: list[TokenExample], kind: Kind) -> TokenCounts:
+    """Lengths of the examples' parts, and what they cost packed and padded."""
+    prompts = [len(example.prompt_ids) for example in examples]
+    lengths = [[len(response.ids) for response in example.responses] for example in examples]
+    beginnings = [common_beginning(example) for example in examples]
+    if kind == "labelled":
+        parts = {"prompt": prompts, "completion": [length for (length,) in lengths]}
+    elif kind == "pairs":
+        chosen, rejected = ([each[i] for each in lengths] for i in (0, 1))
+        parts = {"prompt": prompts, "chosen": chosen, "rejected": rejected, "common beginning": beginnings}
+    else:
+        every = [length for each in lengths for length in each]
+        parts = {"prompt": prompts, "responses": every, "common beginning": beginnings}
+    return TokenCounts(
+        {name: _mean_and_max(counts) for name, counts in parts.items()},
+        _mean_and_max([len(each) for each in lengths]),
+        tree=sum(tree_size(example) for example in examples),
+        padded=sum(len(each) * (prompt + max(each)) for prompt, each in zip(prompts, lengths, strict=True)),
+    )
+
+
+def _mean_and_max(counts: list[int]) -> tuple[float, int]:
+    return sum(counts) / len(counts), max(counts)
+
+
+def _report(
+    loaded: LoadedExamples,
+    examples: list[TokenExample],
+    problems: dict[str, Finding],
+    kept: dict[str, Finding],
+    tokenizer: PreTrainedTokenizerBase,
+) -> DataReport:
+    first = examples[0]
+    what = "pair" if loaded.kind == "pairs" else "example"
+    return DataReport(
+        source=loaded.source,
+        layout=loaded.layout,
+        kind=loaded.kind,
+        notes=loaded.notes,
+        read=len(loaded.examples),
+        used=len(examples),
+        dropped=problems,
+        kept=kept,
+        desirable=sum(example.grades[0] > 0 for example in examples),
+        tokens=count_tokens(examples, loaded.kind),
+        first=f"the first {what} (row {first.row}) as the model sees it:\n"
+        + show_example(first, tokenizer, kind=loaded.kind, color=False),
+    )
+
+
+def _note(example: TokenExample, kept: dict[str, Finding], seen: dict[bytes, int]) -> None:
+    """Count what `example` has to say for itself, and whether an earlier row has the same responses.
+
+    `seen` holds the first row of each prompt with its responses, and of each judgement on these.
+    """
+    for kind, words in example.notes.items():
+        kept.setdefault(kind, Finding()).add(example.row, words)
+    responses = [_digest(response.ids.tobytes()) for response in example.responses]
+    content = _digest(_digest(example.prompt_ids.tobytes()), *sorted(responses))
+    judgement = _digest(content, *responses, np.array(example.grades).tobytes())
+    first = seen.setdefault(judgement, example.row)
+    if first != example.row:
+        kept.setdefault("duplicate", Finding()).add(example.row, f"as row {first}")
+        return
+    first = seen.setdefault(content, example.row)
+    if first != example.row:
+        how = "labels the same completion otherwise" if len(responses) == 1 else "has them in another order"
+        kept.setdefault("contradiction", Finding()).add(example.row, f"row {first} {how}")
+
+
+def _digest(*parts: bytes) -> bytes:
+    return hashlib.blake2b(b"".join(parts), digest_size=16).digest()
+
+
+def _may_drop(kind: str, options: TokenOptions, invalid: str) -> bool:
+    if kind not in _OVERLONG:
+        return invalid == "drop"
+    return options.overlong == "drop" or (options.overlong == "truncate" and invalid == "drop")
+
+
+def _refusal(loaded: LoadedExamples, refused: dict[str, Finding], options: TokenOptions) -> str:
+    sentences = []
+    unusable = {kind: finding for kind, finding in refused.items() if kind not in _OVERLONG}
+    if unusable:
+        rows = sum(len(finding.rows) for finding in unusable.values())
+        kinds = ", ".join(_describe(kind, finding, loaded.kind) for kind, finding in unusable.items())
+        them = "them" if rows > 1 else "it"
+        sentences.append(
+            f"{loaded.source}: {_count(rows, 'row', 'rows')} cannot be used: {kinds}. "
+            f"Fix {them} or drop {them} with data.invalid=drop."
+        )
+    overlong = [refused[kind] for kind in _OVERLONG if kind in refused]
+    if overlong:
+        sentences.append(_overlong_refusal(loaded.source, overlong, options))
+    return " ".join(sentences)
+
+
+def _overlong_refusal(source: str, overlong: list[Finding], options: TokenOptions) -> str:
+    rows = sum(len(finding.rows) for finding in overlong)
+    first = min(overlong, key=lambda finding: finding.rows[0])
+    option = "data.invalid=drop" if options.overlong == "truncate" else "data.overlong=drop"
+    if rows == 1:
+        found, drop = f"row {first.rows[0]} of {source} has {first.example}", "drop the row"
+    else:
+        tokens, row = max(finding.longest for finding in overlong)
+        found = (
+            f"{rows:,} rows of {source} are longer: row {first.rows[0]} has {first.example}, "
+            f"and the longest, row {row}, has {tokens:,} in all"
+        )
+        drop = "drop the rows"
+    limit = f"data.max_length is {options.max_length} tokens"
+    return f"{limit} but {found}. Raise data.max_length or {drop} with {option}."
+
+
+def _describe(kind: str, finding: Finding, data: Kind, *, kept: bool = False) -> str:
+    words = _WORDS[kind]
+    if kept and kind == "boundary":
+        # A straddling token is a note where the row could be used all the same, a problem where it could not.
+        words = _RETOKENIZED
+    elif kind == "identical" and data == "pairs":
+        words = _SAME_IN_PAIR
+    return f"{_count(len(finding.rows), *words)} (first: row {finding.rows[0]}, {finding.example})"
+
+
+def _count(number: int, one: str, several: str) -> str:
+    return f"{number:,} {one if number == 1 else several}"

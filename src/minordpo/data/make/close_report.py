@@ -1,0 +1,128 @@
+"""What became of a file of worked solutions: how many close pairs, how close, and why rows were left out."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from minordpo.data.make.solutions import Unusable
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean, median and the 5th and 95th percentile of a measure."""
+
+    mean: float
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[int] | Sequence[float]) -> Spread:
+        ordered = sorted(map(float, values))
+        low, high = (ordered[round(share * (len(ordered) - 1))] for share in (0.05, 0.95))
+        return cls(statistics.fmean(ordered), statistics.median(ordered), low, high)
+
+
+@dataclass
+class CorruptReport:
+    """Counts and distances, filled row by row."""
+
+    source: str
+    out: str
+    read: int = 0
+    unusable: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, str] = field(default_factory=dict)  # the first row of each reason
+    distances: list[int] = field(default_factory=list)  # Levenshtein, in characters
+    lengths: list[int] = field(default_factory=list)  # of the chosen text, in characters
+    same_length: int = 0  # pairs whose changed number is as long as the original
+
+    @property
+    def usable(self) -> int:
+        return len(self.distances)
+
+    @property
+    def characters(self) -> Spread:
+        return Spread.of(self.distances)
+
+    @property
+    def percent(self) -> Spread:
+        """The distance in percent of the chosen text's length."""
+        return Spread.of(
+            [100 * distance / length for distance, length in zip(self.distances, self.lengths, strict=True)]
+        )
+
+    def add_unusable(self, unusable: Unusable, line: int) -> None:
+        self.unusable[unusable.reason] = self.unusable.get(unusable.reason, 0) + 1
+        self.examples.setdefault(unusable.reason, f"line {line}: {unusable.example}".rstrip(": "))
+
+    def add_pair(self, chosen: str, rejected: str, *, same_length: bool) -> None:
+        self.distances.append(edit_distance(chosen, rejected))
+        self.lengths.append(len(chosen))
+        self.same_length += same_length
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.source} → {self.out}",
+            f"  rows read            {self.read:>7}",
+            f"  close pairs written  {self.usable:>7}  ({_percent(self.usable, self.read)})",
+            f"  rows left out        {self.read - self.usable:>7}",
+        ]
+        for reason, count in sorted(self.unusable.items(), key=lambda item: -item[1]):
+            lines += [f"    {count:>7}  {reason}", f"             {self.examples[reason]}"]
+        if self.usable:
+            lines += ["  edit distance            mean   median   5th–95th percentile"]
+            for name, spread, digits in (
+                ("characters", self.characters, 0),
+                ("% of the chosen text", self.percent, 2),
+            ):
+                lines.append(
+                    f"    {name:<20} {spread.mean:>8.2f} {spread.median:>8.{digits}f}   "
+                    f"{spread.low:.{digits}f}–{spread.high:.{digits}f}"
+                )
+            lines.append(f"  changed number as long as before: {_percent(self.same_length, self.usable)}")
+        return "\n".join(lines)
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "none"
+
+
+def edit_distance(first: str, second: str) -> int:
+    """The Levenshtein distance of two texts, in characters.
+
+    Source: Hyyrö, "A Bit-Vector Algorithm for Computing Levenshtein and Damerau Edit Distances"
+    (2003), on Python's integers. What both texts begin and end with is cut off first, which leaves
+    the distance as it is.
+    """
+    first, second = _cut_common(first, second)
+    if not first or not second:
+        return len(first) + len(second)
+    occurrences: dict[str, int] = {}
+    for position, character in enumerate(first):
+        occurrences[character] = occurrences.get(character, 0) | 1 << position
+    everywhere, last = (1 << len(first)) - 1, 1 << (len(first) - 1)
+    # Differences of neighbouring cells down one column of the distance table: where it grows, where it falls.
+    grows, falls, distance = everywhere, 0, len(first)
+    for character in second:
+        matches = occurrences.get(character, 0)
+        diagonal = (((matches & grows) + grows) ^ grows) | matches | falls
+        right_grows = falls | ~(diagonal | grows) & everywhere
+        right_falls = grows & diagonal
+        distance += bool(right_grows & last) - bool(right_falls & last)
+        right_grows = (right_grows << 1 | 1) & everywhere
+        right_falls = right_falls << 1 & everywhere
+        grows = right_falls | ~(diagonal | right_grows) & everywhere
+        falls = right_grows & diagonal
+    return distance
+
+
+def _cut_common(first: str, second: str) -> tuple[str, str]:
+    shorter, start = min(len(first), len(second)), 0
+    while start < shorter and first[start] == second[start]:
+        start += 1
+    end = 0
+    while end < shorter - start and first[-1 - end] == second[-1 - end]:
+        end += 1
+    return first[start : len(first) - end], second[start : len(second) - end]

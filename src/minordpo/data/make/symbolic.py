@@ -1,0 +1,222 @@
+"""Easy problems of gsm_symbolic in two styles: a small model is first taught to answer tersely, then shown close pairs.
+
+A model of 135 million weights answers under 2 % of GSM8K, so accuracy cannot tell objectives apart there. A few
+templates of short sums it can learn. `sft.jsonl` teaches them as bare equations, so that the worked sentences of the
+pairs are in another style than the model's own, as the paper's are.
+"""
+
+from __future__ import annotations
+
+import importlib
+import random
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minordpo.data.make.close_pairs import PAPER_PROMPT, ClosePair, corrupt_row
+from minordpo.data.make.solutions import Solution, read_solution
+from minordpo.errors import InputError
+from minordpo.run_folder.files import refuse_existing, write_jsonl
+
+# Those of gsm_symbolic's 85 templates (reasoning-gym 0.1.25) whose solution is two to four sums, each written as an
+# equation that we recognise, in whole numbers, below 1,000 in most draws, and at most some 110 of SmolLM2's tokens (60
+# draws of each, 2026-11-22); and that have many: 2,000 draws gave 600 different sums or more. By hand left out
+# are 9 and 82, which write one of their sums in another way, and 53 and 84, whose whole numbers have a ".0".
+EASY = (7, 8, 10, 12, 14, 15, 20, 34, 41, 45, 48, 51, 54, 57, 59, 78, 95)
+
+# Parts in the order in which they are drawn: what is asked does not change with how much there is to train on.
+PARTS = ("test", "validation", "held_out", "pairs", "sft")
+_ASKS = " Give the result as your final answer. Do not include units."
+_NOT_SUMS = re.compile(r"[\s$€£]")
+_MAX_DRAWS = 500  # in a row that are of no use
+
+
+@dataclass(frozen=True)
+class SymbolicProblem:
+    """A question, its worked solution and the number that answers it."""
+
+    template: int
+    question: str
+    solution: Solution
+
+    @property
+    def sums(self) -> str:
+        """The solution as bare equations, the answer last: 12*3=36; 36+5=41."""
+        text = self.solution.text
+        return "; ".join(
+            f"{_NOT_SUMS.sub('', step.expression).replace('x', '*')}={text[step.start : step.end]}"
+            for step in self.solution.steps
+        )
+
+    def row(self) -> dict[str, str]:
+        """The problem as a GSM8K row."""
+        return {
+            "question": self.question,
+            "answer": f"{self.solution.text}\n#### {self.solution.answer}",
+        }
+
+    def terse_row(self) -> dict[str, Any]:
+        """Its equations as a single response that is to be imitated."""
+        prompt = PAPER_PROMPT.replace("{question}", self.question)
+        return {
+            "prompt": [{"role": "user", "content": prompt}],
+            "completion": [{"role": "assistant", "content": self.sums}],
+            "label": True,
+        }
+
+
+def reasoning_gym(needed_by: str) -> Any:
+    """The package that has gsm_symbolic.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        return importlib.import_module("reasoning_gym")
+    except ImportError as error:
+        raise InputError(
+            f"{needed_by} comes from the package reasoning-gym, which is not installed. Install the extra: "
+            "pip install 'minordpo[symbolic]' (it builds one dependency from source and needs a C compiler)"
+        ) from error
+
+
+def symbolic_row(item: dict[str, Any]) -> dict[str, str]:
+    """Question, worked solution and answer of gsm_symbolic's item, without its own wish for a format."""
+    return {
+        "question": item["question"].removesuffix(_ASKS),
+        "solution": item["metadata"]["answer_cot"],
+        "answer": item["answer"],
+    }
+
+
+def draw_parts(
+    sizes: dict[str, int], *, seed: int, templates: Sequence[int] = EASY
+) -> dict[str, list[SymbolicProblem]]:
+    """Problems of each part of `PARTS`, every template equally often.
+
+    No question stands twice in a part, and no sums of one part in another, so that what is asked was never trained on.
+
+    Raises:
+        InputError: a part is larger than the templates have problems for, one is not of `EASY` or named twice, or
+            reasoning-gym is missing.
+    """
+    _refuse_templates(templates)
+    gym = reasoning_gym("minordpo data symbolic")
+    generators = gym.create_dataset("gsm_symbolic", seed=0, size=1).generators
+    taken: set[tuple[int, str]] = set()  # sums of earlier parts
+    parts = {}
+    for part in PARTS:
+        parts[part] = list(_draw(generators, templates, part, sizes[part], seed, taken))
+        taken |= {(problem.template, problem.sums) for problem in parts[part]}
+    return parts
+
+
+def _refuse_templates(templates: Sequence[int]) -> None:
+    if not templates:
+        raise InputError(f"--templates names none. Name some of {', '.join(map(str, EASY))}.")
+    for template in templates:
+        if template not in EASY:
+            raise InputError(
+                f"--templates names {template}, which is none of the easy ones. Name some of "
+                f"{', '.join(map(str, EASY))}."
+            )
+        if templates.count(template) > 1:
+            raise InputError(f"--templates names {template} twice. Leave one of them out.")
+
+
+def _draw(
+    generators: dict[int, Callable[[random.Random, float], dict[str, Any]]],
+    templates: Sequence[int],
+    part: str,
+    count: int,
+    seed: int,
+    taken: set[tuple[int, str]],
+) -> Iterator[SymbolicProblem]:
+    order = random.Random(f"templates of {part} of seed {seed}")
+    asked: set[str] = set()
+    for index in range(count):
+        if index % len(templates) == 0:
+            dealt = order.sample(templates, len(templates))
+        template = dealt[index % len(templates)]
+        # Seeded by text, which Python hashes with SHA-512: the same on every machine and in every process.
+        rng = random.Random(f"{part} {index} of seed {seed}")
+        for _ in range(_MAX_DRAWS):
+            problem = _problem(template, symbolic_row(generators[template](rng, 1.0)))
+            if (
+                problem is not None
+                and problem.question not in asked
+                and (template, problem.sums) not in taken
+            ):
+                break
+        else:
+            raise InputError(
+                f"{part}.jsonl should have {count} problems, but after {index} template {template} had no new one in "
+                f"{_MAX_DRAWS} draws. Lower --{part.replace('_', '-')}, or that of a part drawn before it "
+                f"({', '.join(PARTS)})"
+            )
+        asked.add(problem.question)
+        yield problem
+
+
+def _problem(template: int, row: dict[str, str]) -> SymbolicProblem | None:
+    """The problem, if it is one that a close pair can be made of and whose last sum is the answer."""
+    solution = read_solution({"question": row["question"], "answer": _stated(row)})
+    if not isinstance(solution, Solution) or not solution.steps:
+        return None
+    problem = SymbolicProblem(template, solution.question, solution)
+    if solution.steps[-1].value != solution.answer_value:
+        return None
+    return problem if isinstance(corrupt_row(problem.row()), ClosePair) else None
+
+
+def _stated(row: dict[str, str]) -> str:
+    """The solution in GSM8K's format; gsm_symbolic's own ends with the answer already, in several ways."""
+    return f"{row['solution']}\n#### {row['answer']}"
+
+
+def write_symbolic(
+    folder: Path,
+    sizes: dict[str, int],
+    *,
+    seed: int = 0,
+    templates: Sequence[int] = EASY,
+    overwrite: bool = False,
+) -> dict[str, Path]:
+    """The files that were written to `folder`, by part.
+
+    `sft` has the terse style, one response a row; `pairs` and `held_out` close pairs, the chosen one worked in
+    sentences; `validation` and `test` GSM8K rows for `minordpo evaluate --task`.
+
+    Raises:
+        InputError: a file exists or cannot be written, a size is below 1, or `draw_parts` refuses.
+    """
+    for part in PARTS:
+        if sizes[part] < 1:
+            raise InputError(
+                f"--{part.replace('_', '-')} is {sizes[part]}, but at least 1 problem is needed. Raise it."
+            )
+    files = {part: folder / f"{part}.jsonl" for part in PARTS}
+    for file in files.values():
+        refuse_existing(file, overwrite=overwrite)
+    parts = draw_parts(sizes, seed=seed, templates=templates)
+    folder.mkdir(parents=True, exist_ok=True)
+    for part, problems in parts.items():
+        write_jsonl(files[part], (_ROWS[part](problem, seed) for problem in problems))
+    return files
+
+
+def _pair(problem: SymbolicProblem, seed: int) -> dict[str, Any]:
+    pair = corrupt_row(problem.row(), seed=seed)
+    assert isinstance(pair, ClosePair)  # problems of which there is none were not drawn
+    return pair.row(prompt=PAPER_PROMPT, chat=True)
+
+
+_ROWS: dict[str, Callable[[SymbolicProblem, int], dict[str, Any]]] = {
+    "test": lambda problem, seed: problem.row(),
+    "validation": lambda problem, seed: problem.row(),
+    "held_out": _pair,
+    "pairs": _pair,
+    "sft": lambda problem, seed: problem.terse_row(),
+}

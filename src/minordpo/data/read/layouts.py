@@ -1,0 +1,233 @@
+"""Which layout a row is in, and what to say if it is in none."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection
+from typing import Any
+
+from minordpo.data.read.fields import Row, kind_of, listed
+from minordpo.data.read.graded import (
+    LABELLED_CHAT,
+    LABELLED_TEXT,
+    RANKED_CHAT,
+    RANKED_TEXT,
+    prompt_column,
+    responses_of,
+)
+from minordpo.data.read.llama_factory import (
+    ALPACA,
+    ALPACA_LABELLED,
+    ALPACA_OUTPUT,
+    LABEL_NAMES,
+    SHAREGPT,
+    SHAREGPT_LABELLED,
+)
+from minordpo.data.read.pairs import (
+    IMPLICIT_CHAT,
+    IMPLICIT_TEXT,
+    RESPONSES,
+    TRL_CHAT,
+    TRL_TEXT,
+    ULTRAFEEDBACK,
+)
+from minordpo.data.read.parts import Layout, names_of
+from minordpo.errors import InputError
+
+LAYOUTS = (
+    TRL_TEXT,
+    TRL_CHAT,
+    IMPLICIT_TEXT,
+    IMPLICIT_CHAT,
+    ULTRAFEEDBACK,
+    SHAREGPT,
+    ALPACA,
+    ALPACA_OUTPUT,
+    LABELLED_TEXT,
+    LABELLED_CHAT,
+    SHAREGPT_LABELLED,
+    ALPACA_LABELLED,
+    RANKED_TEXT,
+    RANKED_CHAT,
+)
+_PAIRS_BY_KINDS = {
+    ("text", "text", "text"): TRL_TEXT,
+    ("messages", "messages", "messages"): TRL_CHAT,
+    ("text", "messages", "messages"): ULTRAFEEDBACK,
+    ("text", "text"): IMPLICIT_TEXT,
+    ("messages", "messages"): IMPLICIT_CHAT,
+}
+# Published data call the columns by these names too. Without this list, pairs under them would pass for texts with
+# an implicit prompt, and a model would train on two answers whose question it never sees.
+_OTHER_NAMES = {
+    "question": "prompt",
+    "query": "prompt",
+    "input": "prompt",
+    "problem": "prompt",
+    "messages": "prompt",
+    "chosen_response": "chosen",
+    "accepted": "chosen",
+    "rejected_response": "rejected",
+    "response": "completion",
+    "answer": "completion",
+    "kto_tag": "label",
+    "desirable": "label",
+    "completions": "responses",
+    "candidates": "responses",
+    "answers": "responses",
+    "rewards": "scores",
+    "rankings": "ranks",
+}
+_MESSAGES_AS_TEXT = re.compile(r"""\s*\[\s*\{\s*["'](role|content|from|value)["']\s*:""")
+
+
+def describe_layouts() -> str:
+    """The layouts that are read, by name and columns, as one line."""
+    return "; ".join(f"{layout.name} ({layout.shape})" for layout in LAYOUTS)
+
+
+def recognise(row: Row, where: str) -> Layout | None:
+    """The layout of `row` by its columns and their values, None if it is no known one.
+
+    Raises: InputError if the columns are known but their values are not text or messages, or do not agree.
+    """
+    columns = row.keys()
+    if set(RESPONSES) <= columns:
+        return _recognise_pair(row, where)
+    if {"prompt", "completion"} <= columns:
+        return _recognise_labelled(row, where)
+    if "responses" in columns and columns & {"prompt", "query"}:
+        return _recognise_ranked(row, where)
+    has_label = bool(columns & set(LABEL_NAMES))
+    if has_label and columns & {"messages", "conversations"}:
+        return SHAREGPT_LABELLED
+    if {"instruction", "output"} <= columns:
+        if not isinstance(row["output"], str):
+            return ALPACA_OUTPUT
+        return ALPACA_LABELLED if has_label else None
+    return None
+
+
+def _recognise_pair(row: Row, where: str) -> Layout | None:
+    columns = row.keys()
+    trl_values = isinstance(row["chosen"], str | list)
+    if "conversations" in columns and not ("prompt" in columns and trl_values):
+        return SHAREGPT
+    if "instruction" in columns and "prompt" not in columns:
+        return ALPACA
+    values = {field: row[field] for field in ("prompt", *RESPONSES) if field in columns}
+    kinds = {field: kind_of(value, field, where) for field, value in values.items()}
+    layout = _PAIRS_BY_KINDS.get(tuple(kinds.values()))
+    if layout is None:
+        raise _disagreement(kinds, where)
+    if layout is IMPLICIT_TEXT and _nearest_column("prompt", columns, set(RESPONSES), cutoff=0.85):
+        return None
+    if not layout.is_chat:
+        _refuse_messages_as_text({field: row[field] for field in RESPONSES}, where)
+    return layout
+
+
+def _recognise_labelled(row: Row, where: str) -> Layout:
+    if "label" not in row:
+        renamed = _nearest_column("label", row.keys(), {"prompt", "completion"})
+        add = f"Rename {renamed!r} to 'label'" if renamed else "Add label"
+        raise InputError(
+            f"{where} has a completion without label, but a label (true if the completion is desirable, else "
+            f"false) is needed by all that learns from single responses. {add}; for pairs, name the responses "
+            "chosen and rejected."
+        )
+    kinds = {field: kind_of(row[field], field, where) for field in ("prompt", "completion")}
+    if len(set(kinds.values())) > 1:
+        raise _disagreement(kinds, where)
+    if kinds["prompt"] == "messages":
+        return LABELLED_CHAT
+    _refuse_messages_as_text({"completion": row["completion"]}, where)
+    return LABELLED_TEXT
+
+
+def _recognise_ranked(row: Row, where: str) -> Layout:
+    prompt = prompt_column(row)
+    kinds = {prompt: kind_of(row[prompt], prompt, where)}
+    responses = {f"response {i}": response for i, response in enumerate(responses_of(row, where), 1)}
+    kinds |= {field: kind_of(response, field, where) for field, response in responses.items()}
+    odd = next((field for field, kind in kinds.items() if kind != kinds[prompt]), None)
+    if odd is not None:
+        raise _disagreement({prompt: kinds[prompt], odd: kinds[odd]}, where)
+    if kinds[prompt] == "messages":
+        return RANKED_CHAT
+    _refuse_messages_as_text(responses, where)
+    return RANKED_TEXT
+
+
+def _disagreement(kinds: dict[str, str], where: str) -> InputError:
+    found = ", ".join(f"{field} is {kind}" for field, kind in kinds.items())
+    return InputError(
+        f"{where}: {found}, but they must agree. Make all of them text or all of them lists of messages."
+    )
+
+
+def _refuse_messages_as_text(responses: dict[str, Any], where: str) -> None:
+    if not all(_MESSAGES_AS_TEXT.match(text) for text in responses.values()):
+        return
+    several = len(responses) > 1
+    names = " and ".join(responses) if len(responses) < 3 else "the responses"
+    raise InputError(
+        f"{where}: {names} {'are lists' if several else 'is a list'} of messages written out as text, but real "
+        "lists are needed. Save the rows as .jsonl or .parquet with the lists as they are."
+    )
+
+
+def unknown_layout(row: Row, where: str) -> InputError:
+    """The error for a row that no layout fits: its columns, the nearest layout and all the layouts."""
+    columns = [str(column) for column in row]
+    explicit = [layout for layout in LAYOUTS if layout.required != RESPONSES]
+    nearest = max(explicit, key=lambda layout: _overlap(layout, columns))
+    steps, missing = [], []
+    for column in nearest.missing(columns):
+        old = _nearest_column(column, columns, nearest.columns)
+        if old:
+            steps.append(f"rename {old!r} to {names_of(column)[0]!r}")
+        else:
+            missing.append(column)
+    steps += [f"add {' and '.join(missing)}"] if missing else []
+    return InputError(
+        f"{where} has the columns {listed(columns)}, which are no known layout. "
+        f"The nearest is {nearest.name}, {nearest.shape}: {', '.join(steps) or 'make output a list of two'}. "
+        f"Known layouts: {describe_layouts()}."
+    )
+
+
+def different_layout(
+    row: Row, where: str, found: Layout | None, first: Layout, first_where: str
+) -> InputError:
+    """The error for a row that is laid out unlike the first one."""
+    missing = first.missing(row)
+    lacks = f"lacks {' and '.join(missing)}" if missing else "has the columns " + listed(list(row))
+    this = f"{where} is laid out as {found.name}" if found else f"{where} {lacks}"
+    return InputError(
+        f"{this}, but {first_where} is {first.name} ({first.shape}). "
+        "One source has one layout: fix the row, drop it, or split the source."
+    )
+
+
+def _overlap(layout: Layout, columns: list[str]) -> float:
+    missing = layout.missing(columns)
+    near = sum(bool(_nearest_column(column, columns, layout.columns)) for column in missing)
+    hits = len(layout.required) - len(missing) + 0.9 * near
+    return hits / len(layout.required) + 0.01 * hits
+
+
+def _nearest_column(
+    wanted: str, columns: Collection[str], taken: set[str], cutoff: float = 0.6
+) -> str | None:
+    """The column that is probably meant by the required one `wanted`; not one that is `taken` by a required name."""
+    free = {str(column).lower(): str(column) for column in columns if column not in taken}
+    # A column that some layout requires is not misspelt, but it may still be another name of the wanted one.
+    odd = [name for name, column in free.items() if not any(column in layout.columns for layout in LAYOUTS)]
+    for wanted_name in names_of(wanted):
+        other = next((column for name, column in free.items() if _OTHER_NAMES.get(name) == wanted_name), None)
+        near = difflib.get_close_matches(wanted_name, odd, 1, cutoff)
+        if other or near:
+            return other or free[near[0]]
+    return None

@@ -1,0 +1,199 @@
+"""LLaMA-Factory's rows, pairs and labelled, in its ShareGPT and Alpaca forms → `Parts`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from minordpo.data.read.fields import (
+    Message,
+    Row,
+    read_json,
+    read_messages,
+    read_optional_text,
+    read_text,
+    say,
+    wrong,
+)
+from minordpo.data.read.graded import read_label
+from minordpo.data.read.pairs import RESPONSES
+from minordpo.data.read.parts import Layout, Parts, pair_parts
+
+TWO_SYSTEMS_NOTE = (
+    "there is a system turn and a different system column; the turn was used, as LLaMA-Factory does"
+)
+LABEL_NAMES = (
+    "kto_tag",
+    "label",
+)  # as the documentation calls the column, and as LLaMA-Factory's own demo file does
+_ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+    "observation": "tool",
+    "function_call": "assistant",
+}
+
+
+def _sharegpt(row: Row, where: str, tally: Counter[str]) -> Parts:
+    prompt = _with_system(_turns(row["conversations"], "conversations", where), row, where, tally)
+    responses = [_turn(row[field], field, where) for field in RESPONSES]
+    for field, response in zip(RESPONSES, responses, strict=True):
+        if response["role"] != "assistant":
+            raise wrong(
+                where, f'"from" of {field}', say(row[field]["from"]), "gpt, assistant or function_call"
+            )
+    return pair_parts(prompt, [responses[0]], [responses[1]])
+
+
+def _sharegpt_labelled(row: Row, where: str, tally: Counter[str]) -> Parts:
+    """The last turn is the labelled response, in from/value turns or in role/content messages."""
+    field = "messages" if row.get("messages") is not None else "conversations"
+    raw = row[field]
+    if isinstance(raw, list) and raw and isinstance(raw[0], dict) and "role" in raw[0]:
+        turns = read_messages(raw, field, where)
+    else:
+        turns = _turns(raw, field, where)
+    if len(turns) < 2 or turns[-1]["role"] != "assistant":
+        found = f"a list of {len(turns)} whose last turn is of the role {turns[-1]['role']!r}"
+        raise wrong(where, field, found, "a prompt and, last, the assistant's turn that is labelled")
+    prompt = _with_system(turns[:-1], row, where, tally)
+    return Parts(prompt, (turns[-1:],), (read_label(row, LABEL_NAMES, where, tally),))
+
+
+def _turns(turns: Any, field: str, where: str) -> list[Message]:
+    if not isinstance(turns, list) or not turns:
+        raise wrong(where, field, say(turns), 'a list of {"from", "value"}')
+    return [_turn(turn, f"turn {i} of {field}", where) for i, turn in enumerate(turns, 1)]
+
+
+def _with_system(prompt: list[Message], row: Row, where: str, tally: Counter[str]) -> list[Message]:
+    """The prompt with the system column before it, unless it has a system turn."""
+    system = read_optional_text(row, "system", where)
+    if prompt[0]["role"] != "system":
+        return _system_turn(system) + prompt
+    if system and system != prompt[0]["content"]:
+        tally[TWO_SYSTEMS_NOTE] += 1
+    return prompt
+
+
+def _turn(turn: Any, field: str, where: str) -> Message:
+    if not isinstance(turn, dict) or "from" not in turn or "value" not in turn:
+        hint = " (for role/content messages, name the column prompt and make the responses lists)"
+        needed = '{"from", "value"}' + (hint if isinstance(turn, dict) and "role" in turn else "")
+        raise wrong(where, field, say(turn), needed)
+    value = read_text(turn["value"], f"the value of {field}", where)
+    role = _ROLES.get(turn["from"]) if isinstance(turn["from"], str) else None
+    if role is None:
+        raise wrong(where, f'"from" of {field}', say(turn["from"]), f"one of {', '.join(_ROLES)}")
+    if turn["from"] != "function_call":
+        return {"role": role, "content": value}
+    return {"role": role, "tool_calls": _tool_calls(value, field, where)}
+
+
+def _tool_calls(value: str, field: str, where: str) -> list[dict[str, Any]]:
+    calls = read_json(value, f"the value of {field}", where)
+    calls = calls if isinstance(calls, list) else [calls]
+    functions = []
+    for call in calls:
+        arguments = (
+            read_json(call.get("arguments"), f"arguments in {field}", where)
+            if isinstance(call, dict)
+            else None
+        )
+        if not isinstance(arguments, dict) or not isinstance(call.get("name"), str):
+            raise wrong(
+                where, f"the function_call of {field}", say(value), 'JSON text of {"name", "arguments"}'
+            )
+        functions.append({"type": "function", "function": {"name": call["name"], "arguments": arguments}})
+    return functions
+
+
+def _alpaca_prompt(row: Row, where: str) -> list[Message]:
+    history = row.get("history") or []
+    paired = isinstance(history, list) and all(isinstance(h, list) and len(h) == 2 for h in history)
+    if not paired:
+        raise wrong(where, "history", say(history), "a list of [user, assistant] texts")
+    messages = _system_turn(read_optional_text(row, "system", where))
+    for asked, answered in history:
+        messages.append({"role": "user", "content": read_text(asked, "a user turn of history", where)})
+        messages.append(
+            {"role": "assistant", "content": read_text(answered, "an assistant turn of history", where)}
+        )
+    asked = [read_text(row["instruction"], "instruction", where), read_optional_text(row, "input", where)]
+    return [*messages, {"role": "user", "content": "\n".join(part for part in asked if part)}]
+
+
+def _alpaca(row: Row, where: str, tally: Counter[str]) -> Parts:
+    return pair_parts(_alpaca_prompt(row, where), *(_answer(row[f], f, where) for f in RESPONSES))
+
+
+def _alpaca_output(row: Row, where: str, tally: Counter[str]) -> Parts:
+    output = row["output"]
+    if not isinstance(output, list) or len(output) != 2:
+        raise wrong(where, "output", say(output), "[chosen, rejected]")
+    return _alpaca({**row, "chosen": output[0], "rejected": output[1]}, where, tally)
+
+
+def _alpaca_labelled(row: Row, where: str, tally: Counter[str]) -> Parts:
+    response = _answer(row["output"], "output", where)
+    return Parts(_alpaca_prompt(row, where), (response,), (read_label(row, LABEL_NAMES, where, tally),))
+
+
+def _answer(text: Any, field: str, where: str) -> list[Message]:
+    return [{"role": "assistant", "content": read_text(text, field, where)}]
+
+
+def _system_turn(system: str) -> list[Message]:
+    return [{"role": "system", "content": system}] if system else []
+
+
+_LABEL = " or ".join(LABEL_NAMES)
+SHAREGPT = Layout(
+    "LLaMA-Factory ShareGPT",
+    "pairs",
+    ("conversations", *RESPONSES),
+    'conversations: list of {"from", "value"}; chosen, rejected: one each; system, tools if any',
+    _sharegpt,
+    True,
+    bare_functions=True,
+)
+SHAREGPT_LABELLED = Layout(
+    "LLaMA-Factory ShareGPT for KTO",
+    "labelled",
+    ("messages or conversations", _LABEL),
+    'messages or conversations: list of {"role", "content"} or {"from", "value"}, the labelled response last; '
+    "kto_tag or label: true or false; system, tools if any",
+    _sharegpt_labelled,
+    True,
+    bare_functions=True,
+)
+ALPACA = Layout(
+    "LLaMA-Factory Alpaca",
+    "pairs",
+    ("instruction", *RESPONSES),
+    "instruction, chosen, rejected: text; input, system, history if any",
+    _alpaca,
+    True,
+    bare_functions=True,
+)
+ALPACA_OUTPUT = Layout(
+    "LLaMA-Factory Alpaca, older",
+    "pairs",
+    ("instruction", "output"),
+    "instruction: text; output: [chosen, rejected]; input, system, history if any",
+    _alpaca_output,
+    True,
+    bare_functions=True,
+)
+ALPACA_LABELLED = Layout(
+    "LLaMA-Factory Alpaca for KTO",
+    "labelled",
+    ("instruction", "output", _LABEL),
+    "instruction, output: text; kto_tag or label: true or false; input, system, history if any",
+    _alpaca_labelled,
+    True,
+    bare_functions=True,
+)

@@ -1,0 +1,212 @@
+"""A data file → its rows, numbered as its owner would count them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from minordpo.data.read.fields import listed, say, shorten
+from minordpo.data.read.layouts import LAYOUTS
+from minordpo.data.read.llama_factory import LABEL_NAMES
+from minordpo.errors import InputError
+
+NumberedRows = Iterator[tuple[int, Any]]
+_BOM = b"\xef\xbb\xbf"
+PAIR_COLUMNS = tuple(sorted({column for layout in LAYOUTS for column in layout.columns}))
+# CSV knows text alone, so the labels of labelled responses have to be read out of it.
+_TRUTH: dict[str, Any] = {"true": True, "false": False, "1": 1, "0": 0}
+
+
+def plain_values(value: Any, *, drop_null: bool) -> Any:
+    """`value` with arrays as lists; without the keys that are null, if Arrow may have put them there.
+
+    Arrow gives every struct of a column the same keys, and null to those that a row lacked. A key that was
+    null in the first place cannot be told from these.
+    """
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {
+            key: plain_values(inner, drop_null=drop_null)
+            for key, inner in value.items()
+            if inner is not None or not drop_null
+        }
+    if isinstance(value, list | tuple):
+        return [plain_values(inner, drop_null=drop_null) for inner in value]
+    return value
+
+
+def read_jsonl(path: Path, source: str) -> NumberedRows:
+    """One object a line; blank lines are skipped and counted."""
+    with _open(path, source) as file:
+        for number, raw in enumerate(file, 1):
+            text = _decode(raw, number, source)
+            if not text.strip():
+                continue
+            try:
+                row = json.loads(text)
+            except (ValueError, RecursionError) as error:
+                raise InputError(
+                    f"line {number} of {source} is not JSON ({_complaint(error)}), but one object a line is "
+                    "needed. Fix or drop the line; if the file is one JSON list, name it .json."
+                ) from None
+            if isinstance(row, list):
+                raise InputError(
+                    f"line {number} of {source} is {say(row)}, but one object a line is needed. "
+                    "If the file is one JSON list, name it .json."
+                )
+            yield number, row
+
+
+def read_json(path: Path, source: str) -> NumberedRows:
+    """The objects of a list, which is the whole file or its "data"."""
+    with _open(path, source) as file:
+        text = "".join(_decode(raw, number, source) for number, raw in enumerate(file, 1))
+    if not text.strip():
+        return
+    try:
+        rows = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        at = f"line {error.lineno} of {source}" if isinstance(error, json.JSONDecodeError) else source
+        hint = " It looks like one object a line: name it .jsonl." if "Extra data" in str(error) else ""
+        raise InputError(
+            f"{at} is not JSON ({_complaint(error)}), but one list of objects is needed. Fix the file.{hint}"
+        ) from None
+    del text  # a generator's frame would hold it until the last row
+    if isinstance(rows, dict) and isinstance(rows.get("data"), list):
+        rows = rows["data"]
+    if not isinstance(rows, list):
+        raise InputError(
+            f'{source} holds {say(rows)}, but a list of objects, or {{"data": [objects]}}, is needed. '
+            "Wrap the rows in [ ]."
+        )
+    yield from enumerate(rows, 1)
+
+
+def read_parquet(path: Path, source: str) -> NumberedRows:
+    """The rows of a Parquet file, a batch of them in memory at a time."""
+    import pyarrow as pa  # slow to import, and the other files do not need it
+    import pyarrow.parquet as pq
+
+    with _open(path, source) as file:
+        number = 0
+        try:
+            if not file.read(1):
+                return
+            for batch in pq.ParquetFile(file).iter_batches(batch_size=1024):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, {column: plain_values(row[column], drop_null=True) for column in row}
+        except (pa.ArrowException, OSError) as error:
+            reason = shorten(" ".join(str(error).split()), 120)
+            after = f" after row {number}" if number else ""
+            raise InputError(
+                f"{source} cannot be read as Parquet{after} ({reason}), but a whole Parquet file is needed. "
+                "Write or download it again, or name it by what it is."
+            ) from None
+
+
+def read_csv(path: Path, source: str, *, columns: Collection[str] = PAIR_COLUMNS) -> NumberedRows:
+    """The records below the header, which has one of these columns; a record may span lines."""
+    with _open(path, source) as file, _fields_of_any_length():
+        records = csv.reader((_decode(raw, n, source) for n, raw in enumerate(file, 1)), strict=True)
+        try:
+            header = next((record for record in records if record), None)
+            if header is None:
+                return
+            _check_header(header, source, columns)
+            number = 0
+            for record in records:
+                if not record:
+                    continue
+                number += 1
+                if len(record) != len(header):
+                    raise InputError(
+                        f"row {number} of {source} (line {records.line_num}) has {len(record)} fields, but "
+                        f'the header has {len(header)}. Put fields that hold commas or line ends in "quotes".'
+                    )
+                yield (
+                    number,
+                    {
+                        column: _TRUTH.get(value.lower(), value) if column in LABEL_NAMES else value
+                        for column, value in zip(header, record, strict=True)
+                    },
+                )
+        except csv.Error as error:
+            raise InputError(
+                f"line {records.line_num} of {source} is not CSV ({error}), but fields between commas, in "
+                "double quotes if need be, are needed. Fix the line, or save the file as .jsonl."
+            ) from None
+
+
+READERS: dict[str, Callable[[Path, str], NumberedRows]] = {
+    ".jsonl": read_jsonl,
+    ".json": read_json,
+    ".parquet": read_parquet,
+    ".csv": read_csv,
+}
+
+
+def _check_header(header: list[str], source: str, columns: Collection[str]) -> None:
+    if not set(columns) & set(header):
+        such = "prompt,chosen,rejected" if columns is PAIR_COLUMNS else ",".join(columns)
+        raise InputError(
+            f"the first line of {source} is {listed(header)}, but a header with column names is needed. "
+            f"Put the column names, such as {such}, in its first line."
+        )
+    twice = sorted({column for column in header if header.count(column) > 1})
+    if twice:
+        raise InputError(
+            f"the header of {source} has {listed(twice)} more than once, but one column of a name is needed. "
+            "Rename or drop the others."
+        )
+
+
+@contextmanager
+def _fields_of_any_length() -> Iterator[None]:
+    """Without the csv module's limit of 128 KiB a field, which long conversations pass; it is the whole process's."""
+    before = csv.field_size_limit(sys.maxsize)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+@contextmanager
+def _open(path: Path, source: str) -> Iterator[BinaryIO]:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise InputError(
+            f"{source} cannot be opened ({error.strerror or error}), but a readable file is needed. "
+            "Check its permissions and that it is a file."
+        ) from None
+    with file:
+        yield file
+
+
+def _decode(raw: bytes, number: int, source: str) -> str:
+    """A line as text, less the mark that some editors put in front of UTF-8 files."""
+    if number == 1 and raw.startswith(_BOM):
+        raw = raw[len(_BOM) :]
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"line {number} of {source} is not UTF-8 (0x{raw[error.start]:02x} at byte {error.start + 1}), "
+            "but UTF-8 text is needed. Save the file as UTF-8."
+        ) from None
+
+
+def _complaint(error: ValueError | RecursionError) -> str:
+    if not isinstance(error, json.JSONDecodeError):
+        return shorten(str(error), 80)
+    bit = error.doc[max(error.pos - 20, 0) : error.pos + 20].strip()
+    return f"column {error.colno}: {error.msg}, near {bit!r}"

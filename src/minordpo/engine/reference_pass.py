@@ -1,0 +1,116 @@
+"""Where a run's reference log-probs come from: another model, or the policy as it is before training."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from peft import PeftModel
+from torch import nn
+from transformers import PreTrainedModel, TrainingArguments
+
+from minordpo.data.tokens import TokenExample, longest_sequence
+from minordpo.engine import attention
+from minordpo.engine.check import check_packing, refuse_unknown_tokens
+from minordpo.engine.models import causal_model, load_model, switch_off_dropout
+from minordpo.engine.precision import autocast
+from minordpo.engine.ranks import Ranks, leave_at_exit
+from minordpo.engine.reference import ReferenceCache, as_reference, example_key, fingerprint, reference_logps
+
+
+class ReferencePass:
+    """The reference of a run, run as the policy is: same engine, device and autocast, dropout off.
+
+    With `other` it is that model; without, the policy's own weights, with the adapter being trained
+    (`new_adapter`) off.
+    """
+
+    def __init__(
+        self,
+        policy: nn.Module,
+        other: PreTrainedModel | PeftModel | None,
+        *,
+        new_adapter: bool,
+        args: TrainingArguments,
+        cache: Path | None,
+    ) -> None:
+        self.is_policy = other is None
+        self.model: Any = policy if other is None else other
+        self.new_adapter = new_adapter and other is None
+        self.args, self.cache = args, cache
+
+    def logps(
+        self, pairs: Sequence[TokenExample], *, token_budget: int, progress: bool = False
+    ) -> list[np.ndarray]:
+        """Token log-probs of each pair, as `reference_logps` has them, computed by all ranks; all must call this."""
+        together = ranks(self.args)
+        with self._ready(), contextlib.ExitStack() as stack:
+            stored = self._stored()
+            if together.world == 1 and any(example_key(pair) not in stored for pair in pairs):
+                # Runs side by side that share a reference: one computes it, the others read it.
+                stack.enter_context(stored.computed_once())
+            return reference_logps(
+                self.model,
+                pairs,
+                stored,
+                token_budget=token_budget,
+                autocast=autocast(self.args),
+                progress=progress,
+                ranks=together,
+            )
+
+    def logps_alone(self, pairs: Sequence[TokenExample], *, token_budget: int) -> list[np.ndarray]:
+        """The same, computed anew by this rank alone, and not kept."""
+        with self._ready():
+            return reference_logps(
+                self.model,
+                pairs,
+                ReferenceCache(None, ""),
+                token_budget=token_budget,
+                autocast=autocast(self.args),
+            )
+
+    def missing(self, pairs: Sequence[TokenExample]) -> list[TokenExample]:
+        """The pairs whose log-probs are not in the cache, each content once."""
+        with self._ready():
+            stored = self._stored()
+        return [
+            pair for key, pair in {example_key(pair): pair for pair in pairs}.items() if key not in stored
+        ]
+
+    def _stored(self) -> ReferenceCache:
+        precision = "bfloat16" if self.args.bf16 else "none"
+        key = fingerprint(self.model, autocast=precision, new_adapter=self.new_adapter)
+        return ReferenceCache(self.cache, key)
+
+    @contextlib.contextmanager
+    def _ready(self) -> Iterator[None]:
+        self.model.to(self.args.device)
+        with (
+            as_reference(self.model, new_adapter=self.new_adapter),
+            attention.attention_switched(causal_model(self.model), attention.NAME),
+        ):
+            yield
+
+
+def other_reference(
+    given: PreTrainedModel | PeftModel | str | None, examples: Sequence[TokenExample]
+) -> PreTrainedModel | PeftModel | None:
+    """A reference other than the policy, loaded where it is a name, checked and ready to run packed rows."""
+    if given is None:
+        return None
+    model = load_model(given) if isinstance(given, str) else given
+    refuse_unknown_tokens(model, examples, remedy="Name a reference (model.reference) of the same family")
+    switch_off_dropout(model)
+    check_packing(model, longest=max(longest_sequence(example) for example in examples))
+    return model.eval()
+
+
+def ranks(args: TrainingArguments) -> Ranks:
+    """This process among those that train together, which it leaves when it ends."""
+    if args.world_size > 1:
+        leave_at_exit()
+    return Ranks(args.process_index, args.world_size, args.device)

@@ -1,0 +1,94 @@
+"""Eq. 1 of the MinorDPO paper drawn: what each model of an evaluation earns, against how far it went for that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter, StrMethodFormatter
+
+from minordpo.figures.canvas import COLORS, MARKERS, new_figure, write_figure
+
+REWARDS = {"flexible_accuracy": "Right by the last number", "strict_accuracy": "Right by the asked line"}
+FILE = "kl.png"
+
+
+def kl_figure(results: Mapping[str, Any], out: Path) -> bool:
+    """Draw the share of right samples against KL(π‖π_ref), a point a model; False, and no file, where none has both.
+
+    Both are means over the same samples, so reward − β · KL of a point is Eq. 1 with the reward 1 for a right sample.
+    `results` are those of `minordpo evaluate`, with any models.
+
+    Raises:
+        InputError: nothing can be written there.
+    """
+    points = {label: each for label, model in results["models"].items() if (each := _point(model))}
+    if not points:
+        return False
+    with new_figure() as figure:
+        figure.set_size_inches(10, 4.4 + 0.2 * (len(points) // 3))
+        axes = figure.subplots(1, len(REWARDS), sharex=True, sharey=True)
+        for axis, (measure, title) in zip(axes, REWARDS.items(), strict=True):
+            axis.set_title(title, loc="left")
+            for place, (label, (shares, kl)) in enumerate(points.items()):
+                look = {
+                    "marker": MARKERS[place // len(COLORS) % len(MARKERS)],
+                    "color": COLORS[place % len(COLORS)],
+                }
+                cut = f" ({kl['cut']:.0%} cut)" if kl["cut"] >= 0.005 else ""
+                _draw_point(axis, shares[measure], kl, look, label=f"{label}{cut}")
+            scale_kl(axis)
+            axis.yaxis.set_major_formatter(PercentFormatter(1))
+        axes[0].set_ylabel("samples that are right")
+        legend = figure.legend(
+            *axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=3, fontsize=9
+        )
+        for text in legend.get_texts():
+            text.set_parse_math(False)  # a "$" begins no formula
+        figure.suptitle(
+            "Reward against KL: 95 % intervals, one standard error", x=0.01, ha="left", fontweight="bold"
+        )
+        for suffix in (".png", ".svg"):
+            write_figure(figure, out.with_suffix(suffix))
+    return True
+
+
+def scale_kl(axis: Axes) -> None:
+    """An axis of KL, drawn last: by its square root, so that models at one nat and at a hundred are told apart."""
+    axis.set_xscale("function", functions=(_root, _square))
+    low, high = axis.get_xlim()
+    ticks, apart = [0.0], (_root(high) - _root(low)) / 14
+    for tick in (digit * 10.0**power for power in range(-4, 9) for digit in (1, 2, 5)):
+        if low <= tick <= high and _root(tick) - _root(ticks[-1]) >= apart:
+            ticks.append(tick)
+    axis.xaxis.set_major_locator(FixedLocator(ticks))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_xlabel("KL(π‖π_ref) of samples (nats per sequence, root scale)", parse_math=False)
+
+
+def _root(x: Any) -> Any:
+    return np.sign(x) * np.sqrt(np.abs(x))  # an average of samples may fall below 0
+
+
+def _square(x: Any) -> Any:
+    return np.sign(x) * np.square(x)
+
+
+def _draw_point(
+    axis: Axes, share: Mapping[str, Any], kl: Mapping[str, Any], look: Mapping[str, Any], *, label: str
+) -> None:
+    bars = [[share["share"] - share["low"]], [share["high"] - share["share"]]]
+    error = kl["per_sequence_error"] or 0.0  # one question has none
+    x, y = [kl["per_sequence"]], [share["share"]]
+    axis.errorbar(x, y, yerr=bars, xerr=[error], linestyle="", color=look["color"], alpha=0.35)
+    axis.plot(x, y, linestyle="", markeredgecolor="white", label=label, **look)
+
+
+def _point(model: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
+    """What the model's samples earned, and their KL; None where they were not drawn from π, or met no reference."""
+    samples = model.get("samples") or {}
+    return (samples, samples["kl"]) if samples.get("kl") else None

@@ -1,0 +1,175 @@
+"""Log-probs of preference pairs under a model, and against a reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from minordpo.data.checks import prepare_examples
+from minordpo.data.read.examples import load_examples
+from minordpo.data.tokens import TokenExample, TokenOptions, TokenResponse
+from minordpo.engine.attention import NAME, attention_switched
+from minordpo.engine.check import check_packing, refuse_unknown_tokens
+from minordpo.engine.models import causal_model, load_model, load_tokenizer, switch_off_dropout
+from minordpo.engine.reference import ReferenceCache, reference_logps
+from minordpo.errors import InputError
+from minordpo.generate.generation import Answer
+
+TOKEN_BUDGET = 16384  # tokens of a row on a GPU …
+_ON_A_CPU = 2048  # … and on a CPU, where longer ones no longer fit into its caches
+
+
+def score_pairs(
+    model: str,
+    pairs: str,
+    *,
+    reference: str | None = None,
+    tokens: bool = False,
+    dtype: str = "float32",
+    split: str = "train",
+    say: Any = None,
+) -> Iterator[dict[str, Any]]:
+    """One row a usable pair: sums in nats, lengths in scored tokens, log-ratios if there is a reference.
+
+    `index` counts the source's rows from 0; `row` is the row as messages and a run's `responses.jsonl` name it, from 1
+    (of a .jsonl file the line, blank ones counted). `say` receives the report on the rows. Nothing is cut.
+
+    Raises:
+        InputError: pairs or models that cannot be used, or a reference with another vocabulary.
+    """
+    tokenizer = load_tokenizer(model)
+    loaded = load_examples(pairs, split=split)
+    if loaded.kind != "pairs":
+        raise InputError(
+            f"{pairs} holds {loaded.kind} responses ({loaded.layout}), but score needs pairs: prompt, chosen, "
+            "rejected. Name a file of pairs"
+        )
+    prepared = prepare_examples(
+        loaded, tokenizer, TokenOptions(max_length=None), invalid="drop", progress=True
+    )
+    if say is not None:
+        say(str(prepared.report))
+    index = {pair.row: i for i, pair in enumerate(loaded.examples)}
+    policy = token_logps(model, prepared.examples, dtype=dtype)
+    ref = token_logps(reference, prepared.examples, dtype=dtype) if reference is not None else None
+    for row in score_examples(prepared.examples, policy, ref, tokens=tokens):
+        yield {"index": index[row["row"]], **row}
+
+
+def score_examples(
+    pairs: Sequence[TokenExample],
+    policy: Sequence[np.ndarray],
+    ref: Sequence[np.ndarray] | None,
+    *,
+    tokens: bool = False,
+) -> Iterator[dict[str, Any]]:
+    """What `score_pairs` says of each pair but its index, from the log-probs of its tokens (`token_logps`)."""
+    for i, pair in enumerate(pairs):
+        row: dict[str, Any] = {"row": pair.row}
+        lengths = [int(response.scored.sum()) for response in pair.responses]
+        parts = dict(zip(("chosen", "rejected"), np.split(policy[i], lengths[:1]), strict=True))
+        sums = {name: float(logps.sum(dtype=np.float64)) for name, logps in parts.items()}
+        row.update({f"{name}_logp": value for name, value in sums.items()})
+        row.update(chosen_tokens=lengths[0], rejected_tokens=lengths[1])
+        if ref is not None:
+            ref_parts = dict(zip(parts, np.split(ref[i], lengths[:1]), strict=True))
+            row.update(
+                {f"{n}_logratio": sums[n] - float(r.sum(dtype=np.float64)) for n, r in ref_parts.items()}
+            )
+        if tokens:
+            for (name, logps), response in zip(parts.items(), pair.responses, strict=True):
+                row[f"{name}_token_ids"] = response.ids[response.scored].tolist()
+                row[f"{name}_token_logps"] = [float(x) for x in logps]
+                if ref is not None:
+                    row[f"{name}_token_logratios"] = [
+                        float(a) - float(b) for a, b in zip(logps, ref_parts[name], strict=True)
+                    ]
+        yield row
+
+
+def in_rows(
+    prompts: Sequence[np.ndarray], answers: Sequence[Sequence[Answer]]
+) -> tuple[list[np.ndarray], list[list[Answer]]]:
+    """The same answers in order, those of a prompt cut into pieces that fit into a row, each with the prompt."""
+    again: list[np.ndarray] = []
+    pieces: list[list[Answer]] = []
+    for prompt, given in zip(prompts, answers, strict=True):
+        size = TOKEN_BUDGET
+        for answer in given:
+            if size + answer.tokens > TOKEN_BUDGET:
+                again.append(prompt)
+                pieces.append([])
+                size = len(prompt)
+            pieces[-1].append(answer)
+            size += answer.tokens
+    return again, pieces
+
+
+def answer_examples(prompts: Sequence[np.ndarray], answers: Sequence[Sequence[Answer]]) -> list[TokenExample]:
+    """Each prompt with its answers as responses whose every token is scored, the end token too."""
+    return [
+        TokenExample(
+            prompt,
+            tuple(
+                TokenResponse(np.array(a.response_ids, np.int32), np.ones(len(a.response_ids), np.bool_))
+                for a in given
+            ),
+            (0.0,) * len(given),
+            row,
+        )
+        for row, (prompt, given) in enumerate(zip(prompts, answers, strict=True), 1)
+    ]
+
+
+def refuse_other_vocabulary(
+    tokenizer: PreTrainedTokenizerBase, reference: PreTrainedTokenizerBase, *, model: str, name: str
+) -> None:
+    """Nothing, where the reference reads each token of the model's tokenizer as the same text.
+
+    Tokens that were added after training (a padding token, usually) may be missing in the reference.
+
+    Raises:
+        InputError: it does not.
+    """
+    known, added = reference.get_vocab(), tokenizer.get_added_vocab()
+    other = sorted(
+        (i, token)
+        for token, i in tokenizer.get_vocab().items()
+        if known.get(token, None if token in added else -1) not in (i, None)
+    )
+    if other:
+        i, token = other[0]
+        raise InputError(
+            f"the reference {name} has another vocabulary than {model}: token {i} ({token!r}) of the model is "
+            f"{known.get(token, 'unknown')} there. Name the model that it was tuned from."
+        )
+
+
+def token_logps(path: str, pairs: list[TokenExample], *, dtype: str, **loading: Any) -> list[np.ndarray]:
+    """(chosen tokens + rejected tokens,) float32 log-probs in nats of each pair, chosen first.
+
+    `loading` are further arguments of `load_model`.
+    """
+    model = load_model(path, dtype=dtype, **loading)
+    inner = causal_model(model)
+    longest = max(len(p.prompt_ids) + max(len(r.ids) for r in p.responses) for p in pairs)
+    refuse_unknown_tokens(model, pairs, remedy="Name a reference of the same family")
+    switch_off_dropout(model)  # the check runs in training mode too
+    check_packing(model, longest=longest)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    cast(nn.Module, model).to(device)
+    with attention_switched(inner, NAME):
+        return reference_logps(
+            model,
+            pairs,
+            ReferenceCache(None, ""),
+            token_budget=TOKEN_BUDGET if device.type == "cuda" else _ON_A_CPU,
+            progress=True,
+            label=f"scoring {path}",
+            filled=True,
+        )

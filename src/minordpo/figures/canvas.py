@@ -1,0 +1,76 @@
+"""What every figure shares: one style, and a file that is either whole or not there."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.style
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from minordpo.errors import InputError
+from minordpo.run_folder.files import written_whole
+
+# Okabe and Ito's colours, told apart by the colour-blind too; their yellow is left out, too light on white.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+GREY = "#5f5f5f"
+MARKERS = "os^Dv"
+
+_STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.edgecolor": GREY,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,
+    "axes.xmargin": 0.02,
+    "grid.color": "#e3e3e3",
+    "grid.linewidth": 0.8,
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "lines.solid_capstyle": "round",
+    "svg.hashsalt": "minordpo",  # otherwise the ids in an SVG differ from one writing to the next
+}
+# What a file says of itself is no date and no version, so that the same data gives the same bytes.
+_METADATA: dict[str, dict[str, Any]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+}
+
+
+@contextlib.contextmanager
+def new_figure() -> Iterator[Figure]:
+    """A figure without pyplot's state, drawn in our style whatever the user's matplotlibrc says."""
+    with matplotlib.style.context(["default", _STYLE]):
+        figure = Figure(layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
+
+
+def refuse_format(out: Path, formats: Sequence[str]) -> None:
+    """Nothing, where `out` is named as a figure of one of the formats.
+
+    Raises: InputError where it is not.
+    """
+    if out.suffix.lower().removeprefix(".") not in formats:
+        kinds = " or ".join(f".{each}" for each in formats)
+        are = " or ".join(each.upper() for each in formats)
+        raise InputError(f"{out} is not a {kinds} file, but figures are {are}. Name a {kinds} file.")
+
+
+def write_figure(figure: Figure, out: Path, *, formats: Sequence[str] = ("png", "svg")) -> None:
+    """Write the figure in the format that its name says, whole or not at all, without dates.
+
+    Raises: InputError for a name of no such format, and where nothing can be written there.
+    """
+    refuse_format(out, formats)
+    kind = out.suffix.lower().removeprefix(".")
+    with written_whole(out) as aside:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(aside, format=kind, dpi=150, metadata=_METADATA[kind])

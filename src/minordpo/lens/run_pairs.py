@@ -1,0 +1,213 @@
+"""A run folder → its pairs as they moved, in the coordinates of a plane. It reads files only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minordpo.config.yaml import parse_yaml
+from minordpo.errors import InputError
+from minordpo.lens.gradients import Kind
+from minordpo.run_folder.files import read_jsonl
+
+_COLUMNS = ("logratios", "logps", "tokens")
+_INSIDE = 99  # per cent of the coordinates that a plane is drawn wide enough for
+
+
+@dataclass(frozen=True, eq=False)
+class Moves:
+    """Where a run's pairs were: training pairs when a step met them, held-out ones measured again and again."""
+
+    steps: np.ndarray  # of each training pair
+    chosen: np.ndarray
+    rejected: np.ndarray
+    paths: list[np.ndarray]  # of each held-out pair: rows of step, chosen, rejected, steps ascending
+
+    @property
+    def last_step(self) -> int:
+        """The last step of which anything is known."""
+        ends = [int(path[-1, 0]) for path in self.paths]
+        return max([*ends, int(self.steps.max(initial=0)), 1])
+
+    @property
+    def coordinates(self) -> np.ndarray:
+        """All of them, two columns."""
+        dots = np.stack([self.chosen, self.rejected], axis=1)
+        return np.concatenate([dots, *(path[:, 1:] for path in self.paths)])
+
+    def mean_path(self) -> np.ndarray | None:
+        """Means over held-out pairs by step, of the steps at which all of them were measured."""
+        if not self.paths:
+            return None
+        common = set.intersection(*({float(step) for step in path[:, 0]} for path in self.paths))
+        kept = [path[np.isin(path[:, 0], sorted(common))] for path in self.paths]
+        return np.mean(kept, axis=0) if len(common) > 1 else None
+
+    def limits(self, kind: Kind, low: float, high: float) -> tuple[float, float]:
+        """`low` and `high` of a plane that holds 99 of 100 coordinates, with round ends; as given without pairs."""
+        values = self.coordinates.ravel()
+        if not len(values):
+            return low, high
+        if kind == "means":
+            return min(-1.0, float(math.floor(np.percentile(values, 100 - _INSIDE)))), 0.0
+        middle = 0.0 if kind == "logratios" else float(np.median(values))
+        reach = _round_up(max(1.0, 1.1 * float(np.percentile(np.abs(values - middle), _INSIDE))))
+        return middle - reach, middle + reach
+
+
+def _round_up(reach: float) -> float:
+    power = 10.0 ** math.floor(math.log10(reach))
+    return next(times * power for times in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if times * power >= reach)
+
+
+@dataclass(frozen=True, eq=False)
+class RunResponses:
+    """responses.jsonl as it stands: a row is step, split, source row and, of each quantity, best and worst."""
+
+    source: Path
+    rows: list[dict[str, Any]]
+    begins_at_reference: bool  # so that before training every log-ratio is 0
+
+    def moves(self, kind: Kind) -> Moves:
+        """The pairs in the coordinates of a plane.
+
+        Raises:
+            InputError: a plane of log-ratios, and the run measured none.
+        """
+        if kind == "logratios" and any("logratios" not in row for row in self.rows):
+            raise InputError(
+                f"{self.source} has no logratios, but the plane of an objective with a reference needs them. Name a "
+                "run with metrics.reference on, or an objective without a reference."
+            )
+        train = [(row["step"], *_place(row, kind)) for row in self.rows if row["split"] == "train"]
+        table = np.array(train, dtype=np.float64).reshape(-1, 3)
+        held_out: dict[Any, dict[int, tuple[float, float]]] = {}
+        for row in self.rows:
+            if row["split"] == "eval":
+                path = held_out.setdefault(row["row"], {})
+                if self.begins_at_reference and not path and "logratios" in row:
+                    path[0] = _place(row, kind, start=True)
+                path[row["step"]] = _place(row, kind)
+        paths = [np.array([(step, *path[step]) for step in sorted(path)]) for path in held_out.values()]
+        return Moves(table[:, 0], table[:, 1], table[:, 2], paths)
+
+
+def _place(row: Mapping[str, Any], kind: Kind, *, start: bool = False) -> tuple[float, float]:
+    """Where a row's pair is, or at the `start` was: with policy = reference, at logps − logratios."""
+    chosen, rejected = ({name: row[name][end] for name in _COLUMNS if name in row} for end in (0, 1))
+
+    def coordinate(values: Mapping[str, float]) -> float:
+        moved = values["logratios"] if kind == "logratios" or start else 0.0
+        if kind == "logratios":
+            return 0.0 if start else moved
+        logp = values["logps"] - moved
+        return logp / values["tokens"] if kind == "means" else logp
+
+    return coordinate(chosen), coordinate(rejected)
+
+
+def read_run_objective(run: Path) -> tuple[str, dict[str, Any]]:
+    """Name and hyper-parameters of the objective that a run was trained with.
+
+    Raises:
+        InputError: config.yaml cannot be read or names no objective.
+    """
+    section = _config(run).get("objective")
+    if not isinstance(section, dict) or not isinstance(section.get("name"), str):
+        raise InputError(
+            f"{run / 'config.yaml'} has no objective.name, but --run needs one. Name a run folder that minordpo "
+            "train wrote, or an objective with --objective."
+        )
+    return section["name"], {str(key): value for key, value in section.items() if key != "name"}
+
+
+def _config(run: Path) -> dict[str, Any]:
+    path = run / "config.yaml"
+    try:
+        values = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"{path} cannot be read ({reason}), but a run folder has one. Name the output folder of a run."
+        ) from error
+    return values if isinstance(values, dict) else {}
+
+
+def read_run_responses(run: Path) -> RunResponses:
+    """The pairs that a run trained on and measured; of more than two responses to a prompt the best and the worst.
+
+    Raises:
+        InputError: no responses.jsonl, a broken line, single responses, or nothing in it.
+    """
+    source = run / "responses.jsonl"
+    if not source.is_file():
+        raise InputError(
+            f"{run} has no responses.jsonl, but --run needs what training writes there. Name the output folder of a "
+            "run."
+        )
+    rows = []
+    for number, line in read_jsonl(source):
+        rows += _rows_of(line, f"line {number} of {source}")
+    if not rows:
+        raise InputError(f"{source} is empty, but pairs of a run are needed. Name a run that has begun.")
+    model = _config(run).get("model") if (run / "config.yaml").is_file() else None
+    own_reference = not isinstance(model, dict) or model.get("reference") is None
+    return RunResponses(source, rows, own_reference)
+
+
+def _rows_of(line: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
+    step, split, ids = line.get("step"), line.get("split"), line.get("rows")
+    if type(step) is not int or step < 0:
+        raise InputError(f"{where} has step={step!r}, but a step from 0 is needed. {_REPAIR}")
+    if split not in ("train", "eval"):
+        raise InputError(f"{where} has split={split!r}, but train or eval is needed. {_REPAIR}")
+    if not isinstance(ids, list) or not all(isinstance(each, int | str) for each in ids):
+        raise InputError(f"{where} has no list of rows, but the rows of the pairs are needed. {_REPAIR}")
+    columns = {name: line[name] for name in _COLUMNS if name in line}
+    for name in ("logps", "tokens"):
+        if name not in columns:
+            raise InputError(f"{where} has no {name}, but logps and tokens are needed. {_REPAIR}")
+    for name, values in columns.items():
+        if not isinstance(values, list) or len(values) != len(ids):
+            raise InputError(
+                f"{where} has {name} of another number of prompts than rows, but one each is needed. {_REPAIR}"
+            )
+        for responses in values:
+            _check_responses(responses, name, where)
+    return [
+        {"step": step, "split": split, "row": each}
+        | {name: (values[place][0], values[place][-1]) for name, values in columns.items()}
+        for place, each in enumerate(ids)
+    ]
+
+
+_REPAIR = "Drop the line, or train the run again."
+
+
+def _check_responses(values: Any, name: str, where: str) -> None:
+    if not isinstance(values, list) or not values or not all(_is_number(each) for each in values):
+        raise InputError(
+            f"{where} has {name} that are not a list of finite numbers for each prompt, but these are needed. {_REPAIR}"
+        )
+    if len(values) == 1:
+        raise InputError(
+            f"{where} has single, labelled responses, but the lens draws pairs. Name a run on pairs, or leave --run "
+            "out to see the objective alone."
+        )
+    if name == "tokens" and min(values) < 1:
+        raise InputError(f"{where} has tokens={values}, but numbers from 1 are needed. {_REPAIR}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_outside(coordinates: np.ndarray, limits: Sequence[float]) -> np.ndarray:
+    """Which rows of coordinates lie outside limits that serve both."""
+    low, high = limits
+    return np.any((coordinates < low) | (coordinates > high), axis=1)

@@ -1,0 +1,352 @@
+"""The monitor as a callback of any `transformers.Trainer`; its place in ours is in `watched`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType, broadcast_object_list
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import TrainerControl, TrainerState
+
+from minordpo.data.tokens import TokenExample
+from minordpo.engine.models import causal_model
+from minordpo.engine.precision import autocast
+from minordpo.errors import InputError
+from minordpo.generate.generation import Answer, generate_answers
+from minordpo.generate.initial_answers import FirstAnswers
+from minordpo.monitor.advice import MEANS, advise, advise_peer
+from minordpo.monitor.health import Change, Health, Monitor, Thresholds
+from minordpo.monitor.probe import (
+    Probe,
+    Prompt,
+    Reference,
+    encode_prompts,
+    is_due,
+    probe_row,
+    prompts_of,
+    tokens_of_looks,
+)
+from minordpo.monitor.rollback import bring_back, keep_trainable
+from minordpo.objectives import Objective
+from minordpo.train.metrics import MetricsFile
+
+KEPT = Path("healthy") / "weights.safetensors"
+_LIMIT = "probe/max_new_tokens"
+_SHARDING = {
+    DistributedType.FSDP: "FSDP",
+    DistributedType.DEEPSPEED: "DeepSpeed",
+    DistributedType.MEGATRON_LM: "Megatron-LM",
+}
+
+
+class MonitorCallback(TrainerCallback):
+    """Says in a line when the model's health changes, writes it down, and stops a collapsed run if told to.
+
+    In `PreferenceTrainer`, `prompts` is a number of its held-out prompts (of its training prompts where none are held
+    out), and rows go to the run's metrics.jsonl. In TRL's trainers `prompts` are given, as texts or chats; log-ratios
+    are its `rewards/chosen` ÷ `beta`, and rows go to monitor.jsonl. Answers go to probes.jsonl beside it.
+
+    `max_new_tokens`: "auto" is 24 to 48 by the run's steps (`tokens_of_looks`).
+    `probe_every`: "auto" is six times a run and each 100 steps of a long one. `on_collapse`: "warn", "stop", or
+    "rollback", which also ends the run with the weights of the last probe that was sound (`Monitor.is_sound`).
+    `folder`: where files are written; left out, the trainer's output folder. A finished run's rows are judged by
+    `minordpo.monitor.health.changes`.
+
+    Raises:
+        InputError: an argument that is none of these, or "rollback" with sharded weights.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: int | Sequence[Any] = 4,
+        *,
+        max_new_tokens: int | str = "auto",
+        probe_every: int | str = "auto",
+        on_collapse: str = "warn",
+        folder: Path | None = None,
+        thresholds: Thresholds | None = None,
+    ) -> None:
+        if on_collapse not in ("warn", "stop", "rollback"):
+            raise InputError(f"on_collapse is {on_collapse!r}, but warn, stop or rollback is needed")
+        if probe_every != "auto" and (not isinstance(probe_every, int) or probe_every < 1):
+            raise InputError(f"probe_every is {probe_every!r}, but auto or 1 step or more is needed")
+        if isinstance(max_new_tokens, str) and max_new_tokens != "auto":
+            raise InputError(f"max_new_tokens is {max_new_tokens!r}, but auto or 1 token or more is needed")
+        for name, value in (("prompts", prompts), ("max_new_tokens", max_new_tokens)):
+            if isinstance(value, int) and value < 1:
+                raise InputError(f"{name} is {value}, but at least 1 is needed. Raise it")
+        self.tokenizer = tokenizer
+        self.max_new_tokens, self.probe_every, self.on_collapse = max_new_tokens, probe_every, on_collapse
+        self.folder, self.thresholds = folder, thresholds
+        self.count = prompts if isinstance(prompts, int) else None
+        self.prompts = [] if isinstance(prompts, int) else encode_prompts(prompts, tokenizer)
+        self.monitor = Monitor(thresholds)
+        self.probe: Probe | None = None
+        self.came_back_to: int | None = None  # the step whose weights a rollback ended with
+        self._in_ours = False
+        self._objective: Objective | None = None
+        self._first_answers: FirstAnswers | None = None  # until a step is taken
+        self._reference: Reference | None = None
+        self._pairs = False
+        self._told_of_sharding = False
+        self._answered: int | None = None  # the step of the last look
+        self._main = True
+
+    @property
+    def health(self) -> Health:
+        """As of the last step."""
+        return self.monitor.verdict.health
+
+    # ---- in PreferenceTrainer ----
+    def join(
+        self,
+        metrics: MetricsFile,
+        train: list[TokenExample],
+        held_out: list[TokenExample],
+        objective: Objective,
+        first_answers: FirstAnswers,
+        reference: Reference | None,
+    ) -> None:
+        """Be the monitor of a `PreferenceTrainer`: its files, its prompts, its answers before the first step.
+
+        `reference` judges the answers' tokens, where a reference is in memory beside the model.
+        """
+        self._in_ours, self._objective, self._first_answers = True, objective, first_answers
+        self._reference = reference
+        self._pairs = all(example.grades == (1.0, 0.0) for example in train)
+        self.metrics = metrics
+        self.folder = self.folder or (None if metrics.path is None else metrics.path.parent)
+        self._examples = held_out or train
+        if self.count is not None and not held_out and metrics.path is not None:
+            print("no pairs are held out (data.eval), so the monitor answers prompts of the training pairs")
+
+    def see(
+        self, row: dict[str, Any] | None, state: TrainerState, control: TrainerControl, args: Any, model: Any
+    ) -> TrainerControl:
+        """Take in a step's metrics, answer the prompts where they are due, tell and act."""
+        rows = [] if row is None else [row]
+        step = state.global_step
+        # A peer may log a step after its end, and then asks twice.
+        answered = (
+            self.probe is not None
+            and step != self._answered
+            and is_due(step, state.max_steps, self.probe_every)
+        )
+        if answered:
+            self._answered = step
+            rows.append(self._answer(step, model, args))
+        change = self.monitor.see(rows)
+        if answered and self.monitor.is_sound:
+            self._keep(model, step)
+        if change is not None:
+            self.metrics.append(change.row())
+            self._tell(change, args)
+        if self.health == "collapsed" and self.on_collapse != "warn":
+            control.should_training_stop = True
+        return control
+
+    def replay(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Be where the monitor of these rows was."""
+        self.monitor = Monitor(self.thresholds)
+        self.monitor.see_all(rows)
+
+    @property
+    def has_stopped(self) -> bool:
+        """Whether it stopped the run."""
+        return self.health == "collapsed" and self.on_collapse != "warn"
+
+    def end(self, step: int, model: Any) -> None:
+        """After a collapse, with `rollback`, put the last sound weights back."""
+        if not self.has_stopped or self.on_collapse != "rollback":
+            return
+        self.came_back_to = bring_back(model, self._file(KEPT), main=self._main)
+        self.metrics.append_evaluation({"step": step, "event": "rollback", "to": self.came_back_to})
+        self._say(
+            f"the model is that of step {self.came_back_to} again, the last whose answers were sound "
+            "(monitor.on_collapse=rollback)"
+        )
+
+    # ---- in the training loop ----
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Read what was seen before, and answer the prompts as the model does at the start."""
+        self._main, self.came_back_to, self._answered = state.is_world_process_zero, None, None
+        self._refuse_sharded_rollback()
+        step, model = state.global_step, kwargs["model"]
+        self.folder = self.folder or Path(str(args.output_dir))
+        if self._main:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        if not self._in_ours:
+            if self.count is not None:
+                raise InputError(
+                    "the monitor has no prompts: outside PreferenceTrainer they cannot be taken from the data. Pass "
+                    "MonitorCallback(tokenizer, prompts=[...]), a few texts or chats"
+                )
+            self.metrics = MetricsFile(self._file(Path("monitor.jsonl")) if self._main else None)
+            self.metrics.cut_back(step if step else -1)  # training anew, its look at step 0 too
+        self.probes = MetricsFile(self._file(Path("probes.jsonl")) if self._main else None)
+        self.probes.cut_back(step if step else -1)
+        (rows,) = broadcast_object_list([self.metrics.rows()])
+        self.replay(rows)
+        if step:
+            self._first_answers = None
+        self._first = {row["prompt"]: row["token_ids"] for row in self.probes.rows() if row["step"] == 0}
+        self.probe = self.make_probe(model, state.max_steps, rows)
+        if self.probe is not None and step == 0:
+            self.monitor.see([self._answer(0, model, args)])
+            self._keep(model, 0)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl | None:
+        """Of a step that is not logged there are the answers only."""
+        if self._in_ours or control.should_log:
+            return None
+        return self.see(None, state, control, args, kwargs["model"])
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> TrainerControl | None:
+        """A peer's metrics of a step."""
+        if self._in_ours or not logs or "loss" not in logs:
+            return None
+        row = peer_row(logs, state.global_step, beta=getattr(args, "beta", None))
+        self.metrics.append_evaluation(row)
+        return self.see(row, state, control, args, kwargs["model"])
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Roll back, if that is to be done."""
+        self.end(state.global_step, kwargs["model"])
+
+    # ---- its own ----
+    def make_probe(self, model: Any, steps: int, rows: Sequence[dict[str, Any]] = ()) -> Probe | None:
+        """The prompts that this model will be asked; None, which is said, where it can be asked none.
+
+        `steps` are those of the whole run, `rows` what it has written so far.
+        """
+        sharding = _SHARDING.get(AcceleratorState().distributed_type)
+        if sharding is not None:
+            if not self._told_of_sharding:
+                self._say(
+                    f"the weights are sharded by {sharding}, so the monitor answers no prompts; what the log-ratios "
+                    "say remains"
+                )
+            self._told_of_sharding = True
+            return None
+        prompts: list[Prompt] = self.prompts
+        tokens = self._tokens(model, steps, rows)
+        if self.count is not None:
+            room = getattr(causal_model(model).config.get_text_config(), "max_position_embeddings", None)
+            most = None if room is None else max(1, room - tokens)
+            prompts = prompts_of(self._examples, self.tokenizer, self.count, most_tokens=most)
+        if not prompts:
+            self._say(
+                f"no prompt leaves room for monitor.max_new_tokens={tokens}, so the monitor answers "
+                "none; what the log-ratios say remains"
+            )
+            return None
+        return Probe(self.tokenizer, prompts, max_new_tokens=tokens)
+
+    def _tokens(self, model: Any, steps: int, rows: Sequence[dict[str, Any]]) -> int:
+        """The longest answer: once a run has begun that of its first look, which all others are compared with."""
+        if not isinstance(self.max_new_tokens, str):
+            return self.max_new_tokens
+        begun = next((row[_LIMIT] for row in rows if _LIMIT in row), None)
+        return begun or tokens_of_looks(steps, launched=model.device.type != "cpu")
+
+    def _refuse_sharded_rollback(self) -> None:
+        sharding = _SHARDING.get(AcceleratorState().distributed_type)
+        if self.on_collapse == "rollback" and sharding is not None:
+            raise InputError(
+                f"monitor.on_collapse is rollback, but the weights are sharded by {sharding} and no process has all "
+                "to keep. Use monitor.on_collapse=stop and go back to a checkpoint"
+            )
+
+    def _answer(self, step: int, model: Any, args: TrainingArguments) -> dict[str, Any]:
+        """The probe's row; answered by the main process alone, and known to all."""
+        assert self.probe is not None
+        row: dict[str, Any] = {}
+        make, self._first_answers = self._first_answers or generate_answers, None
+        if self._main:
+            # accelerate's autocast is that of the model it was given: below an adapter generation would miss it.
+            with autocast(args):
+                answers, seconds = self.probe.answer(model, make)
+            if step == 0:
+                self._first = {number: list(answer.token_ids) for number, answer in enumerate(answers, 1)}
+            known = len(self._first) == len(answers)
+            first = [self._first[number] for number in sorted(self._first)] if known else None
+            started = time.perf_counter()
+            measures = self._measures(step, answers, first)
+            texts = self.probe.texts(step, answers, measures)
+            seconds += time.perf_counter() - started
+            row = {"step": step, **probe_row(measures), _LIMIT: self.probe.max_new_tokens}
+            row["probe/seconds"] = round(seconds, 4)
+            for text in texts:
+                self.probes.append(text)
+            self.metrics.append_evaluation(row)
+        (row,) = broadcast_object_list([row])
+        return row
+
+    def _measures(
+        self, step: int, answers: list[Answer], first: list[list[int]] | None
+    ) -> list[dict[str, float]]:
+        """Of each answer, by itself and, where a reference is in memory, by what that makes of it."""
+        assert self.probe is not None
+        found = [self.probe.measures(answers, first)]
+        if self._reference is not None:
+            found.append(self.probe.reference_nll(answers, self._reference))
+            if step == 0:
+                found.append(self.probe.chosen_nll(self._reference))
+        return [
+            {name: value for each in of for name, value in each.items()} for of in zip(*found, strict=True)
+        ]
+
+    def _keep(self, model: Any, step: int) -> None:
+        if self.on_collapse == "rollback" and self._main:
+            keep_trainable(model, self._file(KEPT), step=step)
+
+    def _tell(self, change: Change, args: Any) -> None:
+        said = [f"step {change.step}: {change.health} (was {change.was}): {change.why}"]
+        said.append(MEANS[change.health])
+        if change.health in ("inaccurate", "collapsing", "collapsed"):
+            ours = self._objective
+            rate = float(args.learning_rate)
+            said.append(advise_peer(args) if ours is None else advise(ours, rate=rate, pairs=self._pairs))
+        if self.has_stopped:
+            said.append(f"Training stops here (monitor.on_collapse={self.on_collapse})")
+        self._say(". ".join(said))
+
+    def _say(self, line: str) -> None:
+        if self._main:
+            tqdm.write(line)  # above the progress bar
+
+    def _file(self, name: Path) -> Path:
+        return Path(str(self.folder)) / name
+
+
+def peer_row(logs: dict[str, Any], step: int, *, beta: float | None) -> dict[str, Any]:
+    """What another trainer logged, under our names: its rewards are β × log-ratio, and of some β × log-prob."""
+    row = {"step": step, "loss": logs["loss"]}
+    logp, reward = logs.get("logps/chosen"), logs.get("rewards/chosen")
+    if logp is None:
+        return row
+    row["logps/chosen"] = logp
+    if reward is not None and beta:
+        logratio = reward / beta
+        if abs(logratio - logp) > 1e-3 * abs(logp):  # else it has no reference
+            row["logratios/chosen"] = logratio
+    return row

@@ -1,0 +1,247 @@
+"""A few fixed prompts answered greedily now and then: what the text is like, as a row of metrics.jsonl."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from minordpo.data.tokens import TokenExample, TokenResponse
+from minordpo.errors import InputError
+from minordpo.generate.generation import Answer, generate_answers
+from minordpo.generate.text_measures import MIN_LOOP, asked_line, last_number, looping, repeated_4grams
+
+LEAST_PROBES = 6  # of a run, after the one at step 0
+MOST_BETWEEN = 100  # steps of a long run: the answers are then a few per cent of it (docs/monitor.md)
+
+# Tokens of an answer, where they are not told. With fewer no cycle is called one; with more a text is judged as well.
+LEAST_TOKENS, MOST_TOKENS = MIN_LOOP, 48
+
+# Examples → the reference's log-probs of their tokens, in nats.
+Reference = Callable[[Sequence[TokenExample]], list[np.ndarray]]
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """A prompt as tokens; the number that answers it and the best response to it, where they are known."""
+
+    ids: np.ndarray
+    number: str | None = None
+    best: TokenResponse | None = None
+
+
+class Probe:
+    """The prompts, and how they are answered."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], *, max_new_tokens: int
+    ) -> None:
+        self.tokenizer, self.prompts, self.max_new_tokens = tokenizer, list(prompts), max_new_tokens
+
+    def answer(
+        self,
+        model: PreTrainedModel | PeftModel,
+        make: Callable[..., list[Answer]] = generate_answers,
+    ) -> tuple[list[Answer], float]:
+        """The answers, and the seconds they took; model and random states are left as they were."""
+        started = time.perf_counter()
+        devices = [model.device] if model.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            answers = make(
+                model,
+                self.tokenizer,
+                [prompt.ids for prompt in self.prompts],
+                max_new_tokens=self.max_new_tokens,
+                batch_size=len(self.prompts),
+            )
+        return answers, time.perf_counter() - started
+
+    def measures(
+        self, answers: Sequence[Answer], first: Sequence[Sequence[int]] | None
+    ) -> list[dict[str, float]]:
+        """What each answer is like; `first` are the tokens of those at step 0."""
+        found = []
+        for place, (answer, prompt) in enumerate(zip(answers, self.prompts, strict=True)):
+            measured: dict[str, float] = {
+                "repeated_4grams": repeated_4grams(answer.token_ids),
+                "looping": float(looping(answer.token_ids)),
+                "stopped": float(answer.stopped),
+                "empty": float(not answer.text.strip()),
+                "tokens": float(answer.tokens),
+            }
+            if prompt.number is not None:
+                measured["correct"] = float(is_right(answer, prompt.number))
+            if first is not None:
+                measured["distance"] = distance(answer.token_ids, first[place])
+            found.append(measured)
+        return found
+
+    def reference_nll(self, answers: Sequence[Answer], reference: Reference) -> list[dict[str, float]]:
+        """Of each answer −log π_ref a token, in nats; an empty answer has none."""
+        return self._judged("reference_nll", [_all_scored(answer) for answer in answers], reference)
+
+    def chosen_nll(self, reference: Reference) -> list[dict[str, float]]:
+        """The same of the best response that the data has to each prompt, where it has one."""
+        return self._judged("chosen_nll", [prompt.best for prompt in self.prompts], reference)
+
+    def _judged(
+        self, name: str, responses: Sequence[TokenResponse | None], reference: Reference
+    ) -> list[dict[str, float]]:
+        there = {place: each for place, each in enumerate(responses) if each is not None and len(each.ids)}
+        asked = [
+            TokenExample(self.prompts[place].ids, (response,), (1.0,), row=place + 1)
+            for place, response in there.items()
+        ]
+        judged = dict(zip(there, reference(asked), strict=True)) if asked else {}
+        return [
+            {name: -float(judged[place].mean())} if place in judged else {} for place in range(len(responses))
+        ]
+
+    def texts(
+        self, step: int, answers: Sequence[Answer], measures: Sequence[Mapping[str, float]]
+    ) -> list[dict[str, Any]]:
+        """Rows of probes.jsonl, an answer with its measures each; prompts stand in those of step 0."""
+        rows = []
+        for number, (prompt, answer, measured) in enumerate(
+            zip(self.prompts, answers, measures, strict=True), 1
+        ):
+            row: dict[str, Any] = {"step": step, "prompt": number, "answer": answer.text}
+            row |= {"stopped": answer.stopped, "tokens": answer.tokens, "token_ids": list(answer.token_ids)}
+            row["measures"] = {name: round(value, 6) for name, value in measured.items()}
+            if step == 0:
+                row["asked"] = self.tokenizer.decode(prompt.ids.tolist())
+            rows.append(row)
+        return rows
+
+
+def probe_row(measures: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The look's columns in metrics.jsonl: means over the answers that have the measure."""
+    names = dict.fromkeys(name for measured in measures for name in measured)
+    return {
+        f"probe/{name}": _mean(measured[name] for measured in measures if name in measured) for name in names
+    }
+
+
+def _all_scored(answer: Answer) -> TokenResponse:
+    ids = np.array(answer.response_ids, np.int32)
+    return TokenResponse(ids, np.ones(len(ids), bool))
+
+
+def is_right(answer: Answer, number: str) -> bool:
+    """Whether the answer is the number: in the line it was asked for, or last in an answer that ended by itself."""
+    return asked_line(answer.text) == number or (answer.stopped and last_number(answer.text) == number)
+
+
+def distance(answer: Sequence[int], other: Sequence[int]) -> float:
+    """1 − 2·LCS / (both lengths): the share of tokens outside the longest common subsequence; 0 for equal answers.
+
+    Source: the indel distance (Levenshtein's without substitutions), normalised by the lengths' sum.
+    """
+    if not len(answer) + len(other):
+        return 0.0
+    lengths = [0] * (len(other) + 1)
+    for token in answer:
+        diagonal = 0
+        for place, each in enumerate(other, 1):
+            above = lengths[place]
+            lengths[place] = diagonal + 1 if token == each else max(above, lengths[place - 1])
+            diagonal = above
+    return 1 - 2 * lengths[-1] / (len(answer) + len(other))
+
+
+def tokens_of_looks(total: int, *, launched: bool) -> int:
+    """The longest answer of a run of so many steps: what keeps six looks at about a twentieth of its time.
+
+    A function of the steps alone, never of measured time, so that a resumed run decides alike. Reckoned for small
+    models, whose looks cost most against their steps: on a processor a look of T tokens took some (T + 8) / 80 steps,
+    on a GPU, where each token waits for its `launched` kernels, it is some T / 20 (docs/monitor.md).
+    """
+    fitting = total // 6 if launched else 2 * total // 3 - 8
+    return min(max(fitting, LEAST_TOKENS), MOST_TOKENS)
+
+
+def is_due(step: int, total: int, every: int | str) -> bool:
+    """Whether the prompts are answered after this step: each `every` steps, and at the run's last.
+
+    "auto" is each sixth of the run, of a long one every 100 steps.
+    """
+    if step >= total:
+        return True
+    if isinstance(every, int):
+        return step % every == 0
+    if total > LEAST_PROBES * MOST_BETWEEN:
+        return step % MOST_BETWEEN == 0
+    # The steps that the sixths of the run end in; each step of a run of fewer.
+    return step * LEAST_PROBES // total != (step - 1) * LEAST_PROBES // total
+
+
+def prompts_of(
+    examples: Iterable[TokenExample],
+    tokenizer: PreTrainedTokenizerBase,
+    count: int,
+    *,
+    most_tokens: int | None,
+) -> list[Prompt]:
+    """The first distinct prompts of at most that many tokens, where there is a limit.
+
+    Where the best response ends in the line "So the answer is: N", as the pairs that `minordpo data corrupt` makes,
+    answers can be checked by N.
+    """
+    found: dict[bytes, Prompt] = {}
+    for example in examples:
+        if len(found) == count:
+            break
+        if not 0 < len(example.prompt_ids) <= (most_tokens or len(example.prompt_ids)):
+            continue
+        number, best = None, None
+        if example.grades[0] > 0:
+            best = example.responses[0]
+            text = tokenizer.decode(example.responses[0].ids.tolist(), skip_special_tokens=True)
+            number = asked_line(str(text))
+        found.setdefault(example.prompt_ids.tobytes(), Prompt(example.prompt_ids, number, best))
+    return list(found.values())
+
+
+def encode_prompts(prompts: Sequence[Any], tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:
+    """Prompts as tokens: text as the tokenizer begins one, chat messages through its template.
+
+    Raises:
+        InputError: something else, no prompt, an empty one, or messages without a template.
+    """
+    if isinstance(prompts, str) or not len(prompts):
+        raise InputError(
+            f"prompts is {prompts!r}, but a list of texts or of chats is needed. Give a few, such as ['Who are you?']"
+        )
+    encoded = []
+    for number, prompt in enumerate(prompts, 1):
+        ids = _encode(prompt, tokenizer, f"prompt {number} of the monitor")
+        if not len(ids):
+            raise InputError(f"prompt {number} of the monitor is empty. Give one that can be answered")
+        encoded.append(Prompt(np.array(ids, np.int32)))
+    return encoded
+
+
+def _encode(prompt: Any, tokenizer: PreTrainedTokenizerBase, where: str) -> list[int]:
+    if isinstance(prompt, str):
+        ids = list(tokenizer(prompt)["input_ids"])
+        # Some tokenizers end every text, and nothing can be said after an end.
+        return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids
+    if not isinstance(prompt, list) or not all(isinstance(turn, Mapping) for turn in prompt):
+        raise InputError(
+            f"{where} is a {type(prompt).__name__}, but text or a list of chat messages is needed. Give one of them"
+        )
+    if not tokenizer.chat_template:
+        raise InputError(f"{where} is a chat, but the tokenizer has no chat template. Give text")
+    text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
+    return list(tokenizer(str(text), add_special_tokens=False)["input_ids"])
+
+
+def _mean(values: Iterable[float | int]) -> float:
+    found = [float(value) for value in values]
+    return sum(found) / len(found)

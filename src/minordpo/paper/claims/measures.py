@@ -1,0 +1,165 @@
+"""Files of a run → the measures that claims are decided by, by name; what is not known has no name there.
+
+| measure | |
+|---|---|
+| `chosen`, `rejected`, `margin` | log-ratios at the end in nats, of held-out pairs or of the last fifth of the steps |
+| `early_margin`, `late_margin` | mean margin of the first and of the last fifth of the steps |
+| `ranked` | share of held-out pairs ranked right |
+| `accuracy`, `strict_accuracy`, each with `base_` | right by the last number, by the asked line; the untuned model's |
+| `validation_accuracy` | right by the last number on questions named validation, where others are there too |
+| `broken` | 1 where the text broke: by answers against the untuned model's, else by looks; by looks if it is garbled |
+| `garbled` | 1 where by looks the reference finds the text unlikely that was likely before |
+| `repeated` | rise of repeated 4-grams: against the untuned model, else in looks |
+| `broken_at_half`, `broken_at_end` | the same by the monitor's looks against that at step 0 |
+| `kl`, `retention` | nats a token from samples; share of other tasks done |
+| `push_error`, `push_raise` | see `pushes` |
+| `steps` | how many there were |
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from minordpo.paper.alarm_study import BROKEN, is_broken
+from minordpo.paper.claims.formulas import formula
+
+_SURPRISE = {"reference_nll", "chosen_nll"}
+SIDES = ("chosen", "rejected", "margin")
+FIFTH, FEWEST = 5, 10  # a part of the steps, and how many there must be for early and late to differ
+_CHECKED = 32  # steps of responses.jsonl whose coefficients are compared with the formula
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def finite(values: Mapping[str, Any]) -> dict[str, float]:
+    """Those that are finite numbers."""
+    return {name: float(value) for name, value in values.items() if is_number(value)}
+
+
+def trained(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Of the steps' own batches: log-ratios of the last fifth, and the margin early and late."""
+    found: dict[str, float] = {}
+    for name in SIDES:
+        values = [row[f"logratios/{name}"] for row in rows if f"logratios/{name}" in row]
+        if not values or not all(map(is_number, values)):
+            continue
+        part = max(1, len(values) // FIFTH)
+        found[name] = statistics.fmean(values[-part:])
+        if name == "margin" and len(values) >= FEWEST:
+            found |= {"early_margin": statistics.fmean(values[:part]), "late_margin": found[name]}
+    return found
+
+
+def held_out(row: Mapping[str, Any]) -> dict[str, float]:
+    """Of a run's row in results: the last measurement of held-out pairs."""
+    names = {name: f"eval_logratios/{name}" for name in SIDES} | {"ranked": "eval_rewards/accuracies"}
+    return finite({name: row.get(column) for name, column in names.items()})
+
+
+def looks(metrics: Sequence[Mapping[str, Any]], steps: int) -> dict[str, float]:
+    """Of the monitor's looks at the text; none without the one at step 0 and another."""
+    seen = {
+        int(row["step"]): finite({name: row.get(f"probe/{name}") for name in (*BROKEN, "chosen_nll")})
+        for row in metrics
+        if "probe/repeated_4grams" in row
+    }
+    if 0 not in seen or len(seen) < 2:
+        return {}
+    first, last = seen[0], seen[max(seen)]
+    found = dict.fromkeys(("broken", "broken_at_end"), float(is_broken(first, last)))
+    if "reference_nll" in first and "reference_nll" in last:
+        found["garbled"] = float(
+            is_broken(*({name: look[name] for name in look.keys() & _SURPRISE} for look in (first, last)))
+        )
+    halfway = [step for step in seen if 0 < step <= steps / 2]
+    if halfway and max(seen) > max(halfway):
+        found["broken_at_half"] = float(is_broken(first, seen[max(halfway)]))
+    else:
+        del found["broken_at_end"]
+    if "repeated_4grams" in first and "repeated_4grams" in last:
+        found["repeated"] = last["repeated_4grams"] - first["repeated_4grams"]
+    return found
+
+
+def answered(model: Mapping[str, Any], base: Mapping[str, Any] | None) -> dict[str, float]:
+    """Of a model in results.json of an evaluation, and the untuned model there that answered the same questions."""
+    found: dict[str, Any] = {
+        "accuracy": model["flexible_accuracy"]["share"],
+        "strict_accuracy": model["strict_accuracy"]["share"],
+        "kl": ((model.get("samples") or {}).get("kl") or {}).get("per_token"),
+    }
+    if base is not None:
+        ours, theirs = _text(model), _text(base)
+        found |= {
+            "base_accuracy": base["flexible_accuracy"]["share"],
+            "base_strict_accuracy": base["strict_accuracy"]["share"],
+            "broken": float(is_broken(theirs, ours)),
+            "repeated": ours["repeated_4grams"] - theirs["repeated_4grams"],
+        }
+    return finite(found)
+
+
+def joined(looked: Mapping[str, float], answers: Mapping[str, float]) -> dict[str, float]:
+    """Answers are many and looks are few, but only looks know what the reference makes of a text, by which one is
+    seen that breaks without repeating itself.
+    """
+    found = {**looked, **answers}
+    if "broken" in answers and looked.get("garbled"):
+        found["broken"] = 1.0
+    return found
+
+
+def _text(model: Mapping[str, Any]) -> dict[str, float]:
+    shares = {name: model[name]["share"] for name in ("looping", "empty")}
+    return {**shares, "repeated_4grams": model["repeated_4grams"]}
+
+
+def pushes(
+    folder: Path, objective: str, beta: float | None, rows: Sequence[Mapping[str, Any]]
+) -> dict[str, float]:
+    """`push_error`: the largest relative difference between the coefficient on the chosen response that a step logged
+    and β σ(−β margin) of the pairs it met, MinorDPO's margin being chosen − max(0, rejected). `push_raise`, of
+    MinorDPO: by how much of β it is above DPO's, mean over pairs whose rejected log-ratio is 0 or below.
+    """
+    file = folder / "responses.jsonl"
+    if objective not in ("dpo", "minordpo") or beta is None or not file.exists():
+        return {}
+    logged = {row["step"]: row.get("coefficient/chosen") for row in rows}
+    errors, raised = [], []
+    for row in _spread(file.read_text(encoding="utf-8").splitlines()):
+        ratios = row.get("logratios") or []
+        if row.get("split") != "train" or not ratios or any(len(each) != 2 for each in ratios):
+            continue
+        if not all(is_number(ratio) for each in ratios for ratio in each):
+            continue  # as of a step whose loss was none
+        minor = objective == "minordpo"
+        ours = [formula(beta, c - (max(0.0, r) if minor else r)) for c, r in ratios]
+        coefficient = logged.get(row["step"])
+        if is_number(coefficient) and coefficient:
+            errors.append(abs(statistics.fmean(ours) / -float(coefficient) - 1))
+        if minor:
+            raised += [
+                (o - formula(beta, c - r)) / beta for o, (c, r) in zip(ours, ratios, strict=True) if r <= 0
+            ]
+    found = {"push_error": max(errors)} if errors else {}
+    return found | ({"push_raise": statistics.fmean(raised)} if raised else {})
+
+
+def _spread(lines: Sequence[str]) -> list[dict[str, Any]]:
+    """Lines evenly taken, parsed; the last one may have been cut short by a kill."""
+    places = sorted({round(i * (len(lines) - 1) / (_CHECKED - 1)) for i in range(_CHECKED)}) if lines else []
+    found = []
+    for place in places:
+        try:
+            found.append(dict(json.loads(lines[place])))
+        except ValueError:
+            continue
+    return found

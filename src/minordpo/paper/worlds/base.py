@@ -1,0 +1,319 @@
+"""The micro world's base model: a character tokenizer, and a Llama of 0.85 million weights trained from nothing."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import random
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tqdm import tqdm
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from minordpo.errors import InputError
+from minordpo.generate.generation import generate_answers
+from minordpo.generate.text_measures import last_number
+from minordpo.paper.worlds.questions import SLIP, Family, Question, draw, draw_task
+
+CHARACTERS = "\n 0123456789+-*/=?,.:abcdefghijklmnopqrstuvwxyzS"
+Distance = Literal["none", "half", "full"]
+# Of what the base is trained on: terse answers, worked ones. The rest are tasks beside them. The further its own style
+# is from the chosen answers', the more there is to imitate.
+MIXTURE: dict[Distance, tuple[float, float]] = {"none": (0.0, 0.8), "half": (0.4, 0.4), "full": (0.7, 0.1)}
+BATCH, RATE = 32, 2e-3
+WARM_UP, COOL_DOWN = 100, 100  # steps; the longest cool-down
+EVERY, LOOKED = 25, 64  # the base answers so many fresh questions every so many steps …
+ENOUGH = 0.08  # … and is tried from this share right on: cooled down, 17 % became 66 % for seed 1
+ASKED = 256  # questions of a trial
+FINEST = 4  # steps; cool-downs are not told apart closer
+MAX_POSITIONS = 256
+ANSWER_TOKENS = 64  # more than a worked answer has
+
+
+def character_tokenizer() -> PreTrainedTokenizerFast:
+    """A token a character; an end token closes each answer."""
+    vocabulary = {token: place for place, token in enumerate(("<pad>", "<end>", "<unknown>", *CHARACTERS))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unknown>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="<end>",
+        unk_token="<unknown>",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def small_llama(seed: int) -> LlamaForCausalLM:
+    """Four layers of width 128, weights drawn from the seed."""
+    config = LlamaConfig(
+        vocab_size=len(CHARACTERS) + 3,
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=MAX_POSITIONS,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=1,
+        tie_word_embeddings=True,
+        # Both for so narrow a model and so short a text; with 0.02 and 10,000 it needs more than twice the steps.
+        initializer_range=0.06,
+        rope_parameters={"rope_type": "default", "rope_theta": 1000.0},
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config)
+
+
+def example(family: Family, distance: Distance, rng: random.Random) -> tuple[str, str]:
+    """What the base is trained on: a prompt and its answer."""
+    terse, worked = MIXTURE[distance]
+    kind = rng.random()
+    if kind < terse:
+        question = draw(family, rng)
+        return question.text, question.terse()
+    if kind < terse + worked:
+        question = draw(family, rng, slip=SLIP)
+        return question.text, question.worked()
+    task = draw_task(rng)
+    return task.text, task.answer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """How a base came about."""
+
+    steps: int  # whose work is in its weights
+    cool_down: int  # the last of them, in which the rate went to zero
+    right: float | None = None  # share of greedy answers whose last number was right; None: it was not asked
+    asked: int = 0
+
+
+def train_base(
+    folder: Path,
+    *,
+    family: Family,
+    distance: Distance,
+    seed: int,
+    steps: int,
+    accuracy: tuple[float, ...] | None,
+    allowed: Callable[[str], bool] = lambda text: True,
+    quiet: bool = False,
+) -> Trained:
+    """Train the base from nothing and save it with its tokenizer; every step draws fresh examples.
+
+    Cross-entropy on the answers, AdamW with a linear decay over `steps`; to their end where `accuracy` is None, else
+    until the share of right answers is within it. Arithmetic is learnt of a sudden, at another step for each seed, and
+    a base that is nearly always right or wrong could show nothing. `allowed` keeps prompts out, those of the test.
+    `quiet`: without a progress bar.
+
+    Raises:
+        InputError: no base within `accuracy` came out; nothing was saved.
+    """
+    training = _Training(family, distance, seed, steps, allowed, quiet)
+    if accuracy is None:
+        training.learn(steps)
+        trained = Trained(steps=steps, cool_down=0)
+    else:
+        trained = _until(training, accuracy)
+    training.bar.close()
+    training.model.eval().save_pretrained(folder)
+    training.tokenizer.save_pretrained(folder)
+    return trained
+
+
+def _until(training: _Training, accuracy: tuple[float, ...]) -> Trained:
+    """Train on, and from ENOUGH on try at each look what a cool-down gives; what is too little is undone.
+
+    That depends on the seed and the base alone, and of the trials only the last has left anything in the weights. After
+    one that gave less than half of what is needed, the next waits: a trial takes as long as four looks and more, and a
+    question of few steps is at times guessed right.
+    """
+    wait = 0
+    while training.step < training.steps:
+        training.learn(min(EVERY, training.steps - training.step))
+        ended = training.step == training.steps
+        if ended or (training.step >= wait and training.share_right(LOOKED) >= ENOUGH):
+            trained = _cooled_down(training, accuracy)
+            if trained is not None:
+                return trained
+            wait = training.step + COOL_DOWN if training.right < accuracy[0] / 2 else 0
+    raise _not_within(training, accuracy)
+
+
+def _cooled_down(training: _Training, accuracy: tuple[float, ...]) -> Trained | None:
+    """The cool-down from here that gives a share within `accuracy`; None, and nothing done, where it takes more steps.
+
+    Too much: shorter ones are tried, each halfway between the longest that gave too little and the shortest that gave
+    too much.
+    """
+    (lowest, highest), before = accuracy, training.state()
+    too_short, too_long = 0, min(COOL_DOWN, training.steps - training.step)
+    length = too_long
+    while True:
+        training.cool_down(length)
+        share = training.share_right(ASKED)
+        if lowest <= share <= highest:
+            steps = training.step + length
+            return Trained(steps=steps, cool_down=length, right=share, asked=ASKED)
+        training.restore(before)
+        if share < lowest and length == too_long:
+            return None
+        too_short, too_long = (length, too_long) if share < lowest else (too_short, length)
+        if too_long - too_short <= FINEST:
+            raise _not_within(training, accuracy)
+        length = (too_short + too_long) // 2
+
+
+def _not_within(training: _Training, accuracy: tuple[float, ...]) -> InputError:
+    lowest, highest = accuracy
+    return InputError(
+        f"the base {training.name} is right in {training.right:.0%} of {ASKED} questions after {training.step} of "
+        f"{training.steps} steps, but {lowest:.0%} to {highest:.0%} are needed. If that is too few, raise "
+        "world.base_steps; else take another seed, or widen world.base_accuracy (null takes any base)"
+    )
+
+
+class _Training:
+    """A base on its way. What a step draws depends on the steps before it alone, not on questions or trials."""
+
+    def __init__(
+        self,
+        family: Family,
+        distance: Distance,
+        seed: int,
+        steps: int,
+        allowed: Callable[[str], bool],
+        quiet: bool,
+    ) -> None:
+        self.name = f"of {family}, {distance}, seed {seed}"
+        self.steps, self.step, self.right = steps, 0, 0.0
+        self.tokenizer, self.model = character_tokenizer(), small_llama(seed)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model.to(self.device).train()  # type: ignore[arg-type]  # `to` is typed as its decorator
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=RATE, weight_decay=0.01, betas=(0.9, 0.98)
+        )
+        self.rng = random.Random(f"base {self.name}")
+        asked, rng = random.Random(f"questions to the base {self.name}"), self.rng
+        drawn = (draw(family, asked) for _ in itertools.count())
+        self._questions = (question for question in drawn if allowed(question.text))
+        met = (example(family, distance, rng) for _ in itertools.count())
+        self._examples = (each for each in met if allowed(each[0]))
+        self.bar = tqdm(
+            total=steps, desc="training a base model", unit="step", dynamic_ncols=True, disable=quiet
+        )
+
+    def learn(self, steps: int) -> None:
+        """So many steps on."""
+        for _ in range(steps):
+            self._update(self._rate())
+            self.step += 1
+            self.bar.update()
+
+    def cool_down(self, steps: int) -> None:
+        """Steps aside, in which the rate goes from where it is to zero; `restore` undoes them."""
+        for place in range(steps):
+            self._update(self._rate() * (steps - place) / steps)
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` goes back to."""
+        found = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return copy.deepcopy(found) | {"rng": self.rng.getstate()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Be as when `state` was taken; the questions asked since stay asked."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # which keeps what it is given
+        self.rng.setstate(state["rng"])
+
+    def share_right(self, count: int) -> float:
+        """Of so many fresh questions, and none that was met or will be scored."""
+        self.right = share_right(self.model, self.tokenizer, list(itertools.islice(self._questions, count)))
+        self.bar.set_postfix_str(f"{self.right:.0%} of {count} right")
+        return self.right
+
+    def _rate(self) -> float:
+        return RATE * min((self.step + 1) / WARM_UP, 1 - self.step / self.steps)
+
+    def _update(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        drawn = list(itertools.islice(self._examples, BATCH))
+        _loss(self.model, self.tokenizer, drawn, self.device).backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def share_right(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, questions: Sequence[Question]
+) -> float:
+    """The share of greedy answers whose last number is right."""
+    prompts = [np.array(tokenizer.encode(question.text)) for question in questions]
+    answers = generate_answers(
+        model, tokenizer, prompts, max_new_tokens=ANSWER_TOKENS, batch_size=len(prompts)
+    )
+    found = [last_number(answer.text) for answer in answers]
+    return statistics.fmean(
+        number == str(question.answer) for number, question in zip(found, questions, strict=True)
+    )
+
+
+def _loss(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    drawn: list[tuple[str, str]],
+    device: torch.device,
+) -> torch.Tensor:
+    """Mean over the answers' tokens, with rows of like length beside each other."""
+    rows = [
+        (tokenizer.encode(prompt), [*tokenizer.encode(answer), tokenizer.eos_token_id])
+        for prompt, answer in drawn
+    ]
+    tokens = sum(len(answer) for _, answer in rows)
+    return (
+        sum((_summed(model, alike, device) for alike in _alike(rows)), torch.zeros((), device=device))
+        / tokens
+    )
+
+
+def _alike(rows: list[tuple[list[int], list[int]]]) -> list[list[tuple[list[int], list[int]]]]:
+    """Rows in groups of which none is half as long again as another: most answers are short, some are not."""
+
+    def length(row: tuple[list[int], list[int]]) -> int:
+        return len(row[0]) + len(row[1])
+
+    groups: list[list[tuple[list[int], list[int]]]] = []
+    for row in sorted(rows, key=length):
+        if not groups or length(row) > 1.5 * length(groups[-1][0]):
+            groups.append([])
+        groups[-1].append(row)
+    return groups
+
+
+def _summed(
+    model: LlamaForCausalLM, rows: list[tuple[list[int], list[int]]], device: torch.device
+) -> torch.Tensor:
+    longest = max(len(prompt) + len(answer) for prompt, answer in rows)
+    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    labels = torch.full_like(ids, -100)
+    for place, (prompt, answer) in enumerate(rows):
+        end = len(prompt) + len(answer)
+        ids[place, :end] = torch.tensor([*prompt, *answer])
+        labels[place, len(prompt) : end] = torch.tensor(answer)
+    # Padding stands behind everything that is read, so causal attention needs no mask of it.
+    logits = model(input_ids=ids.to(device)).logits[:, :-1]
+    return torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), labels[:, 1:].flatten().to(device), reduction="sum"
+    )

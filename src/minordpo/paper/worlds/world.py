@@ -1,0 +1,196 @@
+"""A micro world in a folder, from a seed: base model, pairs, questions and the tasks it should not unlearn.
+
+base/             the model before preference tuning, and in trained.json how often it is right and after how many steps
+pairs.jsonl       prompt, chosen, rejected; fresh questions, each once
+held_out.jsonl    pairs to measure on
+validation.jsonl  questions that settings are chosen on
+test.jsonl        questions that are scored once
+retention.jsonl   other tasks
+world.json        what all this was made of; written last, so a folder that has it is whole
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minordpo.errors import InputError
+from minordpo.paper.worlds.base import MIXTURE, Distance, train_base
+from minordpo.paper.worlds.pairs import Rejected, rejected
+from minordpo.paper.worlds.questions import Family, Question, draw, draw_task
+from minordpo.run_folder.files import write_jsonl
+
+TRAINED = "trained.json"
+HELD_OUT, VALIDATION, TEST, RETENTION = 256, 512, 1024, 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """What a micro world is made of; every seed draws another base, other pairs and other questions.
+
+    `distance`: of the base's own style from the chosen answers'. `rejected`: how far the wrong answers are.
+    `base_accuracy`: the share of its own questions that the base must be right in, from and to; null takes whatever
+    `base_steps` give, which else are the most that it may take.
+    """
+
+    seed: int = 0
+    family: Family = "chain"
+    distance: Distance = "full"
+    rejected: Rejected = "result"
+    pairs: int = 3840
+    base_steps: int = 2600
+    base_accuracy: tuple[float, ...] | None = (0.45, 0.65)
+
+
+def make_world(folder: Path, world: World, *, quiet: bool = False) -> Path:
+    """Write the world's folder, or find it written; one that was cut short goes on. `quiet`: without a progress bar.
+
+    Raises:
+        InputError: the folder holds another world or something else, or the world cannot be made.
+    """
+    _refuse(folder, world)
+    file = folder / "world.json"
+    if file.exists():
+        return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    kept_out = _write_questions(folder, world)
+    base = folder / "base"
+    if not base.exists():
+        aside, started = folder / ".base.writing", time.perf_counter()
+        trained = train_base(
+            aside,
+            family=world.family,
+            distance=world.distance,
+            seed=world.seed,
+            steps=world.base_steps,
+            accuracy=world.base_accuracy,
+            allowed=lambda text: text not in kept_out,
+            quiet=quiet,
+        )
+        seconds = round(time.perf_counter() - started, 1)
+        _write_json(aside / TRAINED, dataclasses.asdict(trained) | {"seconds": seconds})
+        os.replace(aside, base)
+    aside = folder / ".world.json.writing"
+    _write_json(aside, dataclasses.asdict(world))
+    os.replace(aside, file)
+    return folder
+
+
+def is_made(folder: Path) -> bool:
+    """Whether a world stands there whole."""
+    return (folder / "world.json").exists()
+
+
+def base_seconds(folder: Path) -> float | None:
+    """Of a world that is made, how long its base took; None where that was not written down."""
+    seconds = _trained(folder).get("seconds")
+    return None if seconds is None else float(seconds)
+
+
+def describe_base(folder: Path) -> str:
+    """Of a world that is made, how its base came out, in words."""
+    trained = _trained(folder)
+    right = (
+        ""
+        if trained["right"] is None
+        else f" and is right in {trained['right']:.0%} of {trained['asked']} questions"
+    )
+    return f"its base took {trained['steps']} steps{right}"
+
+
+def _trained(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "base" / TRAINED).read_text(encoding="utf-8")))
+
+
+def _write_json(file: Path, values: dict[str, Any]) -> None:
+    file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def refuse_impossible(world: World) -> None:
+    """Nothing, for a world that can be made.
+
+    Raises:
+        InputError: it would hold nothing, its base is at a distance that there is not, or no share is what it needs.
+    """
+    for name, value in (("pairs", world.pairs), ("base_steps", world.base_steps)):
+        if value < 1:
+            raise InputError(f"a world of {value} {name} was asked for, but at least 1 is needed. Raise it")
+    if world.distance not in MIXTURE:
+        raise InputError(f"distance is {world.distance!r}, but must be one of {', '.join(MIXTURE)}")
+    wanted = world.base_accuracy
+    if wanted is not None and not (len(wanted) == 2 and 0 <= wanted[0] < wanted[1] <= 1):
+        raise InputError(
+            f"base_accuracy is {list(wanted)}, but two shares from 0 to 1 are needed, the lower one first. "
+            "Give them as [0.45, 0.65], or null for a base of any accuracy"
+        )
+
+
+def _refuse(folder: Path, world: World) -> None:
+    refuse_impossible(world)
+    file = folder / "world.json"
+    if not file.exists():
+        ours = {"pairs.jsonl", "held_out.jsonl", "validation.jsonl", "test.jsonl", "retention.jsonl", "base"}
+        if folder.exists() and any(
+            each.name not in ours and ".writing" not in each.name for each in folder.iterdir()
+        ):
+            raise InputError(f"{folder} exists and holds no world. Name another folder")
+        return
+    found = json.loads(file.read_text(encoding="utf-8"))
+    asked = json.loads(json.dumps(dataclasses.asdict(world)))
+    other = next((name for name in asked if found.get(name) != asked[name]), None)
+    if other is not None:
+        raise InputError(
+            f"{folder} holds a world of {other} {found.get(other)}, not {asked[other]}. Name another folder"
+        )
+
+
+def _write_questions(folder: Path, world: World) -> set[str]:
+    """Everything but the base; returns the prompts that it must not be trained on."""
+    rng = random.Random(f"questions of {world.family}, {world.rejected}, seed {world.seed}")
+    questions = _different(world.family, rng)
+    tasks: dict[str, str] = {}
+    while len(tasks) < RETENTION:
+        task = draw_task(rng)
+        tasks[task.text] = task.answer
+    scored = {
+        "validation": [next(questions) for _ in range(VALIDATION)],
+        "test": [next(questions) for _ in range(TEST)],
+    }
+    held_out = [next(questions) for _ in range(HELD_OUT)]
+    trained = [next(questions) for _ in range(world.pairs)]
+    for name, asked in scored.items():
+        rows: Iterator[dict[str, Any]] = ({"question": q.text, "answer": str(q.answer)} for q in asked)
+        write_jsonl(folder / f"{name}.jsonl", rows)
+    for name, asked in (("held_out", held_out), ("pairs", trained)):
+        write_jsonl(
+            folder / f"{name}.jsonl",
+            (
+                {
+                    "prompt": q.text,
+                    "chosen": q.worked(),
+                    "rejected": rejected(q, world.rejected, world.family, rng),
+                }
+                for q in asked
+            ),
+        )
+    write_jsonl(folder / "retention.jsonl", ({"question": t, "answer": a} for t, a in tasks.items()))
+    kept = {q.text for asked in (*scored.values(), held_out, trained) for q in asked}
+    return kept | set(tasks)
+
+
+def _different(family: Family, rng: random.Random) -> Iterator[Question]:
+    """Questions, none twice, whose results before the last differ from the answer."""
+    seen: set[str] = set()
+    while True:
+        question = draw(family, rng)
+        # A result equal to the answer could not be corrupted without looking like another answer.
+        if question.text not in seen and question.answer not in [r for _, r in question.steps[:-1]]:
+            seen.add(question.text)
+            yield question

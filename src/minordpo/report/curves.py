@@ -1,0 +1,104 @@
+"""metrics.jsonl → what charts are drawn from: log-ratios, coefficients, looks at the text and health, by step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from minordpo.figures.training_curves import PANELS, SMOOTHED_ABOVE, smooth
+
+POINTS = 200  # of a curve; a chart is less than 200 points wide on most screens
+LOOKS = {
+    "repeated_4grams": "4-grams that occurred before (share)",
+    "looping": "answers that end in a loop (share)",
+    "stopped": "answers that end by themselves (share)",
+    "empty": "answers without text (share)",
+    "correct": "answers that are right (share)",
+    "distance": "distance from the answers at step 0 (0 to 1)",
+    "reference_nll": "how unlikely the reference finds the answers (nats a token)",
+    "tokens": "length of the answers (tokens)",
+}
+_COEFFICIENTS = {"push_chosen": "coefficient/chosen", "push_rejected": "coefficient/rejected"}
+
+Curve = dict[str, list[Any]]  # {"x": steps, "y": values}, as long as each other
+
+
+def curves_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The curves of a run's rows; a name without any finite value has none.
+
+    `kind` is "logratios", or "logps" of a run without a reference. `train` are the batches (of long runs the mean of
+    `window` steps around each), `eval` the held-out examples, `looks` the monitor's measures; `health` tells from which
+    step on it was called what.
+    """
+    steps = [row for row in rows if "loss" in row]
+    names = {name for row in steps for name in row}
+    kind = "logratios" if {"logratios/chosen", "logratios/rejected"} & names else "logps"
+    held_out = [row for row in rows if "eval_loss" in row]
+    held_out = [row for row in held_out if row.get("split") == held_out[0].get("split")]
+    wanted = {panel: f"{kind}/{panel}" for panel in PANELS}
+    window = window_of(len(steps))
+    train = {name: _smoothed(_curve(steps, key), window) for name, key in wanted.items()}
+    train |= {name: _averaged(_curve(steps, key), window) for name, key in _COEFFICIENTS.items()}
+    evaluated = {name: _curve(held_out, f"eval_{key}") for name, key in {**wanted, **_COEFFICIENTS}.items()}
+    evaluated["ranked"] = _curve(held_out, "eval_rewards/accuracies")
+    if kind == "logps":
+        train["margin"], evaluated["margin"] = (_difference(each) for each in (train, evaluated))
+    return {
+        "kind": kind,
+        "window": window,
+        "last_step": max((row["step"] for row in rows), default=0),
+        "train": {name: thin(curve) for name, curve in train.items() if curve["x"]},
+        "eval": {name: thin(curve) for name, curve in evaluated.items() if curve["x"]},
+        "looks": {name: thin(curve) for name in LOOKS if (curve := _curve(rows, f"probe/{name}"))["x"]},
+        "health": [[row["step"], str(row.get("health"))] for row in rows if row.get("event") == "health"],
+    }
+
+
+def window_of(steps: int) -> int:
+    """Steps that a smoothed point is the mean of, as in a run's own figure; 1 where a run is short."""
+    return 1 if steps <= SMOOTHED_ABOVE else 2 * max(2, steps // 40) + 1
+
+
+def _curve(rows: Sequence[Mapping[str, Any]], name: str) -> Curve:
+    """The finite values; a row without one, or with a NaN, is a gap. Of a step measured twice the last counts."""
+    points = {row["step"]: float(row[name]) for row in rows if _is_finite(row.get(name))}
+    return {"x": sorted(points), "y": [points[step] for step in sorted(points)]}
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _smoothed(curve: Curve, window: int) -> Curve:
+    if window == 1 or len(curve["x"]) < window:
+        return curve
+    return {"x": curve["x"], "y": smooth(np.array(curve["y"]), window).tolist()}
+
+
+def _averaged(curve: Curve, window: int) -> Curve:
+    """Means of what there is of the window; of what is never below 0, a line fitted to an end could be."""
+    values = np.array(curve["y"])
+    if window == 1 or len(values) < window:
+        return curve
+    ones = np.ones(window)
+    means = np.convolve(values, ones, mode="same") / np.convolve(np.ones(len(values)), ones, mode="same")
+    return {"x": curve["x"], "y": means.tolist()}
+
+
+def _difference(curves: Mapping[str, Curve]) -> Curve:
+    chosen, rejected = (dict(zip(*curves[name].values(), strict=True)) for name in ("chosen", "rejected"))
+    both = sorted(chosen.keys() & rejected.keys())
+    return {"x": both, "y": [chosen[step] - rejected[step] for step in both]}
+
+
+def thin(curve: Curve, points: int = POINTS) -> Curve:
+    """At most so many of its points, evenly taken, both ends among them; five digits of each."""
+    count = len(curve["x"])
+    places = np.unique(np.linspace(0, count - 1, min(count, points)).round().astype(int)).tolist()
+    return {
+        "x": [curve["x"][place] for place in places],
+        "y": [float(f"{curve['y'][place]:.5g}") for place in places],
+    }

@@ -1,0 +1,219 @@
+"""Folders of `minordpo evaluate` → the scores of each run and of the untuned model, by set of questions."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from minordpo.errors import InputError
+from minordpo.report.find import Found
+from minordpo.sweep.results import EVALUATION
+
+SCORES = {
+    "flexible_accuracy": "right by the last number",
+    "strict_accuracy": "right by the asked line",
+    "asked_format": "in the asked format",
+    "looping": "end in a loop",
+    "stopped": "end by themselves",
+}
+
+
+# The settings of an evaluation that change its answers, with what they are unless told.
+_HOW = {"prompt": "", "max_new_tokens": 0, "plain_text": False, "temperature": 0.0, "dtype": "float32"}
+
+
+def refuse_shared(run: Path) -> None:
+    """Nothing, where the evaluation inside a run folder, if there is one, is of that run alone.
+
+    Raises:
+        InputError: other models answered there too, so that it is not the run's.
+    """
+    folder = run / EVALUATION
+    if (folder / "results.json").exists() and len(read_results(folder)["models"]) > 1:
+        raise InputError(
+            f"{folder} holds answers of several models, but inside a run folder they are taken for the run's own. Move "
+            "it out of the run folder, and name it as a further DIR"
+        )
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Whose model it was: a run's, by its place, or the model that runs were tuned from."""
+
+    label: str  # in the evaluation
+    run: int | None
+
+
+def gather_evaluations(found: Found, runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The scores by set of questions, that of most runs first; the runs' empty cells are filled from them, KL too.
+
+    Worlds that differ by their seed ask each model other questions of one kind: they are one set, and their untuned
+    models one.
+    """
+    sets: dict[str, _Asked] = {}
+    for folder in own_first(found):
+        results = read_results(folder)
+        settings = results["settings"]
+        owners = list(owned(found, folder, results))
+        world = _world_that_asks(found, settings, owners)
+        what = settings["questions_digest"] if world is None else [world, settings["questions"]]
+        key = json.dumps([what, *how_asked(settings)], sort_keys=True)
+        asked = sets.setdefault(key, _Asked(str(settings["questions"])))
+        asked.digests.add(settings["questions_digest"])
+        for owner, model in owners:
+            scores = _scores(model)
+            if owner.run is None:
+                asked.bases.setdefault(settings["questions_digest"], {"label": owner.label, **scores})
+                continue
+            first = asked.runs.setdefault(str(owner.run), scores)
+            if "kl" in scores:
+                first.setdefault("kl", scores["kl"])
+            _fill(runs[owner.run]["cells"], scores)
+    return [each.told() for each in sorted(sets.values(), key=lambda each: -len(each.runs))]
+
+
+@dataclass
+class _Asked:
+    """Questions of one kind: who answered them, and how."""
+
+    title: str
+    digests: set[str] = field(default_factory=set)
+    bases: dict[str, dict[str, Any]] = field(
+        default_factory=dict
+    )  # untuned models by the questions they were asked
+    runs: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def told(self) -> dict[str, Any]:
+        """As the report shows it."""
+        worlds = f" in each of {len(self.digests)} worlds" if len(self.digests) > 1 else ""
+        return {"title": self.title + worlds, "base": _mean(list(self.bases.values())), "runs": self.runs}
+
+
+def _mean(bases: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """One untuned model as it is, of several the means, shares with their range in place of an interval."""
+    if len(bases) < 2:
+        return bases[0] if bases else None
+    shares = {name: [each[name][0] for each in bases] for name in SCORES}
+    return {
+        "label": bases[0]["label"],
+        "worlds": len(bases),
+        **{
+            name: statistics.fmean(each[name] for each in bases)
+            for name in ("repeated_4grams", "mean_tokens")
+        },
+        **{name: [statistics.fmean(found), min(found), max(found)] for name, found in shares.items()},
+    }
+
+
+def _world_that_asks(
+    found: Found, settings: Mapping[str, Any], owners: Sequence[tuple[Owner, dict[str, Any]]]
+) -> dict[str, Any] | None:
+    """The micro world whose own questions these are, without its seed; None where it asks nothing."""
+    for owner, model in owners:
+        for place, run in enumerate(found.runs):
+            base = Path(str(run.config["model"].get("path"))) if run.config else Path()
+            its = place == owner.run if owner.run is not None else base == Path(str(model["path"]))
+            if its and run.world is not None and Path(str(settings["task"])).parent.name == base.parent.name:
+                return {name: each for name, each in run.world.items() if name != "seed"}
+    return None
+
+
+def own_first(found: Found) -> list[Path]:
+    """The evaluations, those within run folders first: they are what further ones do not replace."""
+    folders = {run.folder.resolve() for run in found.runs}
+    return sorted(found.evaluations, key=lambda each: each.resolve().parent not in folders)
+
+
+def how_asked(settings: Mapping[str, Any]) -> list[Any]:
+    """What the answers to the same questions depend on beside the model."""
+    return [settings[name] for name in _HOW]
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """results.json of an evaluation.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    file = folder / "results.json"
+    try:
+        results = json.loads(file.read_text(encoding="utf-8"))
+        settings, models = dict(results["settings"]), dict(results["models"])
+        needed = ("questions", "questions_digest", "prompt", "max_new_tokens")
+        kept = {name: settings[name] for name in needed} | {"task": settings.get("task")}
+        kept |= {name: settings.get(name, usual) for name, usual in _HOW.items() if name not in kept}
+        return {"settings": kept, "models": models}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{file} cannot be read ({type(error).__name__}: {error}). Run the same `minordpo evaluate` again, or "
+            "leave the folder out"
+        ) from error
+
+
+def owned(found: Found, folder: Path, results: Mapping[str, Any]) -> Iterator[tuple[Owner, dict[str, Any]]]:
+    """The models of an evaluation that are a run's or what one was tuned from.
+
+    What stands in a run folder is that run's, for a copy of it names the original's model. Others are told by their
+    path; where folders were moved since, by the run's name.
+    """
+    folders = [run.folder.resolve() for run in found.runs]
+    names = [each.name for each in folders]
+    own = folders.index(folder.resolve().parent) if folder.resolve().parent in folders else None
+    bases = {model_named(str(run.config["model"].get("path"))) for run in found.runs if run.config}
+    for label, model in results["models"].items():
+        path = Path(str(model["path"]))
+        if own is not None:
+            yield Owner(label, own), model
+        elif path.name == "model" and path.resolve().parent in folders:
+            yield Owner(label, folders.index(path.resolve().parent)), model
+        elif model_named(str(path)) in bases:
+            yield Owner(label, None), model
+        elif path.name == "model" and not path.exists() and names.count(path.parent.name) == 1:
+            yield Owner(label, names.index(path.parent.name)), model
+
+
+def model_named(path: str) -> Path:
+    """What a path names, as two that name the same model: a run folder stands for the model in it."""
+    named = Path(path).resolve()
+    return named.parent if named.name == "model" else named
+
+
+def _scores(model: Mapping[str, Any]) -> dict[str, Any]:
+    scores = {name: [model[name]["share"], model[name]["low"], model[name]["high"]] for name in SCORES}
+    kl = (model.get("samples") or {}).get("kl") or {}
+    if any(isinstance(value, float) and not math.isfinite(value) for value in kl.values()):
+        kl = {}  # a model that gives no numbers is at no distance, and JSON has no NaN
+    return {
+        "of": model["strict_accuracy"]["of"],
+        "repeated_4grams": model["repeated_4grams"],
+        "mean_tokens": model["tokens"]["mean"],
+        **scores,
+        **(
+            {
+                "kl": {
+                    name: kl.get(name)
+                    for name in ("per_sequence", "per_sequence_error", "per_token", "per_token_error", "cut")
+                }
+            }
+            if kl
+            else {}
+        ),
+    }
+
+
+def _fill(cells: dict[str, Any], scores: Mapping[str, Any]) -> None:
+    """What the run's own folder does not say, from an evaluation of several models."""
+    found: dict[str, Any] = {name: scores[name] for name in ("repeated_4grams", "mean_tokens")}
+    for name in SCORES:
+        found |= dict(zip((name, f"{name}_low", f"{name}_high"), scores[name], strict=True))
+    kl = scores.get("kl") or {}
+    for unit in ("per_sequence", "per_token"):
+        found |= {f"kl_{unit}": kl.get(unit), f"kl_{unit}_error": kl.get(f"{unit}_error")}
+    for name, value in found.items():
+        if cells.get(name) is None and value is not None:
+            cells[name] = value

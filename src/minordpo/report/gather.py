@@ -1,0 +1,188 @@
+"""Run folders → one dict of plain values that page and figures are drawn from. Only files are read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from minordpo import objectives
+from minordpo.report.answers import gather_answers
+from minordpo.report.curves import LOOKS, POINTS, curves_of, thin
+from minordpo.report.evaluations import gather_evaluations, refuse_shared
+from minordpo.report.find import Found, Run
+from minordpo.report.groups import DASHES, Setting, group_runs
+from minordpo.report.pairs import gather_pairs, read_pairs
+from minordpo.sweep.results import HEALTHS, in_our_form, run_row
+from minordpo.train.metrics import MetricsFile
+from minordpo.version import __version__
+
+# Their coefficient on the chosen response is β σ(−β margin), each of its own margin (of dpop times 1 + λ where the
+# chosen response is below the reference).
+_SIGMOID = {
+    "dpo": "chosen − rejected",
+    "minordpo": "chosen − max(0, rejected)",
+    "dpop": "chosen − rejected − λ max(0, −chosen)",
+}
+_REACH = 60.0  # nats that Figure 1 goes each way, if no run went further
+
+# Column → (its head, unit, how it is written); in the order of the table.
+COLUMNS: dict[str, tuple[str, str, str]] = {
+    "run": ("run", "", "text"),
+    "objective": ("objective", "", "text"),
+    "beta": ("β", "", "number"),
+    "learning_rate": ("rate", "", "rate"),
+    "seed": ("seed", "", "whole"),
+    "health": ("health", "", "health"),
+    "worst_health": ("worst health", "", "health"),
+    "collapsed_step": ("collapsed at", "step", "whole"),
+    "steps": ("steps", "", "whole"),
+    "eval_logratios/chosen": ("chosen", "nats", "signed"),
+    "eval_logratios/rejected": ("rejected", "nats", "signed"),
+    "eval_logratios/margin": ("margin", "nats", "signed"),
+    "eval_rewards/accuracies": ("ranked right", "", "share"),
+    "strict_accuracy": ("right, asked line", "", "share"),
+    "flexible_accuracy": ("right, last number", "", "share"),
+    "retention_accuracy": ("retained", "", "share"),
+    "asked_format": ("asked format", "", "share"),
+    "stopped": ("stops", "", "share"),
+    "looping": ("loops", "", "share"),
+    "repeated_4grams": ("repeated", "", "share"),
+    "mean_tokens": ("length", "tokens", "number"),
+    "kl_per_sequence": ("KL", "nats a sequence", "number"),
+    "kl_per_token": ("KL", "nats a token", "number"),
+    "median_step_seconds": ("step", "s", "number"),
+    "total_seconds": ("all", "s", "whole"),
+}
+_INTERVALS = ("strict_accuracy", "flexible_accuracy", "retention_accuracy")
+
+
+def gather(found: Found) -> dict[str, Any]:
+    """What the report shows, as plain values that JSON holds.
+
+    Raises:
+        InputError: a file of a run cannot be read, and which.
+    """
+    rows, measured, pairs = [], [], []
+    for run in found.runs:
+        refuse_shared(run.folder)
+        with in_our_form(run.folder):
+            rows.append(run_row(run.folder))
+            measured.append(curves_of(MetricsFile(run.folder / "metrics.jsonl").rows()))
+            pairs.append(read_pairs(run.folder))
+    settings = [_setting(run) for run in found.runs]
+    groups, numbers = group_runs(found.runs, settings)
+    runs = [
+        _run(run, row, curves, setting, number)
+        for run, row, curves, setting, number in zip(
+            found.runs, rows, measured, settings, numbers, strict=True
+        )
+    ]
+    evaluations = gather_evaluations(found, runs)
+    answers, said = gather_answers(found)
+    shown = [name for name in COLUMNS if any(run["cells"].get(name) is not None for run in runs)]
+    long = any(len(curve["x"]) >= POINTS for run in runs for curve in run["curves"]["train"].values())
+    if long:
+        said.append(f"Curves are thinned to {POINTS} points.")
+    return {
+        "minordpo": __version__,
+        "title": _title(found),
+        "runs": runs,
+        "groups": [
+            {"label": each.label, "light": each.light, "dark": each.dark, "dash": DASHES[each.dash]}
+            for each in groups
+        ],
+        "columns": [[name, *COLUMNS[name]] for name in shown],
+        "healths": list(HEALTHS),
+        "looks": {
+            name: text for name, text in LOOKS.items() if any(name in r["curves"]["looks"] for r in runs)
+        },
+        "coefficients": _coefficients(runs),
+        "evaluations": evaluations,
+        "answers": answers,
+        "pairs": gather_pairs(pairs),
+        "said": said,
+    }
+
+
+def _title(found: Found) -> str:
+    if len(found.runs) == 1:
+        return found.runs[0].label
+    parents = {run.folder.resolve().parent for run in found.runs}
+    where = f" in {parents.pop().name}" if len(parents) == 1 else ""
+    return f"{len(found.runs)} runs{where}"
+
+
+def _setting(run: Run) -> Setting:
+    """Objective, β and rate of a run; nothing of one that failed before it began."""
+    if not run.config:
+        return Setting("", None, None)
+    hyper = dict(run.config["objective"])
+    name = str(hyper.pop("name", ""))
+    objective = objectives.resolve(name, hyper)
+    beta = objective.beta if any("beta" in term.hyper for term in objective.terms) else None
+    rate = (run.config.get("training") or {}).get("learning_rate", 5e-5)
+    return Setting(name, beta, float(rate))
+
+
+def _run(
+    run: Run, row: dict[str, Any], curves: dict[str, Any], setting: Setting, group: int
+) -> dict[str, Any]:
+    cells = {name: _plain(row.get(name)) for name in COLUMNS}
+    if "monitor" not in run.config:  # older than the monitor, so that nothing watched it
+        cells |= {"health": None, "worst_health": None}
+    cells |= {"run": run.label, "beta": setting.beta, "learning_rate": setting.rate}
+    cells["objective"] = setting.objective or None
+    for name in _INTERVALS:
+        cells |= {f"{name}{end}": _plain(row.get(f"{name}{end}")) for end in ("_low", "_high")}
+    cells |= {
+        f"{name}_error": _plain(row.get(f"{name}_error")) for name in ("kl_per_sequence", "kl_per_token")
+    }
+    return {
+        "label": run.label,
+        "group": group,
+        "status": row["status"],
+        "error": row["error"],
+        "objective": setting.objective,
+        "settings": row["objective"],
+        "beta": setting.beta,
+        "rate": setting.rate,
+        "seed": row["seed"],
+        "cells": cells,
+        "curves": curves,
+    }
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _coefficients(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """f(β, margin) = β σ(−β margin) of every β that a run of those objectives has; nothing where there is none."""
+    ours = [run for run in runs if run["objective"] in _SIGMOID and run["beta"]]
+    ends = [
+        abs(run["curves"]["eval"]["margin"]["y"][-1]) for run in ours if "margin" in run["curves"]["eval"]
+    ]
+    reach = max([_REACH, *(1.1 * end for end in ends)])
+    margins = np.linspace(-reach, reach, 121)
+    betas = sorted({run["beta"] for run in ours})
+    # σ(−x) as (1 − tanh(x/2)) / 2, which does not overflow.
+    return {
+        "curves": [
+            {
+                "beta": beta,
+                **thin(
+                    {
+                        "x": [round(float(m), 3) for m in margins],
+                        "y": (beta * 0.5 * (1 - np.tanh(beta * margins / 2))).tolist(),
+                    }
+                ),
+            }
+            for beta in betas
+        ],
+        "margins": {
+            name: text for name, text in _SIGMOID.items() if any(r["objective"] == name for r in ours)
+        },
+    }

@@ -1,0 +1,124 @@
+"""Single pairs, token by token, under each run and its reference: computed once, kept in pair_tokens.jsonl.
+
+A row is what `minordpo score --tokens --reference` says of the pair, with the prompt and the text of each scored token.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from minordpo.config import RunConfig, load_config
+from minordpo.data.tokens import TokenExample
+from minordpo.engine.models import model_folder
+from minordpo.errors import InputError
+from minordpo.evaluate.scoring import score_examples, token_logps
+from minordpo.report.find import CONFIG, Run
+from minordpo.report.pairs import PAIR_TOKENS, SIDES
+from minordpo.run_folder.files import read_jsonl, write_jsonl
+from minordpo.run_folder.ownership import finished
+from minordpo.train.run import load_data, load_run_tokenizer
+
+
+def add_pair_tokens(runs: Sequence[Run], count: int, *, say: Callable[[str], None]) -> None:
+    """Give each finished run the tokens of its first `count` held-out pairs, unless it has as many.
+
+    `say` gets a line a run.
+
+    Raises:
+        InputError: `count` is below 1, or models, data or a folder that cannot be used any more.
+    """
+    if count < 1:
+        raise InputError(f"--pairs is {count}, but at least 1 is needed. Raise it, or leave it out")
+    shared = _Shared()
+    for run in runs:
+        file = run.folder / PAIR_TOKENS
+        if file.exists() and sum(1 for _ in read_jsonl(file)) >= count:
+            continue
+        if not finished(run.folder):
+            say(f"{run.label} has not finished, so its pairs are left out")
+            continue
+        config = load_config(run.folder / CONFIG, [])
+        tokenizer = load_run_tokenizer(config)
+        pairs = shared.held_out_pairs(config, tokenizer)[:count]
+        if not pairs:
+            say(f"{run.label} holds out no pairs (data.eval), so none is shown token by token")
+            continue
+        ref = shared.reference(config, pairs) if config.metrics.reference else None
+        write_jsonl(file, _rows(run.folder, config, tokenizer, pairs, ref))
+        say(f"{file}: {len(pairs)} pairs")
+
+
+class _Shared:
+    """What runs have in common: the pairs that they hold out, and what their reference says of them."""
+
+    def __init__(self) -> None:
+        self._pairs: dict[str, list[TokenExample]] = {}
+        self._logps: dict[str, list[np.ndarray]] = {}
+
+    def held_out_pairs(self, config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> list[TokenExample]:
+        """Those of the run's held-out examples that have two responses."""
+        key = json.dumps([asdict(config.data), asdict(config.model)])
+        if key not in self._pairs:
+            held_out = load_data(config, tokenizer).held_out or []
+            self._pairs[key] = [each for each in held_out if len(each.responses) == 2]
+        return self._pairs[key]
+
+    def reference(self, config: RunConfig, pairs: list[TokenExample]) -> list[np.ndarray]:
+        """(chosen + rejected tokens,) of each pair under the run's reference."""
+        model = config.model
+        own = model.reference is None
+        path = model.path if model.reference is None else model.reference
+        tokens = [
+            [p.prompt_ids.tolist(), *([r.ids.tolist(), r.scored.tolist()] for r in p.responses)]
+            for p in pairs
+        ]
+        key = json.dumps([path, model.dtype, model.gguf_file, model.revision, tokens])
+        if key not in self._logps:
+            self._logps[key] = token_logps(
+                model_folder(path),
+                pairs,
+                dtype=model.dtype,
+                # They say how model.path is read, and nothing of another reference.
+                gguf_file=model.gguf_file if own else None,
+                revision=model.revision if own else None,
+                trust_remote_code=model.trust_remote_code,
+            )
+        return self._logps[key]
+
+
+def _rows(
+    folder: Path,
+    config: RunConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: list[TokenExample],
+    ref: list[np.ndarray] | None,
+) -> list[dict[str, Any]]:
+    model = config.model
+    policy = token_logps(
+        str(folder / "model"), pairs, dtype=model.dtype, trust_remote_code=model.trust_remote_code
+    )
+    rows = []
+    for pair, row in zip(pairs, score_examples(pairs, policy, ref, tokens=True), strict=True):
+        texts = {f"{side}_token_texts": token_texts(tokenizer, row[f"{side}_token_ids"]) for side in SIDES}
+        rows.append({**row, "prompt": tokenizer.decode(pair.prompt_ids.tolist()), **texts})
+    return rows
+
+
+def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+    """What each token adds to the text; a character of several tokens stands at its last one."""
+    texts, before = [], ""
+    for end in range(1, len(ids) + 1):
+        text = str(tokenizer.decode(list(ids[:end]), clean_up_tokenization_spaces=False))
+        if text.endswith("\N{REPLACEMENT CHARACTER}") and end < len(ids):
+            texts.append("")
+            continue
+        texts.append(text[len(before) :])
+        before = text
+    return texts

@@ -1,0 +1,55 @@
+"""Names of the files and folders that minordpo writes. No other module spells them.
+
+A run folder, as `minordpo train` leaves it:
+
+    config.yaml  environment.json       what the run is, and what it ran on
+    metrics.jsonl  responses.jsonl      a line a step (`records`), and what each response did
+    samples.jsonl  probes.jsonl         answers before and after training, and the monitor's
+    model/  checkpoints/  figures/      weights, and the run's figure
+    healthy/                            with monitor.on_collapse=rollback: the last sound weights
+    failed.txt  cost.json  evaluation/  of a run of a sweep: why it ended early, what it took, its answers
+"""
+
+from __future__ import annotations
+
+# ---- a run ----
+CONFIG = "config.yaml"
+ENVIRONMENT = "environment.json"
+METRICS = "metrics.jsonl"
+RESPONSES = "responses.jsonl"
+SAMPLES = "samples.jsonl"
+PROBES = "probes.jsonl"
+PEER_METRICS = "monitor.jsonl"  # in place of METRICS where the monitor watches another library's trainer
+PAIR_TOKENS = "pair_tokens.jsonl"
+MODEL = "model"
+CHECKPOINTS = "checkpoints"
+FIGURES = "figures"
+REWARDS_FIGURE = "rewards.png"
+HEALTHY = "healthy"
+HEALTHY_WEIGHTS = "weights.safetensors"
+
+# ---- a run of a sweep, and the sweep ----
+FAILED = "failed.txt"
+COST = "cost.json"
+RETENTION = "retention.jsonl"
+EVALUATION = "evaluation"
+SWEEP = "sweep.json"
+SWEEP_LOGS = "logs"
+UNTUNED = "untuned"
+RESULTS_CSV = "results.csv"
+RESULTS_PARQUET = "results.parquet"
+
+# ---- an evaluation ----
+EVALUATION_SETTINGS = "evaluation.json"
+ANSWERS = "answers.jsonl"
+ANSWER_LOGPS = "logps.jsonl"
+SAMPLE_LOGPS = "sample_logps.jsonl"
+RESULTS = "results.json"
+RESULTS_PAGE = "results.md"
+KL_FIGURE = "kl.png"
+
+# ---- the cache, under MINORDPO_CACHE ----
+CACHED_REFERENCE = "reference"
+CACHED_ANSWERS = "answers"
+
+WRITING = ".writing"  # ends the name of what is being written; a killed process may leave such a file behind

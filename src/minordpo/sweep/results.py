@@ -1,0 +1,378 @@
+"""Run folder → one flat row, whatever there is of the run; rows → results.csv, results.parquet and a table.
+
+Only files are read, so rows come from any run folder: of a sweep, of `minordpo train`, from another machine.
+Held-out measures and looks keep their names in metrics.jsonl (`eval_*`, `probe/*`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import itertools
+import json
+import math
+import statistics
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from minordpo import objectives
+from minordpo.config.yaml import parse_yaml
+from minordpo.errors import InputError
+from minordpo.evaluate.statistics import wilson
+from minordpo.monitor.health import Health
+from minordpo.run_folder.files import read_jsonl, written_whole
+from minordpo.run_folder.ownership import finished
+from minordpo.train.metrics import MetricsFile
+
+FAILED, COST = "failed.txt", "cost.json"  # beside the run's own files: why it ended early, what it took
+EVALUATION, RETENTION = "evaluation", "retention.jsonl"
+HEALTHS: tuple[str, ...] = typing.get_args(Health)  # from the best to the worst
+_DEFAULT_SEED = 42  # transformers' own
+
+_HEAD: dict[str, type] = {
+    "run": str,
+    "status": str,  # finished, unfinished or failed
+    "error": str,
+    "objective": str,  # with all its hyper-parameters
+    "learning_rate": float,
+    "seed": int,
+    "model": str,
+    "data": str,
+}
+_HEALTH: dict[str, type] = {
+    "health": str,  # at the end
+    "worst_health": str,
+    **{f"{name}_step": int for name in HEALTHS[1:]},  # the first step of each
+    "rolled_back_to": int,
+}
+_EVALUATED: dict[str, type] = {
+    "questions": int,
+    **{
+        f"{name}{end}": float
+        for name in ("strict_accuracy", "flexible_accuracy")
+        for end in ("", "_low", "_high")
+    },
+    **dict.fromkeys(("asked_format", "repeated_4grams", "looping", "stopped", "empty", "mean_tokens"), float),
+    **{f"kl_per_{unit}{end}": float for unit in ("token", "sequence") for end in ("", "_error")},
+    "kl_cut": float,
+    "retention_questions": int,
+    **{f"retention_accuracy{end}": float for end in ("", "_low", "_high")},
+}
+_COST: dict[str, type] = {
+    "steps": int,
+    "tokens": int,
+    "median_step_seconds": float,
+    "training_seconds": float,
+    "total_seconds": float,
+    "peak_gpu_bytes": int,
+    "peak_resident_bytes": int,
+    "machine": str,
+    "minordpo": str,
+    "torch": str,
+}
+COLUMNS: dict[str, type] = _HEAD | _HEALTH | _EVALUATED | _COST
+
+
+def run_row(folder: Path) -> dict[str, Any]:
+    """What a run was and what came out of it: every name of `COLUMNS`, None where it is not known, and `eval_*` of the
+    last measurement on held-out examples and `probe/*` of the last look, where there are any.
+
+    Raises:
+        InputError: the folder holds no run, or a file in it cannot be read.
+    """
+    with in_our_form(folder):
+        return _row(folder)
+
+
+@contextlib.contextmanager
+def in_our_form(folder: Path) -> Iterator[None]:
+    """While files of a run are read: what goes wrong because they are damaged is told of the run.
+
+    Raises:
+        InputError: a file is there but not as minordpo writes it.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+        raise InputError(
+            f"{folder} has a file in another form than minordpo writes ({type(error).__name__}: {error}). Put it "
+            "back from a copy, or leave this run out"
+        ) from error
+
+
+def _row(folder: Path) -> dict[str, Any]:
+    row: dict[str, Any] = dict.fromkeys(COLUMNS)
+    row["run"], row["status"] = folder.name, "finished" if finished(folder) else "unfinished"
+    failed = folder / FAILED
+    if failed.exists():
+        row |= {"status": "failed", "error": " ".join(failed.read_text(encoding="utf-8").split())}
+    elif not (folder / "config.yaml").is_file():
+        raise InputError(f"{folder} holds no run (there is no config.yaml). Name a run folder")
+    config = _config(folder / "config.yaml")
+    metrics = MetricsFile(folder / "metrics.jsonl").rows()
+    row |= _settings(config) | _measured(metrics) | _evaluated(folder / EVALUATION / "results.json")
+    if metrics and config.get("monitor", {}).get("enabled", True):
+        row |= _health(metrics)
+    row |= _retained(folder / RETENTION)
+    facts = _json(folder / "environment.json")
+    if row["status"] == "finished" and facts:
+        held_out = bool(facts.get("held_out_pairs"))
+        _refuse_cut(folder / "metrics.jsonl", metrics, config, held_out=held_out)
+    if facts:
+        row["machine"] = f"{facts['processor']}, {facts['threads']} threads"
+        row |= {name: facts[name] for name in ("minordpo", "torch")}
+    cost = _json(folder / COST)
+    if any(isinstance(value, bool) or not isinstance(value, int | float | None) for value in cost.values()):
+        raise ValueError(f"{COST} has something else than numbers")
+    names = {"total_seconds": "seconds"} | {name: name for name in ("peak_gpu_bytes", "peak_resident_bytes")}
+    return row | {name: cost.get(key) for name, key in names.items()}
+
+
+def _refuse_cut(
+    file: Path, metrics: Sequence[Mapping[str, Any]], config: Mapping[str, Any], *, held_out: bool
+) -> None:
+    """Nothing, where a finished run's rows are whole: every step's, and a last measurement if examples are held out."""
+    steps = [row["step"] for row in metrics if "loss" in row]
+    since = itertools.takewhile(lambda row: "loss" not in row, reversed(metrics))
+    missing = next((step for step, found in enumerate(steps, start=1) if found != step), None)
+    wanted = (config.get("training") or {}).get("max_steps") or 0
+    warned = (config.get("monitor") or {}).get("on_collapse", "warn") == "warn"  # and nothing stopped it
+    if missing is not None:
+        what = f"has no row of step {missing}"
+    elif len(steps) < wanted and warned:
+        what = f"ends at step {len(steps)} of {wanted}"
+    elif held_out and not any("eval_loss" in row for row in since):
+        what = f"ends at step {len(steps)} without the last measurement on held-out examples"
+    else:
+        return
+    raise InputError(
+        f"{file} is cut short: the run ended, and the file {what}. Put it back from a copy, or leave this run out"
+    )
+
+
+def run_seconds(folder: Path) -> float | None:
+    """`total_seconds` alone; None where it is not known."""
+    try:
+        seconds = _json(folder / COST).get("seconds")
+    except InputError:
+        return None
+    return seconds if isinstance(seconds, int | float) else None
+
+
+def _config(file: Path) -> dict[str, Any]:
+    """The sections as they stand; a run that failed before it began has none."""
+    if not file.is_file():
+        return {}
+    config = parse_yaml(file.read_text(encoding="utf-8"), str(file))
+    if not config:
+        raise InputError(f"{file} is empty. Put it back from a copy, or leave this run out")
+    return config
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    if not config:
+        return {}
+    chosen = dict(config["objective"])
+    training = config.get("training") or {}
+    return {
+        "objective": str(objectives.resolve(chosen.pop("name"), chosen)),
+        "learning_rate": training.get("learning_rate", 5e-5),
+        "seed": training.get("seed", _DEFAULT_SEED),
+        "model": config["model"]["path"],
+        "data": config["data"]["train"],
+    }
+
+
+def _measured(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Counts and times of the steps, and the last row of held-out examples and of a look."""
+    steps = [row for row in metrics if "loss" in row]
+    found: dict[str, Any] = {}
+    if steps:
+        # A pause of the machine is no step, so the middle one.
+        found = {
+            "steps": steps[-1]["step"],
+            "tokens": sum(row.get("tokens", 0) for row in steps),
+            "median_step_seconds": statistics.median(row["seconds"] for row in steps),
+            "training_seconds": sum(row["seconds"] for row in steps),
+        }
+    for sign, prefix in (("eval_loss", "eval_"), ("probe/repeated_4grams", "probe/")):
+        last: Mapping[str, Any] = next((row for row in reversed(metrics) if sign in row), {})
+        found |= {name: float(last[name]) for name in last if name.startswith(prefix)}
+    return found
+
+
+def _health(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the monitor said while the run went."""
+    said = [row for row in metrics if row.get("event") == "health"]
+    names = ["healthy", *(row["health"] for row in said)]
+    found: dict[str, Any] = {"health": names[-1], "worst_health": max(names, key=HEALTHS.index)}
+    for row in reversed(said):  # the first of each stays
+        if row["health"] != "healthy":
+            found[f"{row['health']}_step"] = row["step"]
+    back = next((row for row in reversed(metrics) if row.get("event") == "rollback"), None)
+    return found if back is None else found | {"rolled_back_to": back["to"]}
+
+
+def _evaluated(file: Path) -> dict[str, Any]:
+    if not file.exists():
+        return {}
+    results = _json(file)
+    (model,) = results["models"].values()
+    found = {
+        "questions": model["strict_accuracy"]["of"],
+        "repeated_4grams": model["repeated_4grams"],
+        "mean_tokens": float(model["tokens"]["mean"]),
+        **{name: model[name]["share"] for name in ("asked_format", "looping", "stopped", "empty")},
+    }
+    for name in ("strict_accuracy", "flexible_accuracy"):
+        found |= _with_interval(name, model[name])
+    kl = (model.get("samples") or {}).get("kl") or {}
+    return found | {
+        f"kl_{name}": kl.get(name)
+        for name in ("per_token", "per_token_error", "per_sequence", "per_sequence_error", "cut")
+    }
+
+
+def _retained(file: Path) -> dict[str, Any]:
+    if not file.exists():
+        return {}
+    right = [row["right"] for _, row in read_jsonl(file)]
+    low, high = wilson(sum(right), len(right))
+    share = {"share": sum(right) / len(right), "low": low, "high": high}
+    return {"retention_questions": len(right), **_with_interval("retention_accuracy", share)}
+
+
+def _with_interval(name: str, share: Mapping[str, Any]) -> dict[str, float]:
+    return {name: share["share"], f"{name}_low": share["low"], f"{name}_high": share["high"]}
+
+
+def _json(file: Path) -> dict[str, Any]:
+    """The object in a file; an empty one where there is no file."""
+    if not file.exists():
+        return {}
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} cannot be read ({error}). Delete it, or put back what it was") from error
+
+
+# ---- files ----
+def write_results(folder: Path, rows: Sequence[Mapping[str, Any]], settings: Sequence[str] = ()) -> None:
+    """Write results.csv and results.parquet, a row each, either whole or as they were; columns are typed.
+
+    `settings` are columns of the rows beside those of `run_row`, which follow the run's name, status and objective.
+
+    Raises:
+        InputError: they cannot be written.
+    """
+    import pyarrow  # slow to import, and reading rows does not need it
+    import pyarrow.parquet
+
+    types = _column_types(rows, settings)
+    with (
+        written_whole(folder / "results.csv") as aside,
+        aside.open("w", encoding="utf-8", newline="") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(types)
+        writer.writerows([_cell(row.get(name)) for name in types] for row in rows)
+    kinds = {
+        str: pyarrow.string(),
+        int: pyarrow.int64(),
+        float: pyarrow.float64(),
+        bool: pyarrow.bool_(),
+    }
+    schema = pyarrow.schema([(name, kinds[kind]) for name, kind in types.items()])
+    columns = {name: [_typed(row.get(name), kind) for row in rows] for name, kind in types.items()}
+    with written_whole(folder / "results.parquet") as aside:
+        pyarrow.parquet.write_table(pyarrow.table(columns, schema=schema), aside)
+
+
+def _column_types(rows: Sequence[Mapping[str, Any]], settings: Sequence[str]) -> dict[str, type]:
+    """Every column and its type, in their order."""
+    others = [name for name in settings if name not in COLUMNS]
+    measured = dict.fromkeys(name for row in rows for name in row if name.startswith(("eval_", "probe/")))
+    head = {name: kind for name, kind in _HEAD.items() if name not in ("model", "data")}
+    varied = {name: _type_of([row.get(name) for row in rows]) for name in others}
+    return head | varied | _HEALTH | dict.fromkeys(measured, float) | _EVALUATED | _COST | _HEAD
+
+
+def _type_of(values: Sequence[Any]) -> type:
+    """The narrowest type that holds them all; what is no number, truth value or text becomes JSON text."""
+    kinds = {type(value) for value in values if value is not None}
+    if kinds == {int, float}:
+        return float
+    if kinds == {int} and any(not -(2**63) <= value < 2**63 for value in values if value is not None):
+        return str  # a column of whole numbers has 64 bits
+    (kind,) = kinds if len(kinds) == 1 else (str,)
+    return kind if kind in (bool, int, float) else str
+
+
+def _typed(value: Any, kind: type) -> Any:
+    if value is None:
+        return None
+    if kind is str:
+        return str(_cell(value))
+    return kind(value)
+
+
+def _cell(value: Any) -> Any:
+    if value is None or isinstance(value, str):
+        return "" if value is None else value
+    if isinstance(value, bool | list | dict):
+        return json.dumps(value, ensure_ascii=False)
+    return repr(value) if isinstance(value, float) else value
+
+
+# ---- for a terminal ----
+_SHOWN: dict[str, tuple[str, str]] = {  # column → its head, and how its values are written
+    "run": ("run", "{}"),
+    "health": ("health", "{}"),
+    "collapsed_step": ("from step", "{}"),
+    "eval_logratios/chosen": ("chosen", "{:+.1f}"),
+    "eval_logratios/rejected": ("rejected", "{:+.1f}"),
+    "eval_rewards/accuracies": ("ranked", "{:.0%}"),
+    "strict_accuracy": ("strict", "{:.1%}"),
+    "flexible_accuracy": ("flexible", "{:.1%}"),
+    "asked_format": ("format", "{:.0%}"),
+    "looping": ("loops", "{:.0%}"),
+    "kl_per_token": ("KL/token", "{:.3f}"),
+    "retention_accuracy": ("retained", "{:.1%}"),
+    "total_seconds": ("seconds", "{:.0f}"),
+}
+
+
+def results_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows' main columns, aligned, and below them each failure in a line; columns without values are left out."""
+    shown = [name for name in _SHOWN if any(row.get(name) is not None for row in rows)]
+    lines = [[_SHOWN[name][0] for name in shown]]
+    for row in rows:
+        lines.append([_short(row, name) for name in shown])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    table = [
+        "  ".join(
+            text.ljust(width) if place == 0 else text.rjust(width)
+            for place, (text, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+    failures = [f"{row['run']} failed: {row['error']}" for row in rows if row["status"] == "failed"]
+    failures += [
+        f"{row['run']} cannot be read: {row['error']}" for row in rows if row["status"] == "unreadable"
+    ]
+    return "\n".join([*table, *failures])
+
+
+def _short(row: Mapping[str, Any], name: str) -> str:
+    value = row.get(name)
+    if name == "health" and row["status"] != "finished":
+        return str(row["status"])
+    strict = name in ("strict_accuracy", "flexible_accuracy", "retention_accuracy")
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "" if value is None else "nan"
+    text = _SHOWN[name][1].format(value)
+    return f"{text} [{100 * row[f'{name}_low']:.0f}, {100 * row[f'{name}_high']:.0f}]" if strict else text

@@ -1,0 +1,212 @@
+"""What the trainer makes sure of before it starts: pairs prepared, weights wide enough, policy and reference alike."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from peft import PeftConfig, PeftModel
+from torch import nn
+from transformers import IntervalStrategy, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+
+from minordpo.data.checks import prepare_examples
+from minordpo.data.read.examples import examples_from_rows
+from minordpo.data.tokens import TokenExample, TokenOptions
+from minordpo.errors import InputError
+from minordpo.objectives import Objective, refuse_data
+from minordpo.train.metrics import NAMES, largest_logratio
+from minordpo.train.step import StepRecord
+
+# Largest |log-ratio| before the first step, in nats: float32 per response, bfloat16 per √token. Policy and reference
+# are the same weights then, so more means that they saw different tokens or ran differently. Rounding that differs
+# between differently packed rows reaches 8e-5 in float32 and, in bfloat16, some 0.03 per √token.
+MISMATCH_FLOAT32, MISMATCH_BFLOAT16 = 1e-3, 0.1
+
+
+def prepare_rows(
+    rows: Any,
+    name: str,
+    tokenizer: PreTrainedTokenizerBase | None,
+    options: TokenOptions,
+    invalid: Literal["refuse", "drop"],
+    objective: Objective,
+) -> list[TokenExample]:
+    """Rows of any known layout as token examples; token examples as they are. The report on the rows is printed.
+
+    Raises:
+        InputError: rows that cannot be used, or not by the objective.
+    """
+    if name == "eval_dataset" and isinstance(rows, Sequence) and not len(rows):
+        return []
+    if not hasattr(rows, "__iter__"):
+        raise InputError(
+            f"{name} is a {type(rows).__name__}, but a Dataset or a list of rows is needed. Pass one"
+        )
+    if isinstance(rows, Sequence) and len(rows) and isinstance(rows[0], TokenExample):
+        other = next((i for i, row in enumerate(rows, 1) if not isinstance(row, TokenExample)), None)
+        if other is not None:
+            raise InputError(
+                f"row {other} of {name} is no TokenExample as the first is. Pass rows of one kind"
+            )
+        refuse_unsuited(objective, rows, name)
+        return list(rows)
+    if tokenizer is None:
+        raise InputError("processing_class is missing: pass the model's tokenizer")
+    if isinstance(rows, Mapping):
+        raise InputError(f"{name} is a dict of data sets; pass one data set")
+    loaded = examples_from_rows(rows, source=name)
+    prepared = prepare_examples(loaded, tokenizer, options, invalid=invalid, progress=True)
+    refuse_unsuited(objective, prepared.examples, name)
+    print(prepared.report)
+    return prepared.examples
+
+
+def refuse_unsuited(objective: Objective, examples: Sequence[TokenExample], source: str) -> None:
+    """Refuse examples that the objective cannot use.
+
+    Raises:
+        InputError: with the objectives that can use them.
+    """
+    grades = [example.grades for example in examples]
+    single = sum(len(each) == 1 for each in grades)
+    if 0 < single < len(grades):
+        raise InputError(
+            f"{source} holds {single} single responses among {len(grades)} examples. Give pairs, labelled "
+            "or ranked responses, not a mixture"
+        )
+    pairs = all(tuple(each) == (1.0, 0.0) for each in grades)
+    refuse_data(objective, "labelled" if single else "pairs" if pairs else "ranked", grades, source)
+
+
+def with_reference(objective: Objective, *, measure: bool) -> bool:
+    """Whether a run has a reference: where the objective needs it, or it is wanted for measurement.
+
+    Raises:
+        InputError: it is needed and not wanted.
+    """
+    if objective.reference and not measure:
+        raise InputError(
+            f"metrics.reference is false, but the objective {objective.name} is made of reference log-probs. "
+            "Leave metrics.reference out"
+        )
+    return measure
+
+
+def refuse_wrong_types(model: Any, peft_config: Any, invalid: Any) -> None:
+    """Refuse arguments that are not what they are called, before anything slow.
+
+    Raises:
+        InputError: one of them.
+    """
+    for name, value, kinds in (
+        ("model", model, (PreTrainedModel, PeftModel, str)),
+        ("peft_config", peft_config, (PeftConfig, type(None))),
+    ):
+        if not isinstance(value, kinds):
+            wanted = " or ".join(kind.__name__ for kind in kinds).replace("NoneType", "None")
+            raise InputError(f"{name} is a {type(value).__name__}, but a {wanted} is needed. Pass one")
+    if invalid not in ("refuse", "drop"):
+        raise InputError(f"invalid is {invalid!r}, but must be refuse or drop")
+
+
+def refuse_unmeasured(args: TrainingArguments, *, held_out: bool) -> None:
+    """Refuse settings that measure on held-out examples where there are none, or that would not be looked at.
+
+    Raises:
+        InputError: one of them.
+    """
+    strategy = IntervalStrategy(args.eval_strategy).value
+    if strategy != "no" and not held_out:
+        raise InputError(
+            f"training.eval_strategy is {strategy}, but there are no held-out pairs. Set data.eval (or pass "
+            "eval_dataset), or leave eval_strategy out"
+        )
+    if strategy == "no" and args.eval_steps is not None:
+        raise InputError(
+            f"training.eval_steps is {args.eval_steps:g}, but training.eval_strategy is no, so it would not be looked "
+            "at. Set training.eval_strategy=steps, or leave eval_steps out"
+        )
+    best = args.metric_for_best_model
+    known = ("loss", *NAMES)
+    if best is not None and best.removeprefix("eval_") not in known:
+        near = difflib.get_close_matches(best.removeprefix("eval_"), known, n=1)
+        raise InputError(
+            f"training.metric_for_best_model is {best}, which is not measured"
+            f"{f' (did you mean {near[0]}?)' if near else ''}. Measured are: {', '.join(NAMES)}"
+        )
+
+
+def refuse_lone_prompts(objective: Objective, prompts: int) -> None:
+    """An objective that pairs prompts with each other's responses needs two of them a step.
+
+    Raises:
+        InputError: there is one.
+    """
+    if objective.mismatched and prompts < 2:
+        raise InputError(
+            f"{objective.name} compares with responses to other prompts of the step, but a step has 1 prompt. Raise "
+            "training.per_device_train_batch_size or training.gradient_accumulation_steps"
+        )
+
+
+def refuse_narrow_weights(model: nn.Module) -> None:
+    """Trainable weights are float32: one Adam step of 1e-5 moves only 2 % of bfloat16 weights.
+
+    Raises:
+        InputError: some are not, or none are trainable.
+    """
+    if not any(p.requires_grad for p in model.parameters()):
+        raise InputError(
+            "every weight of the model is frozen; unfreeze some, or pass peft_config to train an adapter"
+        )
+    narrow = next((p.dtype for p in model.parameters() if p.requires_grad and p.dtype != torch.float32), None)
+    if narrow is not None:
+        raise InputError(
+            f"trainable weights are {narrow}, which loses most of a small update: load the model in float32 "
+            "and set training.bf16=true for speed. Only a frozen base under lora may be bfloat16"
+        )
+
+
+def refuse_mismatch(records: Sequence[StepRecord], *, bf16: bool) -> float:
+    """The largest |log-ratio| before the first step, in nats.
+
+    Raises:
+        InputError: it is more than rounding, so policy and reference do not run alike.
+    """
+    largest, per_root = largest_logratio(records)
+    value, limit = (per_root, MISMATCH_BFLOAT16) if bf16 else (largest, MISMATCH_FLOAT32)
+    if not value <= limit:
+        raise InputError(
+            "before the first step policy and reference are the same weights, but a log-ratio is "
+            f"{largest:.3g} nats (limit {limit:g}{' per square root of its tokens' if bf16 else ''}): they do not "
+            "run alike. Switch off dropout and empty the reference cache; if it stays, report it"
+        )
+    return largest
+
+
+def tell_slow_bfloat16(args: TrainingArguments) -> None:
+    """Say so where bfloat16 makes a run slower: a processor without instructions for it emulates each product."""
+    if not args.bf16 or args.device.type != "cpu" or args.process_index:
+        return
+    wide, narrow = (_seconds_of_product(dtype) for dtype in (torch.float32, torch.bfloat16))
+    if narrow > 2 * wide:
+        print(
+            f"a bfloat16 matrix product takes {narrow / wide:.0f} times as long as a float32 one on this processor: "
+            "training.bf16=false would be faster",
+            file=sys.stderr,
+        )
+
+
+def _seconds_of_product(dtype: torch.dtype) -> float:
+    """The least of three, of a size that a small model's layers have."""
+    left, right = torch.ones(256, 576, dtype=dtype), torch.ones(576, 576, dtype=dtype)
+    taken = []
+    for _ in range(4):  # the first one warms up
+        started = time.perf_counter()
+        left @ right
+        taken.append(time.perf_counter() - started)
+    return min(taken[1:])

@@ -1,0 +1,317 @@
+"""`minordpo train --dry-run`: everything a run checks, one row measured, and what the run would cost.
+
+config, tokenizer, data, model, adapter, packing: as in a run, and refused as there; the output folder at the end
+one row of the first step, forward and backward ─► seconds a token, bytes a token
+every step's rows, by their sizes alone         ─► tokens, largest row
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from minordpo.config import RunConfig
+from minordpo.data.packing import tree_size
+from minordpo.data.tokens import TokenExample, longest_sequence
+from minordpo.engine.models import causal_model
+from minordpo.errors import InputError
+from minordpo.run_folder.ownership import existing_above, refuse_foreign, refuse_unwritable
+from minordpo.train.dry_run.answer_times import Answering, looks, samples
+from minordpo.train.dry_run.measure import Measured, measure_row, optimizer_state_bytes
+from minordpo.train.loader import mismatched
+from minordpo.train.run import build_trainer, load_data, load_run_tokenizer, validate
+from minordpo.train.trainer import PreferenceTrainer
+
+# Bytes of optimizer state a trained weight where the optimizer cannot be tried: AdamW's, two float32.
+_ADAMW_STATE = 8.0
+
+
+def dry_run(config: RunConfig, *, resume: bool = False, say: Callable[[str], None] = print) -> None:
+    """Say what the data are like and what a run of this config would cost; nothing is written but temporary files.
+
+    Times are one measured row's, scaled by tokens; memory is counted from the tensors. Both are estimates of the whole
+    run, also where `resume` would go on with it. An output folder that cannot be used is refused after all else.
+
+    Raises:
+        InputError: what the run itself would refuse; or a single row does not fit in memory.
+    """
+    refused = _folder_refusal(config, resume)
+    try:
+        say(_report(config, usable=refused is None))
+    except InputError as error:
+        if refused is None:
+            raise
+        raise InputError(f"{str(error).rstrip('.')}. Besides: {refused}") from error
+    if refused is not None:
+        raise refused
+
+
+def _folder_refusal(config: RunConfig, resume: bool) -> InputError | None:
+    folder = Path(config.output)
+    try:
+        refuse_foreign(folder, config, resume)
+        refuse_unwritable(folder)
+    except InputError as error:
+        return error
+    return None
+
+
+def _report(config: RunConfig, *, usable: bool) -> str:
+    validate(config)
+    tokenizer = load_run_tokenizer(config)
+    data = load_data(config, tokenizer)
+    with tempfile.TemporaryDirectory(prefix="minordpo-dry-run-") as aside:
+        trainer = build_trainer(config, tokenizer, data, Path(aside))
+        plan = plan_steps(trainer)
+        missing = _missing(trainer)
+        measured = measure_row(trainer, plan.typical_row)
+        state = optimizer_state_bytes(trainer.args)
+        lines = [
+            ("model", _model_line(trainer)),
+            ("steps", _steps_line(trainer, plan)),
+            ("tokens", _tokens_line(plan)),
+            *_time_lines(trainer, plan, measured, missing),
+            *_answer_lines(
+                looks(trainer, tokenizer, plan.steps), samples(trainer, tokenizer, config.samples)
+            ),
+            (
+                "",
+                "measured on one row of the first step and first tokens of answers; loading, checkpoints and "
+                "updates come on top",
+            ),
+            *_memory_lines(trainer, plan, measured, state),
+            *_disk_lines(trainer, Path(config.output) if usable else None, state),
+        ]
+    table = "\n".join(f"{name.ljust(10)} {text}" for name, text in lines)
+    return f"{data.report}\n\nDry run: nothing was trained and nothing written.\n{table}"
+
+
+# ---- what the run would compute ----
+@dataclass(frozen=True)
+class Plan:
+    """The rows of a run by their sizes, for this process; totals over its steps and all processes."""
+
+    steps: int
+    tokens: float
+    padded_tokens: float  # had each response a row of its own, padded to the longest of its packed row
+    own_tokens: float  # of this process, which sets the pace
+    own_mismatched: float  # of them, in rows that are run forward only beside those
+    largest_row: int
+    typical_row: list[int]  # pairs of the first step's middle row
+
+
+def plan_steps(trainer: PreferenceTrainer) -> Plan:
+    """Deal every step of the first epoch as the run will; later epochs are taken to be alike."""
+    examples, packer = trainer.examples, trainer.packer
+    sizes = [tree_size(example) for example in examples]
+    lengths = [longest_sequence(example) for example in examples]
+    steps = trainer.total_steps()
+    first_epoch = min(steps, len(trainer.sampler))
+    tokens = padded = own = extra = largest = 0
+    typical: list[int] = []
+    for step, drawn in enumerate(trainer.sampler.run(first_epoch)):
+        members = sorted(drawn)  # in the packer's order, on which the deal depends
+        for rank, dealt in enumerate(packer.deal([sizes[i] for i in members])):
+            rows = [[members[i] for i in row] for row in dealt]
+            totals = [sum(sizes[i] for i in row) for row in rows]
+            tokens += sum(totals)
+            padded += sum(
+                max(lengths[i] for i in row) * sum(len(examples[i].responses) for i in row) for row in rows
+            )
+            if rank == packer.rank:
+                own += sum(totals)
+                largest = max([largest, *totals])
+                if step == 0:
+                    ascending = sorted(rows, key=lambda row: sum(sizes[i] for i in row))
+                    typical = ascending[len(rows) // 2] if rows else [members[0]]
+        if packer.mismatch:
+            others = mismatched([(i, examples[i]) for i in members], packer.longest)
+            extra += sum(tree_size(example) for _, example in others) // packer.world
+    scale = steps / first_epoch
+    return Plan(steps, tokens * scale, padded * scale, own * scale, extra * scale, largest, typical)
+
+
+def _missing(trainer: PreferenceTrainer) -> list[TokenExample]:
+    """What the cache has no reference log-probs of, each content once."""
+    if trainer.reference is None:
+        return []
+    met, held_out = trainer.met()
+    return trainer.reference.missing([*met.values(), *held_out.values()])
+
+
+# ---- what it comes to ----
+def _model_line(trainer: PreferenceTrainer) -> str:
+    model: Any = trainer.model
+    weights = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    share = "all trained" if trained == weights else f"{_count(trained)} of them trained"
+    return (
+        f"{type(causal_model(model)).__name__}, {_count(weights)} weights, {share}; packed log-probs checked"
+    )
+
+
+def _steps_line(trainer: PreferenceTrainer, plan: Plan) -> str:
+    sampler = trainer.sampler
+    epochs, count = plan.steps / len(sampler), sampler.examples
+    what = "pairs" if all(len(each.responses) == 2 for each in trainer.examples) else "prompts"
+    return f"{plan.steps} of {min(sampler.per_step, count)} {what}: {epochs:.3g} epochs of {count} {what}"
+
+
+def _tokens_line(plan: Plan) -> str:
+    return (
+        f"about {_count(plan.tokens)} to compute in all, {_count(plan.tokens / plan.steps)} a step; a padded row for "
+        f"each response would take {_count(plan.padded_tokens)} ({plan.padded_tokens / plan.tokens:.2f} times as many)"
+    )
+
+
+def _time_lines(
+    trainer: PreferenceTrainer, plan: Plan, measured: Measured, missing: list[TokenExample]
+) -> list[tuple[str, str]]:
+    held_out = trainer.held_out
+    if trainer.reference is None:
+        reference = "none"
+    elif missing:
+        shares = sum(tree_size(example) for example in missing) / trainer.args.world_size
+        seconds = measured.reference_seconds * shares
+        known = sum(len(each) for each in trainer.met())
+        reference = (
+            f"{_duration(seconds)} for the {len(missing)} of {known} prompts that are not in the cache"
+        )
+    else:
+        reference = f"no time: all {sum(len(each) for each in trainer.met())} prompts are in the cache"
+    # A forward pass costs what it costs the reference, or a third of a step's where there is none.
+    forward = measured.reference_seconds or measured.training_seconds / 3
+    training = measured.training_seconds * plan.own_tokens + forward * plan.own_mismatched
+    text = f"{_duration(training)}, {_duration(training / plan.steps)} a step"
+    if held_out:
+        times = evaluations(trainer.args, plan.steps, len(trainer.sampler))
+        tokens = sum(tree_size(pair) for pair in held_out) / trainer.args.world_size
+        seconds = forward * tokens * times
+        text += f"; {times} × {len(held_out)} held-out pairs {_duration(seconds)} more"
+    return [("reference", reference), ("training", text)]
+
+
+def _answer_lines(looks: Answering | None, samples: Answering | None) -> list[tuple[str, str]]:
+    """The monitor's looks at the text, and the answers of samples.jsonl."""
+    parts = []
+    if looks is not None:
+        parts.append(f"{looks.times} × {looks.prompts} of the monitor {_duration(looks.seconds)}")
+    if samples is not None:
+        parts.append(f"{samples.times} × {samples.prompts} samples {_duration(samples.seconds)}")
+    if not parts:
+        return []
+    known = any(each is not None and each.known for each in (looks, samples))
+    kept = "; those before training are in the cache" if known else ""
+    return [("answers", f"{'; '.join(parts)}; less where they end before their limit{kept}")]
+
+
+def evaluations(args: TrainingArguments, steps: int, steps_an_epoch: int) -> int:
+    """How often the held-out pairs are measured: as `eval_strategy` says, and once after the last step."""
+    strategy = getattr(args.eval_strategy, "value", args.eval_strategy)
+    if strategy == "no":
+        return 1 + bool(args.eval_on_start)
+    every = args.eval_steps or args.logging_steps
+    every = max(1, int(-(-steps * every // 1))) if every < 1 else int(every)
+    every = steps_an_epoch if strategy == "epoch" else every
+    return -(-steps // every) + bool(args.eval_on_start)
+
+
+def _memory_lines(
+    trainer: PreferenceTrainer, plan: Plan, measured: Measured, state: float | None
+) -> list[tuple[str, str]]:
+    args = trainer.args
+    model: Any = trainer.model
+    reference = trainer.reference
+    models: list[Any] = [model] if reference is None or reference.is_policy else [model, reference.model]
+    weights = sum(p.nbytes for each in models for p in each.parameters())
+    trained = [p for p in model.parameters() if p.requires_grad]
+    gradients = sum(p.nbytes for p in trained)
+    states = (_ADAMW_STATE if state is None else state) * sum(p.numel() for p in trained)
+    activations = measured.activation_bytes * plan.largest_row
+    total = weights + gradients + states + activations
+    there = _memory_there(args.device)
+    lines = [
+        (
+            "memory",
+            f"about {_size(total)} at its peak: weights {_size(weights)}, gradients {_size(gradients)}, "
+            f"optimizer {_size(states)}, activations {_size(activations)} (a row of {plan.largest_row} tokens)"
+            + (f"; there are {_size(there)}" if there else ""),
+        )
+    ]
+    if state is None:
+        optimizer = getattr(args.optim, "value", args.optim)
+        lines.append(("", f"what {optimizer} keeps could not be tried; it is counted as AdamW's"))
+    if args.device.type == "cpu":
+        lines.append(("", "Python and its libraries take about 0.5 GB more"))
+    if args.deepspeed or args.fsdp:
+        lines.append(("", "sharding over processes is not counted"))
+    if there and total > there:
+        less = "lower training.token_budget, or set training.gradient_checkpointing=true"
+        less = less if activations > total / 2 else "train an adapter (lora) instead of every weight"
+        lines.append(("", f"that is more than there is: {less}"))
+    return lines
+
+
+def _memory_there(device: torch.device) -> int | None:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    if device.type == "cpu" and "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
+
+
+def _disk_lines(
+    trainer: PreferenceTrainer, folder: Path | None, state: float | None
+) -> list[tuple[str, str]]:
+    """Against what is left on the disk of the output folder; without one that can be used, the size alone."""
+    args = trainer.args
+    model: Any = trainer.model
+    saved = [p for p in model.parameters() if p.requires_grad or not trainer.new_adapter]
+    final = sum(p.nbytes for p in saved)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    checkpoint = final + (_ADAMW_STATE if state is None else state) * trained
+    saves = getattr(args.save_strategy, "value", args.save_strategy) != "no"
+    kept = (args.save_total_limit or 1) + 1 if saves else 0  # one more is written before the oldest goes
+    needed = final + kept * checkpoint
+    unlimited = kept and not args.save_total_limit
+    further = f", and {_size(checkpoint)} for each further checkpoint" if unlimited else ""
+    if folder is None:
+        return [("output", f"it would take about {_size(needed)}{further}")]
+    free = shutil.disk_usage(existing_above(folder)).free
+    text = f"{folder} can be used; it would take about {_size(needed)} of {_size(free)} left on the disk{further}"
+    lines = [("output", text)]
+    if needed > free:
+        lines.append(
+            ("", "that is more than is left: name another output, or set training.save_total_limit=1")
+        )
+    return lines
+
+
+def _count(number: float | int) -> str:
+    """A count to three digits: 134 M."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:.0f}"
+
+
+def _size(number: float | int) -> str:
+    if number < 1e8:
+        return f"{number / 1e6:.2g} MB"
+    return f"{number / 1e9:.2g} GB" if number < 1e10 else f"{number / 1e9:.0f} GB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"about {seconds:.2g} s"
+    if seconds < 6000:
+        return f"about {seconds / 60:.2g} minutes"
+    return f"about {seconds / 3600:.3g} hours"

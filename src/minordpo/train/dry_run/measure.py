@@ -1,0 +1,156 @@
+"""One packed row of a run, measured: seconds and bytes a token, and what the optimizer keeps for a weight."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import Trainer, TrainingArguments
+
+from minordpo.data.packing import pack
+from minordpo.data.tokens import TokenExample
+from minordpo.engine.attention import NAME, attention_switched
+from minordpo.engine.memory import out_of_memory
+from minordpo.engine.models import causal_model
+from minordpo.engine.precision import autocast
+from minordpo.errors import InputError
+from minordpo.train.step import Context, StepBatch, preference_step
+from minordpo.train.trainer import PreferenceTrainer
+
+
+class RowTooLarge(InputError):
+    """Memory runs out on the row."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one row took, by the token."""
+
+    reference_seconds: float  # a token, forward alone
+    training_seconds: float  # a token, forward and backward
+    activation_bytes: float  # a token, kept between forward and backward
+
+
+def measure_row(trainer: PreferenceTrainer, members: list[int]) -> Measured:
+    """Run one row of pairs through the reference's forward, then through a training step without its update.
+
+    Raises:
+        RowTooLarge: memory runs out.
+    """
+    device = trainer.args.device
+    examples = [trainer.examples[i] for i in members]
+    batch = pack(examples).to(device)
+    tokens = len(batch.input_ids)
+    step = StepBatch((batch,), (1.0,), len(examples))
+    try:
+        _switch_on_checkpointing(trainer)
+        for _ in range(2 if device.type == "cuda" else 1):  # a GPU's first row also loads its kernels
+            reference, reference_seconds = _refer_once(trainer, examples)
+            training_seconds, activations = _train_once(trainer, step, reference)
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise RowTooLarge(
+            f"memory runs out on a row of {tokens} tokens. Lower training.token_budget, set "
+            "training.gradient_checkpointing=true, or train an adapter (lora)"
+        ) from error
+    return Measured(reference_seconds / tokens, training_seconds / tokens, activations / tokens)
+
+
+def _refer_once(
+    trainer: PreferenceTrainer, examples: list[TokenExample]
+) -> tuple[list[np.ndarray] | None, float]:
+    """The examples' reference log-probs, and the seconds they took; of a run without a reference none in no time."""
+    if trainer.reference is None:
+        return None, 0.0
+    started = _now(trainer.args.device)
+    found = trainer.reference.logps_alone(examples, token_budget=trainer.token_budget)
+    return found, _now(trainer.args.device) - started
+
+
+def _train_once(
+    trainer: PreferenceTrainer, step: StepBatch, reference: list[np.ndarray] | None
+) -> tuple[float, int]:
+    """Seconds of a forward and backward, and the bytes that they held beside weights and gradients."""
+    device = trainer.args.device
+    model: Any = trainer.model
+    model.train()
+    saved = _SavedBytes(model)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+    started = _now(device)
+    with attention_switched(causal_model(model), NAME), saved.counted():
+        preference_step(
+            model,
+            step,
+            Context(objective=trainer.objective, reference=reference),
+            scale=1.0,
+            backward=Tensor.backward,
+            around_row=lambda last: autocast(trainer.args),
+        )
+    seconds = _now(device) - started
+    gradients = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
+    model.zero_grad()
+    if device.type != "cuda":
+        return seconds, saved.bytes
+    return seconds, max(saved.bytes, torch.cuda.max_memory_allocated(device) - before - gradients)
+
+
+class _SavedBytes:
+    """Bytes that autograd keeps for the backward pass; what several nodes keep is counted once, weights never.
+
+    Under gradient checkpointing the layer being recomputed comes on top.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.bytes = 0
+        self._seen = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+
+    def counted(self) -> contextlib.AbstractContextManager:
+        return torch.autograd.graph.saved_tensors_hooks(self._keep, lambda tensor: tensor)
+
+    def _keep(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._seen:
+            self._seen.add(storage.data_ptr())
+            self.bytes += storage.nbytes()
+        return tensor
+
+
+def _switch_on_checkpointing(trainer: PreferenceTrainer) -> None:
+    """As `Trainer.train` does at its start; transformers 5.23 renames it from gradient to activation checkpointing."""
+    args = trainer.args
+    name = "activation" if hasattr(args, "activation_checkpointing") else "gradient"
+    if getattr(args, f"{name}_checkpointing"):
+        options = dict(getattr(args, f"{name}_checkpointing_kwargs") or {})
+        getattr(trainer.model, f"{name}_checkpointing_enable")(
+            **{f"{name}_checkpointing_kwargs": options or None}
+        )
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def optimizer_state_bytes(args: TrainingArguments) -> float | None:
+    """Bytes of state that the run's optimizer keeps for a weight, tried on a small matrix; None where it cannot be."""
+    weight = nn.Parameter(torch.zeros(256, 256, device=args.device))
+    weight.grad = torch.ones_like(weight)
+    try:
+        kind, options = Trainer.get_optimizer_cls_and_kwargs(args)
+        optimizer = kind([weight], **options)
+        optimizer.step()
+    except (
+        Exception
+    ):  # some need the model, a library or a GPU that is not there, and each says so in its own way
+        return None
+    kept = [value for value in optimizer.state[weight].values() if isinstance(value, Tensor)]
+    return sum(value.nbytes for value in kept if value.numel() > 1) / weight.numel()

@@ -1,0 +1,108 @@
+"""The monitor's place in our trainer: among its callbacks, it sees every step, logged or not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import broadcast_object_list
+from transformers.trainer_utils import TrainOutput
+
+from minordpo.data.tokens import TokenExample
+from minordpo.engine.reference_pass import ReferencePass
+from minordpo.errors import InputError
+from minordpo.generate.initial_answers import FirstAnswers
+from minordpo.monitor.callback import MonitorCallback
+from minordpo.monitor.probe import Reference
+from minordpo.objectives import Objective
+from minordpo.train.checkpoints import StagedCheckpoints
+from minordpo.train.metrics import MetricsFile
+
+
+class Watched(StagedCheckpoints):
+    """Mixin over `transformers.Trainer`."""
+
+    examples: list[TokenExample]
+    held_out: list[TokenExample]
+    objective: Objective
+    first_answers: FirstAnswers
+    reference: ReferencePass | None
+    token_budget: int
+    metrics_file: MetricsFile
+    last_metrics: dict[str, Any]
+    _seen = -1
+
+    def watch(self) -> MonitorCallback | None:
+        """The monitor, joined to this trainer; None where there is none.
+
+        Raises:
+            InputError: there are two, or it cannot roll back.
+        """
+        found = [each for each in self.callback_handler.callbacks if isinstance(each, MonitorCallback)]
+        if len(found) > 1:
+            raise InputError(
+                f"callbacks holds {len(found)} MonitorCallbacks, but one sees everything. Pass one"
+            )
+        if not found:
+            return None
+        if not found[0]._in_ours:
+            found[0]._main = self.is_world_process_zero()
+            found[0]._refuse_sharded_rollback()
+            found[0].join(
+                self.metrics_file,
+                self.examples,
+                self.held_out,
+                self.objective,
+                self.first_answers,
+                self._reference_beside_the_policy(),
+            )
+        return found[0]
+
+    def _reference_beside_the_policy(self) -> Reference | None:
+        """Fully tuned, the reference is gone with the first step, unless it is another model."""
+        reference = self.reference
+        if reference is None or (reference.is_policy and not reference.new_adapter):
+            return None
+        return lambda examples: reference.logps_alone(examples, token_budget=self.token_budget)
+
+    def stopped_by_monitor(self) -> bool:
+        """Whether the run that metrics.jsonl tells of was stopped at its last step."""
+        watch = self.watch()
+        if watch is None:
+            return False
+        (rows,) = broadcast_object_list([self.metrics_file.rows()])
+        watch.replay(rows)
+        return watch.has_stopped
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Train, and be at the step whose weights the model ends with."""
+        self.watch()
+        self._seen = self.last_metrics.get("step", -1)
+        output = super().train(*args, **kwargs)
+        self._go_back()
+        return output
+
+    def load_finished(self, checkpoint: Path) -> TrainOutput:
+        """Also of a run that the monitor had stopped."""
+        output = super().load_finished(checkpoint)
+        watch = self.watch()
+        if watch is not None:
+            watch.end(self.state.global_step, self.accelerator.unwrap_model(self.model))
+            self._go_back()
+        return output
+
+    def _go_back(self) -> None:
+        watch = self.watch()
+        if watch is not None and watch.came_back_to is not None:
+            self.state.global_step = watch.came_back_to
+            rows = [row for row in self.metrics_file.rows() if "loss" in row]
+            self.last_metrics = next((row for row in reversed(rows) if row["step"] <= watch.came_back_to), {})
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        watch, step = self.watch(), self.state.global_step
+        if watch is not None and self.last_metrics.get("step") == step > self._seen:
+            self._seen = step
+            # Before a checkpoint of this step is written, so that a resumed run finds these rows.
+            model = self.accelerator.unwrap_model(self.model)
+            self.control = watch.see(self.last_metrics, self.state, self.control, self.args, model)
+        super()._maybe_log_save_evaluate(*args, **kwargs)

@@ -1,0 +1,36 @@
+"""How close pairs are: distances as the textbook counts them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minordpo.data.make.close_report import Spread, edit_distance
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "distance"),
+    [
+        ("", "", 0),
+        ("48", "48", 0),
+        ("48", "84", 2),
+        ("48", "47", 1),
+        ("kitten", "sitting", 3),
+        ("abc", "", 3),
+    ],
+)
+def test_edit_distances_are_those_counted_by_hand(first, second, distance):
+    assert edit_distance(first, second) == distance
+
+
+@given(st.text("ab1", max_size=12), st.text("ab1", max_size=12))
+def test_the_edit_distance_is_that_of_the_textbook_table(first, second):
+    row = list(range(len(second) + 1))
+    for i, a in enumerate(first, 1):
+        previous, row = row, [i]
+        for j, b in enumerate(second, 1):
+            row.append(min(previous[j] + 1, row[-1] + 1, previous[j - 1] + (a != b)))
+    assert edit_distance(first, second) == row[-1]
+
+
+def test_the_spread_of_one_to_a_hundred_is_known():
+    assert Spread.of(range(101)) == Spread(mean=50.0, median=50.0, low=5.0, high=95.0)

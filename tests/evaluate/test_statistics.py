@@ -1,0 +1,214 @@
+"""Intervals and tests against published values, closed forms and counting."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minordpo.evaluate.statistics import (
+    Comparison,
+    holm,
+    interval_over_questions,
+    mcnemar,
+    mean_difference_interval,
+    paired_interval,
+    sign_flip,
+    sign_flip_of_means,
+    wilson,
+)
+
+Z = 1.959963984540054
+
+
+def test_wilsons_interval_has_its_published_value():
+    # Newcombe 1998, "Two-sided confidence intervals for the single proportion", 81 of 263 and 15 of 148
+    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert wilson(15, 148) == pytest.approx((0.0624, 0.1605), abs=5e-5)
+
+
+def test_wilsons_interval_at_the_ends_is_one_sided_and_not_empty():
+    assert wilson(0, 10) == (0.0, pytest.approx(Z**2 / (10 + Z**2)))
+    assert wilson(10, 10) == (pytest.approx(10 / (10 + Z**2)), 1.0)
+
+
+@given(st.integers(1, 300), st.data())
+def test_wilsons_bounds_are_the_shares_that_are_one_z_away(total, data):
+    successes = data.draw(st.integers(0, total))
+    for bound in wilson(successes, total):
+        distance = abs(successes / total - bound)
+        assert distance == pytest.approx(Z * math.sqrt(bound * (1 - bound) / total), abs=1e-9)
+
+
+@given(st.integers(2, 60), st.integers(1, 9), st.data())
+def test_samples_that_agree_count_once_and_a_sample_a_question_is_wilsons(questions, samples, data):
+    right = data.draw(st.lists(st.booleans(), min_size=questions, max_size=questions))
+    assert interval_over_questions(list(map(float, right)), samples) == pytest.approx(
+        wilson(sum(right), questions)
+    )
+
+
+def test_samples_that_do_not_depend_on_the_question_count_one_by_one():
+    assert interval_over_questions([0.5] * 6, 4) == pytest.approx(wilson(12, 24))
+    assert interval_over_questions([0.25], 4) != wilson(1, 4)  # one question says nothing about others
+    low, high = interval_over_questions([0.25], 4)
+    assert low < 0.05
+    assert high > 0.85
+
+
+def test_between_the_two_the_error_over_questions_decides():
+    # Shares 0, ½ and 1 of two samples each: s²/3 = 1/12, p(1 − p) = 1/4, so 3 independent answers.
+    assert interval_over_questions([0.0, 0.5, 1.0], 2) == pytest.approx(_wilson_of(1 / 2, 3))
+    # ¼, ½, ½, ¾: s² = 1/24, over 4 questions 1/96, p(1 − p) = 1/4, so 24 of which 16 were drawn …
+    assert interval_over_questions([0.25, 0.5, 0.5, 0.75], 4) == pytest.approx(_wilson_of(1 / 2, 16))
+    # … and all 24 of 32.
+    assert interval_over_questions([0.25, 0.5, 0.5, 0.75], 8) == pytest.approx(_wilson_of(1 / 2, 24))
+
+
+def _wilson_of(share, total):
+    half = Z * math.sqrt(share * (1 - share) / total + Z**2 / (4 * total**2))
+    return tuple((share + Z**2 / (2 * total) + side * half) / (1 + Z**2 / total) for side in (-1, 1))
+
+
+@pytest.mark.parametrize(("difficulty", "samples"), [((0.3, 3), 8), ((1, 1), 4), ((500, 500), 2)])
+def test_the_interval_over_questions_holds_the_truth_in_95_of_100_draws(difficulty, samples):
+    rng = np.random.default_rng(samples)
+    truth, held, draws = difficulty[0] / sum(difficulty), 0, 600
+    for _ in range(draws):
+        shares = rng.binomial(samples, rng.beta(*difficulty, 60)) / samples
+        low, high = interval_over_questions(shares.tolist(), samples)
+        held += low <= truth <= high
+    assert 0.925 < held / draws < 0.98
+
+
+@pytest.mark.parametrize(("values", "samples"), [([0.5, 1.5], 2), ([-0.5, 1.0], 2), ([0.5], 0)])
+def test_what_is_no_share_has_no_interval(values, samples):
+    with pytest.raises(ValueError, match=f"are no shares of {samples} samples"):
+        interval_over_questions(values, samples)
+
+
+@pytest.mark.parametrize("gained", range(6))
+@pytest.mark.parametrize("lost", range(6))
+def test_mcnemars_p_counts_the_ways_to_toss_as_unevenly(gained, lost):
+    tosses = list(itertools.product((1, -1), repeat=gained + lost))
+    as_uneven = sum(abs(sum(toss)) >= abs(gained - lost) for toss in tosses)
+    assert mcnemar(gained, lost) == pytest.approx(as_uneven / len(tosses))
+
+
+def test_mcnemars_p_is_known_for_many_questions():
+    assert mcnemar(1, 9) == pytest.approx(22 / 1024)
+    assert mcnemar(2000, 2000) == 1.0
+    assert 0 < mcnemar(0, 1000) < 1e-300
+
+
+def test_the_interval_of_a_paired_difference_is_the_adjusted_walds():
+    # gained 10, lost 4 of 50: (11 − 5)/52 ± z √((11 + 5)/52 − (6/52)²)/√52
+    half = Z * math.sqrt((16 / 52 - (6 / 52) ** 2) / 52)
+    assert paired_interval(10, 4, 50) == pytest.approx((6 / 52 - half, 6 / 52 + half))
+    assert paired_interval(4, 10, 50) == pytest.approx((-6 / 52 - half, -6 / 52 + half))
+
+
+def test_no_difference_on_few_questions_still_has_a_wide_interval():
+    low, high = paired_interval(0, 0, 4)
+    assert low == pytest.approx(-high)
+    assert high == pytest.approx(Z * math.sqrt(2 / 6 / 6))
+    assert paired_interval(1, 0, 1)[1] == 1.0
+
+
+def test_the_sign_flip_counts_the_ways_to_give_differences_signs_that_sum_as_far():
+    rng = np.random.default_rng(0)
+    for count in range(9):
+        differences = rng.integers(-4, 5, count).tolist()
+        ways = [sum(s * d for s, d in zip(signs, differences, strict=True)) for signs in _signs(count)]
+        as_far = sum(abs(way) >= abs(sum(differences)) for way in ways)
+        assert sign_flip(differences) == pytest.approx(as_far / len(ways)), differences
+
+
+def _signs(count):
+    return list(itertools.product((1, -1), repeat=count))
+
+
+def test_the_sign_flip_of_single_answers_is_mcnemars():
+    for gained, lost in itertools.product((0, 1, 3, 9), repeat=2):
+        differences = [1] * gained + [-1] * lost + [0] * 5
+        assert sign_flip(differences) == pytest.approx(mcnemar(gained, lost))
+    assert sign_flip([]) == sign_flip([0, 0]) == 1.0
+
+
+def test_the_sign_flip_rejects_true_equality_as_rarely_as_it_says():
+    rng = np.random.default_rng(1)
+    rejected = 0
+    for _ in range(400):
+        chance = rng.beta(1, 1, 30)
+        a, b = (rng.binomial(4, chance) for _ in range(2))
+        rejected += sign_flip((a - b).tolist()) <= 0.05
+    assert rejected / 400 < 0.08
+
+
+def test_the_interval_of_a_mean_difference_is_the_paired_one_where_answers_are_single():
+    for gained, lost, total in ((10, 4, 50), (0, 0, 4), (3, 0, 3)):
+        differences = [1.0] * gained + [-1.0] * lost + [0.0] * (total - gained - lost)
+        assert mean_difference_interval(differences) == pytest.approx(paired_interval(gained, lost, total))
+    # ½ and −¼ of four, with +1 and −1 beside them: mean ¼/6, squares (¼ + 1/16 + 2)/6.
+    mean, square = 0.25 / 6, 2.3125 / 6
+    half = Z * math.sqrt((square - mean**2) / 6)
+    expected = mean - half, mean + half
+    assert mean_difference_interval([0.5, -0.25, 0.0, 0.0]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("differences", [[], [0.5, 1.5]])
+def test_what_is_no_difference_of_shares_has_no_interval(differences):
+    with pytest.raises(ValueError, match="are no differences of shares"):
+        mean_difference_interval(differences)
+
+
+def test_holm_multiplies_the_least_p_most_and_keeps_the_order():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.8, 0.9]) == [1.0, 1.0]
+    assert holm([0.02]) == [0.02]
+    assert holm([]) == []
+
+
+def test_a_comparison_counts_only_questions_that_are_answered_differently():
+    compared = Comparison.of([True, True, False, False, True], [True, False, True, False, False])
+    assert compared == Comparison(gained=2, lost=1, total=5)
+    assert compared.difference == pytest.approx(1 / 5)
+    assert compared.interval == paired_interval(2, 1, 5)
+    assert compared.p == 1.0
+    with pytest.raises(ValueError, match="longer"):
+        Comparison.of([True], [True, False])
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: paired_interval(3, 2, 4), "3 gained and 2 lost are not among 4"),
+        (lambda: wilson(0, 0), "0 of 0 is no share"),
+        (lambda: wilson(3, 2), "3 of 2 is no share"),
+    ],
+)
+def test_counts_that_cannot_be_are_refused(call, said):
+    with pytest.raises(ValueError, match=said):
+        call()
+
+
+def test_the_sign_flip_test_of_means_has_its_values_worked_by_hand():
+    # Sums of ±1 ±2 ±3: −6 −4 −2 0 0 2 4 6. As far out as 1 + 2 − (−3) = 6: two of eight; as 1 − 2 + 3 = 2: six.
+    assert sign_flip_of_means([1.0, 2.0, 3.0]) == 2 / 8
+    assert sign_flip_of_means([0.1, -0.2, 0.3]) == 6 / 8  # 0.1 − 0.2 + 0.3 is 0.2 but for rounding
+    assert sign_flip_of_means([0.5, -0.5]) == 1.0
+    assert sign_flip_of_means([0.01] * 8) == 2 ** (1 - 8)
+    assert sign_flip_of_means([5.0]) == 1.0
+    with pytest.raises(ValueError, match="are no differences"):
+        sign_flip_of_means([1.0, math.nan])
+
+
+@given(st.lists(st.integers(-6, 6), min_size=1, max_size=9))
+def test_the_sign_flip_test_of_means_is_on_whole_numbers_the_one_by_convolution(
+    differences: list[int],
+):
+    assert sign_flip_of_means([d / 7 for d in differences]) == pytest.approx(
+        sign_flip(differences), abs=1e-12
+    )
