@@ -34,6 +34,7 @@ format-check: install ## fail where `make format` would change something
 
 lint: install ## look for mistakes
 	@$(BIN)/ruff check
+	@$(BIN)/lint-imports --no-cache
 
 types: install ## check the type annotations
 	@$(BIN)/mypy

@@ -35,6 +35,8 @@ from minordpo.figures.training_curves import compare_figure
 from minordpo.generate.generation import Answer, generate_answers
 from minordpo.generate.text_measures import looping, summarize
 from minordpo.run_folder.files import write_jsonl
+from minordpo.run_folder.metrics_file import MetricsFile
+from minordpo.run_folder.records import CHOSEN_LOGRATIO, REJECTED_LOGRATIO, EvaluationRow, last_of
 from minordpo.train.run import finished, run
 
 PROMPT = "{question}\nSolve it step by step. End with a line of the form: So the answer is: 7"
@@ -261,9 +263,9 @@ def _table(answers: dict[str, list[Answer]], metrics: dict[str, Path], problems:
         said = summarize(given, right)
         ratios = f"{'':>17}{'':>10}"
         if label in metrics:
-            rows = [json.loads(line) for line in metrics[label].read_text(encoding="utf-8").splitlines()]
-            last = next(row for row in reversed(rows) if "eval_logratios/chosen" in row)
-            ratios = f"{last['eval_logratios/chosen']:>+17.1f}{last['eval_logratios/rejected']:>+10.1f}"
+            last = last_of(MetricsFile(metrics[label]).rows(), EvaluationRow)
+            if last is not None:
+                ratios = f"{last.values[CHOSEN_LOGRATIO]:>+17.1f}{last.values[REJECTED_LOGRATIO]:>+10.1f}"
         lines.append(
             f"{label:24}{said['stopped']:>7.0%}{said['asked_format']:>8.0%}{said['looping']:>7.0%}   {ratios}"
             f"{said['strict_accuracy']:>8.0%}"

@@ -29,6 +29,7 @@ from minordpo.engine.reference import (
     fingerprint,
     reference_logps,
 )
+from minordpo.engine.weights import InitialWeights
 from minordpo.errors import InputError
 from minordpo.train.adapters import add_adapter
 
@@ -50,7 +51,8 @@ def no_cache() -> ReferenceCache:
 
 
 def key(model: Any, **changes: Any) -> str:
-    return fingerprint(model, **{"autocast": "none", "new_adapter": False} | changes)
+    weights = InitialWeights(model, None, new_adapter=changes.pop("new_adapter", False))
+    return fingerprint(model, **{"autocast": "none", "weights": weights.policy} | changes)
 
 
 def with_moved_adapter(model: Any) -> Any:

@@ -16,7 +16,7 @@ from minordpo.engine.models import save_model
 from minordpo.errors import InputError
 from minordpo.evaluate import evaluation, folder
 from minordpo.evaluate.evaluation import evaluate
-from minordpo.run_folder.ownership import only_here
+from minordpo.run_folder.lock import only_here
 
 
 @pytest.fixture(scope="module")

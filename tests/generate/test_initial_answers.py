@@ -29,6 +29,7 @@ from helpers.word_models import model_of, prompts_of, tokenizer_of
 from minordpo import MonitorCallback
 from minordpo.cli import main
 from minordpo.engine.models import REFERENCE_ADAPTER, causal_model
+from minordpo.engine.weights import InitialWeights
 from minordpo.errors import InputError
 from minordpo.generate.answer_cache import answers_key
 from minordpo.generate.generation import Answer, generate_answers
@@ -42,7 +43,7 @@ LORA = {"r": 4, "target_modules": ["q_proj", "v_proj"]}
 
 def asked(model: Any, folder: Path | None, *, new_adapter: bool = False, **settings: Any) -> list[Answer]:
     """Answers of up to nine tokens to three prompts, by one who asks anew."""
-    first = FirstAnswers(new_adapter=new_adapter, folder=folder)
+    first = FirstAnswers(InitialWeights(model, None, new_adapter=new_adapter), folder=folder)
     return first(model, tokenizer_of(), prompts_of(7, 3, 5), **{"max_new_tokens": 9} | settings)
 
 
@@ -128,7 +129,7 @@ def test_other_weights_precision_prompts_lengths_or_ends_are_other_answers(tmp_p
     asked(model_of(eos_token_id=77), tmp_path)
     asked(moved(model_of(), by=0.01), tmp_path)
     asked(tiny("Qwen2", eos_token_id=None, pad_token_id=None), tmp_path)
-    FirstAnswers(new_adapter=False, folder=tmp_path)(
+    FirstAnswers(InitialWeights(model, None, new_adapter=False), folder=tmp_path)(
         model, tokenizer_of(), prompts_of(7, 3), max_new_tokens=9
     )
     assert made == [3] * 7 + [2]
@@ -209,13 +210,13 @@ def test_a_second_run_of_the_model_answers_nothing_before_training(tmp_path, mad
 def test_under_autocast_the_monitors_first_answers_are_its_own(tmp_path, made, adapter):
     seen = []
     for bf16 in (False, True):
-        watch = MonitorCallback(tokenizer(), 2, max_new_tokens=6)
+        monitor = MonitorCallback(tokenizer(), 2, max_new_tokens=6)
         pairs = token_pairs(10)
         built = trainer(
             tmp_path / str(bf16),
             pairs=pairs[:8],
             eval_dataset=pairs[8:],
-            callbacks=[watch],
+            callbacks=[monitor],
             cache=tmp_path / "cache",
             peft_config=None if adapter is None else LoraConfig(**adapter),
             bf16=bf16,
@@ -238,14 +239,14 @@ def test_under_autocast_the_monitors_first_answers_are_its_own(tmp_path, made, a
 
 
 def test_a_second_training_begins_with_the_answers_of_the_model_as_it_is(tmp_path, made):
-    watch = MonitorCallback(tokenizer(), 2, max_new_tokens=6)
+    monitor = MonitorCallback(tokenizer(), 2, max_new_tokens=6)
     pairs = token_pairs(10)
     built = trainer(
         tmp_path,
         model=tiny_model(),
         pairs=pairs[:8],
         eval_dataset=pairs[8:],
-        callbacks=[watch],
+        callbacks=[monitor],
         cache=tmp_path / "cache",
         learning_rate=0.1,
     )
@@ -255,7 +256,7 @@ def test_a_second_training_begins_with_the_answers_of_the_model_as_it_is(tmp_pat
     assert made == [2]  # made anew, and not kept
     rows = [json.loads(line) for line in (tmp_path / "probes.jsonl").read_text().splitlines()]
     expected = generate_answers(
-        built.policy, tokenizer(), [p.ids for p in watch.probe.prompts], max_new_tokens=6
+        built.policy, tokenizer(), [p.ids for p in monitor.probe.prompts], max_new_tokens=6
     )
     steps = [row["step"] for row in rows]
     assert steps == [0, 0, 1, 1, 2, 2, 3, 3]

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from typing import Any
 
 from minordpo.cli import main
+from minordpo.run_folder.metrics_file import StepLines
 from minordpo.train import run
-from minordpo.train.metrics import MetricsFile
 from minordpo.train.trainer import PreferenceTrainer
 
 
@@ -51,7 +51,7 @@ def during_a_checkpoint(step: int) -> None:
 
 def during_a_line_of_metrics(step: int) -> None:
     """Half of the step's line is written."""
-    append = MetricsFile.append
+    append = StepLines.append
 
     def killed(self: Any, row: Any) -> None:
         if row["step"] == step:
@@ -60,7 +60,7 @@ def during_a_line_of_metrics(step: int) -> None:
             die()
         append(self, row)
 
-    MetricsFile.append = killed  # type: ignore[method-assign]
+    StepLines.append = killed  # type: ignore[method-assign]
 
 
 def before_the_last_answers(step: int) -> None:

@@ -31,7 +31,7 @@ def write_run(
     """A run of the objective whose log-ratios move as DPO's (down) or MinorDPO's (apart) do."""
     folder.mkdir(parents=True)
     hyper = {} if beta is None else {"beta": beta}
-    training = {"learning_rate": rate, "seed": seed}
+    training = {"learning_rate": rate, "seed": seed, "max_steps": min(3, steps)}
     write_config(
         folder / "config.yaml",
         base=Path("base"),

@@ -28,6 +28,7 @@ from minordpo.errors import InputError
 from minordpo.monitor.callback import KEPT, peer_row
 from minordpo.monitor.health import changes
 from minordpo.monitor.rollback import bring_back
+from minordpo.run_folder.records import parse_rows
 from minordpo.train.trainer import PreferenceTrainer
 
 pytestmark = [pytest.mark.filterwarnings(each) for each in RENAMED]
@@ -71,13 +72,13 @@ def watched(
     model = tiny_model()
     model.load_state_dict(weights)
     pairs = token_pairs(12)
-    watch = monitor or MonitorCallback(tokenizer(), 3, max_new_tokens=30, probe_every=1)
+    monitor = monitor or MonitorCallback(tokenizer(), 3, max_new_tokens=30, probe_every=1)
     return trainer(
         folder,
         model=model,
         pairs=pairs[:8],
         objective="dpo",
-        callbacks=[watch],
+        callbacks=[monitor],
         **({"eval_dataset": pairs[8:]} if held_out else {}),
         **(HUGE | settings),
     )
@@ -106,13 +107,13 @@ def test_a_run_that_breaks_is_told_in_one_line_written_down_and_goes_on(tmp_path
     assert line.startswith(f"step {first['step']}: collapsed (was {first['was']}): {first['why']}. ")
     assert "The model's text is broken. Try a higher objective.beta (now 0.1), a lower training." in line
     assert "objective.name=minordpo, which stops pushing a rejected answer down" in line
-    assert [change.row() for change in changes(metric_rows(tmp_path))] == events(tmp_path)
+    assert [change.as_json() for change in changes(parse_rows(metric_rows(tmp_path)))] == events(tmp_path)
 
 
 def test_a_run_at_a_small_rate_stays_healthy_and_says_nothing(tmp_path, taught, capsys):
     made = watched(tmp_path, taught, learning_rate=1e-5)
     made.train()
-    assert made.watch().health == "healthy"
+    assert made.monitor().health == "healthy"
     assert events(tmp_path) == []
     assert "step " not in capsys.readouterr().out
 
@@ -151,7 +152,7 @@ def test_rollback_ends_with_the_weights_of_the_last_sound_probe(tmp_path, taught
     assert (collapse["health"], rollback["event"]) == ("collapsed", "rollback")
     back = rollback["to"]
     assert 1 <= back < collapse["step"]
-    assert made.state.global_step == made.last_metrics["step"] == back
+    assert made.state.global_step == made.last_step.step == back
     assert f"the model is that of step {back} again" in capsys.readouterr().out
     # The same run stopped at that step by hand: its schedule is a constant after the warm-up.
     again = watched(tmp_path / "again", taught, **{**settings, "max_steps": back})
@@ -220,7 +221,7 @@ def test_a_resumed_run_has_the_health_and_the_rows_of_the_uninterrupted_one(tmp_
     names = ("whole", "cut")
     first, second = ((tmp_path / name / "probes.jsonl").read_bytes() for name in names)
     assert first == second
-    assert made.watch().monitor.verdict == whole.watch().monitor.verdict
+    assert made.monitor().monitor.verdict == whole.monitor().monitor.verdict
 
 
 def test_without_held_out_pairs_training_prompts_are_answered_and_that_is_said(tmp_path, taught, capsys):
@@ -295,13 +296,13 @@ def test_prompts_that_leave_no_room_for_an_answer_are_left_out_and_that_is_said(
 def test_by_themselves_answers_are_as_long_as_the_run_affords_and_stay_so_when_it_is_resumed(
     tmp_path, taught
 ):
-    watch = MonitorCallback(tokenizer(), 3)
-    made = watched(tmp_path, taught, monitor=watch, max_steps=1)
+    monitor = MonitorCallback(tokenizer(), 3)
+    made = watched(tmp_path, taught, monitor=monitor, max_steps=1)
     made.train()
     looks = [row for row in metric_rows(tmp_path) if "probe/looping" in row]
     assert [row["probe/max_new_tokens"] for row in looks] == [24, 24]
-    assert watch.make_probe(made.model, 90).max_new_tokens == 48
-    assert watch.make_probe(made.model, 90, looks).max_new_tokens == 24
+    assert monitor.make_probe(made.model, 90).max_new_tokens == 48
+    assert monitor.make_probe(made.model, 90, parse_rows(looks)).max_new_tokens == 24
 
 
 def test_a_run_that_is_resumed_after_its_last_step_has_the_health_it_ended_with(tmp_path, taught):
@@ -310,8 +311,8 @@ def test_a_run_that_is_resumed_after_its_last_step_has_the_health_it_ended_with(
     whole.train()
     made = watched(tmp_path, taught, **saving)
     made.train(resume_from_checkpoint=True)
-    assert made.watch().monitor.verdict == whole.watch().monitor.verdict
-    assert made.watch().health != "healthy"
+    assert made.monitor().monitor.verdict == whole.monitor().monitor.verdict
+    assert made.monitor().health != "healthy"
 
 
 def test_kept_weights_that_are_damaged_or_of_another_model_are_refused(tmp_path):
@@ -329,7 +330,7 @@ def test_kept_weights_that_are_damaged_or_of_another_model_are_refused(tmp_path)
 def test_a_peers_rewards_are_taken_as_log_ratios_over_its_beta():
     logs = {"loss": 0.6, "rewards/chosen": -0.5, "logps/chosen": -30.0}
     expected = {"step": 3, "loss": 0.6, "logps/chosen": -30.0}
-    assert peer_row(logs, 3, beta=0.1) == expected | {"logratios/chosen": -5.0}
-    assert peer_row(logs, 3, beta=None) == expected
+    assert peer_row(logs, 3, beta=0.1).as_json() == expected | {"logratios/chosen": -5.0}
+    assert peer_row(logs, 3, beta=None).as_json() == expected
     # A reference-free trainer's reward is β times the log-prob itself.
-    assert peer_row(logs | {"rewards/chosen": -3.0}, 3, beta=0.1) == expected
+    assert peer_row(logs | {"rewards/chosen": -3.0}, 3, beta=0.1).as_json() == expected

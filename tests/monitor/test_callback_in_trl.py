@@ -13,6 +13,7 @@ from helpers.tiny_runs import RENAMED, chat_rows, tiny_model, tokenizer
 from minordpo import MonitorCallback
 from minordpo.errors import InputError
 from minordpo.monitor.health import changes
+from minordpo.run_folder.records import ProbeRow, parse_rows
 
 pytestmark = [
     pytest.mark.peer,
@@ -100,9 +101,9 @@ def test_a_second_run_in_the_folder_takes_nothing_over_from_the_first(trl, tmp_p
 class Always(MonitorCallback):
     """Whose answers all loop after the start; what the model says is not what is tested here."""
 
-    def _answer(self, step: int, model: Any, args: Any) -> dict[str, Any]:
+    def _answer(self, step: int, model: Any, args: Any) -> ProbeRow:
         row = super()._answer(step, model, args)
-        return row | {"probe/looping": float(step > 0), "probe/repeated_4grams": 0.0}
+        return ProbeRow(step, {**row.values, "looping": float(step > 0), "repeated_4grams": 0.0})
 
 
 def test_it_tells_and_stops_trls_trainer(trl, tmp_path, capsys):
@@ -123,7 +124,9 @@ def test_what_it_wrote_is_judged_again_offline(trl, tmp_path):
     monitor = MonitorCallback(tokenizer(), PROMPTS, max_new_tokens=6, folder=tmp_path / "watched")
     theirs(trl, tmp_path, monitor, learning_rate=0.1).train()
     written = rows(tmp_path / "watched")
-    assert [change.row() for change in changes(written)] == [row for row in written if "event" in row]
+    assert [change.as_json() for change in changes(parse_rows(written))] == [
+        row for row in written if "event" in row
+    ]
 
 
 def test_without_prompts_it_is_refused(trl, tmp_path):

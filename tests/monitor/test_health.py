@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from minordpo.monitor.health import Monitor, Thresholds, changes
+from minordpo.monitor import health
+from minordpo.monitor.health import Monitor, Thresholds
+from minordpo.run_folder.records import HealthRow, parse_rows
 
 REFERENCE = -80.0  # nats, log-prob of a chosen answer under the reference
 
@@ -25,6 +27,10 @@ def probe_row(step: int, **changed: float) -> dict[str, Any]:
 
 def falling(per_step: float, steps: int = 40) -> list[dict[str, Any]]:
     return [step_row(step, -per_step * (step - 1)) for step in range(1, steps + 1)]
+
+
+def changes(rows: list[dict[str, Any]], thresholds: Thresholds | None = None) -> list[HealthRow]:
+    return health.changes(parse_rows(rows), thresholds)
 
 
 def healths(rows: list[dict[str, Any]], **limits: float) -> list[tuple[int, str]]:
@@ -166,14 +172,14 @@ def test_text_that_is_getting_unlikely_is_an_early_sign():
 def test_a_model_is_one_to_go_back_to_only_while_its_text_shows_no_half_of_a_sign(change, sound):
     monitor = Monitor()
     last = probe_row(10, **({"reference_nll": 0.4} | change))
-    monitor.see_all([probe_row(0, reference_nll=0.4), *falling(0.2), last])
+    monitor.see_all(parse_rows([probe_row(0, reference_nll=0.4), *falling(0.2), last]))
     assert monitor.verdict.health in ("healthy", "displaced")
     assert monitor.is_sound is sound
 
 
 def test_a_collapsed_or_collapsing_model_is_none_to_go_back_to():
     monitor = Monitor()
-    monitor.see_all([probe_row(0), *falling(9.0)])
+    monitor.see_all(parse_rows([probe_row(0), *falling(9.0)]))
     assert (monitor.verdict.health, monitor.is_sound) == ("collapsing", False)
 
 
@@ -230,16 +236,18 @@ def test_rows_read_back_from_a_file_give_the_same_health_as_live_ones():
     rows.sort(key=lambda row: row["step"])
     monitor, live = Monitor(), []
     for step in range(41):
-        live.append(monitor.see([row for row in rows if row["step"] == step]))
+        live.append(monitor.see(parse_rows([row for row in rows if row["step"] == step])))
     read = [json.loads(json.dumps(row)) for row in rows]
     found = [change for change in live if change is not None]
-    assert changes([*read, *(change.row() for change in found)]) == found  # its own events mean nothing to it
+    assert (
+        changes([*read, *(change.as_json() for change in found)]) == found
+    )  # its own events mean nothing to it
     assert [change.health for change in found] == ["displaced", "collapsing", "collapsed"]
 
 
 def test_a_change_is_written_as_an_event():
     (change,) = changes(falling(0.11))
-    assert change.row() == {
+    assert change.as_json() == {
         "step": 13,
         "event": "health",
         "health": "displaced",

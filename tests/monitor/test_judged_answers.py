@@ -22,13 +22,13 @@ pytestmark = [pytest.mark.filterwarnings(each) for each in RENAMED]
 def watched(folder: Path, **settings: Any) -> Any:
     """Two steps at a rate that moves the model far, its answers looked at before and after each."""
     pairs = token_pairs(10)
-    watch = MonitorCallback(tokenizer(), 2, max_new_tokens=7, probe_every=1)
+    monitor = MonitorCallback(tokenizer(), 2, max_new_tokens=7, probe_every=1)
     made = trainer(
         folder,
         model=tiny_model(),
         pairs=pairs[:8],
         eval_dataset=pairs[8:],
-        callbacks=[watch],
+        callbacks=[monitor],
         objective="dpo",
         learning_rate=0.3,
         max_steps=2,
@@ -67,7 +67,7 @@ def test_the_value_is_the_stock_reference_models(tmp_path, judge):
     lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj", "up_proj"])
     settings: dict[str, Any] = {"peft_config": lora} if judge == "adapter-off" else {"ref_model": other}
     made = watched(tmp_path, **settings)
-    prompts = [prompt.ids for prompt in made.watch().probe.prompts]
+    prompts = [prompt.ids for prompt in made.monitor().probe.prompts]
     reference = tiny_model() if judge == "adapter-off" else tiny_model(seed=5)
     found = judged(tmp_path)
     assert sorted(found) == [0, 1, 2]

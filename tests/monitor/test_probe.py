@@ -17,7 +17,7 @@ from minordpo.monitor.probe import (
     encode_prompts,
     is_due,
     is_right,
-    probe_row,
+    means,
     prompts_of,
     tokens_of_looks,
 )
@@ -103,22 +103,22 @@ def test_a_row_holds_means_over_the_answers():
     answers = [an_answer("So the answer is: 8"), an_answer("", [9] * 30, stopped=False)]
     measures = probe.measures(answers, [[5, 6, 7], [1, 2]])
     # 27 4-grams of which one is new: 26/27 repeat. The right number of the second is 7, its text is empty.
-    assert probe_row(measures) == {
-        "probe/repeated_4grams": pytest.approx(13 / 27),
-        "probe/looping": 0.5,
-        "probe/stopped": 0.5,
-        "probe/empty": 0.5,
-        "probe/tokens": 17.0,
-        "probe/correct": 0.0,
-        "probe/distance": 0.5,
+    assert means(measures) == {
+        "repeated_4grams": pytest.approx(13 / 27),
+        "looping": 0.5,
+        "stopped": 0.5,
+        "empty": 0.5,
+        "tokens": 17.0,
+        "correct": 0.0,
+        "distance": 0.5,
     }
     assert [text["measures"]["looping"] for text in probe.texts(4, answers, measures)] == [0.0, 1.0]
-    assert "probe/distance" not in probe_row(probe.measures(answers, None))
+    assert "distance" not in means(probe.measures(answers, None))
 
 
 def test_answers_to_prompts_without_a_known_number_are_not_checked():
     probe = Probe(tokenizer(), [Prompt(np.array([1]))], max_new_tokens=4)
-    assert "probe/correct" not in probe_row(probe.measures([an_answer()], None))
+    assert "correct" not in means(probe.measures([an_answer()], None))
 
 
 def test_a_number_is_right_in_the_asked_line_or_last_in_an_answer_that_ended():

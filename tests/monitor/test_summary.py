@@ -12,6 +12,7 @@ from minordpo import MonitorCallback
 from minordpo.config import load_config
 from minordpo.monitor.health import Thresholds
 from minordpo.monitor.summary import first_changes, last_lines
+from minordpo.run_folder.records import ProbeRow, StepRow, of_kind, parse_rows
 from minordpo.train.card import model_card
 
 pytestmark = [pytest.mark.filterwarnings(each) for each in RENAMED]
@@ -23,7 +24,7 @@ CONFIG = load_config(
 
 def watched(folder: Path, on_collapse: str, **limits: Any) -> Any:
     """A finished run of five steps at a rate that wrecks the model."""
-    watch = MonitorCallback(
+    monitor = MonitorCallback(
         tokenizer(),
         2,
         max_new_tokens=30,
@@ -37,7 +38,7 @@ def watched(folder: Path, on_collapse: str, **limits: Any) -> Any:
         pairs=pairs[:8],
         eval_dataset=pairs[8:],
         objective="dpo",
-        callbacks=[watch],
+        callbacks=[monitor],
         learning_rate=0.05,
         max_steps=5,
     )
@@ -58,16 +59,16 @@ BROKEN = {"repeated": -1.0}
 def test_a_run_without_a_change_is_called_healthy_and_no_more(tmp_path):
     made = watched(tmp_path, "warn", displaced_nats=1e9, collapsing_nats=1e9, **SOUND)
     assert [row for row in metric_rows(tmp_path) if "event" in row] == []
-    why = made.watch().monitor.verdict.why
-    first, cost = last_lines(made.watch()).splitlines()
+    why = made.monitor().monitor.verdict.why
+    first, cost = last_lines(made.monitor()).splitlines()
     assert first == f"health at the end: healthy ({why})"
     card = model_card(CONFIG, made)
     assert "A monitor watched log-ratios and short greedy answers during training" in card
     assert f"- At the end it called the model healthy: {why}.\n" in card
     assert not any(line.startswith("- Step ") for line in card.splitlines())
     rows = made.metrics_file.rows()
-    looks = sum(row["probe/seconds"] for row in rows if "probe/looping" in row)
-    share = looks / (looks + sum(row["seconds"] for row in rows if "loss" in row))
+    looks = sum(row.seconds for row in of_kind(rows, ProbeRow))
+    share = looks / (looks + sum(row.seconds for row in of_kind(rows, StepRow)))
     assert cost == f"the monitor's looks at the text took {looks:.1f} s, {share:.1%} of looks and steps"
     assert f"- The {cost.removeprefix('the ')}.\n" in card
 
@@ -75,13 +76,13 @@ def test_a_run_without_a_change_is_called_healthy_and_no_more(tmp_path):
 def test_the_step_at_which_a_health_began_is_said_with_its_reason(tmp_path):
     made = watched(tmp_path, "warn", **FALLEN, **SOUND, collapsing_nats=1e9)
     (event,) = [row for row in metric_rows(tmp_path) if row.get("health") == "displaced"]
-    assert f"; it was displaced from step {event['step']}" in last_lines(made.watch())
+    assert f"; it was displaced from step {event['step']}" in last_lines(made.monitor())
     assert f"- Step {event['step']}: displaced, after healthy: {event['why']}.\n" in model_card(CONFIG, made)
 
 
 def test_after_a_rollback_the_card_names_the_step_of_the_weights(tmp_path):
     made = watched(tmp_path, "rollback", **BROKEN)
-    card, said = model_card(CONFIG, made), last_lines(made.watch())
+    card, said = model_card(CONFIG, made), last_lines(made.monitor())
     assert "- Step 1: collapsed, after healthy: " in card
     assert "- These weights are those of step 0, the last whose answers were sound" in card
     assert "- Training: 0 steps of " in card
@@ -95,7 +96,7 @@ def test_a_run_that_was_stopped_says_that_it_has_the_broken_weights(tmp_path):
     card = model_card(CONFIG, made)
     assert "- It ended the training there, with these weights." in card
     assert "These weights are those of step" not in card
-    assert "the model is that of" not in last_lines(made.watch())
+    assert "the model is that of" not in last_lines(made.monitor())
 
 
 def test_a_health_that_comes_back_is_told_where_it_came_first():
@@ -103,7 +104,7 @@ def test_a_health_that_comes_back_is_told_where_it_came_first():
     rows: list[dict[str, Any]] = [{"step": 0, "probe/looping": 0.0}]
     rows += [{"step": step, "event": "health", "health": name} for step, name in enumerate(names, 1)]
     rows.append({"step": 5, "event": "rollback", "to": 2})
-    assert [(row["step"], row["health"]) for row in first_changes(rows)] == [
+    assert [(row.step, row.health) for row in first_changes(parse_rows(rows))] == [
         (1, "displaced"),
         (2, "collapsing"),
         (4, "healthy"),

@@ -10,6 +10,7 @@ import pytest
 from minordpo.errors import InputError
 from minordpo.monitor.health import Thresholds
 from minordpo.paper import alarm_study as A
+from minordpo.run_folder.records import ProbeRow, parse_rows
 
 SOUND = {"repeated_4grams": 0.0, "looping": 0.0, "stopped": 1.0, "empty": 0.0, "tokens": 20, "distance": 0.3}
 LOOPS = SOUND | {"repeated_4grams": 0.9, "looping": 1.0, "stopped": 0.0, "distance": 0.9}
@@ -22,7 +23,7 @@ def made_run(
         {"step": step, "loss": 0.1, "logratios/chosen": value, "logps/chosen": value - 20.0}
         for step, value in enumerate(chosen, 1)
     ]
-    return A.Watched(name, configuration or name, rows, looks)
+    return A.Watched(name, configuration or name, parse_rows(rows), looks)
 
 
 def falling(steps: int, speed: float) -> list[float]:
@@ -61,18 +62,16 @@ def test_text_that_the_reference_finds_unlikely_is_broken_unless_what_is_taught_
 def test_a_monitor_of_few_prompts_and_looks_sees_no_others():
     looks = {step: [SOUND] * 2 + [LOOPS] * 6 for step in range(0, 61, 2)}
     seen = dict(A.as_seen(made_run("a", falling(60, 0), looks), prompts=2))
-    with_look = [step for step, rows in seen.items() if any("probe/looping" in row for row in rows)]
+    with_look = [step for step, rows in seen.items() if any(isinstance(row, ProbeRow) for row in rows)]
     assert with_look == [0, 10, 20, 30, 40, 50, 60]
-    assert [row["probe/looping"] for step in with_look for row in seen[step] if "probe/looping" in row] == [
-        0.0
-    ] * 7
+    assert [seen[step][-1].values["looping"] for step in with_look] == [0.0] * 7
 
 
 def test_a_look_that_the_run_did_not_take_is_never_seen_early():
     looks = {0: [SOUND], 8: [SOUND], 12: [LOOPS]}
     seen = dict(A.as_seen(made_run("a", falling(60, 0), looks), prompts=1))
-    assert seen[10][-1]["probe/looping"] == 0.0  # that of step 8, not of 12
-    assert seen[20][-1]["probe/looping"] == 1.0
+    assert seen[10][-1].values["looping"] == 0.0  # that of step 8, not of 12
+    assert seen[20][-1].values["looping"] == 1.0
 
 
 def test_the_alarm_is_the_step_at_which_the_monitor_says_collapsing():
@@ -146,6 +145,6 @@ def test_a_run_folder_is_read_by_its_files(tmp_path: Path):
     (folder / "probes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in looks), encoding="utf-8")
     run = A.read_run(folder)
     assert run.configuration == "dpo, beta 0.05, rate 0.0001" or "0.05" in run.configuration
-    assert [(row["step"], "loss" in row) for row in run.rows] == [(1, True)]
+    assert [row.step for row in run.rows] == [1]
     assert run.look(0)["probe/looping"] == 0.5
     assert run.look(0, prompts=1)["probe/looping"] == 0.0

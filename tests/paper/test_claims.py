@@ -12,6 +12,7 @@ from helpers.claim_runs import BETAS, RATES, runs, verdict
 from minordpo.paper.claims.claims import CLAIMS
 from minordpo.paper.claims.evidence import Run
 from minordpo.paper.stopping_study import Trained
+from minordpo.run_folder.records import EvaluationRow
 
 CLOSE, FAR = {"world.rejected": "result"}, {"world.rejected": "independent"}
 SMALL, LARGE = (
@@ -65,15 +66,18 @@ def watched(end: float) -> Callable[..., Trained]:
             correct = {0: 0.2, 4: 0.2, 8: 0.6, 20: 0.6, 30: 0.6, 40: end}
             ranked = {4: 0.78, 8: 0.96, 20: 0.97, 30: 0.97, 40: 0.97}
         rows = [
-            {
-                "eval_rewards/accuracies": share,
-                "eval_logratios/margin": 1.0,
-                "eval_logratios/chosen": float(step),
-                "eval_rejected_at_or_below_reference": 0.1,
-            }
+            EvaluationRow(
+                step,
+                {
+                    "rewards/accuracies": share,
+                    "logratios/margin": 1.0,
+                    "logratios/chosen": float(step),
+                    "rejected_at_or_below_reference": 0.1,
+                },
+            )
             for step, share in ranked.items()
         ]
-        return Trained("run", f"β {beta}", 40, correct, list(zip(ranked, rows, strict=True)))
+        return Trained("run", f"β {beta}", 40, correct, rows)
 
     return trained
 

@@ -20,9 +20,10 @@ from minordpo.paper.claims.evidence import Run
 from minordpo.paper.claims.judged import judge_all
 from minordpo.paper.claims.measures import looks, pushes, trained
 from minordpo.paper.claims.runs import Gathered, gather_runs, situations
-from minordpo.paper.claims.tables import as_html, as_text, claims_table
+from minordpo.paper.claims.tables import as_html, as_text, claims_section, claims_table
 from minordpo.report.find import find
 from minordpo.report.page import report
+from minordpo.run_folder.records import ProbeRow, StepRow
 
 DOCS = ROOT / "docs" / "claims.md"
 
@@ -152,7 +153,7 @@ def test_log_ratios_are_of_the_steps_where_a_run_has_no_held_out_pairs(folder: P
 
 
 def test_early_and_late_margins_are_means_of_a_fifth_and_no_number_is_no_measure():
-    rows = [{"logratios/margin": float(i), "logratios/chosen": -float(i)} for i in range(10)]
+    rows = [StepRow(i, {"logratios/margin": float(i), "logratios/chosen": -float(i)}) for i in range(10)]
     found = trained(rows)
     assert (found["early_margin"], found["late_margin"], found["margin"], found["chosen"]) == (
         0.5,
@@ -161,18 +162,13 @@ def test_early_and_late_margins_are_means_of_a_fifth_and_no_number_is_no_measure
         -8.5,
     )
     assert "early_margin" not in trained(rows[:9])
-    rows[3]["logratios/margin"] = "nan"
+    rows[3] = StepRow(3, {"logratios/margin": "nan", "logratios/chosen": -3.0})
     assert set(trained(rows)) == {"chosen"}
 
 
 def test_text_breaks_by_the_rises_that_the_study_of_alarms_calls_broken():
-    def look(step: int, looping: float, repeated: float = 0.1) -> dict[str, Any]:
-        return {
-            "step": step,
-            "probe/looping": looping,
-            "probe/repeated_4grams": repeated,
-            "probe/empty": 0.0,
-        }
+    def look(step: int, looping: float, repeated: float = 0.1) -> ProbeRow:
+        return ProbeRow(step, {"looping": looping, "repeated_4grams": repeated, "empty": 0.0})
 
     rows = [look(0, 0.125), look(10, 0.37), look(20, 0.375)]
     assert looks(rows, 20) == {
@@ -191,10 +187,10 @@ def test_logged_coefficients_are_compared_with_the_formula_of_the_pairs(tmp_path
     write_rows(tmp_path / "responses.jsonl", [{"step": 1, "split": "train", "logratios": pairs}])
     sigma = [1 / (1 + math.exp(0.1 * margin)) for margin in (5.0, -1.0)]
     dpo = 0.1 * sum(sigma) / 2
-    assert pushes(tmp_path, "dpo", 0.1, [{"step": 1, "coefficient/chosen": -dpo}]) == {
+    assert pushes(tmp_path, "dpo", 0.1, [StepRow(1, {"coefficient/chosen": -dpo})]) == {
         "push_error": pytest.approx(0, abs=1e-12)
     }
-    assert pushes(tmp_path, "dpo", 0.1, [{"step": 1, "coefficient/chosen": -1.01 * dpo}])["push_error"] == (
+    assert pushes(tmp_path, "dpo", 0.1, [StepRow(1, {"coefficient/chosen": -1.01 * dpo})])["push_error"] == (
         pytest.approx(1 - 1 / 1.01)
     )
     # Only the first pair's rejected response is at or below the reference: σ(−0.1) against σ(−0.5).
@@ -300,21 +296,21 @@ def test_what_cannot_be_used_is_one_line(
     Path("empty").mkdir()
     write_run(Path("runs/a"))
     write_run(Path("broken/run"))
-    write_rows(Path("broken/run/metrics.jsonl"), [{"step": 1, "loss": 1.0}])  # without its seconds
+    write_rows(Path("broken/run/metrics.jsonl"), [{"step": step, "loss": None} for step in (1, 2, 3)])
     assert main(["claims", *arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line
 
 
 def test_a_report_ends_with_the_claims_and_what_runs_are_called_is_text(folder: Path, tmp_path: Path):
-    text = (report([folder], out=tmp_path / "page") / "index.html").read_text()
+    text = (report([folder], out=tmp_path / "page", sections=[claims_section]) / "index.html").read_text()
     section = text[text.index('<section id="claims">') : text.index("<footer")]
     assert all(f'<th scope="row">{claim.name}<td>' in section for claim in CLAIMS)
     assert "8 finished runs, 2 seeds" in section
     evil = as_html(judge_all(gathered(folder)), [EVIL])
     assert "<script" not in evil
     assert "<img" not in evil
-    single = report([folder / "dpo-0.1-0"], out=tmp_path / "single") / "index.html"
+    single = report([folder / "dpo-0.1-0"], out=tmp_path / "single", sections=[claims_section]) / "index.html"
     assert '<section id="claims">' not in single.read_text()
 
 
@@ -351,7 +347,7 @@ def test_responses_in_another_form_are_told_with_their_run(tmp_path: Path, line:
 def test_pairs_of_a_step_without_numbers_have_no_push(tmp_path: Path):
     rows = [{"step": 1, "split": "train", "logratios": [["nan", "-inf"], [0.1, 0.2]]}]
     write_rows(tmp_path / "responses.jsonl", rows)
-    assert pushes(tmp_path, "dpo", 0.1, [{"step": 1, "coefficient/chosen": -0.05}]) == {}
+    assert pushes(tmp_path, "dpo", 0.1, [StepRow(1, {"coefficient/chosen": -0.05})]) == {}
 
 
 def test_a_sweeps_run_whose_config_is_lost_is_told(tmp_path: Path):

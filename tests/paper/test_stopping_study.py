@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from minordpo.paper.stopping_study import FIXED, SIGNALS, Trained, stops_at, worth
+from minordpo.run_folder.records import EvaluationRow
 
 
 def made_run(name: str, *, learnt_at: int, steps: int = 40, configuration: str = "") -> Trained:
@@ -12,13 +13,13 @@ def made_run(name: str, *, learnt_at: int, steps: int = 40, configuration: str =
     looked = range(0, steps + 1, 4)
     share = {step: min(1.0, step / learnt_at) for step in looked}
     rows = [
-        (
+        EvaluationRow(
             step,
             {
-                "eval_rewards/accuracies": share[step],
-                "eval_logratios/margin": 10 * share[step],
-                "eval_logratios/chosen": 5 * share[step],
-                "eval_rejected_at_or_below_reference": share[step],
+                "rewards/accuracies": share[step],
+                "logratios/margin": 10 * share[step],
+                "logratios/chosen": 5 * share[step],
+                "rejected_at_or_below_reference": share[step],
             },
         )
         for step in looked

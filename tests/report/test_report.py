@@ -20,6 +20,7 @@ from minordpo.report.find import find
 from minordpo.report.gather import gather
 from minordpo.report.groups import Group, Setting, paint
 from minordpo.report.page import embedded, render, report
+from minordpo.run_folder.records import parse_rows
 
 
 def read(*folders: Path) -> dict[str, Any]:
@@ -191,7 +192,7 @@ def test_a_run_cut_short_shows_what_it_has(tmp_path: Path):
 # ---- curves ----
 def test_long_curves_are_smoothed_thinned_and_keep_their_ends():
     rows = [{"step": step, "loss": 0.1, "logratios/chosen": -1.0 * step} for step in range(1, 3001)]
-    made = curves_of(rows)
+    made = curves_of(parse_rows(rows))
     curve = made["train"]["chosen"]
     assert len(curve["x"]) == POINTS
     assert (curve["x"][0], curve["x"][-1], made["window"]) == (1, 3000, 151)
@@ -202,7 +203,7 @@ def test_long_curves_are_smoothed_thinned_and_keep_their_ends():
 def test_a_coefficient_that_is_never_below_zero_stays_so_when_it_is_smoothed():
     push = [0.05] * 90 + [0.0] * 10
     rows = [{"step": i + 1, "loss": 0.1, "coefficient/rejected": value} for i, value in enumerate(push)]
-    curve = curves_of(rows)["train"]["push_rejected"]
+    curve = curves_of(parse_rows(rows))["train"]["push_rejected"]
     assert min(curve["y"]) == 0.0
     assert curve["y"][:80] == [0.05] * 80
 
@@ -213,7 +214,7 @@ def test_what_is_not_finite_is_a_gap_and_a_run_without_a_reference_has_log_probs
         {"step": 2, "loss": "nan", "logps/chosen": "nan", "logps/rejected": -6.0},
         {"step": 3, "loss": 0.1, "logps/chosen": -2.0, "logps/rejected": -8.0},
     ]
-    made = curves_of(rows)
+    made = curves_of(parse_rows(rows))
     assert made["kind"] == "logps"
     assert made["train"]["chosen"] == {"x": [1, 3], "y": [-3.0, -2.0]}
     assert made["train"]["margin"] == {"x": [1, 3], "y": [2.0, 6.0]}

@@ -12,7 +12,6 @@ from helpers.tiny_runs import RENAMED, chat_rows, metric_rows, tiny_model, token
 from minordpo.errors import InputError
 from minordpo.train import checks
 from minordpo.train.checks import refuse_wrong_types
-from minordpo.train.metrics import MetricsFile
 
 pytestmark = [pytest.mark.filterwarnings(each) for each in RENAMED]
 
@@ -59,11 +58,11 @@ def test_a_model_that_lacks_tokens_of_the_pairs_is_refused_in_python_too(tmp_pat
 def test_a_second_train_goes_on_from_where_the_first_ended(tmp_path):
     made = trainer(tmp_path)
     made.train()
-    first = made.last_metrics["logratios/chosen"]
+    first = made.last_step.values["logratios/chosen"]
     made.train()  # the policy is away from its reference now, which is no mismatch
-    assert made.last_metrics["step"] == 3
-    assert "largest_logratio" not in made.last_metrics
-    assert made.last_metrics["logratios/chosen"] != first
+    assert made.last_step.step == 3
+    assert "largest_logratio" not in made.last_step.values
+    assert made.last_step.values["logratios/chosen"] != first
 
 
 @pytest.mark.parametrize("kept", ["both", "metrics.jsonl", "responses.jsonl"])
@@ -135,18 +134,6 @@ def test_a_train_that_was_interrupted_can_be_begun_again_from_the_weights_as_the
     rows = metric_rows(tmp_path)
     assert [row["step"] for row in rows] == [1, 2, 3]
     assert rows[0]["logratios/chosen"] != 0
-
-
-def test_a_broken_row_of_metrics_is_named_and_lost_steps_are_said(tmp_path, capsys):
-    file = MetricsFile(tmp_path / "metrics.jsonl")
-    file.append({"step": 1, "loss": 0.5})
-    file.append({"step": 3, "loss": 0.5})
-    assert file.missing(3) == [2]
-    text = file.path.read_text()
-    file.path.write_text("[1]\n" + text)
-    with pytest.raises(InputError, match=r"line 1 of .*metrics.jsonl is no row of a step. Take the line out"):
-        file.cut_back(3)
-    assert file.path.read_text() == "[1]\n" + text
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from minordpo.config import load_config
 from minordpo.engine.models import export_model, load_model, load_tokenizer, save_model
 from minordpo.errors import InputError
 from minordpo.run_folder.files import read_jsonl
-from minordpo.run_folder.ownership import only_here
+from minordpo.run_folder.lock import only_here
 from minordpo.train import run as run_module
 from minordpo.train.run import run
 

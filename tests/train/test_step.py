@@ -25,7 +25,7 @@ from minordpo.engine.logprobs import install
 from minordpo.engine.reference import ReferenceCache, reference_logps
 from minordpo.objectives import resolve
 from minordpo.train.loader import Packer, StepSampler, step_loader
-from minordpo.train.metrics import MetricsFile, largest_logratio, response_metrics
+from minordpo.train.metrics import largest_logratio, response_metrics
 from minordpo.train.step import Context, StepBatch, StepRecord, preference_evaluation, preference_step
 
 HYPER: dict[str, dict[str, float]] = {
@@ -362,32 +362,3 @@ def test_the_loader_gives_one_step_an_item():
     steps = list(step_loader(pairs, sampler, Packer(10**9)))
     assert [step.global_prompts for step in steps] == [3, 3, 1]
     assert [sorted(step.batches[0].indices) for step in steps] == [sorted(each) for each in sampler]
-
-
-# ---- metrics.jsonl ----
-def test_a_metric_that_is_not_finite_is_written_in_words(tmp_path):
-    file = MetricsFile(tmp_path / "metrics.jsonl")
-    file.append({"step": 1, "loss": math.nan, "grad_norm": math.inf, "tokens": 3})
-    assert (
-        tmp_path / "metrics.jsonl"
-    ).read_text() == '{"step": 1, "loss": "nan", "grad_norm": "inf", "tokens": 3}\n'
-
-
-def test_cutting_back_drops_later_rows_and_a_torn_last_line(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    rows = [f'{{"step": {step}, "loss": 0.5}}\n' for step in (1, 2, 2, 3)]
-    path.write_text("".join(rows) + '{"step": 4, "lo')
-    MetricsFile(path).cut_back(2)
-    assert path.read_text() == "".join(rows[:3])
-    path.write_text("".join(rows) + '{"step": 4, "lo')
-    MetricsFile(path).cut_back(9)
-    assert path.read_text() == "".join(rows)
-    MetricsFile(path).cut_back(0)
-    assert path.read_text() == ""
-    MetricsFile(tmp_path / "none.jsonl").cut_back(0)
-    assert not (tmp_path / "none.jsonl").exists()
-
-
-def test_a_process_without_a_path_writes_nothing():
-    MetricsFile(None).append({"step": 1})
-    MetricsFile(None).cut_back(0)

@@ -285,7 +285,7 @@ def test_resuming_at_the_last_step_takes_no_other(tmp_path, kind):
     again.train(resume_from_checkpoint=True)
     assert metric_rows(tmp_path) == before
     assert again.state.global_step == 3
-    assert again.last_metrics["logratios/chosen"] == before[-1]["logratios/chosen"] != 0
+    assert again.last_step.values["logratios/chosen"] == before[-1]["logratios/chosen"] != 0
     assert torch.equal(logits(again.model), logits(done.model))
     assert (
         abs(again.evaluate()["eval_logratios/margin"]) > 1e-4

@@ -43,12 +43,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def report_command(arguments: argparse.Namespace) -> None:
     """Make the report, and say where it is."""
+    from minordpo.paper.claims.tables import claims_section
     from minordpo.report.page import report
 
     out = report(
         arguments.folders,
         out=arguments.out,
         pairs=arguments.pairs,
+        sections=[claims_section],
         say=lambda text: print(text, file=sys.stderr),
     )
     names = sorted(each.stem for each in (out / "figures").glob("*.png"))

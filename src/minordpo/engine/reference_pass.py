@@ -19,13 +19,13 @@ from minordpo.engine.models import causal_model, load_model, switch_off_dropout
 from minordpo.engine.precision import autocast
 from minordpo.engine.ranks import Ranks, leave_at_exit
 from minordpo.engine.reference import ReferenceCache, as_reference, example_key, fingerprint, reference_logps
+from minordpo.engine.weights import InitialWeights
 
 
 class ReferencePass:
     """The reference of a run, run as the policy is: same engine, device and autocast, dropout off.
 
-    With `other` it is that model; without, the policy's own weights, with the adapter being trained
-    (`new_adapter`) off.
+    With `other` it is that model; without, the policy's own weights, with the adapter being trained off.
     """
 
     def __init__(
@@ -33,13 +33,13 @@ class ReferencePass:
         policy: nn.Module,
         other: PreTrainedModel | PeftModel | None,
         *,
-        new_adapter: bool,
+        weights: InitialWeights,
         args: TrainingArguments,
         cache: Path | None,
     ) -> None:
         self.is_policy = other is None
         self.model: Any = policy if other is None else other
-        self.new_adapter = new_adapter and other is None
+        self.weights, self.new_adapter = weights, weights.new_adapter and other is None
         self.args, self.cache = args, cache
 
     def logps(
@@ -83,7 +83,7 @@ class ReferencePass:
 
     def _stored(self) -> ReferenceCache:
         precision = "bfloat16" if self.args.bf16 else "none"
-        key = fingerprint(self.model, autocast=precision, new_adapter=self.new_adapter)
+        key = fingerprint(self.model, autocast=precision, weights=self.weights.reference)
         return ReferenceCache(self.cache, key)
 
     @contextlib.contextmanager

@@ -37,7 +37,7 @@ from minordpo.evaluate.tables import markdown
 from minordpo.evaluate.tasks import Task, load_task
 from minordpo.generate.generation import Answer, Sampling, refuse_prompts, stream_answers
 from minordpo.generate.prompts import question_prompts
-from minordpo.run_folder.ownership import only_here
+from minordpo.run_folder.lock import only_here
 from minordpo.version import __version__
 
 # Answers at a time, by device: at every token of a small model a GPU waits for Python, with 32 answers as with 128.

@@ -18,6 +18,15 @@ from matplotlib.ticker import MaxNLocator
 from minordpo.errors import InputError
 from minordpo.figures.canvas import COLORS, GREY, new_figure, write_figure
 from minordpo.run_folder.files import read_jsonl
+from minordpo.run_folder.records import (
+    LOGPS,
+    LOGRATIOS,
+    REWARD_MARGIN,
+    STEP,
+    EvaluationRow,
+    HealthRow,
+    parse_row,
+)
 
 PANELS = {
     "chosen": "Chosen responses",
@@ -26,8 +35,8 @@ PANELS = {
 }
 # What is drawn: log-ratios, or log-probs of a run without a reference.
 _AXES = {
-    "logratios": "log-ratio to the reference\n(nats per response)",
-    "logps": "log-prob\n(nats per response)",
+    LOGRATIOS: "log-ratio to the reference\n(nats per response)",
+    LOGPS: "log-prob\n(nats per response)",
 }
 _DASHES = ("-", "--")
 _WIDTH, _LINE = 11.0, 0.25  # inches; a line of the title or the legend
@@ -45,7 +54,7 @@ class Curves:
     does not occur has no value of it (NaN).
     """
 
-    kind: str  # "logratios" or "logps"
+    kind: str  # LOGRATIOS or LOGPS
     steps: np.ndarray
     values: dict[str, np.ndarray]  # by the names of `PANELS` that have any
     eval_steps: np.ndarray
@@ -84,25 +93,22 @@ def read_curves(metrics: Path) -> Curves:
             f"{metrics} has no training step with log-ratios or log-probs (logratios/chosen, …), but a figure needs "
             "one. Name the metrics.jsonl of a run that has begun."
         )
-    labelled = "rewards/margins" not in names and f"{kind}/margin" not in names and kind == "logratios"
+    labelled = REWARD_MARGIN not in names and f"{kind}/margin" not in names and kind == LOGRATIOS
     tables: tuple[dict[int, list[float]], dict[int, list[float]]] = {}, {}
     for number, row in rows:
-        for prefix, table in zip(("", "eval_"), tables, strict=True):
+        for prefix, table in zip(("", EvaluationRow.PREFIX), tables, strict=True):
             wanted = [f"{prefix}{kind}/{panel}" for panel in PANELS]
             if not any(name in row for name in wanted):
                 continue
             where = f"line {number} of {metrics}"
             chosen, rejected, margin = (
-                math.nan if name not in row and (labelled or kind == "logps") else _number(row, name, where)
+                math.nan if name not in row and (labelled or kind == LOGPS) else _number(row, name, where)
                 for name in wanted
             )
-            margin = chosen - rejected if kind == "logps" else margin
-            table[int(_number(row, "step", where))] = [chosen, rejected, margin]
-    health = tuple(
-        (int(_number(row, "step", f"line {number} of {metrics}")), str(row.get("health")))
-        for number, row in rows
-        if row.get("event") == "health"
-    )
+            margin = chosen - rejected if kind == LOGPS else margin
+            table[int(_number(row, STEP, where))] = [chosen, rejected, margin]
+    records = [parse_row(row) for _, row in rows if STEP in row]
+    health = tuple((row.step, row.health) for row in records if isinstance(row, HealthRow))
     return Curves(kind, *_columns(tables[0]), *_columns(tables[1]), health)
 
 
@@ -149,11 +155,9 @@ def reward_figure(metrics: Path, out: Path, *, title: str) -> None:
     curves = read_curves(metrics)
     panels = _panels([curves])
     with new_figure() as figure:
-        axes = figure.subplots(1, len(panels), sharex=True, sharey=curves.kind == "logratios", squeeze=False)[
-            0
-        ]
+        axes = figure.subplots(1, len(panels), sharex=True, sharey=curves.kind == LOGRATIOS, squeeze=False)[0]
         for axis, (name, heading), color in zip(axes, panels.items(), COLORS, strict=False):
-            _prepare(axis, heading, zero=curves.kind == "logratios")
+            _prepare(axis, heading, zero=curves.kind == LOGRATIOS)
             _shade(axis, curves)
             _draw(axis, curves, name, color=color)
         _label([axes], [curves])
@@ -178,20 +182,20 @@ def compare_figure(runs: dict[str, Path], out: Path, *, title: str, note: str | 
         )
     curves = [read_curves(metrics) for metrics in runs.values()]
     if len({run.kind for run in curves}) > 1:
-        without = next(label for label, run in zip(runs, curves, strict=True) if run.kind == "logps")
+        without = next(label for label, run in zip(runs, curves, strict=True) if run.kind == LOGPS)
         raise InputError(
             f"{without} has no log-ratios, for it had no reference, and others have. Train it with "
             "metrics.reference=true, or draw it apart."
         )
     panels = _panels(curves)
-    zoom = zoom_range(curves) if curves[0].kind == "logratios" else None
+    zoom = zoom_range(curves) if curves[0].kind == LOGRATIOS else None
     rows = 1 if zoom is None else 2
     with new_figure() as figure:
-        share: Literal["row", "none"] = "row" if curves[0].kind == "logratios" else "none"
+        share: Literal["row", "none"] = "row" if curves[0].kind == LOGRATIOS else "none"
         grid = figure.subplots(rows, len(panels), sharex=True, sharey=share, squeeze=False)
         for number, row in enumerate(grid):
             for axis, (name, heading) in zip(row, panels.items(), strict=True):
-                zero = curves[0].kind == "logratios"
+                zero = curves[0].kind == LOGRATIOS
                 _prepare(axis, heading if number == 0 else None, last=number == rows - 1, zero=zero)
                 for place, run in enumerate(curves):
                     _draw(axis, run, name, **_line_style(place))

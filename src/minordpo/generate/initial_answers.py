@@ -12,6 +12,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from minordpo.engine.reference import as_reference, fingerprint
+from minordpo.engine.weights import InitialWeights
 from minordpo.generate.answer_cache import answers_key, kept_answers, kept_file
 from minordpo.generate.generation import Answer, generate_answers
 
@@ -19,13 +20,11 @@ from minordpo.generate.generation import Answer, generate_answers
 class FirstAnswers:
     """The answers of a model that has taken no step yet, kept in `folder`; with `folder=None` made each time.
 
-    A new adapter is off: it adds nothing before its first step, and the others stay. The weights are read for their
-    digest at the first call alone, so nobody may ask who has trained since.
+    A new adapter is off: it adds nothing before its first step, and the others stay.
     """
 
-    def __init__(self, *, new_adapter: bool, folder: Path | None) -> None:
-        self.new_adapter, self.folder = new_adapter, folder
-        self._digest: str | None = None
+    def __init__(self, weights: InitialWeights, *, folder: Path | None) -> None:
+        self.weights, self.folder = weights, folder
 
     def __call__(
         self,
@@ -45,7 +44,7 @@ class FirstAnswers:
             "progress": progress,
             "on_answer": on_answer,
         }
-        with as_reference(model, new_adapter=self.new_adapter):
+        with as_reference(model, new_adapter=self.weights.new_adapter):
             if self.folder is None:
                 return generate_answers(model, tokenizer, list(prompts), **settings)
             content = self._content(model)
@@ -70,9 +69,8 @@ class FirstAnswers:
         return kept_file(self.folder, key).exists()
 
     def _content(self, model: PreTrainedModel | PeftModel) -> str:
-        if self._digest is None:
-            self._digest = fingerprint(model, autocast="none", new_adapter=self.new_adapter)
-        return f"{self._digest} {_precision(model.device.type)}"
+        digest = fingerprint(model, autocast="none", weights=self.weights.policy)
+        return f"{digest} {_precision(model.device.type)}"
 
 
 def _precision(device: str) -> str:

@@ -20,23 +20,37 @@ from minordpo.errors import InputError
 from minordpo.generate.generation import Answer, generate_answers
 from minordpo.generate.initial_answers import FirstAnswers
 from minordpo.monitor.advice import MEANS, advise, advise_peer
-from minordpo.monitor.health import Change, Health, Monitor, Thresholds
+from minordpo.monitor.health import Health, Monitor, Thresholds
 from minordpo.monitor.probe import (
     Probe,
     Prompt,
     Reference,
     encode_prompts,
     is_due,
-    probe_row,
+    means,
     prompts_of,
     tokens_of_looks,
 )
 from minordpo.monitor.rollback import bring_back, keep_trainable
 from minordpo.objectives import Objective
-from minordpo.train.metrics import MetricsFile
+from minordpo.run_folder import names
+from minordpo.run_folder.metrics_file import MetricsFile, StepLines
+from minordpo.run_folder.records import (
+    CHOSEN_LOGP,
+    CHOSEN_LOGRATIO,
+    CHOSEN_REWARD,
+    LOSS,
+    MAX_NEW_TOKENS,
+    SECONDS,
+    HealthRow,
+    ProbeRow,
+    RollbackRow,
+    Row,
+    StepRow,
+    of_kind,
+)
 
-KEPT = Path("healthy") / "weights.safetensors"
-_LIMIT = "probe/max_new_tokens"
+KEPT = Path(names.HEALTHY) / names.HEALTHY_WEIGHTS
 _SHARDING = {
     DistributedType.FSDP: "FSDP",
     DistributedType.DEEPSPEED: "DeepSpeed",
@@ -127,10 +141,10 @@ class MonitorCallback(TrainerCallback):
             print("no pairs are held out (data.eval), so the monitor answers prompts of the training pairs")
 
     def see(
-        self, row: dict[str, Any] | None, state: TrainerState, control: TrainerControl, args: Any, model: Any
+        self, row: StepRow | None, state: TrainerState, control: TrainerControl, args: Any, model: Any
     ) -> TrainerControl:
         """Take in a step's metrics, answer the prompts where they are due, tell and act."""
-        rows = [] if row is None else [row]
+        rows: list[Row] = [] if row is None else [row]
         step = state.global_step
         # A peer may log a step after its end, and then asks twice.
         answered = (
@@ -145,13 +159,13 @@ class MonitorCallback(TrainerCallback):
         if answered and self.monitor.is_sound:
             self._keep(model, step)
         if change is not None:
-            self.metrics.append(change.row())
+            self.metrics.write(change)
             self._tell(change, args)
         if self.health == "collapsed" and self.on_collapse != "warn":
             control.should_training_stop = True
         return control
 
-    def replay(self, rows: Sequence[dict[str, Any]]) -> None:
+    def replay(self, rows: Sequence[Row]) -> None:
         """Be where the monitor of these rows was."""
         self.monitor = Monitor(self.thresholds)
         self.monitor.see_all(rows)
@@ -166,7 +180,7 @@ class MonitorCallback(TrainerCallback):
         if not self.has_stopped or self.on_collapse != "rollback":
             return
         self.came_back_to = bring_back(model, self._file(KEPT), main=self._main)
-        self.metrics.append_evaluation({"step": step, "event": "rollback", "to": self.came_back_to})
+        self.metrics.write_instead(RollbackRow(step, {}, self.came_back_to))
         self._say(
             f"the model is that of step {self.came_back_to} again, the last whose answers were sound "
             "(monitor.on_collapse=rollback)"
@@ -189,15 +203,15 @@ class MonitorCallback(TrainerCallback):
                     "the monitor has no prompts: outside PreferenceTrainer they cannot be taken from the data. Pass "
                     "MonitorCallback(tokenizer, prompts=[...]), a few texts or chats"
                 )
-            self.metrics = MetricsFile(self._file(Path("monitor.jsonl")) if self._main else None)
+            self.metrics = MetricsFile(self._file(names.PEER_METRICS) if self._main else None)
             self.metrics.cut_back(step if step else -1)  # training anew, its look at step 0 too
-        self.probes = MetricsFile(self._file(Path("probes.jsonl")) if self._main else None)
+        self.probes = StepLines(self._file(names.PROBES) if self._main else None)
         self.probes.cut_back(step if step else -1)
         (rows,) = broadcast_object_list([self.metrics.rows()])
         self.replay(rows)
         if step:
             self._first_answers = None
-        self._first = {row["prompt"]: row["token_ids"] for row in self.probes.rows() if row["step"] == 0}
+        self._first = {row["prompt"]: row["token_ids"] for row in self.probes.lines() if row["step"] == 0}
         self.probe = self.make_probe(model, state.max_steps, rows)
         if self.probe is not None and step == 0:
             self.monitor.see([self._answer(0, model, args)])
@@ -220,10 +234,10 @@ class MonitorCallback(TrainerCallback):
         **kwargs: Any,
     ) -> TrainerControl | None:
         """A peer's metrics of a step."""
-        if self._in_ours or not logs or "loss" not in logs:
+        if self._in_ours or not logs or LOSS not in logs:
             return None
         row = peer_row(logs, state.global_step, beta=getattr(args, "beta", None))
-        self.metrics.append_evaluation(row)
+        self.metrics.write_instead(row)
         return self.see(row, state, control, args, kwargs["model"])
 
     def on_train_end(
@@ -233,7 +247,7 @@ class MonitorCallback(TrainerCallback):
         self.end(state.global_step, kwargs["model"])
 
     # ---- its own ----
-    def make_probe(self, model: Any, steps: int, rows: Sequence[dict[str, Any]] = ()) -> Probe | None:
+    def make_probe(self, model: Any, steps: int, rows: Sequence[Row] = ()) -> Probe | None:
         """The prompts that this model will be asked; None, which is said, where it can be asked none.
 
         `steps` are those of the whole run, `rows` what it has written so far.
@@ -261,11 +275,14 @@ class MonitorCallback(TrainerCallback):
             return None
         return Probe(self.tokenizer, prompts, max_new_tokens=tokens)
 
-    def _tokens(self, model: Any, steps: int, rows: Sequence[dict[str, Any]]) -> int:
+    def _tokens(self, model: Any, steps: int, rows: Sequence[Row]) -> int:
         """The longest answer: once a run has begun that of its first look, which all others are compared with."""
         if not isinstance(self.max_new_tokens, str):
             return self.max_new_tokens
-        begun = next((row[_LIMIT] for row in rows if _LIMIT in row), None)
+        begun = next(
+            (row.values[MAX_NEW_TOKENS] for row in of_kind(rows, ProbeRow) if MAX_NEW_TOKENS in row.values),
+            None,
+        )
         return begun or tokens_of_looks(steps, launched=model.device.type != "cpu")
 
     def _refuse_sharded_rollback(self) -> None:
@@ -276,10 +293,10 @@ class MonitorCallback(TrainerCallback):
                 "to keep. Use monitor.on_collapse=stop and go back to a checkpoint"
             )
 
-    def _answer(self, step: int, model: Any, args: TrainingArguments) -> dict[str, Any]:
+    def _answer(self, step: int, model: Any, args: TrainingArguments) -> ProbeRow:
         """The probe's row; answered by the main process alone, and known to all."""
         assert self.probe is not None
-        row: dict[str, Any] = {}
+        row = ProbeRow(step)
         make, self._first_answers = self._first_answers or generate_answers, None
         if self._main:
             # accelerate's autocast is that of the model it was given: below an adapter generation would miss it.
@@ -293,11 +310,11 @@ class MonitorCallback(TrainerCallback):
             measures = self._measures(step, answers, first)
             texts = self.probe.texts(step, answers, measures)
             seconds += time.perf_counter() - started
-            row = {"step": step, **probe_row(measures), _LIMIT: self.probe.max_new_tokens}
-            row["probe/seconds"] = round(seconds, 4)
+            limit = {MAX_NEW_TOKENS: self.probe.max_new_tokens, SECONDS: round(seconds, 4)}
+            row = ProbeRow(step, means(measures) | limit)
             for text in texts:
                 self.probes.append(text)
-            self.metrics.append_evaluation(row)
+            self.metrics.write_instead(row)
         (row,) = broadcast_object_list([row])
         return row
 
@@ -319,9 +336,9 @@ class MonitorCallback(TrainerCallback):
         if self.on_collapse == "rollback" and self._main:
             keep_trainable(model, self._file(KEPT), step=step)
 
-    def _tell(self, change: Change, args: Any) -> None:
+    def _tell(self, change: HealthRow, args: Any) -> None:
         said = [f"step {change.step}: {change.health} (was {change.was}): {change.why}"]
-        said.append(MEANS[change.health])
+        said.append(MEANS[self.health])
         if change.health in ("inaccurate", "collapsing", "collapsed"):
             ours = self._objective
             rate = float(args.learning_rate)
@@ -334,19 +351,18 @@ class MonitorCallback(TrainerCallback):
         if self._main:
             tqdm.write(line)  # above the progress bar
 
-    def _file(self, name: Path) -> Path:
+    def _file(self, name: str | Path) -> Path:
         return Path(str(self.folder)) / name
 
 
-def peer_row(logs: dict[str, Any], step: int, *, beta: float | None) -> dict[str, Any]:
+def peer_row(logs: dict[str, Any], step: int, *, beta: float | None) -> StepRow:
     """What another trainer logged, under our names: its rewards are β × log-ratio, and of some β × log-prob."""
-    row = {"step": step, "loss": logs["loss"]}
-    logp, reward = logs.get("logps/chosen"), logs.get("rewards/chosen")
-    if logp is None:
-        return row
-    row["logps/chosen"] = logp
-    if reward is not None and beta:
-        logratio = reward / beta
-        if abs(logratio - logp) > 1e-3 * abs(logp):  # else it has no reference
-            row["logratios/chosen"] = logratio
-    return row
+    values = {LOSS: logs[LOSS]}
+    logp, reward = logs.get(CHOSEN_LOGP), logs.get(CHOSEN_REWARD)
+    if logp is not None:
+        values[CHOSEN_LOGP] = logp
+        if reward is not None and beta:
+            logratio = reward / beta
+            if abs(logratio - logp) > 1e-3 * abs(logp):  # else it has no reference
+                values[CHOSEN_LOGRATIO] = logratio
+    return StepRow(step, values)

@@ -1,4 +1,4 @@
-"""Rows of metrics.jsonl → the run's health, and why. No model, no clock: a finished run is judged as a running one.
+"""Records of metrics.jsonl → the run's health, and why. No model, no clock: a finished run is judged as a running one.
 
 healthy     nothing below is seen
 displaced   the chosen answers are less likely than under the reference, and falling: normal in many DPO runs
@@ -15,9 +15,26 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
+
+from minordpo.run_folder.records import (
+    CHOSEN_LOGP,
+    CHOSEN_LOGRATIO,
+    CHOSEN_NLL,
+    CORRECT,
+    DISTANCE,
+    EMPTY,
+    LOOPING,
+    REFERENCE_NLL,
+    REPEATED,
+    STOPPED,
+    HealthRow,
+    ProbeRow,
+    Row,
+    StepRow,
+)
 
 Health = Literal["healthy", "displaced", "inaccurate", "collapsing", "collapsed"]
 
@@ -70,26 +87,6 @@ class Verdict:
     why: str
 
 
-@dataclass(frozen=True)
-class Change:
-    """A change of health, as its row in metrics.jsonl."""
-
-    step: int
-    health: Health
-    was: Health
-    why: str
-
-    def row(self) -> dict[str, Any]:
-        """The event's row."""
-        return {
-            "step": self.step,
-            "event": "health",
-            "health": self.health,
-            "was": self.was,
-            "why": self.why,
-        }
-
-
 class Monitor:
     """Sees the rows of one step after the other; what it says follows from them alone."""
 
@@ -97,8 +94,8 @@ class Monitor:
         self.thresholds = thresholds or Thresholds()
         self.verdict = Verdict("healthy", "nothing was seen yet")
         self._chosen = _Chosen(self.thresholds)
-        self._first: Mapping[str, Any] | None = None  # the probe at step 0
-        self._last: Mapping[str, Any] | None = None
+        self._first: ProbeRow | None = None  # the probe at step 0
+        self._last: ProbeRow | None = None
 
     @property
     def is_sound(self) -> bool:
@@ -110,24 +107,22 @@ class Monitor:
         worse = [] if text is None else text.worse(self.thresholds, share=self.thresholds.hold)
         return self.verdict.health in ("healthy", "displaced") and not worse
 
-    def see(self, rows: Iterable[Mapping[str, Any]]) -> Change | None:
-        """Take in the rows of one step (metrics, probe; others mean nothing here); the change of health, if any."""
+    def see(self, rows: Iterable[Row]) -> HealthRow | None:
+        """Take in the rows of one step (steps and probes; others mean nothing here); the change of health, if any."""
         rows = list(rows)
         if not rows:
             return None
-        step = 0
         for row in rows:
-            step = int(row["step"])
-            if "loss" in row:
+            if isinstance(row, StepRow):
                 self._chosen.add(row)
-            if _number(row, "probe/repeated_4grams") is not None:
+            elif isinstance(row, ProbeRow) and row.number(REPEATED) is not None:
                 self._last = row
-                self._first = row if step == 0 else self._first
+                self._first = row if row.step == 0 else self._first
         was = self.verdict.health
         self.verdict = self._judge()
         if self.verdict.health == was:
             return None
-        return Change(step, self.verdict.health, was, self.verdict.why)
+        return HealthRow(rows[-1].step, {}, self.verdict.health, was, self.verdict.why)
 
     def _judge(self) -> Verdict:
         limits, was = self.thresholds, self.verdict.health
@@ -144,7 +139,7 @@ class Monitor:
             if fall.nats <= -limits.collapsing_nats and (far or soon):
                 return Verdict("collapsing", _joined([fall.said, *early]))
         if text is not None and text.correct_fall >= limits.inaccurate:
-            return Verdict("inaccurate", text.said("correct", "of the answers are right"))
+            return Verdict("inaccurate", text.said(CORRECT, "of the answers are right"))
         if fall is not None:
             share = 1.0 if was == "healthy" else limits.hold
             falling = fall.speed < 0 or was != "healthy"
@@ -154,15 +149,15 @@ class Monitor:
             return Verdict("healthy", "the answers are as sound as at the start")
         return Verdict("healthy", fall.said)
 
-    def see_all(self, rows: Iterable[Mapping[str, Any]]) -> list[Change]:
+    def see_all(self, rows: Iterable[Row]) -> list[HealthRow]:
         """Take in the rows of many steps, those of a metrics.jsonl; every change of health."""
         by_step = itertools.groupby(sorted(rows, key=_step), key=_step)
         seen = (self.see(list(group)) for _, group in by_step)
         return [change for change in seen if change is not None]
 
 
-def changes(rows: Iterable[Mapping[str, Any]], thresholds: Thresholds | None = None) -> list[Change]:
-    """Every change of health of a run, from the rows of its metrics.jsonl."""
+def changes(rows: Iterable[Row], thresholds: Thresholds | None = None) -> list[HealthRow]:
+    """Every change of health of a run, from the rows of its metrics.jsonl (`run_folder.metrics_file.MetricsFile`)."""
     return Monitor(thresholds).see_all(rows)
 
 
@@ -203,8 +198,8 @@ class _Chosen:
         self._start: list[float] = []
         self._rows: deque[tuple[float | None, float]] = deque(maxlen=2 * thresholds.window)
 
-    def add(self, row: Mapping[str, Any]) -> None:
-        logp, logratio = _number(row, "logps/chosen"), _number(row, "logratios/chosen")
+    def add(self, row: StepRow) -> None:
+        logp, logratio = row.number(CHOSEN_LOGP), row.number(CHOSEN_LOGRATIO)
         if logp is None:
             return
         if logratio is None and len(self._start) < self.thresholds.least_rows:
@@ -226,7 +221,7 @@ class _Chosen:
             return None
         return self._against_start([logp for _, logp in before], [logp for _, logp in now])
 
-    def _against_reference(self, before: list[Any], now: list[Any]) -> Fall:
+    def _against_reference(self, before: list[tuple], now: list[tuple]) -> Fall:
         nats, reference = [_mean([r for r, _ in rows]) for rows in (before, now)], []
         for rows in (before, now):
             reference.append(-_mean([logp - ratio for ratio, logp in rows]))
@@ -249,46 +244,46 @@ class _Chosen:
 class _Text:
     """The last probe beside the one at step 0."""
 
-    first: Mapping[str, Any]
-    last: Mapping[str, Any]
+    first: ProbeRow
+    last: ProbeRow
 
     @classmethod
-    def between(cls, first: Mapping[str, Any] | None, last: Mapping[str, Any] | None) -> _Text | None:
+    def between(cls, first: ProbeRow | None, last: ProbeRow | None) -> _Text | None:
         return None if first is None or last is None or last is first else cls(first, last)
 
     def rise(self, name: str) -> float:
-        values = [_number(row, f"probe/{name}") for row in (self.first, self.last)]
-        return 0.0 if values[0] is None or values[1] is None else values[1] - values[0]
+        first, last = self.first.number(name), self.last.number(name)
+        return 0.0 if first is None or last is None else last - first
 
     @property
     def correct_fall(self) -> float:
-        return -self.rise("correct")
+        return -self.rise(CORRECT)
 
     def said(self, name: str, what: str) -> str:
-        first, last = (row[f"probe/{name}"] for row in (self.first, self.last))
+        first, last = self.first.values[name], self.last.values[name]
         return f"{last:.0%} {what} ({first:.0%} at the start)"
 
     def broken(self, limits: Thresholds) -> list[str]:
         """What is wrong with the text, in words; nothing where it is no collapse."""
         found = []
-        if self.rise("looping") >= limits.looping:
-            found.append(self.said("looping", "of the answers loop"))
-        if self.rise("repeated_4grams") >= limits.repeated:
-            found.append(self.said("repeated_4grams", "of their 4-grams repeat"))
-        if self.rise("empty") >= limits.empty:
-            found.append(self.said("empty", "of the answers are empty"))
-        endless = self.rise("stopped") <= -limits.endless_stopped
-        if endless and self.rise("repeated_4grams") >= limits.endless_repeated:
-            found.append(self.said("stopped", "of the answers end"))
-            found.append(self.said("repeated_4grams", "of their 4-grams repeat"))
-        if self.rise("reference_nll") >= limits.garbled_nll and self._beyond_the_chosen():
+        if self.rise(LOOPING) >= limits.looping:
+            found.append(self.said(LOOPING, "of the answers loop"))
+        if self.rise(REPEATED) >= limits.repeated:
+            found.append(self.said(REPEATED, "of their 4-grams repeat"))
+        if self.rise(EMPTY) >= limits.empty:
+            found.append(self.said(EMPTY, "of the answers are empty"))
+        endless = self.rise(STOPPED) <= -limits.endless_stopped
+        if endless and self.rise(REPEATED) >= limits.endless_repeated:
+            found.append(self.said(STOPPED, "of the answers end"))
+            found.append(self.said(REPEATED, "of their 4-grams repeat"))
+        if self.rise(REFERENCE_NLL) >= limits.garbled_nll and self._beyond_the_chosen():
             found.append(self._unlikely())
         return list(dict.fromkeys(found))
 
     def early(self, limits: Thresholds) -> list[str]:
         """What may be the beginning of it, in words."""
         found = self.worse(limits)
-        distance = _number(self.last, "probe/distance")
+        distance = self.last.number(DISTANCE)
         if distance is not None and distance >= limits.early_distance:
             found.append(f"the answers share {1 - distance:.0%} of their tokens with those at the start")
         return found
@@ -296,41 +291,30 @@ class _Text:
     def worse(self, limits: Thresholds, *, share: float = 1.0) -> list[str]:
         """What got worse by this share of an early sign, in words; that answers are others is not worse."""
         found = []
-        if self.rise("looping") >= share * limits.early_looping:
-            found.append(self.said("looping", "of the answers loop"))
-        if self.rise("repeated_4grams") >= share * limits.early_repeated:
-            found.append(self.said("repeated_4grams", "of the answers' 4-grams repeat"))
-        if self.rise("stopped") <= -share * limits.early_stopped:
-            found.append(self.said("stopped", "of the answers end"))
-        if self.rise("reference_nll") >= limits.early_nll:  # half of it is what sound answers vary by
+        if self.rise(LOOPING) >= share * limits.early_looping:
+            found.append(self.said(LOOPING, "of the answers loop"))
+        if self.rise(REPEATED) >= share * limits.early_repeated:
+            found.append(self.said(REPEATED, "of the answers' 4-grams repeat"))
+        if self.rise(STOPPED) <= -share * limits.early_stopped:
+            found.append(self.said(STOPPED, "of the answers end"))
+        if self.rise(REFERENCE_NLL) >= limits.early_nll:  # half of it is what sound answers vary by
             found.append(self._unlikely())
         return found
 
     def _beyond_the_chosen(self) -> bool:
         """Less likely to the reference than the very answers that are taught; a new style alone is not."""
-        chosen, last = (
-            _number(row, f"probe/{name}")
-            for row, name in ((self.first, "chosen_nll"), (self.last, "reference_nll"))
-        )
+        chosen, last = self.first.number(CHOSEN_NLL), self.last.number(REFERENCE_NLL)
         return chosen is None or last is None or last > chosen
 
     def _unlikely(self) -> str:
-        first, last = (row["probe/reference_nll"] for row in (self.first, self.last))
+        first, last = self.first.values[REFERENCE_NLL], self.last.values[REFERENCE_NLL]
         return (
             f"to the reference the answers are unlikely, {last:.2f} nats a token ({first:.2f} at the start)"
         )
 
 
-def _step(row: Mapping[str, Any]) -> int:
-    return int(row["step"])
-
-
-def _number(row: Mapping[str, Any], name: str) -> float | None:
-    """The row's value where it is a finite number; metrics.jsonl writes the others as words."""
-    value = row.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
+def _step(row: Row) -> int:
+    return row.step
 
 
 def _mean(values: list[float]) -> float:

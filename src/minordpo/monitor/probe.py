@@ -16,6 +16,17 @@ from minordpo.data.tokens import TokenExample, TokenResponse
 from minordpo.errors import InputError
 from minordpo.generate.generation import Answer, generate_answers
 from minordpo.generate.text_measures import MIN_LOOP, asked_line, last_number, looping, repeated_4grams
+from minordpo.run_folder.records import (
+    CHOSEN_NLL,
+    CORRECT,
+    DISTANCE,
+    EMPTY,
+    LOOPING,
+    REFERENCE_NLL,
+    REPEATED,
+    STOPPED,
+    TOKENS,
+)
 
 LEAST_PROBES = 6  # of a run, after the one at step 0
 MOST_BETWEEN = 100  # steps of a long run: the answers are then a few per cent of it (docs/monitor.md)
@@ -69,26 +80,26 @@ class Probe:
         found = []
         for place, (answer, prompt) in enumerate(zip(answers, self.prompts, strict=True)):
             measured: dict[str, float] = {
-                "repeated_4grams": repeated_4grams(answer.token_ids),
-                "looping": float(looping(answer.token_ids)),
-                "stopped": float(answer.stopped),
-                "empty": float(not answer.text.strip()),
-                "tokens": float(answer.tokens),
+                REPEATED: repeated_4grams(answer.token_ids),
+                LOOPING: float(looping(answer.token_ids)),
+                STOPPED: float(answer.stopped),
+                EMPTY: float(not answer.text.strip()),
+                TOKENS: float(answer.tokens),
             }
             if prompt.number is not None:
-                measured["correct"] = float(is_right(answer, prompt.number))
+                measured[CORRECT] = float(is_right(answer, prompt.number))
             if first is not None:
-                measured["distance"] = distance(answer.token_ids, first[place])
+                measured[DISTANCE] = distance(answer.token_ids, first[place])
             found.append(measured)
         return found
 
     def reference_nll(self, answers: Sequence[Answer], reference: Reference) -> list[dict[str, float]]:
         """Of each answer −log π_ref a token, in nats; an empty answer has none."""
-        return self._judged("reference_nll", [_all_scored(answer) for answer in answers], reference)
+        return self._judged(REFERENCE_NLL, [_all_scored(answer) for answer in answers], reference)
 
     def chosen_nll(self, reference: Reference) -> list[dict[str, float]]:
         """The same of the best response that the data has to each prompt, where it has one."""
-        return self._judged("chosen_nll", [prompt.best for prompt in self.prompts], reference)
+        return self._judged(CHOSEN_NLL, [prompt.best for prompt in self.prompts], reference)
 
     def _judged(
         self, name: str, responses: Sequence[TokenResponse | None], reference: Reference
@@ -120,12 +131,10 @@ class Probe:
         return rows
 
 
-def probe_row(measures: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The look's columns in metrics.jsonl: means over the answers that have the measure."""
+def means(measures: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Each measure as the mean over the answers that have it."""
     names = dict.fromkeys(name for measured in measures for name in measured)
-    return {
-        f"probe/{name}": _mean(measured[name] for measured in measures if name in measured) for name in names
-    }
+    return {name: _mean(measured[name] for measured in measures if name in measured) for name in names}
 
 
 def _all_scored(answer: Answer) -> TokenResponse:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
@@ -12,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from minordpo.errors import InputError
-from minordpo.run_folder.files import written_whole
+from minordpo.run_folder.files import sync, written_whole
 
 
 def keep_trainable(model: nn.Module, file: Path, *, step: int) -> None:
@@ -28,8 +27,7 @@ def keep_trainable(model: nn.Module, file: Path, *, step: int) -> None:
             save_file(weights, aside, metadata={"step": str(step)})
         except SafetensorError as error:  # its words for a full disk
             raise OSError(str(error)) from error
-        with aside.open("rb") as handle:
-            os.fsync(handle.fileno())
+        sync(aside)
 
 
 def bring_back(model: nn.Module, file: Path, *, main: bool) -> int:

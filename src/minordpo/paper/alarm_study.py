@@ -24,13 +24,27 @@ from minordpo.config import load_config
 from minordpo.errors import InputError
 from minordpo.evaluate.statistics import wilson
 from minordpo.monitor.health import Monitor, Thresholds
-from minordpo.monitor.probe import is_due, probe_row
+from minordpo.monitor.probe import is_due, means
 from minordpo.objectives import resolve
+from minordpo.run_folder import names
 from minordpo.run_folder.files import read_jsonl
+from minordpo.run_folder.metrics_file import MetricsFile
+from minordpo.run_folder.records import (
+    CHOSEN_LOGRATIO,
+    CHOSEN_NLL,
+    EMPTY,
+    LOOPING,
+    REFERENCE_NLL,
+    REPEATED,
+    ProbeRow,
+    Row,
+    StepRow,
+    of_kind,
+)
 
 # Where the text of a run is called broken: rises over step 0, over ALL its prompts, of shares and of nats a token under
 # the reference; the latter also beyond the data's chosen answers. Set before any run was made.
-BROKEN = {"looping": 0.25, "repeated_4grams": 0.2, "empty": 0.25, "reference_nll": 0.6}
+BROKEN = {LOOPING: 0.25, REPEATED: 0.2, EMPTY: 0.25, REFERENCE_NLL: 0.6}
 T = TypeVar("T")
 ALARMS = ("collapsing", "collapsed")
 
@@ -41,17 +55,17 @@ class Watched:
 
     name: str
     configuration: str  # what it shares with the runs that differ in their seed alone
-    rows: list[dict[str, Any]]
+    rows: list[StepRow]
     looks: dict[int, list[dict[str, Any]]]  # step → an answer's measures each
 
     @property
     def steps(self) -> int:
         """Of the whole run."""
-        return max(int(row["step"]) for row in self.rows)
+        return max(row.step for row in self.rows)
 
     def look(self, step: int, prompts: int | None = None) -> dict[str, float]:
         """Means over the first prompts of one look; over all of them without a number."""
-        return probe_row(self.looks[step][:prompts])
+        return means(self.looks[step][:prompts])
 
 
 def read_run(folder: Path, configuration: str | None = None) -> Watched:
@@ -60,25 +74,24 @@ def read_run(folder: Path, configuration: str | None = None) -> Watched:
     Raises:
         InputError: the folder has no looks at the text.
     """
-    config = load_config(folder / "config.yaml", [])
+    config = load_config(folder / names.CONFIG, [])
     objective = resolve(config.objective.name, config.objective.hyper)
     rate = float(config.training.arguments["learning_rate"])
-    rows = [row for _, row in read_jsonl(folder / "metrics.jsonl")]
-    file = folder / "probes.jsonl"
+    rows = of_kind(MetricsFile(folder / names.METRICS).rows(), StepRow)
+    file = folder / names.PROBES
     if not file.exists():
         raise InputError(f"{folder} has no probes.jsonl. Only runs with monitor.enabled=true can be studied")
     looks: dict[int, list[dict[str, Any]]] = {}
     for _, row in read_jsonl(file):
         looks.setdefault(int(row["step"]), []).append(dict(row["measures"]))
-    plain = [row for row in rows if "loss" in row]
-    return Watched(folder.name, configuration or f"{objective}, rate {rate:g}", plain, looks)
+    return Watched(folder.name, configuration or f"{objective}, rate {rate:g}", rows, looks)
 
 
 def broke_at(run: Watched) -> int | None:
     """The first step at which the text was broken; None where it never was."""
-    first = _plain(run.look(0))
+    first = run.look(0)
     later = sorted(run.looks)[1:]
-    return next((step for step in later if is_broken(first, _plain(run.look(step)))), None)
+    return next((step for step in later if is_broken(first, run.look(step))), None)
 
 
 def is_broken(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
@@ -88,32 +101,26 @@ def is_broken(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
         for name in BROKEN
         if now.get(name) is not None and before.get(name) is not None
     }
-    taught = before.get("chosen_nll")
-    if taught is not None and "reference_nll" in rises and now["reference_nll"] <= taught:
-        del rises["reference_nll"]  # a new style, no less likely than what is taught
+    taught = before.get(CHOSEN_NLL)
+    if taught is not None and REFERENCE_NLL in rises and now[REFERENCE_NLL] <= taught:
+        del rises[REFERENCE_NLL]  # a new style, no less likely than what is taught
     return any(rise >= BROKEN[name] for name, rise in rises.items())
 
 
-def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name.removeprefix("probe/"): value for name, value in row.items()}
-
-
-def as_seen(
-    run: Watched, *, prompts: int = 4, every: int | str = "auto"
-) -> list[tuple[int, list[dict[str, Any]]]]:
+def as_seen(run: Watched, *, prompts: int = 4, every: int | str = "auto") -> list[tuple[int, list[Row]]]:
     """The rows of each step that a monitor of so few prompts and looks would have had."""
-    by_step = {int(row["step"]): [row] for row in run.rows}
+    by_step: dict[int, list[Row]] = {row.step: [row] for row in run.rows}
     steps = run.steps
     due = {step for step in range(1, steps + 1) if is_due(step, steps, every)} | {0}
     for step in due:
         # Where the run looked at other steps, the one before stands for it: nothing is seen early.
         known = max((each for each in run.looks if each <= step), default=None)
         if known is not None and not (known == 0 and step):
-            by_step.setdefault(step, []).append({"step": step, **run.look(known, prompts)})
+            by_step.setdefault(step, []).append(ProbeRow(step, run.look(known, prompts)))
     return sorted(by_step.items())
 
 
-def alarm_at(seen: Iterable[tuple[int, Sequence[Mapping[str, Any]]]], thresholds: Thresholds) -> int | None:
+def alarm_at(seen: Iterable[tuple[int, Sequence[Row]]], thresholds: Thresholds) -> int | None:
     """The first step at which the monitor says collapsing or collapsed."""
     monitor = Monitor(thresholds)
     for step, rows in seen:
@@ -125,20 +132,18 @@ def alarm_at(seen: Iterable[tuple[int, Sequence[Mapping[str, Any]]]], thresholds
 
 def trivial_alarm_at(run: Watched, c: float, *, window: int = 8) -> int | None:
     """The first step at which the chosen log-ratio, as a mean over the last rows, is below −c nats."""
-    rows = [row for row in run.rows if row.get("logratios/chosen") is not None]
+    rows = [(row.step, nats) for row in run.rows if (nats := row.number(CHOSEN_LOGRATIO)) is not None]
     for place in range(min(window, len(rows)) // 2, len(rows) + 1):
         recent = rows[max(0, place - window) : place]
-        if recent and statistics.fmean(float(row["logratios/chosen"]) for row in recent) < -c:
-            return int(recent[-1]["step"])
+        if recent and statistics.fmean(nats for _, nats in recent) < -c:
+            return recent[-1][0]
     return None
 
 
 def was_displaced(run: Watched) -> bool:
     """Whether the chosen responses ended below the reference."""
-    last = [float(row["logratios/chosen"]) for row in run.rows if row.get("logratios/chosen") is not None][
-        -8:
-    ]
-    return bool(last) and statistics.fmean(last) < -1.0
+    nats = [value for row in run.rows if (value := row.number(CHOSEN_LOGRATIO)) is not None]
+    return bool(nats) and statistics.fmean(nats[-8:]) < -1.0
 
 
 # ---- how good an alarm is ----

@@ -13,11 +13,21 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from minordpo.errors import InputError
 from minordpo.paper.alarm_study import Watched, read_run
-from minordpo.run_folder.files import read_jsonl
+from minordpo.run_folder import names
+from minordpo.run_folder.metrics_file import MetricsFile
+from minordpo.run_folder.records import (
+    ACCURACY,
+    CHOSEN_LOGRATIO,
+    CORRECT,
+    LOGRATIO_MARGIN,
+    REJECTED_AT_OR_BELOW,
+    EvaluationRow,
+    held_out,
+    of_kind,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +38,7 @@ class Trained:
     configuration: str
     steps: int
     correct: dict[int, float]  # step → share of right answers
-    held_out: list[tuple[int, dict[str, Any]]]
+    held_out: list[EvaluationRow]
 
     def lost(self, step: int) -> float:
         """The accuracy at the end less that at the last look up to this step."""
@@ -43,26 +53,27 @@ def read_trained(folder: Path, configuration: str | None = None) -> Trained:
         InputError: the run has no looks that can be checked, or no held-out measures on the way.
     """
     run: Watched = read_run(folder, configuration)
-    rows = [row for _, row in read_jsonl(folder / "metrics.jsonl") if "eval_loss" in row]
+    rows = of_kind(MetricsFile(folder / names.METRICS).rows(), EvaluationRow)
     if len(rows) < 2:
         raise InputError(
             f"{folder} measured its held-out pairs {len(rows)} times, but on the way is needed too. Train it with "
             "training.eval_strategy=steps"
         )
-    lacking = next((name for name, _, _ in SIGNALS.values() if any(name not in row for row in rows)), None)
+    lacking = next(
+        (name for name, _, _ in SIGNALS.values() if any(name not in row.values for row in rows)), None
+    )
     if lacking is not None:
         raise InputError(
-            f"{folder} measured no {lacking}. Train it with held-out pairs and metrics.reference=true"
+            f"{folder} measured no {held_out(lacking)}. Train it with held-out pairs and metrics.reference=true"
         )
-    correct = {step: run.look(step).get("probe/correct") for step in run.looks}
+    correct = {step: run.look(step).get(CORRECT) for step in run.looks}
     checked = {step: share for step, share in correct.items() if share is not None}
     if len(checked) < 2:
         raise InputError(
             f"{folder} has no answers that can be checked. Its chosen responses must end in "
             "the line 'So the answer is: N'"
         )
-    measured = [(int(row["step"]), row) for row in rows]
-    return Trained(run.name, run.configuration, run.steps, checked, measured)
+    return Trained(run.name, run.configuration, run.steps, checked, rows)
 
 
 # ---- signals: a held-out measure so far → a number that grows as training suffices ----
@@ -82,22 +93,22 @@ def _flat(values: Sequence[float]) -> float:
 # Its measure, what is made of it, and the levels at which a run may be stopped.
 SIGNALS: dict[str, tuple[str, Callable[[Sequence[float]], float], tuple[float, ...]]] = {
     "pairs ranked right": (
-        "eval_rewards/accuracies",
+        ACCURACY,
         _last,
         (0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 1.0),
     ),
     "margin in nats": (
-        "eval_logratios/margin",
+        LOGRATIO_MARGIN,
         _last,
         (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0),
     ),
     "rejected at or below the reference": (
-        "eval_rejected_at_or_below_reference",
+        REJECTED_AT_OR_BELOW,
         _last,
         (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0),
     ),
-    "chosen log-ratio is flat": ("eval_logratios/chosen", _flat, (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)),
-    "margin is flat": ("eval_logratios/margin", _flat, (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)),
+    "chosen log-ratio is flat": (CHOSEN_LOGRATIO, _flat, (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)),
+    "margin is flat": (LOGRATIO_MARGIN, _flat, (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)),
 }
 FIXED = "a fixed share of the steps"
 FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -105,15 +116,15 @@ FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 def stops_at(run: Trained, signal: str, level: float) -> int:
     """The step at which the rule stops the run; its last one where the level is never reached."""
-    measured = [(step, row) for step, row in run.held_out if step > 0]
+    measured = [row for row in run.held_out if row.step > 0]
     if signal == FIXED:
-        return next((step for step, _ in measured if step >= level * run.steps), run.steps)
+        return next((row.step for row in measured if row.step >= level * run.steps), run.steps)
     measure, rule, _ = SIGNALS[signal]
     values: list[float] = []
-    for step, row in measured:
-        values.append(float(row[measure]))
+    for row in measured:
+        values.append(float(row.values[measure]))
         if rule(values) >= level:
-            return step
+            return row.step
     return run.steps
 
 

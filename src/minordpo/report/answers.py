@@ -10,8 +10,9 @@ from typing import Any
 from minordpo.errors import InputError
 from minordpo.report.evaluations import owned, read_results
 from minordpo.report.find import Found
+from minordpo.run_folder import names
 from minordpo.run_folder.files import read_jsonl
-from minordpo.train.metrics import MetricsFile
+from minordpo.run_folder.metrics_file import StepLines
 
 QUESTIONS = 20  # of each source
 TEXT = 1500  # characters of an answer or a question
@@ -113,7 +114,7 @@ def _cut(text: str) -> str:
 
 def _samples(found: Found) -> Iterator[_Said]:
     for place, run in enumerate(found.runs):
-        file = run.folder / "samples.jsonl"
+        file = run.folder / names.SAMPLES
         for number, row in _lines(file):
             when = str(row.get("when"))
             yield _said(row, f"line {number} of {file}", "prompt", place, when, int(when == "after"))
@@ -121,8 +122,8 @@ def _samples(found: Found) -> Iterator[_Said]:
 
 def _looked(found: Found) -> Iterator[_Said]:
     for place, run in enumerate(found.runs):
-        file = run.folder / "probes.jsonl"
-        rows = MetricsFile(file).rows()  # as it grows while a run goes on, its last line may be torn
+        file = run.folder / names.PROBES
+        rows = StepLines(file).lines()  # as it grows while a run goes on, its last line may be torn
         steps = _some(sorted({row["step"] for row in rows}))
         asked: dict[Any, Any] = {}
         for row in rows:
@@ -143,7 +144,7 @@ def _some(steps: Sequence[int]) -> set[int]:
 def _evaluated(found: Found) -> Iterator[_Said]:
     for folder in found.evaluations:
         for owner, _ in owned(found, folder, read_results(folder)):
-            file = folder / owner.label / "answers.jsonl"
+            file = folder / owner.label / names.ANSWERS
             when = "before" if owner.run is None else "after"
             for number, row in _lines(file):
                 yield _said(

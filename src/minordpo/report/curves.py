@@ -2,58 +2,78 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from minordpo.figures.training_curves import PANELS, SMOOTHED_ABOVE, smooth
+from minordpo.run_folder.records import (
+    ACCURACY,
+    CHOSEN_COEFFICIENT,
+    CHOSEN_LOGRATIO,
+    CORRECT,
+    DISTANCE,
+    EMPTY,
+    LOGPS,
+    LOGRATIOS,
+    LOOPING,
+    REFERENCE_NLL,
+    REJECTED_COEFFICIENT,
+    REJECTED_LOGRATIO,
+    REPEATED,
+    STOPPED,
+    TOKENS,
+    EvaluationRow,
+    HealthRow,
+    ProbeRow,
+    Row,
+    StepRow,
+    of_kind,
+)
 
 POINTS = 200  # of a curve; a chart is less than 200 points wide on most screens
 LOOKS = {
-    "repeated_4grams": "4-grams that occurred before (share)",
-    "looping": "answers that end in a loop (share)",
-    "stopped": "answers that end by themselves (share)",
-    "empty": "answers without text (share)",
-    "correct": "answers that are right (share)",
-    "distance": "distance from the answers at step 0 (0 to 1)",
-    "reference_nll": "how unlikely the reference finds the answers (nats a token)",
-    "tokens": "length of the answers (tokens)",
+    REPEATED: "4-grams that occurred before (share)",
+    LOOPING: "answers that end in a loop (share)",
+    STOPPED: "answers that end by themselves (share)",
+    EMPTY: "answers without text (share)",
+    CORRECT: "answers that are right (share)",
+    DISTANCE: "distance from the answers at step 0 (0 to 1)",
+    REFERENCE_NLL: "how unlikely the reference finds the answers (nats a token)",
+    TOKENS: "length of the answers (tokens)",
 }
-_COEFFICIENTS = {"push_chosen": "coefficient/chosen", "push_rejected": "coefficient/rejected"}
+_COEFFICIENTS = {"push_chosen": CHOSEN_COEFFICIENT, "push_rejected": REJECTED_COEFFICIENT}
 
 Curve = dict[str, list[Any]]  # {"x": steps, "y": values}, as long as each other
 
 
-def curves_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def curves_of(rows: Sequence[Row]) -> dict[str, Any]:
     """The curves of a run's rows; a name without any finite value has none.
 
     `kind` is "logratios", or "logps" of a run without a reference. `train` are the batches (of long runs the mean of
     `window` steps around each), `eval` the held-out examples, `looks` the monitor's measures; `health` tells from which
     step on it was called what.
     """
-    steps = [row for row in rows if "loss" in row]
-    names = {name for row in steps for name in row}
-    kind = "logratios" if {"logratios/chosen", "logratios/rejected"} & names else "logps"
-    held_out = [row for row in rows if "eval_loss" in row]
-    held_out = [row for row in held_out if row.get("split") == held_out[0].get("split")]
+    steps, held_out = of_kind(rows, StepRow), of_kind(rows, EvaluationRow)
+    names = {name for row in steps for name in row.values}
+    kind = LOGRATIOS if {CHOSEN_LOGRATIO, REJECTED_LOGRATIO} & names else LOGPS
     wanted = {panel: f"{kind}/{panel}" for panel in PANELS}
-    window = window_of(len(steps))
+    window, probes = window_of(len(steps)), of_kind(rows, ProbeRow)
     train = {name: _smoothed(_curve(steps, key), window) for name, key in wanted.items()}
     train |= {name: _averaged(_curve(steps, key), window) for name, key in _COEFFICIENTS.items()}
-    evaluated = {name: _curve(held_out, f"eval_{key}") for name, key in {**wanted, **_COEFFICIENTS}.items()}
-    evaluated["ranked"] = _curve(held_out, "eval_rewards/accuracies")
-    if kind == "logps":
+    evaluated = {name: _curve(held_out, key) for name, key in {**wanted, **_COEFFICIENTS}.items()}
+    evaluated["ranked"] = _curve(held_out, ACCURACY)
+    if kind == LOGPS:
         train["margin"], evaluated["margin"] = (_difference(each) for each in (train, evaluated))
     return {
         "kind": kind,
         "window": window,
-        "last_step": max((row["step"] for row in rows), default=0),
+        "last_step": max((row.step for row in rows), default=0),
         "train": {name: thin(curve) for name, curve in train.items() if curve["x"]},
         "eval": {name: thin(curve) for name, curve in evaluated.items() if curve["x"]},
-        "looks": {name: thin(curve) for name in LOOKS if (curve := _curve(rows, f"probe/{name}"))["x"]},
-        "health": [[row["step"], str(row.get("health"))] for row in rows if row.get("event") == "health"],
+        "looks": {name: thin(curve) for name in LOOKS if (curve := _curve(probes, name))["x"]},
+        "health": [[row.step, row.health] for row in of_kind(rows, HealthRow)],
     }
 
 
@@ -62,14 +82,10 @@ def window_of(steps: int) -> int:
     return 1 if steps <= SMOOTHED_ABOVE else 2 * max(2, steps // 40) + 1
 
 
-def _curve(rows: Sequence[Mapping[str, Any]], name: str) -> Curve:
+def _curve(rows: Sequence[Row], name: str) -> Curve:
     """The finite values; a row without one, or with a NaN, is a gap. Of a step measured twice the last counts."""
-    points = {row["step"]: float(row[name]) for row in rows if _is_finite(row.get(name))}
+    points = {row.step: value for row in rows if (value := row.number(name)) is not None}
     return {"x": sorted(points), "y": [points[step] for step in sorted(points)]}
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _smoothed(curve: Curve, window: int) -> Curve:

@@ -12,6 +12,7 @@ from typing import Any
 
 from minordpo.errors import InputError
 from minordpo.report.find import Found
+from minordpo.run_folder import names
 from minordpo.sweep.results import EVALUATION
 
 SCORES = {
@@ -34,7 +35,7 @@ def refuse_shared(run: Path) -> None:
         InputError: other models answered there too, so that it is not the run's.
     """
     folder = run / EVALUATION
-    if (folder / "results.json").exists() and len(read_results(folder)["models"]) > 1:
+    if (folder / names.RESULTS).exists() and len(read_results(folder)["models"]) > 1:
         raise InputError(
             f"{folder} holds answers of several models, but inside a run folder they are taken for the run's own. Move "
             "it out of the run folder, and name it as a further DIR"
@@ -140,7 +141,7 @@ def read_results(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: it cannot be read.
     """
-    file = folder / "results.json"
+    file = folder / names.RESULTS
     try:
         results = json.loads(file.read_text(encoding="utf-8"))
         settings, models = dict(results["settings"]), dict(results["models"])

@@ -11,9 +11,10 @@ from typing import Any
 from minordpo.config.yaml import parse_yaml
 from minordpo.errors import InputError
 from minordpo.evaluate.kl_plot import FILE
+from minordpo.run_folder import names
 from minordpo.sweep.results import EVALUATION, FAILED
 
-CONFIG, METRICS, PLAN = "config.yaml", "metrics.jsonl", "sweep.json"
+CONFIG, METRICS, PLAN = names.CONFIG, names.METRICS, names.SWEEP
 _SECTIONS = ("model", "data", "objective")
 
 
@@ -96,7 +97,7 @@ def _look(folder: Path, depth: int, runs: dict[Path, Any], evaluations: dict[Pat
 
 
 def _is_evaluation(folder: Path) -> bool:
-    return (folder / "evaluation.json").is_file() and (folder / "results.json").is_file()
+    return (folder / names.EVALUATION_SETTINGS).is_file() and (folder / names.RESULTS).is_file()
 
 
 def _run_config(folder: Path) -> Mapping[str, Any] | None:

@@ -15,8 +15,9 @@ from minordpo.report.evaluations import gather_evaluations, refuse_shared
 from minordpo.report.find import Found, Run
 from minordpo.report.groups import DASHES, Setting, group_runs
 from minordpo.report.pairs import gather_pairs, read_pairs
+from minordpo.run_folder import names, records
+from minordpo.run_folder.metrics_file import MetricsFile
 from minordpo.sweep.results import HEALTHS, in_our_form, run_row
-from minordpo.train.metrics import MetricsFile
 from minordpo.version import __version__
 
 # Their coefficient on the chosen response is β σ(−β margin), each of its own margin (of dpop times 1 + λ where the
@@ -39,10 +40,10 @@ COLUMNS: dict[str, tuple[str, str, str]] = {
     "worst_health": ("worst health", "", "health"),
     "collapsed_step": ("collapsed at", "step", "whole"),
     "steps": ("steps", "", "whole"),
-    "eval_logratios/chosen": ("chosen", "nats", "signed"),
-    "eval_logratios/rejected": ("rejected", "nats", "signed"),
-    "eval_logratios/margin": ("margin", "nats", "signed"),
-    "eval_rewards/accuracies": ("ranked right", "", "share"),
+    records.held_out(records.CHOSEN_LOGRATIO): ("chosen", "nats", "signed"),
+    records.held_out(records.REJECTED_LOGRATIO): ("rejected", "nats", "signed"),
+    records.held_out(records.LOGRATIO_MARGIN): ("margin", "nats", "signed"),
+    records.held_out(records.ACCURACY): ("ranked right", "", "share"),
     "strict_accuracy": ("right, asked line", "", "share"),
     "flexible_accuracy": ("right, last number", "", "share"),
     "retention_accuracy": ("retained", "", "share"),
@@ -70,7 +71,7 @@ def gather(found: Found) -> dict[str, Any]:
         refuse_shared(run.folder)
         with in_our_form(run.folder):
             rows.append(run_row(run.folder))
-            measured.append(curves_of(MetricsFile(run.folder / "metrics.jsonl").rows()))
+            measured.append(curves_of(MetricsFile(run.folder / names.METRICS).rows()))
             pairs.append(read_pairs(run.folder))
     settings = [_setting(run) for run in found.runs]
     groups, numbers = group_runs(found.runs, settings)

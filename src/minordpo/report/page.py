@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import html
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from string import Template
 from typing import Any
 
 from minordpo.errors import InputError
-from minordpo.report.find import find
+from minordpo.report.find import Found, find
 from minordpo.report.gather import gather
+from minordpo.run_folder import names
+from minordpo.run_folder.files import written_folder
 from minordpo.run_folder.ownership import refuse_unwritable
 
-INDEX, FIGURES = "index.html", "figures"
+INDEX, FIGURES = "index.html", names.FIGURES
 # In this order, within one function: nothing of it is visible outside.
 _SCRIPTS = ("state.js", "chart.js", "curves.js", "results.js", "reading.js", "main.js")
 _OURS = '<meta name="generator" content="minordpo report">'
@@ -31,13 +30,15 @@ def report(
     *,
     out: Path | None = None,
     pairs: int | None = None,
+    sections: Sequence[Callable[[Found], str]] = (),
     say: Callable[[str], None] = lambda text: None,
 ) -> Path:
     """Write index.html and figures/ for the runs in the folders, whole or not at all, and return where.
 
     A folder is a run, a folder of runs, a sweep's output, or that of an evaluation. `out` is by default `report` in the
     first of them. `pairs`: also compute that many held-out pairs token by token under each finished run and its
-    reference, kept as pair_tokens.jsonl in the run folder. `say` gets a line of each such file.
+    reference, kept as pair_tokens.jsonl in the run folder. `sections` each make HTML of the finished runs, which ends
+    the page. `say` gets a line of each such file.
 
     Raises:
         InputError: no run, a file that cannot be read, or `out` is something else than a report.
@@ -51,14 +52,14 @@ def report(
 
         add_pair_tokens(found.runs, pairs, say=say)
     data = gather(found)
-    from minordpo.paper.claims.tables import claims_section
     from minordpo.report.figures import draw_figures
 
-    claims = claims_section(found) if any(run["status"] == "finished" for run in data["runs"]) else ""
+    any_finished = any(run["status"] == "finished" for run in data["runs"])
+    more = "".join(section(found) for section in sections) if any_finished else ""
     with written_folder(out) as aside:
         (aside / FIGURES).mkdir()
         draw_figures(data, aside / FIGURES)
-        (aside / INDEX).write_text(render(data, claims), encoding="utf-8")
+        (aside / INDEX).write_text(render(data, more), encoding="utf-8")
     return out
 
 
@@ -71,14 +72,14 @@ def refuse_foreign(out: Path) -> None:
     refuse_unwritable(out)
     if not out.exists():
         return
-    names = {each.name for each in out.iterdir()}
-    if not names:
+    inside = {each.name for each in out.iterdir()}
+    if not inside:
         return
     index = out / INDEX
     if not index.is_file() or _OURS not in index.read_text(encoding="utf-8", errors="replace")[:2000]:
         raise InputError(f"{out} exists and holds no report. Name another folder with --out")
     figures = list((out / FIGURES).iterdir()) if (out / FIGURES).is_dir() else []
-    others = sorted(names - {INDEX, FIGURES}) + [
+    others = sorted(inside - {INDEX, FIGURES}) + [
         f"{FIGURES}/{each.name}" for each in figures if each.suffix not in (".png", ".svg")
     ]
     if others:
@@ -88,34 +89,8 @@ def refuse_foreign(out: Path) -> None:
         )
 
 
-@contextlib.contextmanager
-def written_folder(out: Path) -> Iterator[Path]:
-    """A folder to fill, which takes the place of `out` at the end; after an error `out` is as it was.
-
-    Raises:
-        InputError: it cannot be written.
-    """
-    aside, before = (out.with_name(f".{out.name}.{os.getpid()}.{kind}") for kind in ("partial", "before"))
-    try:
-        aside.mkdir(parents=True)
-        yield aside
-        if out.exists():
-            os.replace(out, before)
-        os.replace(aside, out)
-    except OSError as error:
-        raise InputError(
-            f"{out} cannot be written ({error.strerror or error}). Free some space, check the permissions or name "
-            "another folder with --out"
-        ) from error
-    finally:
-        if before.exists() and not out.exists():  # interrupted between the two
-            os.replace(before, out)
-        for each in (aside, before):
-            shutil.rmtree(each, ignore_errors=True)
-
-
-def render(data: Mapping[str, Any], claims: str = "") -> str:
-    """The page, `claims` being its last section. Its policy lets nothing run but its script, nothing be fetched."""
+def render(data: Mapping[str, Any], more: str = "") -> str:
+    """The page, ended by `more` sections in HTML. Its policy lets nothing run but its script, nothing be fetched."""
     files = resources.files("minordpo.report")
 
     def read(name: str) -> str:
@@ -131,7 +106,7 @@ def render(data: Mapping[str, Any], claims: str = "") -> str:
         style=read("page.css"),
         data=embedded(data),
         script=script,
-        claims=claims,
+        more=more,
     )
 
 

@@ -21,6 +21,7 @@ from minordpo.errors import InputError
 from minordpo.evaluate.scoring import score_examples, token_logps
 from minordpo.report.find import CONFIG, Run
 from minordpo.report.pairs import PAIR_TOKENS, SIDES
+from minordpo.run_folder import names
 from minordpo.run_folder.files import read_jsonl, write_jsonl
 from minordpo.run_folder.ownership import finished
 from minordpo.train.run import load_data, load_run_tokenizer
@@ -102,7 +103,7 @@ def _rows(
 ) -> list[dict[str, Any]]:
     model = config.model
     policy = token_logps(
-        str(folder / "model"), pairs, dtype=model.dtype, trust_remote_code=model.trust_remote_code
+        str(folder / names.MODEL), pairs, dtype=model.dtype, trust_remote_code=model.trust_remote_code
     )
     rows = []
     for pair, row in zip(pairs, score_examples(pairs, policy, ref, tokens=True), strict=True):

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from minordpo.run_folder import names
 from minordpo.run_folder.files import read_jsonl
 
-PAIR_TOKENS = "pair_tokens.jsonl"
+PAIR_TOKENS = names.PAIR_TOKENS
 SIDES = ("chosen", "rejected")
 
 

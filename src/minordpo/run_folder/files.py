@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from minordpo.errors import InputError
+
+_ASIDE = ".partial"
 
 
 def refuse_existing(path: Path, *, overwrite: bool = False) -> None:
@@ -47,26 +50,95 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
 
 
 @contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A file to write in place of `path`, which becomes it at the end, whole; after an error nothing is left.
+def replacing(path: Path) -> Iterator[Path]:
+    """A file or folder to write in place of `path`, which becomes it at the end; after an error nothing is left of it.
+
+    A folder that is replaced must not exist, or be empty.
 
     Raises:
-        InputError: it cannot be written.
+        OSError: the file cannot be written.
     """
     # Beside the target, since a rename is atomic only within one file system.
-    aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    aside = path.with_name(f".{path.name}.{os.getpid()}{_ASIDE}")
     try:
         yield aside
         os.replace(aside, path)
-    except BaseException as error:
+    except BaseException:
         with contextlib.suppress(OSError):
-            aside.unlink()
-        if not isinstance(error, OSError):
-            raise
+            shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
+        raise
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """As `replacing`, with an error that a user can read.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    try:
+        with replacing(path) as aside:
+            yield aside
+    except OSError as error:
         raise InputError(
             f"{path} cannot be written ({error.strerror or error}). Free some space, check the "
             "permissions or name another file."
         ) from error
+
+
+@contextlib.contextmanager
+def written_folder(out: Path) -> Iterator[Path]:
+    """A folder to fill, which takes the place of `out` at the end; after an error `out` is as it was.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    before = out.with_name(f".{out.name}.{os.getpid()}.before")
+    try:
+        with replacing(out) as aside:
+            aside.mkdir(parents=True)
+            yield aside
+            if out.exists():
+                os.replace(out, before)
+    except OSError as error:
+        raise InputError(
+            f"{out} cannot be written ({error.strerror or error}). Free some space, check the permissions or name "
+            "another folder with --out"
+        ) from error
+    finally:
+        if before.exists() and not out.exists():  # interrupted between the two
+            os.replace(before, out)
+        shutil.rmtree(before, ignore_errors=True)
+
+
+def is_left_over(path: Path) -> bool:
+    """Whether a killed process left this behind while it wrote; versions before 0.2 ended such names in .writing."""
+    return path.suffix in (_ASIDE, ".writing")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    with written_whole(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def sync(path: Path) -> None:
+    """Have the system write a file, or every file below a folder, through to the disk."""
+    for file in path.rglob("*") if path.is_dir() else (path,):
+        if file.is_file():
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+
+
+def refuse_no_text(path: Path) -> None:
+    """Raise InputError if the path is no text that a file system takes."""
+    name = str(path)
+    if "\0" in name or name != name.encode(errors="replace").decode():
+        raise InputError(f"{name[:200]!r} cannot be written: such a name is no text. Name another output")
 
 
 def _encode(row: Mapping[str, Any], path: Path, number: int) -> str:

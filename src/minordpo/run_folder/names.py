@@ -51,5 +51,3 @@ KL_FIGURE = "kl.png"
 # ---- the cache, under MINORDPO_CACHE ----
 CACHED_REFERENCE = "reference"
 CACHED_ANSWERS = "answers"
-
-WRITING = ".writing"  # ends the name of what is being written; a killed process may leave such a file behind

@@ -1,30 +1,17 @@
-"""A run's folder: whose it is, whether it can be written, one process at a time, and what started in it."""
+"""Whose a run folder is: whether it can be written, and which config, data and weights it was started with."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from minordpo.config import RunConfig, dump_config, load_config
 from minordpo.errors import InputError
-
-_HELD: set[int] = set()
-
-
-def _let_go() -> None:
-    for handle in _HELD:
-        os.close(handle)
-    _HELD.clear()
-
-
-# A forked loader's worker outlives a killed run by seconds, and would keep its lock.
-os.register_at_fork(after_in_child=_let_go)
+from minordpo.run_folder import names
+from minordpo.run_folder.files import is_left_over, refuse_no_text, replacing
 
 
 def refuse_unwritable(folder: Path) -> None:
@@ -33,7 +20,7 @@ def refuse_unwritable(folder: Path) -> None:
     Raises:
         InputError: a file is in the way, nothing may be written there, or the system does not take such a name.
     """
-    _refuse_no_text(folder)
+    refuse_no_text(folder)
     try:
         above = existing_above(folder)
         is_folder = above.is_dir()
@@ -49,60 +36,15 @@ def refuse_unwritable(folder: Path) -> None:
         raise InputError(f"{folder} cannot be written: {above} allows no writing. Name another output")
 
 
-def _refuse_no_text(folder: Path) -> None:
-    name = str(folder)
-    if "\0" in name or name != name.encode(errors="replace").decode():
-        raise InputError(f"{name[:200]!r} cannot be written: such a name is no text. Name another output")
-
-
 def finished(folder: Path) -> bool:
     """Whether a run ended there: its model is written last but for the figure."""
-    return (folder / "model").is_dir() and (folder / "figures" / "rewards.png").exists()
+    return (folder / names.MODEL).is_dir() and (folder / names.FIGURES / names.REWARDS_FIGURE).exists()
 
 
 def existing_above(folder: Path) -> Path:
     """The folder itself where it exists, else the nearest thing on its path that does."""
     path = folder.absolute()
     return next(each for each in (path, *path.parents) if each.exists())
-
-
-@contextlib.contextmanager
-def only_here(folder: Path, *, doing: str = "training") -> Iterator[None]:
-    """Makes the folder, and keeps other processes out of it; the lock goes with the process, however it ends.
-
-    Of several processes that train together the first one holds the lock. A folder in which nothing was written is
-    taken away again.
-
-    Raises:
-        InputError: the folder cannot be made, or another process is `doing` something in it.
-    """
-    if int(os.environ.get("RANK", "0")):
-        yield
-        return
-    _refuse_no_text(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY)
-        _HELD.add(handle)
-    except OSError as error:
-        raise InputError(
-            f"output {folder} cannot be written: {error.strerror}. Name another output"
-        ) from error
-    try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise InputError(
-                    f"another process is {doing} in {folder}. Wait until it has ended, or name another output"
-                ) from error
-        yield
-    finally:
-        if handle in _HELD:  # not in a forked child
-            with contextlib.suppress(OSError):  # only an empty folder goes
-                folder.rmdir()
-            _HELD.discard(handle)
-            os.close(handle)
 
 
 def refuse_foreign(folder: Path, config: RunConfig, resume: bool) -> bool:
@@ -113,7 +55,7 @@ def refuse_foreign(folder: Path, config: RunConfig, resume: bool) -> bool:
     """
     if int(os.environ.get("RANK", "0")):
         return resume  # the first process looks; for the others it may have been there already
-    file = folder / "config.yaml"
+    file = folder / names.CONFIG
     refuse_unwritable(folder)
     if file.exists() and not resume:
         raise InputError(f"{folder} holds another run. Name another output, or go on with it by --resume")
@@ -133,7 +75,7 @@ def refuse_foreign(folder: Path, config: RunConfig, resume: bool) -> bool:
 
 def _left_over(path: Path) -> bool:
     """Whether a run that was stopped before it claimed its folder may have left this there."""
-    return path.suffix == ".writing" or (path.is_dir() and not any(path.iterdir()))
+    return is_left_over(path) or (path.is_dir() and not any(path.iterdir()))
 
 
 # What a run is made of beside its config, and what to do where it has changed.
@@ -145,7 +87,7 @@ _SAME = {
 
 def refuse_changed(folder: Path, facts: dict[str, Any]) -> None:
     """A run is gone on with on the data and from the weights it started with, or the halves would not fit."""
-    file = folder / "environment.json"
+    file = folder / names.ENVIRONMENT
     if not file.exists():
         return
     try:
@@ -167,13 +109,12 @@ def claim(folder: Path, config: RunConfig, facts: dict[str, Any]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in (
-            ("config.yaml", dump_config(config)),
-            ("environment.json", json.dumps(facts, indent=2) + "\n"),
+            (names.CONFIG, dump_config(config)),
+            (names.ENVIRONMENT, json.dumps(facts, indent=2) + "\n"),
         ):
             if not (folder / name).exists():
-                aside = folder / f".{name}.writing"
-                aside.write_text(text, encoding="utf-8")
-                os.replace(aside, folder / name)
+                with replacing(folder / name) as aside:
+                    aside.write_text(text, encoding="utf-8")
     except OSError as error:
         raise InputError(
             f"{folder} cannot be written: {error.strerror or error}. Free some space or name another output"

@@ -94,6 +94,11 @@ class EvaluationRow(Row):
     PREFIX = "eval_"
 
 
+def held_out(name: str) -> str:
+    """The key that a measure of a step has for held-out examples, and its column in results.csv."""
+    return f"{EvaluationRow.PREFIX}{name}"
+
+
 class ProbeRow(Row):
     """The monitor's prompts answered after a step: means over the answers."""
 

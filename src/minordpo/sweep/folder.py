@@ -18,12 +18,13 @@ from minordpo.config.build import as_mapping, flatten
 from minordpo.engine.models import model_folder
 from minordpo.errors import InputError
 from minordpo.evaluate.folder import EvaluationFolder, model_identity
+from minordpo.run_folder import names
 from minordpo.run_folder.files import written_whole
+from minordpo.run_folder.metrics_file import MetricsFile
 from minordpo.run_folder.ownership import finished, refuse_unwritable
 from minordpo.sweep.names import in_order
 from minordpo.sweep.plan import Cell, SweepPlan
 from minordpo.sweep.results import COLUMNS, EVALUATION, FAILED, RETENTION, run_row, write_results
-from minordpo.train.metrics import MetricsFile
 from minordpo.version import __version__
 
 PLAN = "sweep.json"
@@ -270,8 +271,9 @@ def _has_begun(folder: Path) -> bool:
 
 def _has_trained(folder: Path) -> bool:
     """Whether there is anything that steps leave, whatever else is lost."""
-    stepped = (folder / "checkpoints").exists() or bool(MetricsFile(folder / "metrics.jsonl").last_step())
-    return stepped or (folder / "model").exists()
+    trained = MetricsFile(folder / names.METRICS).last_step() is not None
+    stepped = (folder / names.CHECKPOINTS).exists() or trained
+    return stepped or (folder / names.MODEL).exists()
 
 
 def _questions(plan: SweepPlan) -> str | None:

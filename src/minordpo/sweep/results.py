@@ -22,12 +22,22 @@ from minordpo.config.yaml import parse_yaml
 from minordpo.errors import InputError
 from minordpo.evaluate.statistics import wilson
 from minordpo.monitor.health import Health
+from minordpo.run_folder import names, records
 from minordpo.run_folder.files import read_jsonl, written_whole
+from minordpo.run_folder.metrics_file import MetricsFile
 from minordpo.run_folder.ownership import finished
-from minordpo.train.metrics import MetricsFile
+from minordpo.run_folder.records import (
+    EvaluationRow,
+    HealthRow,
+    ProbeRow,
+    RollbackRow,
+    Row,
+    StepRow,
+    last_of,
+    of_kind,
+)
 
-FAILED, COST = "failed.txt", "cost.json"  # beside the run's own files: why it ended early, what it took
-EVALUATION, RETENTION = "evaluation", "retention.jsonl"
+FAILED, COST, EVALUATION, RETENTION = names.FAILED, names.COST, names.EVALUATION, names.RETENTION
 HEALTHS: tuple[str, ...] = typing.get_args(Health)  # from the best to the worst
 _DEFAULT_SEED = 42  # transformers' own
 
@@ -110,34 +120,32 @@ def _row(folder: Path) -> dict[str, Any]:
     failed = folder / FAILED
     if failed.exists():
         row |= {"status": "failed", "error": " ".join(failed.read_text(encoding="utf-8").split())}
-    elif not (folder / "config.yaml").is_file():
+    elif not (folder / names.CONFIG).is_file():
         raise InputError(f"{folder} holds no run (there is no config.yaml). Name a run folder")
-    config = _config(folder / "config.yaml")
-    metrics = MetricsFile(folder / "metrics.jsonl").rows()
-    row |= _settings(config) | _measured(metrics) | _evaluated(folder / EVALUATION / "results.json")
+    config = _config(folder / names.CONFIG)
+    metrics = MetricsFile(folder / names.METRICS).rows()
+    row |= _settings(config) | _measured(metrics) | _evaluated(folder / EVALUATION / names.RESULTS)
     if metrics and config.get("monitor", {}).get("enabled", True):
         row |= _health(metrics)
     row |= _retained(folder / RETENTION)
-    facts = _json(folder / "environment.json")
+    facts = _json(folder / names.ENVIRONMENT)
     if row["status"] == "finished" and facts:
         held_out = bool(facts.get("held_out_pairs"))
-        _refuse_cut(folder / "metrics.jsonl", metrics, config, held_out=held_out)
+        _refuse_cut(folder / names.METRICS, metrics, config, held_out=held_out)
     if facts:
         row["machine"] = f"{facts['processor']}, {facts['threads']} threads"
         row |= {name: facts[name] for name in ("minordpo", "torch")}
     cost = _json(folder / COST)
     if any(isinstance(value, bool) or not isinstance(value, int | float | None) for value in cost.values()):
         raise ValueError(f"{COST} has something else than numbers")
-    names = {"total_seconds": "seconds"} | {name: name for name in ("peak_gpu_bytes", "peak_resident_bytes")}
-    return row | {name: cost.get(key) for name, key in names.items()}
+    own = {"total_seconds": "seconds"} | {name: name for name in ("peak_gpu_bytes", "peak_resident_bytes")}
+    return row | {name: cost.get(key) for name, key in own.items()}
 
 
-def _refuse_cut(
-    file: Path, metrics: Sequence[Mapping[str, Any]], config: Mapping[str, Any], *, held_out: bool
-) -> None:
+def _refuse_cut(file: Path, metrics: Sequence[Row], config: Mapping[str, Any], *, held_out: bool) -> None:
     """Nothing, where a finished run's rows are whole: every step's, and a last measurement if examples are held out."""
-    steps = [row["step"] for row in metrics if "loss" in row]
-    since = itertools.takewhile(lambda row: "loss" not in row, reversed(metrics))
+    steps = [row.step for row in of_kind(metrics, StepRow)]
+    since = itertools.takewhile(lambda row: not isinstance(row, StepRow), reversed(metrics))
     missing = next((step for step, found in enumerate(steps, start=1) if found != step), None)
     wanted = (config.get("training") or {}).get("max_steps") or 0
     warned = (config.get("monitor") or {}).get("on_collapse", "warn") == "warn"  # and nothing stopped it
@@ -145,7 +153,7 @@ def _refuse_cut(
         what = f"has no row of step {missing}"
     elif len(steps) < wanted and warned:
         what = f"ends at step {len(steps)} of {wanted}"
-    elif held_out and not any("eval_loss" in row for row in since):
+    elif held_out and not of_kind(since, EvaluationRow):
         what = f"ends at step {len(steps)} without the last measurement on held-out examples"
     else:
         return
@@ -187,34 +195,33 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _measured(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _measured(metrics: Sequence[Row]) -> dict[str, Any]:
     """Counts and times of the steps, and the last row of held-out examples and of a look."""
-    steps = [row for row in metrics if "loss" in row]
+    steps = of_kind(metrics, StepRow)
     found: dict[str, Any] = {}
     if steps:
         # A pause of the machine is no step, so the middle one.
         found = {
-            "steps": steps[-1]["step"],
-            "tokens": sum(row.get("tokens", 0) for row in steps),
-            "median_step_seconds": statistics.median(row["seconds"] for row in steps),
-            "training_seconds": sum(row["seconds"] for row in steps),
+            "steps": steps[-1].step,
+            "tokens": sum(row.tokens for row in steps),
+            "median_step_seconds": statistics.median(row.seconds for row in steps),
+            "training_seconds": sum(row.seconds for row in steps),
         }
-    for sign, prefix in (("eval_loss", "eval_"), ("probe/repeated_4grams", "probe/")):
-        last: Mapping[str, Any] = next((row for row in reversed(metrics) if sign in row), {})
-        found |= {name: float(last[name]) for name in last if name.startswith(prefix)}
+    for last in (last_of(metrics, EvaluationRow), last_of(metrics, ProbeRow)):
+        found |= {} if last is None else {name: float(value) for name, value in last.named().items()}
     return found
 
 
-def _health(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _health(metrics: Sequence[Row]) -> dict[str, Any]:
     """What the monitor said while the run went."""
-    said = [row for row in metrics if row.get("event") == "health"]
-    names = ["healthy", *(row["health"] for row in said)]
-    found: dict[str, Any] = {"health": names[-1], "worst_health": max(names, key=HEALTHS.index)}
-    for row in reversed(said):  # the first of each stays
-        if row["health"] != "healthy":
-            found[f"{row['health']}_step"] = row["step"]
-    back = next((row for row in reversed(metrics) if row.get("event") == "rollback"), None)
-    return found if back is None else found | {"rolled_back_to": back["to"]}
+    changes = of_kind(metrics, HealthRow)
+    healths = [HEALTHS[0], *(row.health for row in changes)]
+    found: dict[str, Any] = {"health": healths[-1], "worst_health": max(healths, key=HEALTHS.index)}
+    for row in reversed(changes):  # the first of each stays
+        if row.health != HEALTHS[0]:
+            found[f"{row.health}_step"] = row.step
+    back = last_of(metrics, RollbackRow)
+    return found if back is None else found | {"rolled_back_to": back.to}
 
 
 def _evaluated(file: Path) -> dict[str, Any]:
@@ -274,7 +281,7 @@ def write_results(folder: Path, rows: Sequence[Mapping[str, Any]], settings: Seq
 
     types = _column_types(rows, settings)
     with (
-        written_whole(folder / "results.csv") as aside,
+        written_whole(folder / names.RESULTS_CSV) as aside,
         aside.open("w", encoding="utf-8", newline="") as file,
     ):
         writer = csv.writer(file)
@@ -288,14 +295,15 @@ def write_results(folder: Path, rows: Sequence[Mapping[str, Any]], settings: Seq
     }
     schema = pyarrow.schema([(name, kinds[kind]) for name, kind in types.items()])
     columns = {name: [_typed(row.get(name), kind) for row in rows] for name, kind in types.items()}
-    with written_whole(folder / "results.parquet") as aside:
+    with written_whole(folder / names.RESULTS_PARQUET) as aside:
         pyarrow.parquet.write_table(pyarrow.table(columns, schema=schema), aside)
 
 
 def _column_types(rows: Sequence[Mapping[str, Any]], settings: Sequence[str]) -> dict[str, type]:
     """Every column and its type, in their order."""
     others = [name for name in settings if name not in COLUMNS]
-    measured = dict.fromkeys(name for row in rows for name in row if name.startswith(("eval_", "probe/")))
+    prefixes = (EvaluationRow.PREFIX, ProbeRow.PREFIX)
+    measured = dict.fromkeys(name for row in rows for name in row if name.startswith(prefixes))
     head = {name: kind for name, kind in _HEAD.items() if name not in ("model", "data")}
     varied = {name: _type_of([row.get(name) for row in rows]) for name in others}
     return head | varied | _HEALTH | dict.fromkeys(measured, float) | _EVALUATED | _COST | _HEAD
@@ -333,9 +341,9 @@ _SHOWN: dict[str, tuple[str, str]] = {  # column → its head, and how its value
     "run": ("run", "{}"),
     "health": ("health", "{}"),
     "collapsed_step": ("from step", "{}"),
-    "eval_logratios/chosen": ("chosen", "{:+.1f}"),
-    "eval_logratios/rejected": ("rejected", "{:+.1f}"),
-    "eval_rewards/accuracies": ("ranked", "{:.0%}"),
+    records.held_out(records.CHOSEN_LOGRATIO): ("chosen", "{:+.1f}"),
+    records.held_out(records.REJECTED_LOGRATIO): ("rejected", "{:+.1f}"),
+    records.held_out(records.ACCURACY): ("ranked", "{:.0%}"),
     "strict_accuracy": ("strict", "{:.1%}"),
     "flexible_accuracy": ("flexible", "{:.1%}"),
     "asked_format": ("format", "{:.0%}"),

@@ -26,7 +26,8 @@ from tqdm import tqdm
 
 from minordpo.errors import InputError
 from minordpo.paper.worlds.world import describe_base, is_made
-from minordpo.run_folder.ownership import only_here
+from minordpo.run_folder import records
+from minordpo.run_folder.lock import only_here
 from minordpo.sweep.cost import estimate, seconds_before
 from minordpo.sweep.folder import SweepFolder
 from minordpo.sweep.jobs import CellJob, UntunedJob, WorldJob, do_job
@@ -326,7 +327,7 @@ def _outcome(row: dict[str, Any]) -> str:
     parts = [] if row["health"] is None else [row["health"]]
     if row["collapsed_step"] is not None:
         parts.append(f"collapsed from step {row['collapsed_step']}")
-    ratio = row.get("eval_logratios/chosen")
+    ratio = row.get(records.held_out(records.CHOSEN_LOGRATIO))
     if ratio is not None:
         parts.append(f"chosen {ratio:+.1f} nats")
     if row["strict_accuracy"] is not None:
@@ -350,7 +351,7 @@ def _last_step(file: Path) -> int | None:
         return None
     for line in reversed(lines):
         try:
-            return int(json.loads(line)["step"])
+            return int(json.loads(line)[records.STEP])
         except (ValueError, KeyError, TypeError):
             continue
     return None

@@ -15,6 +15,7 @@ from minordpo.generate.generation import Answer
 from minordpo.generate.text_measures import summarize
 from minordpo.monitor.summary import for_card
 from minordpo.objectives.describe import source
+from minordpo.run_folder import records
 from minordpo.version import __version__
 
 if TYPE_CHECKING:
@@ -32,13 +33,13 @@ _WORDS = {
 }
 
 _TOLD = (
-    "loss",
-    "logratios/chosen",
-    "logratios/rejected",
-    "logps/chosen",
-    "logps/rejected",
-    "chosen_below_reference",
-    "rewards/accuracies",
+    records.LOSS,
+    records.CHOSEN_LOGRATIO,
+    records.REJECTED_LOGRATIO,
+    records.CHOSEN_LOGP,
+    records.REJECTED_LOGP,
+    records.CHOSEN_BELOW,
+    records.ACCURACY,
 )
 
 
@@ -132,43 +133,45 @@ def _measured(trainer: PreferenceTrainer) -> str:
     what, better, worse = _words(trainer)
     state, step = trainer.state, trainer.state.global_step
     if not trainer.held_out:
-        metrics, prefix, count = trainer.last_metrics, "", 0
+        row: records.Row | None
+        row, count = trainer.last_step, 0
         where = f"No {what} were held out. On those that the last step trained on, before its update"
     else:
         best = state.best_global_step if trainer.args.load_best_model_at_end else None
-        step, prefix, count = best or step, "eval_", len(trainer.held_out)
-        metrics = trainer.metrics_file.evaluation(step) or trainer.last_evaluation
+        step, count = best or step, len(trainer.held_out)
+        row = trainer.metrics_file.evaluation(step) or trainer.last_evaluation
         kept = f", whose weights are kept as the best by {trainer.args.metric_for_best_model}" if best else ""
         where = f"On the {count} held-out {what}, after step {step}{kept}"
-    values = {name: float(metrics[prefix + name]) for name in _TOLD if prefix + name in metrics}
+    measured = {} if row is None else row.values
+    values = {name: float(measured[name]) for name in _TOLD if name in measured}
     lines = [
         _likelihood(values, name, side)
         for name, side in (("chosen", better), ("rejected", worse))
-        if f"logps/{name}" in values
+        if f"{records.LOGPS}/{name}" in values
     ]
-    if "chosen_below_reference" in values:
-        share = _share(values["chosen_below_reference"], count if better != "desirable" else 0)
+    if records.CHOSEN_BELOW in values:
+        share = _share(values[records.CHOSEN_BELOW], count if better != "desirable" else 0)
         lines.append(f"{share} of the {better} responses are less likely than under the reference.")
-    if "rewards/accuracies" in values:
-        share = _share(values["rewards/accuracies"], count)
+    if records.ACCURACY in values:
+        share = _share(values[records.ACCURACY], count)
         lines.append(
             f"{share} of the {what} are ranked right: the {better} response has a larger log-ratio than the {worse} "
             "one."
         )
-    if "loss" in values:
-        lines.append(f"The mean loss is {values['loss']:.4g}.")
+    if records.LOSS in values:
+        lines.append(f"The mean loss is {values[records.LOSS]:.4g}.")
     return f"{where}:\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
 def _watched(trainer: PreferenceTrainer) -> str:
-    watch = trainer.watch()
-    return "" if watch is None else for_card(watch)
+    monitor = trainer.monitor()
+    return "" if monitor is None else for_card(monitor)
 
 
 def _likelihood(values: Mapping[str, float], name: str, side: str) -> str:
-    logratio = values.get(f"logratios/{name}")
+    logratio = values.get(f"{records.LOGRATIOS}/{name}")
     if logratio is None:
-        return f"The {side} responses have a mean log-prob of {values[f'logps/{name}']:.2f} nats."
+        return f"The {side} responses have a mean log-prob of {values[f'{records.LOGPS}/{name}']:.2f} nats."
     than = "more" if logratio > 0 else "less"
     if not math.isfinite(logratio) or f"{logratio:.2f}" in ("0.00", "-0.00"):
         return f"The {side} responses have a mean log-ratio of {abs(logratio):.2f} nats."

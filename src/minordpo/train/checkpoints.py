@@ -7,24 +7,25 @@ import os
 import re
 import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 from peft import PeftModel
 from safetensors import SafetensorError, safe_open
-from torch import nn
-from transformers import Trainer
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput, get_last_checkpoint, rotate_checkpoints
 
 from minordpo.errors import InputError
+from minordpo.run_folder.files import sync
 from minordpo.train.adapters import load_adapter_weights
+from minordpo.train.hooks import HookedTrainer
 
 _ASIDE = ".writing"
 
 
-class StagedCheckpoints(Trainer):
-    """Mixin over `transformers.Trainer`: `_save_checkpoint` goes through a folder of its own."""
+class StagedCheckpoints(HookedTrainer):
+    """A Trainer whose checkpoints are written in a folder of their own first."""
 
     _staging = False
 
@@ -71,12 +72,17 @@ class StagedCheckpoints(Trainer):
             raise InputError(f"{folder} holds no checkpoint to resume from")
         return Path(found)
 
-    def _get_output_dir(self, trial: Any) -> str:
-        folder = super()._get_output_dir(trial)
-        return os.path.join(folder, _ASIDE) if self._staging else folder
+    def checkpoints_folder(self, given: str) -> str:
+        """The folder that a checkpoint is staged in while it is written."""
+        return os.path.join(given, _ASIDE) if self._staging else given
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        folder = Path(self._get_output_dir(trial))
+    def write_checkpoint(self, write: Callable[[], None]) -> None:
+        """Stage the checkpoint in a folder of its own, and rename it once it is whole.
+
+        Raises:
+            InputError: the checkpoint cannot be written.
+        """
+        folder = Path(self.args.output_dir or "")
         aside = folder / _ASIDE
         name = f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
@@ -84,7 +90,7 @@ class StagedCheckpoints(Trainer):
         self.accelerator.wait_for_everyone()
         self._staging = True
         try:
-            super()._save_checkpoint(model, trial)
+            write()
         except (OSError, SafetensorError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and "inline_container" not in str(error):
                 raise  # of torch's runtime errors only its file writer's say that a disk is full
@@ -98,7 +104,7 @@ class StagedCheckpoints(Trainer):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             self._point_at_final_names(aside / name, folder)
-            _sync_to_disk(aside / name)
+            sync(aside / name)
             shutil.rmtree(folder / name, ignore_errors=True)
             os.replace(aside / name, folder / name)
             shutil.rmtree(aside, ignore_errors=True)
@@ -110,30 +116,22 @@ class StagedCheckpoints(Trainer):
             )
         self.accelerator.wait_for_everyone()
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if isinstance(self.model, PeftModel) and not self.is_fsdp_enabled:
-            load_adapter_weights(self.model, Path(resume_from_checkpoint))
-        else:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+    def load_weights(self, checkpoint: Path) -> bool:
+        """Load the trained adapter from a checkpoint; False where every weight is trained, or FSDP loads by name."""
+        if not isinstance(self.model, PeftModel) or self.is_fsdp_enabled:
+            return False
+        load_adapter_weights(self.model, checkpoint)
+        return True
 
     def load_finished(self, checkpoint: Path) -> TrainOutput:
         """Weights and state of a run that had taken its last step; the Trainer's own resumption may take another."""
         model: Any = self.model
         model.to(self.args.device)  # one that is to be sharded is not there yet, and stays whole here
-        self._load_from_checkpoint(str(checkpoint))
+        self.load_checkpoint(checkpoint)
         self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
-            self._load_best_model()
+            self.load_best()
         return TrainOutput(self.state.global_step, float("nan"), {})
-
-    def _load_best_model(self) -> None:
-        # The Trainer would load the weights into the first active adapter, which is a frozen one below; under FSDP it
-        # loads every trainable weight by its name.
-        best = self.state.best_model_checkpoint
-        if isinstance(self.model, PeftModel) and best is not None and not self.is_fsdp_enabled:
-            load_adapter_weights(self.model, Path(best))
-        else:
-            super()._load_best_model()
 
     def _point_at_final_names(self, written: Path, folder: Path) -> None:
         """The best checkpoint was looked for where this one was being written."""
@@ -169,10 +167,3 @@ def _refuse_damaged(folder: Path) -> None:
     # FSDP and DeepSpeed keep weights in folders of their own.
     if not any(each.suffix == ".safetensors" or each.is_dir() for each in folder.iterdir()):
         raise InputError(f"{folder} holds no weights. Remove it; --resume then goes on from the one before")
-
-
-def _sync_to_disk(folder: Path) -> None:
-    for file in folder.rglob("*"):
-        if file.is_file():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())

@@ -18,6 +18,7 @@ from minordpo.data.read.examples import examples_from_rows
 from minordpo.data.tokens import TokenExample, TokenOptions
 from minordpo.errors import InputError
 from minordpo.objectives import Objective, refuse_data
+from minordpo.run_folder.records import EvaluationRow
 from minordpo.train.metrics import NAMES, largest_logratio
 from minordpo.train.step import StepRecord
 
@@ -131,9 +132,9 @@ def refuse_unmeasured(args: TrainingArguments, *, held_out: bool) -> None:
             "at. Set training.eval_strategy=steps, or leave eval_steps out"
         )
     best = args.metric_for_best_model
-    known = ("loss", *NAMES)
-    if best is not None and best.removeprefix("eval_") not in known:
-        near = difflib.get_close_matches(best.removeprefix("eval_"), known, n=1)
+    known = NAMES
+    if best is not None and best.removeprefix(EvaluationRow.PREFIX) not in known:
+        near = difflib.get_close_matches(best.removeprefix(EvaluationRow.PREFIX), known, n=1)
         raise InputError(
             f"training.metric_for_best_model is {best}, which is not measured"
             f"{f' (did you mean {near[0]}?)' if near else ''}. Measured are: {', '.join(NAMES)}"

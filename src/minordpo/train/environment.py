@@ -14,7 +14,6 @@ import torch
 import xxhash
 
 from minordpo.data.tokens import TokenExample
-from minordpo.engine.models import POLICY_ADAPTER
 from minordpo.engine.reference import example_key
 from minordpo.train.trainer import PreferenceTrainer
 from minordpo.version import __version__
@@ -34,7 +33,7 @@ def environment(trainer: PreferenceTrainer) -> dict[str, Any]:
         "pairs": len(trainer.examples),
         "held_out_pairs": len(trainer.held_out),
         "data_digest": _data_digest([*trainer.examples, *trainer.held_out]),
-        "weights_digest": _weights_digest(trainer),
+        "weights_digest": trainer.initial_weights.run,
         "command": " ".join(Path(a).name if i == 0 else a for i, a in enumerate(sys.argv)),
     }
 
@@ -44,18 +43,4 @@ def _data_digest(examples: Sequence[TokenExample]) -> str:
     digest = xxhash.xxh3_128()
     for example in examples:
         digest.update(example_key(example))
-    return digest.hexdigest()
-
-
-def _weights_digest(trainer: PreferenceTrainer) -> str:
-    """Hex digest of the weights that the run starts from and of its reference's, a new adapter left out."""
-    digest = xxhash.xxh3_128()
-    models: list[Any] = [trainer.policy]
-    if trainer.reference is not None and not trainer.reference.is_policy:
-        models.append(trainer.reference.model)
-    for model in models:
-        for name, tensor in sorted(model.state_dict().items()):
-            if f".{POLICY_ADAPTER}." not in name:
-                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-                digest.update(tensor.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

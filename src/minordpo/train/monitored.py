@@ -15,12 +15,13 @@ from minordpo.generate.initial_answers import FirstAnswers
 from minordpo.monitor.callback import MonitorCallback
 from minordpo.monitor.probe import Reference
 from minordpo.objectives import Objective
+from minordpo.run_folder.metrics_file import MetricsFile
+from minordpo.run_folder.records import StepRow, of_kind
 from minordpo.train.checkpoints import StagedCheckpoints
-from minordpo.train.metrics import MetricsFile
 
 
-class Watched(StagedCheckpoints):
-    """Mixin over `transformers.Trainer`."""
+class Monitored(StagedCheckpoints):
+    """A Trainer whose monitor sees every step."""
 
     examples: list[TokenExample]
     held_out: list[TokenExample]
@@ -29,10 +30,10 @@ class Watched(StagedCheckpoints):
     reference: ReferencePass | None
     token_budget: int
     metrics_file: MetricsFile
-    last_metrics: dict[str, Any]
+    last_step: StepRow | None
     _seen = -1
 
-    def watch(self) -> MonitorCallback | None:
+    def monitor(self) -> MonitorCallback | None:
         """The monitor, joined to this trainer; None where there is none.
 
         Raises:
@@ -67,17 +68,17 @@ class Watched(StagedCheckpoints):
 
     def stopped_by_monitor(self) -> bool:
         """Whether the run that metrics.jsonl tells of was stopped at its last step."""
-        watch = self.watch()
-        if watch is None:
+        monitor = self.monitor()
+        if monitor is None:
             return False
         (rows,) = broadcast_object_list([self.metrics_file.rows()])
-        watch.replay(rows)
-        return watch.has_stopped
+        monitor.replay(rows)
+        return monitor.has_stopped
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train, and be at the step whose weights the model ends with."""
-        self.watch()
-        self._seen = self.last_metrics.get("step", -1)
+        self.monitor()
+        self._seen = -1 if self.last_step is None else self.last_step.step
         output = super().train(*args, **kwargs)
         self._go_back()
         return output
@@ -85,24 +86,25 @@ class Watched(StagedCheckpoints):
     def load_finished(self, checkpoint: Path) -> TrainOutput:
         """Also of a run that the monitor had stopped."""
         output = super().load_finished(checkpoint)
-        watch = self.watch()
-        if watch is not None:
-            watch.end(self.state.global_step, self.accelerator.unwrap_model(self.model))
+        monitor = self.monitor()
+        if monitor is not None:
+            monitor.end(self.state.global_step, self.accelerator.unwrap_model(self.model))
             self._go_back()
         return output
 
     def _go_back(self) -> None:
-        watch = self.watch()
-        if watch is not None and watch.came_back_to is not None:
-            self.state.global_step = watch.came_back_to
-            rows = [row for row in self.metrics_file.rows() if "loss" in row]
-            self.last_metrics = next((row for row in reversed(rows) if row["step"] <= watch.came_back_to), {})
+        monitor = self.monitor()
+        if monitor is not None and monitor.came_back_to is not None:
+            self.state.global_step = monitor.came_back_to
+            steps = of_kind(self.metrics_file.rows(), StepRow)
+            self.last_step = next((row for row in reversed(steps) if row.step <= monitor.came_back_to), None)
 
-    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        watch, step = self.watch(), self.state.global_step
-        if watch is not None and self.last_metrics.get("step") == step > self._seen:
+    def after_step(self, grad_norm: float) -> None:
+        """Show the monitor the step that was just written down."""
+        monitor, step = self.monitor(), self.state.global_step
+        if monitor is not None and self.last_step is not None and self.last_step.step == step > self._seen:
             self._seen = step
             # Before a checkpoint of this step is written, so that a resumed run finds these rows.
             model = self.accelerator.unwrap_model(self.model)
-            self.control = watch.see(self.last_metrics, self.state, self.control, self.args, model)
-        super()._maybe_log_save_evaluate(*args, **kwargs)
+            self.control = monitor.see(self.last_step, self.state, self.control, self.args, model)
+        super().after_step(grad_norm)

@@ -9,6 +9,8 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
+from minordpo.run_folder.records import LOGPS, LOGRATIOS, LOSS
+
 
 def show_progress(trainer: Trainer) -> None:
     """Replace the Trainer's own bar, which prints a line of numbers each step."""
@@ -47,15 +49,15 @@ class _Bar(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        if self._bar is not None and logs and "loss" in logs:
-            kind = "logratios" if any(name.startswith("logratios/") for name in logs) else "logps"
+        if self._bar is not None and logs and LOSS in logs:
+            kind = LOGRATIOS if any(name.startswith(f"{LOGRATIOS}/") for name in logs) else LOGPS
             values = [
                 f"{side} {logs[f'{kind}/{side}']:+.1f}"
                 for side in ("chosen", "rejected")
                 if f"{kind}/{side}" in logs
             ]
-            what = "log-ratio" if kind == "logratios" else "log-prob"
-            self._bar.set_postfix_str(f"loss {logs['loss']:.3f}, {what} {' '.join(values)} nats")
+            what = "log-ratio" if kind == LOGRATIOS else "log-prob"
+            self._bar.set_postfix_str(f"loss {logs[LOSS]:.3f}, {what} {' '.join(values)} nats")
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from minordpo import objectives
 from minordpo.config import RunConfig, build_lora_config, build_training_arguments
+from minordpo.config.build import as_mapping
 from minordpo.data.checks import prepare_examples
 from minordpo.data.read.examples import load_examples
 from minordpo.data.read.readers import READERS
@@ -33,8 +34,10 @@ from minordpo.figures.training_curves import reward_figure
 from minordpo.generate.generation import Answer, generate_answers
 from minordpo.monitor.callback import MonitorCallback
 from minordpo.monitor.summary import last_lines
+from minordpo.run_folder import names
 from minordpo.run_folder.files import read_jsonl, write_jsonl
-from minordpo.run_folder.ownership import claim, finished, only_here, refuse_changed, refuse_foreign
+from minordpo.run_folder.lock import only_here
+from minordpo.run_folder.ownership import claim, finished, refuse_changed, refuse_foreign
 from minordpo.train.adapters import add_adapter, refuse_settings
 from minordpo.train.arguments import refuse_out_of_range
 from minordpo.train.card import model_card
@@ -94,7 +97,7 @@ def _run(
 ) -> Path:
     trainer = build_trainer(config, tokenizer, data, folder)
     main = trainer.is_world_process_zero()
-    samples = _Samples(config, tokenizer, data, folder / "samples.jsonl")
+    samples = _Samples(config, tokenizer, data, folder / names.SAMPLES)
     with ranks(trainer.args).first_works() as go_on:  # answers may take longer than a collective waits
         if main:  # only now, so that a run that was refused leaves nothing in the way of the corrected one
             facts = environment(trainer)
@@ -109,7 +112,7 @@ def _run(
             policy = policy.to(trainer.args.device)
             samples.answer(policy, "before", make=trainer.first_answers, on_answer=go_on)
     show_progress(trainer)
-    checkpoints = sorted((folder / "checkpoints").glob("checkpoint-*"))
+    checkpoints = sorted((folder / names.CHECKPOINTS).glob("checkpoint-*"))
     if going_on and not checkpoints:  # it was killed before the first one: begun anew, in its own files
         for file in (trainer.metrics_file, trainer.responses_file):
             file.cut_back(0)
@@ -121,15 +124,13 @@ def _run(
     if main:  # alone: nothing below waits for the other processes, which may end before
         tuned = trainer.policy if weights is None else reassemble(config, trainer, weights)
         samples.answer(tuned, "after")
-        save_model(tuned, tokenizer, folder / "model", card=model_card(config, trainer, samples.rows()))
+        save_model(tuned, tokenizer, folder / names.MODEL, card=model_card(config, trainer, samples.rows()))
         draw(folder, config)
     if main and not quiet:
-        watch = trainer.watch()
-        health = "" if watch is None else f"\n{last_lines(watch)}"
-        print(
-            f"{health}\n{folder}/model is the tuned model, {folder}/figures/rewards.png shows its curves",
-            flush=True,
-        )
+        monitor = trainer.monitor()
+        health = "" if monitor is None else f"\n{last_lines(monitor)}"
+        figure = f"{folder}/{names.FIGURES}/{names.REWARDS_FIGURE}"
+        print(f"{health}\n{folder}/{names.MODEL} is the tuned model, {figure} shows its curves", flush=True)
     return folder
 
 
@@ -231,7 +232,7 @@ def build_trainer(
     return PreferenceTrainer(
         policy,
         objective=config.objective.name,
-        args=build_training_arguments(config, output_dir=str(folder / "checkpoints"), **settings),
+        args=build_training_arguments(config, output_dir=str(folder / names.CHECKPOINTS), **settings),
         train_dataset=data.train,
         eval_dataset=data.held_out,
         processing_class=tokenizer,
@@ -241,8 +242,8 @@ def build_trainer(
         token_budget=config.training.token_budget,
         dropout=model.dropout,
         measure_reference=config.metrics.reference,
-        cache=cache_folder() / "reference",
-        metrics_file=folder / "metrics.jsonl",
+        cache=cache_folder() / names.CACHED_REFERENCE,
+        metrics_file=folder / names.METRICS,
         **config.objective.hyper,
     )
 
@@ -261,27 +262,21 @@ def _refuse_samples(config: RunConfig, policy: PreTrainedModel | PeftModel, data
 
 def build_monitor(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> list[TrainerCallback]:
     """The run's monitor, if it is to have one."""
-    monitor = config.monitor
-    if not monitor.enabled:
+    if not config.monitor.enabled:
         return []
-    watch = MonitorCallback(
-        tokenizer,
-        monitor.prompts,
-        max_new_tokens=monitor.max_new_tokens,
-        probe_every=monitor.probe_every,
-        on_collapse=monitor.on_collapse,
-    )
-    return [watch]
+    settings = as_mapping(config.monitor)
+    del settings["enabled"]
+    return [MonitorCallback(tokenizer, **settings)]
 
 
 def draw(folder: Path, config: RunConfig) -> None:
     """The run's figure, from its files."""
     objective = objectives.resolve(config.objective.name, config.objective.hyper)
     rate = config.training.arguments.get("learning_rate", 5e-5)
-    (folder / "figures").mkdir(exist_ok=True)
+    (folder / names.FIGURES).mkdir(exist_ok=True)
     reward_figure(
-        folder / "metrics.jsonl",
-        folder / "figures" / "rewards.png",
+        folder / names.METRICS,
+        folder / names.FIGURES / names.REWARDS_FIGURE,
         title=f"{objective}, learning rate {rate:g}",
     )
 

@@ -19,7 +19,6 @@ from torch.utils.data import DataLoader
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Trainer,
     TrainerCallback,
     TrainingArguments,
     set_seed,
@@ -33,8 +32,24 @@ from minordpo.engine.check import check_packing, refuse_unknown_tokens
 from minordpo.engine.models import causal_model, load_model, switch_off_dropout
 from minordpo.engine.precision import autocast
 from minordpo.engine.reference_pass import ReferencePass, other_reference
+from minordpo.engine.weights import InitialWeights
 from minordpo.errors import InputError
 from minordpo.generate.initial_answers import FirstAnswers
+from minordpo.run_folder import names
+from minordpo.run_folder.metrics_file import MetricsFile, StepLines
+from minordpo.run_folder.records import (
+    EPOCH,
+    GRAD_NORM,
+    LARGEST_LOGRATIO,
+    LEARNING_RATE,
+    LOSS,
+    PADDED_TOKENS,
+    SECONDS,
+    STEP,
+    TOKENS,
+    EvaluationRow,
+    StepRow,
+)
 from minordpo.train.adapters import add_adapter
 from minordpo.train.arguments import own_copy
 from minordpo.train.checks import (
@@ -48,8 +63,8 @@ from minordpo.train.checks import (
     with_reference,
 )
 from minordpo.train.loader import EpochOrder, Packer, StepSampler, mismatched, step_loader
-from minordpo.train.metrics import MetricsFile, response_metrics, response_rows
-from minordpo.train.monitored import Watched
+from minordpo.train.metrics import response_metrics, response_rows
+from minordpo.train.monitored import Monitored
 from minordpo.train.row_splitting import stop_unless_finite, within_memory
 from minordpo.train.sharding import autocast_forward, refuse_sharding, set_up_sharding
 from minordpo.train.step import Context, StepBatch, StepRecord, preference_evaluation, preference_step
@@ -58,7 +73,7 @@ from minordpo.train.step import Context, StepBatch, StepRecord, preference_evalu
 TOKEN_BUDGET = {"cpu": 2048, "cuda": 16384}
 
 
-class PreferenceTrainer(Watched, Trainer):
+class PreferenceTrainer(Monitored):
     """Tune a causal language model on preferences: pairs, labelled or ranked responses.
 
     `train_dataset` is a `datasets.Dataset` or list of rows in any layout `minordpo.data.read` knows (TRL's among
@@ -136,8 +151,8 @@ class PreferenceTrainer(Watched, Trainer):
         self._precomputed: dict[str, dict[Hashable, np.ndarray]] = {}
         self._pending: tuple[dict[str, Any], dict[str, Any]] | None = None
         self._since_log: list[dict[str, float]] = []
-        self.last_metrics: dict[str, Any] = {}
-        self.last_evaluation: dict[str, float] = {}
+        self.last_step: StepRow | None = None
+        self.last_evaluation: EvaluationRow | None = None
         self._evaluated_at = -1
         self._has_trained = False  # then a second train() starts away from the reference
 
@@ -153,13 +168,14 @@ class PreferenceTrainer(Watched, Trainer):
         set_up_sharding(self.args, self.accelerator)
         tell_slow_bfloat16(self.args)
         self.new_adapter = peft_config is not None
+        self.initial_weights = InitialWeights(self.policy, other, new_adapter=self.new_adapter)
         self.reference = None
         if measured:
             self.reference = ReferencePass(
-                self.policy, other, new_adapter=self.new_adapter, args=self.args, cache=cache
+                self.policy, other, weights=self.initial_weights, args=self.args, cache=cache
             )
-        answers = None if cache is None else cache / "answers"
-        self.first_answers = FirstAnswers(new_adapter=self.new_adapter, folder=answers)
+        answers = None if cache is None else cache / names.CACHED_ANSWERS
+        self.first_answers = FirstAnswers(self.initial_weights, folder=answers)
         self.token_budget = token_budget or TOKEN_BUDGET.get(self.args.device.type, 8192)
         self.packer = Packer(
             self.token_budget,
@@ -175,12 +191,12 @@ class PreferenceTrainer(Watched, Trainer):
             shuffle=getattr(args, "train_sampling_strategy", "random") == "random",
             drop_last=args.dataloader_drop_last,
         )
-        path = metrics_file or Path(str(args.output_dir)) / "metrics.jsonl"
+        path = metrics_file or Path(str(args.output_dir)) / names.METRICS
         main = self.is_world_process_zero()
         self.metrics_file = MetricsFile(path if main else None)
-        self.responses_file = MetricsFile(path.with_name("responses.jsonl") if main else None)
+        self.responses_file = StepLines(path.with_name(names.RESPONSES) if main else None)
         self.add_callback(EpochOrder(self.sampler))
-        self.watch()
+        self.monitor()
 
     @property
     def policy(self) -> PreTrainedModel | PeftModel:
@@ -247,7 +263,7 @@ class PreferenceTrainer(Watched, Trainer):
             print(
                 f"{self.metrics_file.path} lacks {len(missing)} of the {step} steps before, first {missing[0]}"
             )
-        self.last_metrics = self.metrics_file.last_step()
+        self.last_step = self.metrics_file.last_step()
         if checkpoint is not None and (self.stopped_by_monitor() or step >= self.total_steps()):
             return self.load_finished(checkpoint)
         with (
@@ -274,8 +290,8 @@ class PreferenceTrainer(Watched, Trainer):
         first = self.state.global_step == 0
         at_reference = self.reference is not None and self.reference.is_policy and not self._has_trained
         if first and at_reference and not self.dropout:
-            metrics["largest_logratio"] = refuse_mismatch(records, bf16=self.args.bf16)
-        stop_unless_finite("loss", metrics["loss"], self.state.global_step + 1)
+            metrics[LARGEST_LOGRATIO] = refuse_mismatch(records, bf16=self.args.bf16)
+        stop_unless_finite("loss", metrics[LOSS], self.state.global_step + 1)
         counts = torch.tensor(
             [sum(len(b.input_ids) for b in step.batches), 0], dtype=torch.float64, device=self.args.device
         )
@@ -283,14 +299,14 @@ class PreferenceTrainer(Watched, Trainer):
         tokens, padded = self._sum_over_ranks(counts).tolist()
         row = {
             **metrics,
-            "learning_rate": self._get_learning_rate(),
-            "tokens": int(tokens),
-            "padded_tokens": int(padded),
-            "seconds": round(time.perf_counter() - started, 4),
+            LEARNING_RATE: self.learning_rate_now,
+            TOKENS: int(tokens),
+            PADDED_TOKENS: int(padded),
+            SECONDS: round(time.perf_counter() - started, 4),
         }
         self._pending = row, self._responses(records, self.examples, "train")
         self._since_log.append(metrics)
-        return torch.tensor(metrics["loss"], device=self.args.device)
+        return torch.tensor(metrics[LOSS], device=self.args.device)
 
     def _accumulate(self, model: nn.Module, step: StepBatch) -> list[StepRecord]:
         return preference_step(
@@ -309,7 +325,7 @@ class PreferenceTrainer(Watched, Trainer):
     @contextlib.contextmanager
     def _around_row(self, model: nn.Module, last: bool) -> Any:
         """Gradients meet other ranks' after the last row only; DeepSpeed steps its engine where they do."""
-        self.accelerator.gradient_state._set_sync_gradients(last)
+        self.sync_gradients(last)
         with contextlib.nullcontext() if last else self.accelerator.no_sync(model):
             yield
 
@@ -339,22 +355,21 @@ class PreferenceTrainer(Watched, Trainer):
         return {"split": split, **{name: [row[name] for row in gathered] for name in gathered[0]}}
 
     # ---- metrics ----
-    def _maybe_log_save_evaluate(self, tr_loss: Tensor, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
-        """Called once the optimizer has stepped: the step's metrics are whole, with the gradient's norm."""
+    def after_step(self, grad_norm: float) -> None:
+        """Write down the step, whose metrics are whole with the gradient's norm."""
         if self._pending is not None:
-            norm = float(grad_norm) if grad_norm is not None else float("nan")
             metrics, responses = self._pending
             step = self.state.global_step
-            row = {"step": step, "epoch": self.state.epoch, **metrics, "grad_norm": norm}
-            self._pending, self.last_metrics = None, row
-            self.metrics_file.append(row)
-            self.responses_file.append({"step": step, **responses})
-            stop_unless_finite("gradient norm", norm, step)
-        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
+            row = StepRow(step, {EPOCH: self.state.epoch, **metrics, GRAD_NORM: grad_norm})
+            self._pending, self.last_step = None, row
+            self.metrics_file.write(row)
+            self.responses_file.append({STEP: step, **responses})
+            stop_unless_finite("gradient norm", grad_norm, step)
+        super().after_step(grad_norm)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the objective's metrics, as means over the steps since the last log."""
-        if self._since_log and "loss" in logs:
+        if self._since_log and LOSS in logs:
             for name in dict.fromkeys(name for metrics in self._since_log for name in metrics):
                 values = [metrics[name] for metrics in self._since_log if name in metrics]
                 logs[name] = float(np.mean(values))
@@ -380,12 +395,13 @@ class PreferenceTrainer(Watched, Trainer):
             step = self.packer(list(enumerate(self.held_out))).to(self.args.device)
             records = preference_evaluation(model, step, self._context("eval"))
         model.train(training)
-        metrics = {f"{metric_key_prefix}_{k}": v for k, v in self._reduced(records).items()}
-        self.last_evaluation = metrics
+        reduced = self._reduced(records)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in reduced.items()}
         self._evaluated_at = now = self.state.global_step
-        self.metrics_file.append_evaluation({"step": now, **metrics})
+        self.last_evaluation = EvaluationRow(now, reduced)
+        self.metrics_file.append_instead({STEP: now, **metrics})
         responses = self._responses(records, self.held_out, "eval")
-        self.responses_file.append_evaluation({"step": now, **responses})
+        self.responses_file.append_instead({STEP: now, **responses})
         self.log({**metrics, f"{metric_key_prefix}_seconds": round(time.perf_counter() - started, 4)})
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

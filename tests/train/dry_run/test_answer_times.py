@@ -76,8 +76,8 @@ def test_the_time_of_answers_is_that_of_the_first_token_and_of_each_further_one(
 
     monkeypatch.setattr(answer_times, "_timed", timed)
     pairs = token_pairs(18)
-    watch = MonitorCallback(tokenizer(), 3, max_new_tokens=21, probe_every=2)
-    built = trainer(tmp_path, pairs=pairs[:8], eval_dataset=pairs[8:], callbacks=[watch])
+    monitor = MonitorCallback(tokenizer(), 3, max_new_tokens=21, probe_every=2)
+    built = trainer(tmp_path, pairs=pairs[:8], eval_dataset=pairs[8:], callbacks=[monitor])
     # Before, and after steps 2, 4 and 6: each two seconds and twenty further tokens.
     assert looks(built, tokenizer(), steps=6) == Answering(4, 3, 4 * 12.0, False)
     # Before and after, in two batches of at most eight.

@@ -27,8 +27,22 @@ from typing import Any
 
 from minordpo.paper.alarm_study import BROKEN, is_broken
 from minordpo.paper.claims.formulas import formula
+from minordpo.run_folder.names import RESPONSES
+from minordpo.run_folder.records import (
+    ACCURACY,
+    CHOSEN_COEFFICIENT,
+    CHOSEN_NLL,
+    LOGRATIOS,
+    REFERENCE_NLL,
+    REPEATED,
+    EvaluationRow,
+    ProbeRow,
+    Row,
+    StepRow,
+    of_kind,
+)
 
-_SURPRISE = {"reference_nll", "chosen_nll"}
+_SURPRISE = {REFERENCE_NLL, CHOSEN_NLL}
 SIDES = ("chosen", "rejected", "margin")
 FIFTH, FEWEST = 5, 10  # a part of the steps, and how many there must be for early and late to differ
 _CHECKED = 32  # steps of responses.jsonl whose coefficients are compared with the formula
@@ -44,11 +58,12 @@ def finite(values: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in values.items() if is_number(value)}
 
 
-def trained(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def trained(rows: Sequence[StepRow]) -> dict[str, float]:
     """Of the steps' own batches: log-ratios of the last fifth, and the margin early and late."""
     found: dict[str, float] = {}
     for name in SIDES:
-        values = [row[f"logratios/{name}"] for row in rows if f"logratios/{name}" in row]
+        key = f"{LOGRATIOS}/{name}"
+        values = [row.values[key] for row in rows if key in row.values]
         if not values or not all(map(is_number, values)):
             continue
         part = max(1, len(values) // FIFTH)
@@ -60,22 +75,21 @@ def trained(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 def held_out(row: Mapping[str, Any]) -> dict[str, float]:
     """Of a run's row in results: the last measurement of held-out pairs."""
-    names = {name: f"eval_logratios/{name}" for name in SIDES} | {"ranked": "eval_rewards/accuracies"}
-    return finite({name: row.get(column) for name, column in names.items()})
+    names = {name: f"{LOGRATIOS}/{name}" for name in SIDES} | {"ranked": ACCURACY}
+    return finite({name: row.get(f"{EvaluationRow.PREFIX}{key}") for name, key in names.items()})
 
 
-def looks(metrics: Sequence[Mapping[str, Any]], steps: int) -> dict[str, float]:
+def looks(metrics: Sequence[Row], steps: int) -> dict[str, float]:
     """Of the monitor's looks at the text; none without the one at step 0 and another."""
     seen = {
-        int(row["step"]): finite({name: row.get(f"probe/{name}") for name in (*BROKEN, "chosen_nll")})
-        for row in metrics
-        if "probe/repeated_4grams" in row
+        row.step: finite({name: row.values.get(name) for name in (*BROKEN, CHOSEN_NLL)})
+        for row in of_kind(metrics, ProbeRow)
     }
     if 0 not in seen or len(seen) < 2:
         return {}
     first, last = seen[0], seen[max(seen)]
     found = dict.fromkeys(("broken", "broken_at_end"), float(is_broken(first, last)))
-    if "reference_nll" in first and "reference_nll" in last:
+    if REFERENCE_NLL in first and REFERENCE_NLL in last:
         found["garbled"] = float(
             is_broken(*({name: look[name] for name in look.keys() & _SURPRISE} for look in (first, last)))
         )
@@ -84,8 +98,8 @@ def looks(metrics: Sequence[Mapping[str, Any]], steps: int) -> dict[str, float]:
         found["broken_at_half"] = float(is_broken(first, seen[max(halfway)]))
     else:
         del found["broken_at_end"]
-    if "repeated_4grams" in first and "repeated_4grams" in last:
-        found["repeated"] = last["repeated_4grams"] - first["repeated_4grams"]
+    if REPEATED in first and REPEATED in last:
+        found["repeated"] = last[REPEATED] - first[REPEATED]
     return found
 
 
@@ -122,17 +136,15 @@ def _text(model: Mapping[str, Any]) -> dict[str, float]:
     return {**shares, "repeated_4grams": model["repeated_4grams"]}
 
 
-def pushes(
-    folder: Path, objective: str, beta: float | None, rows: Sequence[Mapping[str, Any]]
-) -> dict[str, float]:
+def pushes(folder: Path, objective: str, beta: float | None, rows: Sequence[StepRow]) -> dict[str, float]:
     """`push_error`: the largest relative difference between the coefficient on the chosen response that a step logged
     and β σ(−β margin) of the pairs it met, MinorDPO's margin being chosen − max(0, rejected). `push_raise`, of
     MinorDPO: by how much of β it is above DPO's, mean over pairs whose rejected log-ratio is 0 or below.
     """
-    file = folder / "responses.jsonl"
+    file = folder / RESPONSES
     if objective not in ("dpo", "minordpo") or beta is None or not file.exists():
         return {}
-    logged = {row["step"]: row.get("coefficient/chosen") for row in rows}
+    logged = {row.step: row.values.get(CHOSEN_COEFFICIENT) for row in rows}
     errors, raised = [], []
     for row in _spread(file.read_text(encoding="utf-8").splitlines()):
         ratios = row.get("logratios") or []

@@ -17,8 +17,10 @@ from minordpo.paper.claims.evidence import Run
 from minordpo.paper.stopping_study import Trained, read_trained
 from minordpo.report import find
 from minordpo.report.evaluations import refuse_shared
+from minordpo.run_folder import names
+from minordpo.run_folder.metrics_file import MetricsFile
+from minordpo.run_folder.records import StepRow, of_kind
 from minordpo.sweep.results import in_our_form, run_row
-from minordpo.train.metrics import MetricsFile
 
 _APART = (
     "objective.",
@@ -112,8 +114,8 @@ def gather_runs(found: find.Found) -> Gathered:
         objective = objectives.resolve(str(each.config["objective"].get("name")), hyper)
         name, beta = named(objective), _beta(objective)
         with in_our_form(each.folder):
-            rows = MetricsFile(each.folder / "metrics.jsonl").rows()
-            steps = [one for one in rows if "loss" in one]
+            rows = MetricsFile(each.folder / names.METRICS).rows()
+            steps = of_kind(rows, StepRow)
             pushes = measures.pushes(each.folder, name, beta, steps)
         answered, asked = answers.of(place)
         questions.append(asked)
@@ -221,7 +223,7 @@ def _beta(objective: objectives.Objective) -> float | None:
 
 def _trained(folder: Path, configuration: str) -> Trained | None:
     """What the study of when training suffices sees of it, if it was watched so."""
-    if not (folder / "probes.jsonl").exists():
+    if not (folder / names.PROBES).exists():
         return None
     try:
         return read_trained(folder, configuration)

@@ -32,15 +32,15 @@ class Answering:
 
 def looks(trainer: PreferenceTrainer, tokenizer: PreTrainedTokenizerBase, steps: int) -> Answering | None:
     """The monitor's; None where it has none."""
-    watch = trainer.watch()
+    monitor = trainer.monitor()
     policy = trainer.policy.to(trainer.args.device)  # type: ignore[arg-type]  # `to` is typed as its decorator
-    probe = None if watch is None else watch.make_probe(policy, steps)
-    if watch is None or probe is None:
+    probe = None if monitor is None else monitor.make_probe(policy, steps)
+    if monitor is None or probe is None:
         return None
     prompts = [prompt.ids for prompt in probe.prompts]
     with autocast(trainer.args):  # as the monitor asks
         known, seconds = _tried(trainer, tokenizer, prompts, probe.max_new_tokens, len(prompts))
-    times = sum(is_due(step, steps, watch.probe_every) for step in range(1, steps + 1)) + (not known)
+    times = sum(is_due(step, steps, monitor.probe_every) for step in range(1, steps + 1)) + (not known)
     return Answering(times, len(prompts), times * seconds, known)
 
 
