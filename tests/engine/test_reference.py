@@ -343,8 +343,8 @@ def test_a_pass_waits_for_others_only_where_it_has_something_to_compute(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     waited: list[str] = []
-    alone = reference._alone_in
-    monkeypatch.setattr(reference, "_alone_in", lambda folder: waited.append(folder.name) or alone(folder))
+    locked = reference.locked
+    monkeypatch.setattr(reference, "locked", lambda folder: waited.append(folder.name) or locked(folder))
     for count in (4, 4, 5):
         made = trainer(tmp_path, pairs=token_pairs(count), cache=tmp_path / "cache")
         made.precompute_reference()

@@ -135,7 +135,7 @@ def test_what_the_monitor_said_is_a_band_from_its_step_to_the_next_change(tmp_pa
         says(5, "displaced"),
         says(12, "healthy"),
         says(20, "collapsed"),
-        {"step": 30, "event": "rollback"},
+        {"step": 30, "event": "rollback", "to": 0},
     ]
     reward_figure(write(tmp_path / "m.jsonl", rows), tmp_path / "f.png", title="A run")
     wanted = [

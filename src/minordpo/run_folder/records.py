@@ -79,8 +79,8 @@ class StepRow(Row):
 
     @property
     def seconds(self) -> float:
-        """What the step took; 0 where another trainer's row does not tell."""
-        return float(self.values.get(SECONDS, 0.0))
+        """What the step took; a row of another library's trainer does not tell."""
+        return float(self.values[SECONDS])
 
     @property
     def tokens(self) -> int:
