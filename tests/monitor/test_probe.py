@@ -18,8 +18,8 @@ from minordpo.monitor.probe import (
     is_due,
     is_right,
     means,
+    probe_tokens,
     prompts_of,
-    tokens_of_looks,
 )
 
 
@@ -58,7 +58,7 @@ def test_probes_every_so_many_steps_end_with_the_last():
     ],
 )
 def test_answers_are_short_in_short_runs(launched, total, tokens):
-    assert tokens_of_looks(total, launched=launched) == tokens
+    assert probe_tokens(total, launched=launched) == tokens
 
 
 # Seconds of a look of four answers of so many tokens, and of a step of eight pairs: on a processor as measured in
@@ -72,12 +72,12 @@ def test_answers_are_short_in_short_runs(launched, total, tokens):
 )
 def test_looks_are_at_most_about_a_twentieth_of_all_but_the_shortest_runs(launched, from_steps, look, step):
     for total in (*range(from_steps, 640, 7), 1501):
-        seconds = len(steps_due(total)) * look(tokens_of_looks(total, launched=launched))
+        seconds = len(steps_due(total)) * look(probe_tokens(total, launched=launched))
         assert seconds <= 0.051 * total * step
 
 
 def test_in_the_shortest_look_a_short_cycle_is_still_a_loop():
-    tokens = tokens_of_looks(1, launched=False)
+    tokens = probe_tokens(1, launched=False)
     probe = Probe(tokenizer(), [Prompt(np.array([1]))], max_new_tokens=tokens)
     rounds = [7, 8, 9, 5, 4, 3] * 9
     for length, loops in ((tokens, True), (tokens - 1, False)):

@@ -28,8 +28,8 @@ from minordpo.monitor.probe import (
     encode_prompts,
     is_due,
     means,
+    probe_tokens,
     prompts_of,
-    tokens_of_looks,
 )
 from minordpo.monitor.rollback import bring_back, keep_trainable
 from minordpo.objectives import Objective
@@ -65,7 +65,7 @@ class MonitorCallback(TrainerCallback):
     out), and rows go to the run's metrics.jsonl. In TRL's trainers `prompts` are given, as texts or chats; log-ratios
     are its `rewards/chosen` ÷ `beta`, and rows go to monitor.jsonl. Answers go to probes.jsonl beside it.
 
-    `max_new_tokens`: "auto" is 24 to 48 by the run's steps (`tokens_of_looks`).
+    `max_new_tokens`: "auto" is 24 to 48 by the run's steps (`probe_tokens`).
     `probe_every`: "auto" is six times a run and each 100 steps of a long one. `on_collapse`: "warn", "stop", or
     "rollback", which also ends the run with the weights of the last probe that was sound (`Monitor.is_sound`).
     `folder`: where files are written; left out, the trainer's output folder. A finished run's rows are judged by
@@ -109,7 +109,7 @@ class MonitorCallback(TrainerCallback):
         self._reference: Reference | None = None
         self._pairs = False
         self._told_of_sharding = False
-        self._answered: int | None = None  # the step of the last look
+        self._answered: int | None = None  # the step of the last probe
         self._main = True
 
     @property
@@ -204,7 +204,7 @@ class MonitorCallback(TrainerCallback):
                     "MonitorCallback(tokenizer, prompts=[...]), a few texts or chats"
                 )
             self.metrics = MetricsFile(self._file(names.PEER_METRICS) if self._main else None)
-            self.metrics.cut_back(step if step else -1)  # training anew, its look at step 0 too
+            self.metrics.cut_back(step if step else -1)  # training anew, its probe at step 0 too
         self.probes = StepLines(self._file(names.PROBES) if self._main else None)
         self.probes.cut_back(step if step else -1)
         (rows,) = broadcast_object_list([self.metrics.rows()])
@@ -276,14 +276,14 @@ class MonitorCallback(TrainerCallback):
         return Probe(self.tokenizer, prompts, max_new_tokens=tokens)
 
     def _tokens(self, model: Any, steps: int, rows: Sequence[Row]) -> int:
-        """The longest answer: once a run has begun that of its first look, which all others are compared with."""
+        """The longest answer: once a run has begun that of its first probe, which all others are compared with."""
         if not isinstance(self.max_new_tokens, str):
             return self.max_new_tokens
         begun = next(
             (row.values[MAX_NEW_TOKENS] for row in of_kind(rows, ProbeRow) if MAX_NEW_TOKENS in row.values),
             None,
         )
-        return begun or tokens_of_looks(steps, launched=model.device.type != "cpu")
+        return begun or probe_tokens(steps, launched=model.device.type != "cpu")
 
     def _refuse_sharded_rollback(self) -> None:
         sharding = _SHARDING.get(AcceleratorState().distributed_type)

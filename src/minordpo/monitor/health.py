@@ -101,7 +101,7 @@ class Monitor:
     def is_sound(self) -> bool:
         """Whether the model is one to go back to: no alarm, and text without early signs; of shares, not half of one.
 
-        What is healthy at one look and broken at the next is on its way there, and reads so.
+        What is healthy at one probe and broken at the next is on its way there, and reads so.
         """
         text = _Text.between(self._first, self._last)
         worse = [] if text is None else text.worse(self.thresholds, share=self.thresholds.hold)

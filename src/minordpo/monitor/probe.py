@@ -164,11 +164,11 @@ def distance(answer: Sequence[int], other: Sequence[int]) -> float:
     return 1 - 2 * lengths[-1] / (len(answer) + len(other))
 
 
-def tokens_of_looks(total: int, *, launched: bool) -> int:
-    """The longest answer of a run of so many steps: what keeps six looks at about a twentieth of its time.
+def probe_tokens(total: int, *, launched: bool) -> int:
+    """The longest answer of a run of so many steps: what keeps six probes at about a twentieth of its time.
 
     A function of the steps alone, never of measured time, so that a resumed run decides alike. Reckoned for small
-    models, whose looks cost most against their steps: on a processor a look of T tokens took some (T + 8) / 80 steps,
+    models, whose probes cost most against their steps: on a processor a probe of T tokens took some (T + 8) / 80 steps,
     on a GPU, where each token waits for its `launched` kernels, it is some T / 20 (docs/monitor.md).
     """
     fitting = total // 6 if launched else 2 * total // 3 - 8

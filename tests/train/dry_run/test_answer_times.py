@@ -21,7 +21,7 @@ from helpers.tiny_runs import (
 )
 from minordpo import MonitorCallback
 from minordpo.config import SamplesConfig, load_config
-from minordpo.train.dry_run.answer_times import Answering, looks, samples
+from minordpo.train.dry_run.answer_times import Answering, probes, samples
 from minordpo.train.dry_run.estimate import dry_run
 from minordpo.train.run import run
 
@@ -79,7 +79,7 @@ def test_the_time_of_answers_is_that_of_the_first_token_and_of_each_further_one(
     monitor = MonitorCallback(tokenizer(), 3, max_new_tokens=21, probe_every=2)
     built = trainer(tmp_path, pairs=pairs[:8], eval_dataset=pairs[8:], callbacks=[monitor])
     # Before, and after steps 2, 4 and 6: each two seconds and twenty further tokens.
-    assert looks(built, tokenizer(), steps=6) == Answering(4, 3, 4 * 12.0, False)
+    assert probes(built, tokenizer(), steps=6) == Answering(4, 3, 4 * 12.0, False)
     # Before and after, in two batches of at most eight.
     kept = samples(built, tokenizer(), SamplesConfig(prompts=10, max_new_tokens=5))
     assert kept == Answering(2, 10, 2 * 2 * 4.0, False)
@@ -88,5 +88,5 @@ def test_the_time_of_answers_is_that_of_the_first_token_and_of_each_further_one(
 
 def test_without_monitor_or_held_out_pairs_there_is_nothing_to_answer(tmp_path: Path):
     built = trainer(tmp_path)
-    assert looks(built, tokenizer(), steps=6) is None
+    assert probes(built, tokenizer(), steps=6) is None
     assert samples(built, tokenizer(), SamplesConfig()) is None

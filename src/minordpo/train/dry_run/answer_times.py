@@ -1,4 +1,4 @@
-"""How often a run answers prompts, and what that takes: the monitor's looks, and the samples before and after."""
+"""How often a run answers prompts, and what that takes: the monitor's probes, and the samples before and after."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Answering:
     known: bool  # the answers before training are kept from an earlier run, and not in `times`
 
 
-def looks(trainer: PreferenceTrainer, tokenizer: PreTrainedTokenizerBase, steps: int) -> Answering | None:
+def probes(trainer: PreferenceTrainer, tokenizer: PreTrainedTokenizerBase, steps: int) -> Answering | None:
     """The monitor's; None where it has none."""
     monitor = trainer.monitor()
     policy = trainer.policy.to(trainer.args.device)  # type: ignore[arg-type]  # `to` is typed as its decorator

@@ -24,7 +24,7 @@ from minordpo.data.tokens import TokenExample, longest_sequence
 from minordpo.engine.models import causal_model
 from minordpo.errors import InputError
 from minordpo.run_folder.ownership import existing_above, refuse_foreign, refuse_unwritable
-from minordpo.train.dry_run.answer_times import Answering, looks, samples
+from minordpo.train.dry_run.answer_times import Answering, probes, samples
 from minordpo.train.dry_run.measure import Measured, measure_row, optimizer_state_bytes
 from minordpo.train.loader import mismatched
 from minordpo.train.run import build_trainer, load_data, load_run_tokenizer, validate
@@ -80,7 +80,7 @@ def _report(config: RunConfig, *, usable: bool) -> str:
             ("tokens", _tokens_line(plan)),
             *_time_lines(trainer, plan, measured, missing),
             *_answer_lines(
-                looks(trainer, tokenizer, plan.steps), samples(trainer, tokenizer, config.samples)
+                probes(trainer, tokenizer, plan.steps), samples(trainer, tokenizer, config.samples)
             ),
             (
                 "",
@@ -199,16 +199,16 @@ def _time_lines(
     return [("reference", reference), ("training", text)]
 
 
-def _answer_lines(looks: Answering | None, samples: Answering | None) -> list[tuple[str, str]]:
-    """The monitor's looks at the text, and the answers of samples.jsonl."""
+def _answer_lines(probes: Answering | None, samples: Answering | None) -> list[tuple[str, str]]:
+    """The monitor's probes at the text, and the answers of samples.jsonl."""
     parts = []
-    if looks is not None:
-        parts.append(f"{looks.times} × {looks.prompts} of the monitor {_duration(looks.seconds)}")
+    if probes is not None:
+        parts.append(f"{probes.times} × {probes.prompts} of the monitor {_duration(probes.seconds)}")
     if samples is not None:
         parts.append(f"{samples.times} × {samples.prompts} samples {_duration(samples.seconds)}")
     if not parts:
         return []
-    known = any(each is not None and each.known for each in (looks, samples))
+    known = any(each is not None and each.known for each in (probes, samples))
     kept = "; those before training are in the cache" if known else ""
     return [("answers", f"{'; '.join(parts)}; less where they end before their limit{kept}")]
 
