@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from minordpo.data.make import stories_home, stories_work
-from minordpo.data.make.word_problem import Redraw, Sheet
+from minordpo.data.make.stories import Story, UnfitNumbers, stories
 from minordpo.errors import InputError
 from minordpo.run_folder.files import refuse_existing, write_jsonl
 
-STORIES: tuple[Callable[[Sheet], str], ...] = stories_home.STORIES + stories_work.STORIES
 MAX_PROBLEMS = 100_000  # beyond it the stories differ in little but their names
 _MAX_DRAWS = 20_000  # the pickiest story needs some hundred draws until every division comes out even
 
@@ -51,30 +49,26 @@ def generate_problems(n: int, *, seed: int) -> list[Problem]:
     return problems
 
 
-def _deal_stories(seed: int) -> Iterator[Callable[[Sheet], str]]:
+def _deal_stories(seed: int) -> Iterator[Story]:
     rng = random.Random(f"stories of seed {seed}")
     while True:
-        yield from rng.sample(STORIES, len(STORIES))
+        yield from rng.sample(stories(), len(stories()))
 
 
-def _draw(story: Callable[[Sheet], str], rng: random.Random, seen: set[str]) -> Problem:
+def _draw(story: Story, rng: random.Random, seen: set[str]) -> Problem:
     for _ in range(_MAX_DRAWS):
-        sheet = Sheet(rng)
         try:
-            question = story(sheet)
-        except Redraw:
+            question, steps, (*intermediate, answer) = story.tell(rng)
+        except UnfitNumbers:
             continue
-        *intermediate, answer = sheet.results
         # A result that happens to be the answer could not be corrupted without touching the answer.
         if question not in seen and answer not in intermediate:
-            return Problem(question, tuple(sheet.steps), answer, story.__name__)
-    raise RuntimeError(
-        f"the story {story.__name__} found no numbers that come out even in {_MAX_DRAWS} draws"
-    )
+            return Problem(question, steps, answer, story.name)
+    raise RuntimeError(f"the story {story.name} found no numbers that come out even in {_MAX_DRAWS} draws")
 
 
 def write_problems(out: Path, *, n: int, seed: int, overwrite: bool = False) -> None:
-    """Writes `n` problems to `out` as GSM8K rows, one JSON object a line.
+    """Write `n` problems to `out` as GSM8K rows, one JSON object a line.
 
     Raises: InputError where `out` exists or cannot be written, or `n` is impossible.
     """

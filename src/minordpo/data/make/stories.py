@@ -1,0 +1,139 @@
+"""The stories of `stories.yaml`, told with numbers drawn from a seed and worked out line by line."""
+
+from __future__ import annotations
+
+import functools
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from minordpo.config.yaml import parse_yaml
+from minordpo.data.make.arithmetic import evaluate
+
+_STEP = re.compile(r"(\$?)\{(\w+) = ([^}]+)\}")  # $ where the result is in dollars, name, expression
+_RANGE = re.compile(r"(.+) to (.+?)(?: by (\d+))?")
+_FIRST_ABOVE = re.compile(r"first above (.+?) of (.+)")
+_CONDITION = re.compile(r"(.+?) (<=?) (.+)")
+
+
+class UnfitNumbers(Exception):
+    """The numbers drawn make no sensible problem; others will."""
+
+
+class Person(NamedTuple):
+    """A name and its pronouns; as text the name."""
+
+    name: str
+    she: str
+    her: str
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def She(self) -> str:
+        """The pronoun at the beginning of a sentence."""
+        return self.she.capitalize()
+
+
+_WOMEN = (
+    "Bianca Chiara Dorota Elif Freya Greta Hana Ines Jana Keiko Leila Mina Noor Olga Petra Rosa Selma Vera"
+)
+_MEN = "Bruno Cyril Dario Emre Felix Goran Hugo Ivan Jonas Karim Marek Nico Omar Pablo Rafi Stefan Viktor"
+_PEOPLE = [Person(name, "she", "her") for name in _WOMEN.split()]
+_PEOPLE += [Person(name, "he", "his") for name in _MEN.split()]
+
+Values = dict[str, str | Person]
+
+
+class Telling(NamedTuple):
+    """A story told with one set of numbers: its question, the lines of its solution and their results."""
+
+    question: str
+    steps: tuple[str, ...]
+    results: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Story:
+    """One entry of `stories.yaml`, which says what its fields mean."""
+
+    name: str
+    draw: Mapping[str, str]
+    solution: str
+    question: str
+    only: str = ""
+
+    def tell(self, rng: random.Random) -> Telling:
+        """The story with numbers of `rng`.
+
+        Raises: UnfitNumbers where a result is uneven, negative or below 2, or the story's condition does not hold.
+        """
+        values: Values = {}
+        for names, source in self.draw.items():
+            keys = names.split(", ")
+            values |= zip(keys, _draw(source, len(keys), values, rng), strict=True)
+        shown, results = [], []
+        for dollars, name, formula in _STEP.findall(self.solution):
+            expression = _fill_in(formula, values)
+            result = evaluate(expression)
+            # One of something would need the singular, and none of it no story.
+            if result.denominator != 1 or result < 2:
+                raise UnfitNumbers
+            values[name] = str(result)
+            results.append(result.numerator)
+            shown.append(f"{expression} = {dollars}<<{expression.replace(' ', '')}={result}>>{result}")
+        if self.only and not _holds(self.only, values):
+            raise UnfitNumbers
+        left = iter(shown)
+        solution = _STEP.sub(lambda step: next(left), self.solution).format_map(values)
+        return Telling(self.question.format_map(values), tuple(solution.splitlines()), tuple(results))
+
+
+@functools.cache
+def stories() -> tuple[Story, ...]:
+    """All stories, in the order of the file."""
+    text = Path(__file__).with_name("stories.yaml").read_text(encoding="utf-8")
+    return tuple(Story(name, **fields) for name, fields in parse_yaml(text, "stories.yaml").items())
+
+
+def _draw(source: str, count: int, values: Values, rng: random.Random) -> Sequence[str | Person]:
+    """What a line of `draw` gives its `count` names."""
+    if source == "person":
+        return [rng.choice(_PEOPLE)]
+    if source == "people":
+        return rng.sample(_PEOPLE, count)
+    if match := _FIRST_ABOVE.fullmatch(source):
+        least = _compute(match[1], values)
+        return next(choice for choice in _choices(match[2], count) if int(choice[0]) > least)
+    if " | " in source:
+        if source.startswith("two of "):
+            return rng.sample(source.removeprefix("two of ").split(" | "), 2)
+        return rng.choice(_choices(source, count))
+    if match := _RANGE.fullmatch(source):
+        low, high = (_compute(end, values) for end in match.group(1, 2))
+        return [str(rng.randrange(low, high + 1, int(match[3] or 1)))]
+    return [str(_compute(source, values))]
+
+
+def _choices(source: str, count: int) -> list[list[str]]:
+    return [choice.split(", ", count - 1) for choice in source.split(" | ")]
+
+
+def _holds(condition: str, values: Values) -> bool:
+    left, sign, right = _CONDITION.fullmatch(condition).groups()  # type: ignore[union-attr]  # the file is ours
+    difference = _compute(right, values) - _compute(left, values)
+    return difference > 0 or (sign == "<=" and difference == 0)
+
+
+def _compute(expression: str, values: Values) -> int:
+    # Most are a bare number, for which the parser would double the time of a data set.
+    return int(expression) if expression.isdigit() else int(evaluate(_fill_in(expression, values)))
+
+
+def _fill_in(expression: str, values: Values) -> str:
+    """The expression with the values in place of their names."""
+    return re.sub(r"[a-z_]+", lambda match: str(values[match[0]]), expression)
