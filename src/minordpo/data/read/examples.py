@@ -12,10 +12,10 @@ from typing import Any
 
 from minordpo.data.read.few_shot import strip_examples
 from minordpo.data.read.fields import Message, Row, Text, read_template_kwargs, read_tools, say, shorten
-from minordpo.data.read.layouts import describe_layouts, different_layout, recognise, unknown_layout
+from minordpo.data.read.layout import PAIR_GRADES, UNUSED_TOOLS_NOTE, Kind, Layout
 from minordpo.data.read.pairs import TRL_TEXT
-from minordpo.data.read.parts import PAIR_GRADES, UNUSED_TOOLS_NOTE, Kind, Layout
 from minordpo.data.read.readers import READERS, plain_values
+from minordpo.data.read.recognise import describe_layouts, different_layout, recognise, unknown_layout
 from minordpo.errors import InputError
 
 __all__ = [

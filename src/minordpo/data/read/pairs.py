@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import cast
 
-from minordpo.data.read.fields import Message, Row, read_messages, read_text, shorten
-from minordpo.data.read.parts import Layout, Parts, pair_parts, without_repetition
+from minordpo.data.read.fields import Message, Row, read_content, read_messages, read_text, shorten
+from minordpo.data.read.layout import Layout, Parts, pair_parts, without_repetition
 from minordpo.errors import InputError
 
 IMPLICIT_TEXT_NOTE = (
@@ -26,22 +26,14 @@ _PROMPT_RESPONSES = ("prompt", *RESPONSES)
 _ASSISTANT_TURN = "\n\nAssistant:"
 
 
-def _trl_text(row: Row, where: str, tally: Counter[str]) -> Parts:
-    return pair_parts(*(read_text(row[field], field, where) for field in _PROMPT_RESPONSES))
-
-
-def _trl_chat(row: Row, where: str, tally: Counter[str]) -> Parts:
-    prompt = read_messages(row["prompt"], "prompt", where)
-    responses = [read_messages(row[field], field, where) for field in RESPONSES]
+def _prompt_and_responses(row: Row, where: str, tally: Counter[str]) -> Parts:
+    prompt, *responses = (read_content(row[field], field, where) for field in _PROMPT_RESPONSES)
     return pair_parts(prompt, *without_repetition(prompt, responses, tally))
 
 
 def _implicit_chat(row: Row, where: str, tally: Counter[str]) -> Parts:
     """The longest common beginning is the prompt, cut back until both responses begin with the assistant."""
-    chosen, rejected = (
-        read_messages(row["chosen"], "chosen", where),
-        read_messages(row["rejected"], "rejected", where),
-    )
+    chosen, rejected = (read_messages(row[field], field, where) for field in RESPONSES)
     shortest = min(len(chosen), len(rejected))
     parted = next((i for i in range(shortest) if chosen[i] != rejected[i]), shortest)
     end = min(parted, shortest - 1)
@@ -64,10 +56,7 @@ def _implicit_text(row: Row, where: str, tally: Counter[str]) -> Parts:
     TRL 1.16's `extract_prompt` cuts at the first character that differs, or before the space in front of it.
     We do so at word boundaries only: at "bl|ue" and "bl|ack" the prompt would end in a token no text has.
     """
-    chosen, rejected = (
-        read_text(row["chosen"], "chosen", where),
-        read_text(row["rejected"], "rejected", where),
-    )
+    chosen, rejected = (read_text(row[field], field, where) for field in RESPONSES)
     if not chosen or not rejected:
         return pair_parts("", chosen, rejected)
     shortest = min(len(chosen), len(rejected))
@@ -98,11 +87,7 @@ def _prompt_and_conversations(row: Row, where: str, tally: Counter[str]) -> Part
         row[f] and isinstance(row[f][0], dict) and row[f][0].get("role") == "assistant" for f in RESPONSES
     ):
         asked = [{"role": "user", "content": prompt}]
-        return pair_parts(
-            asked,
-            read_messages(row["chosen"], "chosen", where),
-            read_messages(row["rejected"], "rejected", where),
-        )
+        return pair_parts(asked, *(read_messages(row[field], field, where) for field in RESPONSES))
     parts = _implicit_chat(row, where, tally)
     shared = cast(list[Message], parts.prompt)
     if not any(message.get("content", "").strip() == prompt.strip() for message in shared):
@@ -110,14 +95,16 @@ def _prompt_and_conversations(row: Row, where: str, tally: Counter[str]) -> Part
     return parts
 
 
-TRL_TEXT = Layout("TRL text", "pairs", _PROMPT_RESPONSES, "prompt, chosen, rejected: text", _trl_text, False)
+TRL_TEXT = Layout(
+    "TRL text", "pairs", _PROMPT_RESPONSES, "prompt, chosen, rejected: text", _prompt_and_responses
+)
 TRL_CHAT = Layout(
     "TRL chat",
     "pairs",
     _PROMPT_RESPONSES,
     'prompt, chosen, rejected: lists of {"role", "content"}',
-    _trl_chat,
-    True,
+    _prompt_and_responses,
+    is_chat=True,
 )
 ULTRAFEEDBACK = Layout(
     "UltraFeedback chat",
@@ -125,7 +112,7 @@ ULTRAFEEDBACK = Layout(
     _PROMPT_RESPONSES,
     "prompt: text; chosen, rejected: conversations that repeat it",
     _prompt_and_conversations,
-    True,
+    is_chat=True,
 )
 IMPLICIT_TEXT = Layout(
     "TRL implicit text",
@@ -133,7 +120,6 @@ IMPLICIT_TEXT = Layout(
     RESPONSES,
     "chosen, rejected: texts that begin with the prompt",
     _implicit_text,
-    False,
 )
 IMPLICIT_CHAT = Layout(
     "TRL implicit chat",
@@ -141,5 +127,5 @@ IMPLICIT_CHAT = Layout(
     RESPONSES,
     "chosen, rejected: conversations that begin alike",
     _implicit_chat,
-    True,
+    is_chat=True,
 )

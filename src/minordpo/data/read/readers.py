@@ -13,8 +13,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from minordpo.data.read.fields import listed, say, shorten
-from minordpo.data.read.layouts import LAYOUTS
 from minordpo.data.read.llama_factory import LABEL_NAMES
+from minordpo.data.read.recognise import LAYOUTS
 from minordpo.errors import InputError
 
 NumberedRows = Iterator[tuple[int, Any]]

@@ -16,6 +16,7 @@ from minordpo.data.read.graded import (
     prompt_column,
     responses_of,
 )
+from minordpo.data.read.layout import Layout, names_of
 from minordpo.data.read.llama_factory import (
     ALPACA,
     ALPACA_LABELLED,
@@ -32,7 +33,6 @@ from minordpo.data.read.pairs import (
     TRL_TEXT,
     ULTRAFEEDBACK,
 )
-from minordpo.data.read.parts import Layout, names_of
 from minordpo.errors import InputError
 
 LAYOUTS = (
@@ -61,23 +61,14 @@ _PAIRS_BY_KINDS = {
 # Published data call the columns by these names too. Without this list, pairs under them would pass for texts with
 # an implicit prompt, and a model would train on two answers whose question it never sees.
 _OTHER_NAMES = {
-    "question": "prompt",
-    "query": "prompt",
-    "input": "prompt",
-    "problem": "prompt",
-    "messages": "prompt",
-    "chosen_response": "chosen",
-    "accepted": "chosen",
-    "rejected_response": "rejected",
-    "response": "completion",
-    "answer": "completion",
-    "kto_tag": "label",
-    "desirable": "label",
-    "completions": "responses",
-    "candidates": "responses",
-    "answers": "responses",
-    "rewards": "scores",
-    "rankings": "ranks",
+    "prompt": ("question", "query", "input", "problem", "messages"),
+    "chosen": ("chosen_response", "accepted"),
+    "rejected": ("rejected_response",),
+    "completion": ("response", "answer"),
+    "label": ("kto_tag", "desirable"),
+    "responses": ("completions", "candidates", "answers"),
+    "scores": ("rewards",),
+    "ranks": ("rankings",),
 }
 _MESSAGES_AS_TEXT = re.compile(r"""\s*\[\s*\{\s*["'](role|content|from|value)["']\s*:""")
 
@@ -137,27 +128,27 @@ def _recognise_labelled(row: Row, where: str) -> Layout:
             f"false) is needed by all that learns from single responses. {add}; for pairs, name the responses "
             "chosen and rejected."
         )
-    kinds = {field: kind_of(row[field], field, where) for field in ("prompt", "completion")}
-    if len(set(kinds.values())) > 1:
-        raise _disagreement(kinds, where)
-    if kinds["prompt"] == "messages":
-        return LABELLED_CHAT
-    _refuse_messages_as_text({"completion": row["completion"]}, where)
-    return LABELLED_TEXT
+    contents = {"prompt": row["prompt"], "completion": row["completion"]}
+    return _text_or_chat(contents, "prompt", LABELLED_TEXT, LABELLED_CHAT, where)
 
 
 def _recognise_ranked(row: Row, where: str) -> Layout:
     prompt = prompt_column(row)
-    kinds = {prompt: kind_of(row[prompt], prompt, where)}
+    kind_of(row[prompt], prompt, where)  # a prompt that is neither is named before responses that are no list
     responses = {f"response {i}": response for i, response in enumerate(responses_of(row, where), 1)}
-    kinds |= {field: kind_of(response, field, where) for field, response in responses.items()}
+    return _text_or_chat({prompt: row[prompt], **responses}, prompt, RANKED_TEXT, RANKED_CHAT, where)
+
+
+def _text_or_chat(contents: Row, prompt: str, text: Layout, chat: Layout, where: str) -> Layout:
+    """The layout for contents that are all text or all messages; `prompt` names the one the others must agree with."""
+    kinds = {field: kind_of(value, field, where) for field, value in contents.items()}
     odd = next((field for field, kind in kinds.items() if kind != kinds[prompt]), None)
     if odd is not None:
         raise _disagreement({prompt: kinds[prompt], odd: kinds[odd]}, where)
     if kinds[prompt] == "messages":
-        return RANKED_CHAT
-    _refuse_messages_as_text(responses, where)
-    return RANKED_TEXT
+        return chat
+    _refuse_messages_as_text({field: value for field, value in contents.items() if field != prompt}, where)
+    return text
 
 
 def _disagreement(kinds: dict[str, str], where: str) -> InputError:
@@ -226,7 +217,8 @@ def _nearest_column(
     # A column that some layout requires is not misspelt, but it may still be another name of the wanted one.
     odd = [name for name, column in free.items() if not any(column in layout.columns for layout in LAYOUTS)]
     for wanted_name in names_of(wanted):
-        other = next((column for name, column in free.items() if _OTHER_NAMES.get(name) == wanted_name), None)
+        names = _OTHER_NAMES.get(wanted_name, ())
+        other = next((column for name, column in free.items() if name in names), None)
         near = difflib.get_close_matches(wanted_name, odd, 1, cutoff)
         if other or near:
             return other or free[near[0]]
