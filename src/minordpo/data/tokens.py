@@ -69,38 +69,16 @@ class TokenOptions:
             )
 
 
-def tokenize_example(
-    example: Example, tokenizer: PreTrainedTokenizerBase, *, options: TokenOptions
-) -> TokenExample:
-    """The tokens of `example`, and which of them are scored.
+def tokenize_examples(
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, *, options: TokenOptions
+) -> list[TokenExample | RowProblem]:
+    """The tokens of each example and which of them are scored, or why the row cannot be used.
 
     Chat: scored is what the template emits after the generation prompt for the assistant turns of the
     response; its other turns are seen and not scored. Text: the response with the end-of-text token after it.
     The ids are those of the whole text in one go; where a token would straddle the end of the prompt (or of a
     turn), the parts are tokenised apart, as they are at inference, and `notes["boundary"]` says so. Tokens
-    after the last scored one are left out.
-
-    Raises:
-        RowProblem: the row cannot be used; its message says why.
-        InputError: the tokenizer lacks what the rows need (a chat template, an end-of-text token).
-    """
-    (result,) = tokenize_examples([example], tokenizer, options=options)
-    if isinstance(result, RowProblem):
-        if result.tokens:
-            message = (
-                f"data.max_length is {options.max_length} tokens but row {example.row} has {result}. "
-                "Raise data.max_length or drop the row."
-            )
-        else:
-            message = f"row {example.row}: {result}. Fix the row or drop it."
-        raise RowProblem(result.kind, message, tokens=result.tokens)
-    return result
-
-
-def tokenize_examples(
-    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, *, options: TokenOptions
-) -> list[TokenExample | RowProblem]:
-    """`tokenize_example` of each, with the tokenizer called once for all: a fast one then uses every core.
+    after the last scored one are left out. The tokenizer is called once for all, so that a fast one uses every core.
 
     Raises:
         InputError: the tokenizer lacks what the rows need (a chat template, an end-of-text token).

@@ -17,7 +17,7 @@ from minordpo.data.make.arithmetic import (
     read_number,
     tokenize,
 )
-from minordpo.data.read.fields import listed, shorten
+from minordpo.data.read.fields import half_character, listed, shorten
 from minordpo.errors import InputError
 
 QUESTION_COLUMNS = ("question", "problem", "query", "instruction")
@@ -91,9 +91,7 @@ def read_solution(row: dict[str, Any], where: str = "the row") -> Solution | Unu
     if not isinstance(question, str) or not isinstance(worked, str) or not question.strip():
         return Unusable("the question or the solution is not text")
     question = whole_question(row, question)
-    try:
-        (question + worked).encode()
-    except UnicodeEncodeError:
+    if half_character(question + worked):
         return Unusable("the text holds half a character (a lone surrogate)", shorten(question))
     body, answer = _split_answer(worked.replace("\r\n", "\n").strip())
     if not answer:

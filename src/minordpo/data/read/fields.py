@@ -23,17 +23,17 @@ def read_text(value: Any, field: str, where: str) -> str:
     if not isinstance(value, str):
         raise wrong(where, field, say(value), "text")
     if half := half_character(value):
-        raise wrong(where, field, f"text with {half}", "whole Unicode text")
+        raise wrong(where, field, "text with {} at position {}".format(*half), "whole Unicode text")
     return value
 
 
-def half_character(text: str) -> str:
-    """The first lone surrogate in `text`, for messages; empty if there is none.
+def half_character(text: str) -> tuple[str, int] | None:
+    """The first lone surrogate of `text` in words, and its position; None if there is none.
 
     JSON can spell one as \\ud800, and tokenizers panic on it.
     """
     half = re.search("[\ud800-\udfff]", text)
-    return f"half a character (\\u{ord(half[0]):04x}) at position {half.start()}" if half else ""
+    return (f"half a character (\\u{ord(half[0]):04x})", half.start()) if half else None
 
 
 def read_content(value: Any, field: str, where: str) -> Text:
