@@ -13,7 +13,8 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from minordpo.data.packing import tree_size
-from minordpo.data.read.examples import Kind, LoadedExamples
+from minordpo.data.read.examples import LoadedExamples
+from minordpo.data.read.layout import Kind
 from minordpo.data.rendering import RowProblem
 from minordpo.data.show import common_beginning, show_example
 from minordpo.data.tokens import TokenExample, TokenOptions, tokenize_examples

@@ -10,7 +10,7 @@ import jinja2
 from transformers import PreTrainedTokenizerBase
 
 from minordpo.data.read.examples import Example
-from minordpo.data.read.fields import Message, Text, half_character
+from minordpo.data.read.fields import Message, Text, half_character, shared_beginning
 from minordpo.errors import InputError
 
 
@@ -170,7 +170,7 @@ def _apply_template(
 def _check_prefix(head: str, whole: str, what: str) -> None:
     if whole.startswith(head):
         return
-    parts = next((i for i, (a, b) in enumerate(zip(head, whole, strict=False)) if a != b), len(whole))
+    parts = shared_beginning(head, whole)
     start = max(0, parts - 30)
     dots = "…" if start else ""
     raise RowProblem(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from minordpo.data.make.solutions import gsm8k_row
 from minordpo.data.make.stories import Story, UnfitNumbers, stories
 from minordpo.errors import InputError
 from minordpo.run_folder.files import refuse_existing, write_jsonl
@@ -26,7 +27,7 @@ class Problem:
 
     def row(self) -> dict[str, str]:
         """The problem as a GSM8K row."""
-        return {"question": self.question, "answer": "\n".join((*self.steps, f"#### {self.answer}"))}
+        return gsm8k_row(self.question, "\n".join(self.steps), self.answer)
 
 
 def generate_problems(n: int, *, seed: int) -> list[Problem]:

@@ -102,6 +102,11 @@ def read_solution(row: dict[str, Any], where: str = "the row") -> Solution | Unu
     return Solution(question.strip(), text, tuple(sorted(steps, key=lambda step: step.start)), answer)
 
 
+def gsm8k_row(question: str, worked: str, answer: str | int) -> dict[str, str]:
+    """A worked solution as a row of GSM8K's columns, which `read_solution` reads."""
+    return {"question": question, "answer": f"{worked}\n#### {answer}"}
+
+
 def whole_question(row: dict[str, Any], question: str) -> str:
     """The question with what Alpaca's columns split off from it."""
     if isinstance(row.get("input"), str) and row["input"].strip() and "instruction" in row:

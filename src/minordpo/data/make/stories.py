@@ -16,7 +16,6 @@ from minordpo.data.make.arithmetic import evaluate
 _STEP = re.compile(r"(\$?)\{(\w+) = ([^}]+)\}")  # $ where the result is in dollars, name, expression
 _RANGE = re.compile(r"(.+) to (.+?)(?: by (\d+))?")
 _FIRST_ABOVE = re.compile(r"first above (.+?) of (.+)")
-_CONDITION = re.compile(r"(.+?) (<=?) (.+)")
 
 
 class UnfitNumbers(Exception):
@@ -86,8 +85,10 @@ class Story:
             values[name] = str(result)
             results.append(result.numerator)
             shown.append(f"{expression} = {dollars}<<{expression.replace(' ', '')}={result}>>{result}")
-        if self.only and not _holds(self.only, values):
-            raise UnfitNumbers
+        if self.only:
+            smaller, larger = (_compute(side, values) for side in self.only.split(" < "))
+            if smaller >= larger:
+                raise UnfitNumbers
         left = iter(shown)
         solution = _STEP.sub(lambda step: next(left), self.solution).format_map(values)
         return Telling(self.question.format_map(values), tuple(solution.splitlines()), tuple(results))
@@ -121,12 +122,6 @@ def _draw(source: str, count: int, values: Values, rng: random.Random) -> Sequen
 
 def _choices(source: str, count: int) -> list[list[str]]:
     return [choice.split(", ", count - 1) for choice in source.split(" | ")]
-
-
-def _holds(condition: str, values: Values) -> bool:
-    left, sign, right = _CONDITION.fullmatch(condition).groups()  # type: ignore[union-attr]  # the file is ours
-    difference = _compute(right, values) - _compute(left, values)
-    return difference > 0 or (sign == "<=" and difference == 0)
 
 
 def _compute(expression: str, values: Values) -> int:

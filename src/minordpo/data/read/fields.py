@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from minordpo.errors import InputError
@@ -143,3 +144,9 @@ def listed(columns: list[str]) -> str:
     """The names in `columns`, the first dozen of them."""
     shown = ", ".join(shorten(str(column)) for column in columns[:12]) or "(none)"
     return shown + (f" and {len(columns) - 12} more" if len(columns) > 12 else "")
+
+
+def shared_beginning(first: Sequence[Any], second: Sequence[Any]) -> int:
+    """How many characters two texts, or messages two lists, begin with alike."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((i for i, (one, other) in pairs if one != other), min(len(first), len(second)))

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from typing import cast
 
-from minordpo.data.read.fields import Message, Row, read_content, read_messages, read_text, shorten
+from minordpo.data.read.fields import (
+    Message,
+    Row,
+    read_content,
+    read_messages,
+    read_text,
+    shared_beginning,
+    shorten,
+)
 from minordpo.data.read.layout import Layout, Parts, pair_parts, without_repetition
 from minordpo.errors import InputError
 
@@ -35,7 +43,7 @@ def _implicit_chat(row: Row, where: str, tally: Counter[str]) -> Parts:
     """The longest common beginning is the prompt, cut back until both responses begin with the assistant."""
     chosen, rejected = (read_messages(row[field], field, where) for field in RESPONSES)
     shortest = min(len(chosen), len(rejected))
-    parted = next((i for i in range(shortest) if chosen[i] != rejected[i]), shortest)
+    parted = shared_beginning(chosen, rejected)
     end = min(parted, shortest - 1)
     while end > 0 and not chosen[end]["role"] == rejected[end]["role"] == "assistant":
         end -= 1
@@ -61,7 +69,7 @@ def _implicit_text(row: Row, where: str, tally: Counter[str]) -> Parts:
         return pair_parts("", chosen, rejected)
     shortest = min(len(chosen), len(rejected))
     # At least a character stays with each response, also where the texts are equal.
-    end = next((i for i in range(shortest) if chosen[i] != rejected[i]), shortest - 1)
+    end = min(shared_beginning(chosen, rejected), shortest - 1)
     turn = chosen.rfind(_ASSISTANT_TURN, 0, end)
     if turn >= 0:
         end = turn + len(_ASSISTANT_TURN)
