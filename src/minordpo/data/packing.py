@@ -65,10 +65,8 @@ class PackedBatch:
     tree: Tree
     predictors: Int[Tensor, "scored"]  # row position of the hidden state that predicts the scored token
     targets: Int[Tensor, "scored"]  # id of the scored token
-    member_tokens: Int[Tensor, "members"]  # scored token …
-    member_sequences: Int[
-        Tensor, "members"
-    ]  # … belongs to this sequence; sequence by sequence, in text order
+    member_tokens: Int[Tensor, "members"]  # number of a scored token …
+    member_sequences: Int[Tensor, "members"]  # … and of its sequence; by sequence, then in text order
     lengths: Int[Tensor, "sequences"]  # scored tokens of each sequence
     groups: Int[Tensor, "sequences"]  # prompt number, within the batch, of each sequence
     grades: Float[Tensor, "sequences"]  # higher is better; a prompt's best comes first

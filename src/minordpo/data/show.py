@@ -90,12 +90,10 @@ def _pieces(before: list[int], ids: list[int], scored: list[bool], coder: Coder)
 
 def _line(pieces: Sequence[_Piece], hue: str, color: bool) -> str:
     """The pieces in one line, the middle of a long stretch left out and counted."""
-    total = sum(piece.tokens for piece in pieces)
-    if total <= _SHOWN:
-        return _marked(pieces, hue, color)
     head, tail = pieces[: _SHOWN // 2], pieces[-(_SHOWN // 2) :]
+    total = sum(piece.tokens for piece in pieces)
     left_out = total - sum(piece.tokens for piece in (*head, *tail))
-    if left_out <= 0:
+    if total <= _SHOWN or left_out <= 0:
         return _marked(pieces, hue, color)
     return f"{_marked(head, hue, color)} … {left_out} more … {_marked(tail, hue, color)}"
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import functools
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from minordpo.config.yaml import parse_yaml
 from minordpo.data.make.arithmetic import evaluate
+from minordpo.data.make.solutions import gsm8k_row
 
 _STEP = re.compile(r"(\$?)\{(\w+) = ([^}]+)\}")  # $ where the result is in dollars, name, expression
 _RANGE = re.compile(r"(.+) to (.+?)(?: by (\d+))?")
-_FIRST_ABOVE = re.compile(r"first above (.+?) of (.+)")
 
 
 class UnfitNumbers(Exception):
@@ -45,15 +45,21 @@ _MEN = "Bruno Cyril Dario Emre Felix Goran Hugo Ivan Jonas Karim Marek Nico Omar
 _PEOPLE = [Person(name, "she", "her") for name in _WOMEN.split()]
 _PEOPLE += [Person(name, "he", "his") for name in _MEN.split()]
 
-Values = dict[str, str | Person]
+Values = dict[str, Any]
 
 
-class Telling(NamedTuple):
-    """A story told with one set of numbers: its question, the lines of its solution and their results."""
+@dataclass(frozen=True)
+class Problem:
+    """A question, its solution one line a step with calculator annotations, and the answer."""
 
     question: str
     steps: tuple[str, ...]
-    results: tuple[int, ...]
+    answer: int
+    template: str
+
+    def row(self) -> dict[str, str]:
+        """The problem as a GSM8K row."""
+        return gsm8k_row(self.question, "\n".join(self.steps), self.answer)
 
 
 @dataclass(frozen=True)
@@ -61,37 +67,41 @@ class Story:
     """One entry of `stories.yaml`, which says what its fields mean."""
 
     name: str
-    draw: Mapping[str, str]
+    draw: Mapping[str, Any]
     solution: str
     question: str
     only: str = ""
 
-    def tell(self, rng: random.Random) -> Telling:
+    def tell(self, rng: random.Random) -> Problem:
         """The story with numbers of `rng`.
 
-        Raises: UnfitNumbers where a result is uneven, negative or below 2, or the story's condition does not hold.
+        Raises: UnfitNumbers where a result is uneven, negative, below 2 or the answer before its time, or the
+        story's condition does not hold.
         """
         values: Values = {}
         for names, source in self.draw.items():
             keys = names.split(", ")
             values |= zip(keys, _draw(source, len(keys), values, rng), strict=True)
-        shown, results = [], []
+        shown = []
         for dollars, name, formula in _STEP.findall(self.solution):
             expression = _fill_in(formula, values)
             result = evaluate(expression)
             # One of something would need the singular, and none of it no story.
             if result.denominator != 1 or result < 2:
                 raise UnfitNumbers
-            values[name] = str(result)
-            results.append(result.numerator)
+            values[name] = result.numerator
             shown.append(f"{expression} = {dollars}<<{expression.replace(' ', '')}={result}>>{result}")
+        *intermediate, answer = (values[name] for _, name, _ in _STEP.findall(self.solution))
+        # A result that happens to be the answer could not be corrupted without touching the answer.
+        if answer in intermediate:
+            raise UnfitNumbers
         if self.only:
             smaller, larger = (_compute(side, values) for side in self.only.split(" < "))
             if smaller >= larger:
                 raise UnfitNumbers
         left = iter(shown)
         solution = _STEP.sub(lambda step: next(left), self.solution).format_map(values)
-        return Telling(self.question.format_map(values), tuple(solution.splitlines()), tuple(results))
+        return Problem(self.question.format_map(values), tuple(solution.splitlines()), answer, self.name)
 
 
 @functools.cache
@@ -101,27 +111,20 @@ def stories() -> tuple[Story, ...]:
     return tuple(Story(name, **fields) for name, fields in parse_yaml(text, "stories.yaml").items())
 
 
-def _draw(source: str, count: int, values: Values, rng: random.Random) -> Sequence[str | Person]:
-    """What a line of `draw` gives its `count` names."""
-    if source == "person":
-        return [rng.choice(_PEOPLE)]
-    if source == "people":
-        return rng.sample(_PEOPLE, count)
-    if match := _FIRST_ABOVE.fullmatch(source):
-        least = _compute(match[1], values)
-        return next(choice for choice in _choices(match[2], count) if int(choice[0]) > least)
-    if " | " in source:
-        if source.startswith("two of "):
-            return rng.sample(source.removeprefix("two of ").split(" | "), 2)
-        return rng.choice(_choices(source, count))
+def _draw(source: Any, count: int, values: Values, rng: random.Random) -> list[Any]:
+    """What an entry of `draw` gives its `count` names."""
+    if isinstance(source, dict):
+        least = _compute(source["above"], values)
+        return next(each for each in source["of"] if each[0] > least)
+    things: Any = _PEOPLE if source == "people" else source
+    if isinstance(things, list):
+        if count == 1:
+            return [rng.choice(things)]
+        return rng.choice(things) if isinstance(things[0], list) else rng.sample(things, count)
     if match := _RANGE.fullmatch(source):
         low, high = (_compute(end, values) for end in match.group(1, 2))
-        return [str(rng.randrange(low, high + 1, int(match[3] or 1)))]
-    return [str(_compute(source, values))]
-
-
-def _choices(source: str, count: int) -> list[list[str]]:
-    return [choice.split(", ", count - 1) for choice in source.split(" | ")]
+        return [rng.randrange(low, high + 1, int(match[3] or 1))]
+    return [_compute(source, values)]
 
 
 def _compute(expression: str, values: Values) -> int:

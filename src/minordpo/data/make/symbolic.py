@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from minordpo.data.make.close_pairs import PAPER_PROMPT, ClosePair, corrupt_row
+from minordpo.data.make.problems import deal
 from minordpo.data.make.solutions import Solution, gsm8k_row, read_solution
 from minordpo.errors import InputError
 from minordpo.run_folder.files import refuse_existing, write_jsonl
@@ -131,13 +132,9 @@ def _draw(
     seed: int,
     taken: set[tuple[int, str]],
 ) -> Iterator[SymbolicProblem]:
-    order = random.Random(f"templates of {part} of seed {seed}")
     asked: set[str] = set()
-    for index in range(count):
-        if index % len(templates) == 0:
-            dealt = order.sample(templates, len(templates))
-        template = dealt[index % len(templates)]
-        # Seeded by text, which Python hashes with SHA-512: the same on every machine and in every process.
+    dealt = deal(templates, f"templates of {part} of seed {seed}")
+    for index, template in zip(range(count), dealt, strict=False):
         rng = random.Random(f"{part} {index} of seed {seed}")
         for _ in range(_MAX_DRAWS):
             problem = _problem(template, symbolic_row(generators[template](rng, 1.0)))

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from minordpo.data.read.fields import Row, Text, read_content, say, wrong
-from minordpo.data.read.layout import Layout, Parts, without_repetition
+from minordpo.data.read.layout import Parts, text_and_chat, without_repetition
 from minordpo.errors import InputError
 
 NUMBER_LABEL_NOTE = "the label is a number; 1 was read as true (desirable) and 0 as false"
@@ -113,29 +113,19 @@ _LABELLED = ("prompt", "completion", "label")
 _RANKED = ("prompt or query", "responses", "ranks or scores")
 _ORDER_SHAPE = "ranks: numbers, 1 for the best, or scores: numbers, higher is better"
 
-LABELLED_TEXT = Layout(
-    "TRL unpaired text", "labelled", _LABELLED, "prompt, completion: text; label: true or false", _labelled
-)
-LABELLED_CHAT = Layout(
-    "TRL unpaired chat",
+LABELLED_TEXT, LABELLED_CHAT = text_and_chat(
+    "TRL unpaired",
     "labelled",
     _LABELLED,
-    'prompt, completion: lists of {"role", "content"}; label: true or false',
     _labelled,
-    is_chat=True,
+    text="prompt, completion: text; label: true or false",
+    chat='prompt, completion: lists of {"role", "content"}; label: true or false',
 )
-RANKED_TEXT = Layout(
-    "ranked text",
+RANKED_TEXT, RANKED_CHAT = text_and_chat(
+    "ranked",
     "ranked",
     _RANKED,
-    f"prompt or query: text; responses: list of texts; {_ORDER_SHAPE}",
     _ranked,
-)
-RANKED_CHAT = Layout(
-    "ranked chat",
-    "ranked",
-    _RANKED,
-    f'prompt or query: list of {{"role", "content"}}; responses: list of such lists; {_ORDER_SHAPE}',
-    _ranked,
-    is_chat=True,
+    text=f"prompt or query: text; responses: list of texts; {_ORDER_SHAPE}",
+    chat=f'prompt or query: list of {{"role", "content"}}; responses: list of such lists; {_ORDER_SHAPE}',
 )

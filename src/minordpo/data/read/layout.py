@@ -23,14 +23,17 @@ class Parts(NamedTuple):
     grades: tuple[float, ...]
 
 
+Parse = Callable[[Row, str, Counter[str]], Parts]  # of a row, where it stands, and the tally of notes
+
+
 class Layout(NamedTuple):
-    """One way to lay an example out in columns; `parse` takes a row, where it stands, and the tally of notes."""
+    """One way to lay an example out in columns."""
 
     name: str
     kind: Kind
     required: tuple[str, ...]  # columns; one that goes by several names: "prompt or query"
     shape: str  # for people: the columns and what they hold
-    parse: Callable[[Row, str, Counter[str]], Parts]
+    parse: Parse
     is_chat: bool = False
     bare_functions: bool = False  # `tools` lists functions without the {"type": "function"} wrapper
 
@@ -43,6 +46,16 @@ class Layout(NamedTuple):
         """The required columns that are not among `columns`."""
         there = set(columns)
         return [column for column in self.required if there.isdisjoint(names_of(column))]
+
+
+def text_and_chat(
+    name: str, kind: Kind, required: tuple[str, ...], parse: Parse, *, text: str, chat: str
+) -> tuple[Layout, Layout]:
+    """Two layouts of the same columns, whose shapes are `text` and `chat`."""
+    return (
+        Layout(f"{name} text", kind, required, text, parse),
+        Layout(f"{name} chat", kind, required, chat, parse, is_chat=True),
+    )
 
 
 def names_of(column: str) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 from minordpo.data.read.fields import (
@@ -17,7 +16,7 @@ from minordpo.data.read.fields import (
     wrong,
 )
 from minordpo.data.read.graded import read_label
-from minordpo.data.read.layout import Kind, Layout, Parts, pair_parts
+from minordpo.data.read.layout import Kind, Layout, Parse, Parts, pair_parts
 from minordpo.data.read.pairs import RESPONSES
 
 TWO_SYSTEMS_NOTE = (
@@ -141,9 +140,7 @@ def _system_turn(system: str) -> list[Message]:
     return [{"role": "system", "content": system}] if system else []
 
 
-def _layout(
-    name: str, kind: Kind, required: tuple[str, ...], shape: str, parse: Callable[..., Parts]
-) -> Layout:
+def _layout(name: str, kind: Kind, required: tuple[str, ...], shape: str, parse: Parse) -> Layout:
     return Layout(f"LLaMA-Factory {name}", kind, required, shape, parse, is_chat=True, bare_functions=True)
 
 

@@ -14,7 +14,7 @@ from minordpo.data.read.fields import (
     shared_beginning,
     shorten,
 )
-from minordpo.data.read.layout import Layout, Parts, pair_parts, without_repetition
+from minordpo.data.read.layout import Layout, Parts, pair_parts, text_and_chat, without_repetition
 from minordpo.errors import InputError
 
 IMPLICIT_TEXT_NOTE = (
@@ -103,16 +103,13 @@ def _prompt_and_conversations(row: Row, where: str, tally: Counter[str]) -> Part
     return parts
 
 
-TRL_TEXT = Layout(
-    "TRL text", "pairs", _PROMPT_RESPONSES, "prompt, chosen, rejected: text", _prompt_and_responses
-)
-TRL_CHAT = Layout(
-    "TRL chat",
+TRL_TEXT, TRL_CHAT = text_and_chat(
+    "TRL",
     "pairs",
     _PROMPT_RESPONSES,
-    'prompt, chosen, rejected: lists of {"role", "content"}',
     _prompt_and_responses,
-    is_chat=True,
+    text="prompt, chosen, rejected: text",
+    chat='prompt, chosen, rejected: lists of {"role", "content"}',
 )
 ULTRAFEEDBACK = Layout(
     "UltraFeedback chat",
