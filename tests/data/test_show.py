@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from helpers.small_tokenizers import byte_level, metaspace, smollm2
+from helpers.small_tokenizers import byte_level, metaspace, smollm2, tokenize_example
 from minordpo.data.read.examples import Example
 from minordpo.data.show import common_beginning, show_example
-from minordpo.data.tokens import TokenExample, TokenOptions, TokenResponse, tokenize_example
+from minordpo.data.tokens import TokenExample, TokenOptions, TokenResponse
 
 
 def shown(tokenizer, prompt, chosen, rejected, *, color=False) -> list[str]:

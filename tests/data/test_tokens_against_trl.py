@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from helpers.places import SHARED
-from helpers.small_tokenizers import smollm2
+from helpers.small_tokenizers import smollm2, tokenize_example
 from minordpo.data.read.examples import Example
-from minordpo.data.tokens import TokenExample, TokenOptions, tokenize_example, tokenize_examples
+from minordpo.data.tokens import TokenExample, TokenOptions, tokenize_examples
 
 DEMO = SHARED / "data" / "chat" / "dpo_en_demo.json"
 NO_LIMIT = TokenOptions(max_length=None)

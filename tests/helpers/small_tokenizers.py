@@ -11,6 +11,10 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from minordpo.data.read.examples import Example
+from minordpo.data.rendering import RowProblem
+from minordpo.data.tokens import TokenExample, TokenOptions, tokenize_examples
+
 CHATML = (
     "{% if tools %}<|im_start|>system\nTools: {{ tools | map(attribute='function') | map(attribute='name') | "
     "join(', ') }}<|im_end|>\n{% endif %}"
@@ -103,3 +107,13 @@ def _finished(tokenizer: Tokenizer, template: str | None, adds: str) -> PreTrain
     finished = PreTrainedTokenizerFast(tokenizer_object=tokenizer, name_or_path="small", **_NAMED)
     finished.chat_template = template
     return finished
+
+
+def tokenize_example(
+    example: Example, tokenizer: PreTrainedTokenizerBase, *, options: TokenOptions
+) -> TokenExample:
+    """The tokens of one example; its problem is raised."""
+    (result,) = tokenize_examples([example], tokenizer, options=options)
+    if isinstance(result, RowProblem):
+        raise result
+    return result

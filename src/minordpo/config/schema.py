@@ -10,111 +10,89 @@ from typing import Any, Literal
 from minordpo.config.types import needed, shown
 
 
-def _about(meaning: str, **facts: Any) -> dict[str, Any]:
-    """Field metadata. Facts: `minimum` of a number; `rest` (the field takes every other key of its section);
-    `verbatim`, the library class that names and types the keys of a free mapping."""
-    return {"meaning": meaning, **facts}
+def _key(meaning: str, *, default: Any = dataclasses.MISSING, **facts: Any) -> Any:
+    """A field and what its key means; without a default the key is required.
+
+    Facts: `minimum` of a number; `rest` (the field takes every other key of its section); `verbatim`, the library
+    class that names and types the keys of a free mapping.
+    """
+    metadata = {"meaning": meaning, **facts}
+    if facts.get("rest"):
+        return field(default_factory=dict, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The policy, and where its reference comes from."""
 
-    path: str = field(metadata=_about("model to tune: a folder, a run folder, a hub id or an adapter folder"))
-    gguf_file: str | None = field(
+    path: str = _key("model to tune: a folder, a run folder, a hub id or an adapter folder")
+    gguf_file: str | None = _key(
+        "file in model.path to read weights and tokenizer from, when they are GGUF", default=None
+    )
+    dtype: Literal["float32", "bfloat16"] = _key(
+        "type of the weights in memory; bfloat16 only for a base frozen under LoRA", default="float32"
+    )
+    reference: str | None = _key(
+        "another model (or run folder) as the reference; null: the model as it is before training",
         default=None,
-        metadata=_about("file in model.path to read weights and tokenizer from, when they are GGUF"),
     )
-    dtype: Literal["float32", "bfloat16"] = field(
-        default="float32",
-        metadata=_about("type of the weights in memory; bfloat16 only for a base frozen under LoRA"),
-    )
-    reference: str | None = field(
-        default=None,
-        metadata=_about(
-            "another model (or run folder) as the reference; null: the model as it is before training"
-        ),
-    )
-    revision: str | None = field(
-        default=None, metadata=_about("branch, tag or commit of model.path on the hub")
-    )
-    trust_remote_code: bool = field(
-        default=False, metadata=_about("run Python code that comes with the model")
-    )
-    dropout: bool = field(
-        default=False, metadata=_about("keep the model's and LoRA's dropout on in training")
-    )
+    revision: str | None = _key("branch, tag or commit of model.path on the hub", default=None)
+    trust_remote_code: bool = _key("run Python code that comes with the model", default=False)
+    dropout: bool = _key("keep the model's and LoRA's dropout on in training", default=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """The preference pairs, and what happens to rows that do not fit."""
 
-    train: str = field(
-        metadata=_about("pairs to train on: a .jsonl, .json, .parquet or .csv file, or a hub set")
-    )
-    eval: int | str | None = field(
+    train: str = _key("pairs to train on: a .jsonl, .json, .parquet or .csv file, or a hub set")
+    eval: int | str | None = _key(
+        "a number of pairs held out of data.train, or another file or hub set; 0 or null: none",
         default=None,
-        metadata=_about(
-            "a number of pairs held out of data.train, or another file or hub set; 0 or null: none", minimum=0
-        ),
+        minimum=0,
     )
-    split: str = field(default="train", metadata=_about("split of data.train where that is a hub set"))
-    eval_split: str = field(default="test", metadata=_about("split of data.eval where that is a hub set"))
-    max_length: int | None = field(
-        default=1024, metadata=_about("most tokens of a prompt with one response; null: no limit", minimum=2)
+    split: str = _key("split of data.train where that is a hub set", default="train")
+    eval_split: str = _key("split of data.eval where that is a hub set", default="test")
+    max_length: int | None = _key(
+        "most tokens of a prompt with one response; null: no limit", default=1024, minimum=2
     )
-    overlong: Literal["refuse", "drop", "truncate"] = field(
-        default="refuse",
-        metadata=_about("pairs over data.max_length: stop, leave out, or cut the responses' ends"),
+    overlong: Literal["refuse", "drop", "truncate"] = _key(
+        "pairs over data.max_length: stop, leave out, or cut the responses' ends", default="refuse"
     )
-    invalid: Literal["refuse", "drop"] = field(
-        default="refuse",
-        metadata=_about("rows that cannot be used (empty, identical, …): stop, or leave out"),
+    invalid: Literal["refuse", "drop"] = _key(
+        "rows that cannot be used (empty, identical, …): stop, or leave out", default="refuse"
     )
-    score_end: Literal["template", "end_of_turn"] = field(
+    score_end: Literal["template", "end_of_turn"] = _key(
+        "scored to the end of what the chat template emits, or only through the end-of-turn token",
         default="template",
-        metadata=_about(
-            "scored to the end of what the chat template emits, or only through the end-of-turn token"
-        ),
     )
-    strip_few_shot: bool = field(
-        default=False,
-        metadata=_about("take worked examples out of the prompts, leaving the question (zero-shot)"),
+    strip_few_shot: bool = _key(
+        "take worked examples out of the prompts, leaving the question (zero-shot)", default=False
     )
-    limit: int | None = field(
-        default=None, metadata=_about("use only the first rows of data.train", minimum=1)
-    )
+    limit: int | None = _key("use only the first rows of data.train", default=None, minimum=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
     """What to optimise; `hyper` is checked against the objective by `minordpo.objectives`."""
 
-    name: str = field(
-        metadata=_about("objective, such as minordpo or dpo, or a weighted sum, minordpo + 0.1*sft")
-    )
-    hyper: dict[str, Any] = field(
-        default_factory=dict, metadata=_about("hyper-parameters of the objective, such as beta", rest=True)
-    )
+    name: str = _key("objective, such as minordpo or dpo, or a weighted sum, minordpo + 0.1*sft")
+    hyper: dict[str, Any] = _key("hyper-parameters of the objective, such as beta", rest=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """How to optimise; `arguments` go to `transformers.TrainingArguments` as they are."""
 
-    token_budget: int | None = field(
-        default=None,
-        metadata=_about("most tokens of one packed micro-batch; null: chosen by the run", minimum=1),
+    token_budget: int | None = _key(
+        "most tokens of one packed micro-batch; null: chosen by the run", default=None, minimum=1
     )
-    arguments: dict[str, Any] = field(
-        default_factory=dict,
-        metadata=_about(
-            "any field of transformers.TrainingArguments but output_dir; unless given, logging_steps is 1, save_steps "
-            "0.25, save_total_limit 2 and report_to none",
-            rest=True,
-            verbatim="transformers.TrainingArguments",
-        ),
+    arguments: dict[str, Any] = _key(
+        "any field of transformers.TrainingArguments but output_dir; unless given, logging_steps is 1, save_steps "
+        "0.25, save_total_limit 2 and report_to none",
+        rest=True,
+        verbatim="transformers.TrainingArguments",
     )
 
 
@@ -122,20 +100,16 @@ class TrainingConfig:
 class SamplesConfig:
     """The responses a run samples from the model for a person to read."""
 
-    prompts: int = field(
-        default=8, metadata=_about("prompts that are answered; 0 turns samples off", minimum=0)
-    )
-    max_new_tokens: int = field(
-        default=256, metadata=_about("longest sampled response, in tokens", minimum=1)
-    )
+    prompts: int = _key("prompts that are answered; 0 turns samples off", default=8, minimum=0)
+    max_new_tokens: int = _key("longest sampled response, in tokens", default=256, minimum=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MetricsConfig:
     """What is measured beside the loss."""
 
-    reference: bool = field(
-        default=True, metadata=_about("compute the reference for measurement where the objective needs none")
+    reference: bool = _key(
+        "compute the reference for measurement where the objective needs none", default=True
     )
 
 
@@ -143,26 +117,18 @@ class MetricsConfig:
 class MonitorConfig:
     """Whether the model's text is breaking, watched while it trains; docs/monitor.md."""
 
-    enabled: bool = field(
-        default=True, metadata=_about("watch log-ratios and short answers, and say when the health changes")
+    enabled: bool = _key("watch log-ratios and short answers, and say when the health changes", default=True)
+    prompts: int = _key("held-out prompts (training ones where none are held out)", default=4, minimum=1)
+    max_new_tokens: int | Literal["auto"] = _key(
+        "longest answer to them, in tokens; auto: 24 to 48, by the run's steps", default="auto", minimum=1
     )
-    prompts: int = field(
-        default=4, metadata=_about("held-out prompts (training ones where none are held out)", minimum=1)
+    probe_every: int | Literal["auto"] = _key(
+        "steps between answers; auto: six times a run, each 100 of a long one", default="auto", minimum=1
     )
-    max_new_tokens: int | Literal["auto"] = field(
-        default="auto",
-        metadata=_about("longest answer to them, in tokens; auto: 24 to 48, by the run's steps", minimum=1),
-    )
-    probe_every: int | Literal["auto"] = field(
-        default="auto",
-        metadata=_about("steps between answers; auto: six times a run, each 100 of a long one", minimum=1),
-    )
-    on_collapse: Literal["warn", "stop", "rollback"] = field(
+    on_collapse: Literal["warn", "stop", "rollback"] = _key(
+        "once the text has broken: say so, also stop, or also end with the last sound weights, which are kept in "
+        "the run folder",
         default="warn",
-        metadata=_about(
-            "once the text has broken: say so, also stop, or also end with the last sound weights, which are kept in "
-            "the run folder"
-        ),
     )
 
 
@@ -174,16 +140,13 @@ class RunConfig:
     data: DataConfig
     objective: ObjectiveConfig
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    lora: dict[str, Any] | None = field(
-        default=None,
-        metadata=_about(
-            "any field of peft.LoraConfig; null: every weight is tuned", verbatim="peft.LoraConfig"
-        ),
+    lora: dict[str, Any] | None = _key(
+        "any field of peft.LoraConfig; null: every weight is tuned", default=None, verbatim="peft.LoraConfig"
     )
     samples: SamplesConfig = field(default_factory=SamplesConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
-    output: str = field(metadata=_about("run folder to write"))
+    output: str = _key("run folder to write")
 
 
 def describe_config() -> str:

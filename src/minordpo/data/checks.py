@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,7 +13,8 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from minordpo.data.packing import tree_size
-from minordpo.data.read.examples import Kind, LoadedExamples
+from minordpo.data.read.examples import LoadedExamples
+from minordpo.data.read.layout import Kind
 from minordpo.data.rendering import RowProblem
 from minordpo.data.show import common_beginning, show_example
 from minordpo.data.tokens import TokenExample, TokenOptions, tokenize_examples
@@ -21,40 +24,28 @@ _CHUNK = 256  # rows that go to the tokenizer at once; enough to keep its thread
 _BAR_FROM = 2000  # rows; fewer are done before a progress bar says anything
 _OVERLONG = ("prompt_too_long", "too_long")
 
-# What was found, for one row and for several.
+# What was found, "one/several": for one row and for several.
 _WORDS = {
-    "empty_response": ("empty response", "empty responses"),
-    "identical": ("row with identical responses", "rows with identical responses"),
-    "empty_prompt": ("empty prompt", "empty prompts"),
-    "assistant_prompt": ("prompt that ends with the assistant", "prompts that end with the assistant"),
-    "response_role": ("response that another role begins", "responses that another role begins"),
-    "template_error": ("row that the chat template fails on", "rows that the chat template fails on"),
-    "template_prefix": (
-        "row whose beginning the chat template renders in two ways",
-        "rows whose beginning the chat template renders in two ways",
-    ),
-    "boundary": ("row with a token across the prompt's end", "rows with a token across the prompt's end"),
-    "prompt_too_long": (
-        "prompt that leaves no room for a response in data.max_length",
-        "prompts that leave no room for a response in data.max_length",
-    ),
-    "too_long": ("row over data.max_length", "rows over data.max_length"),
-    "cut": ("row cut to data.max_length", "rows cut to data.max_length"),
-    "duplicate": ("row that repeats an earlier one, kept", "rows that repeat an earlier one, kept"),
-    "contradiction": (
-        "row that judges the responses of an earlier one otherwise, kept",
-        "rows that judge the responses of an earlier one otherwise, kept",
-    ),
+    "empty_response": "empty response/responses",
+    "identical": "row/rows with identical responses",
+    "empty_prompt": "empty prompt/prompts",
+    "assistant_prompt": "prompt/prompts that ends/end with the assistant",
+    "response_role": "response/responses that another role begins",
+    "template_error": "row/rows that the chat template fails on",
+    "template_prefix": "row/rows whose beginning the chat template renders in two ways",
+    "boundary": "row/rows with a token across the prompt's end",
+    "prompt_too_long": "prompt/prompts that leaves/leave no room for a response in data.max_length",
+    "too_long": "row/rows over data.max_length",
+    "cut": "row/rows cut to data.max_length",
+    "duplicate": "row/rows that repeats/repeat an earlier one, kept",
+    "contradiction": "row/rows that judges/judge the responses of an earlier one otherwise, kept",
 }
-_SAME_IN_PAIR = ("pair with chosen = rejected", "pairs with chosen = rejected")
-_RETOKENIZED = (
-    "row whose prompt and response were tokenised apart, as at inference",
-    "rows whose prompt and response were tokenised apart, as at inference",
-)
+_SAME_IN_PAIR = "pair/pairs with chosen = rejected"
+_RETOKENIZED = "row/rows whose prompt and response were tokenised apart, as at inference"
 
 
 @dataclass
-class Finding:
+class RowFinding:
     """One kind of thing found in a source: the rows, and the first one explained."""
 
     rows: list[int] = field(default_factory=list)
@@ -72,9 +63,8 @@ class Finding:
 class TokenCounts:
     """Token statistics over the examples in use."""
 
-    parts: dict[
-        str, tuple[float, int]
-    ]  # mean and maximum: "prompt", "chosen", …, as the report's table names them
+    # Mean and maximum: "prompt", "chosen", …, as the report's table names them.
+    parts: dict[str, tuple[float, int]]
     responses: tuple[float, int]  # responses to a prompt, mean and maximum
     tree: int  # distinct tokens, each example a prefix tree: what the engine computes
     padded: int  # tokens of a row for each response, padded to the longest one of its example
@@ -90,26 +80,19 @@ class DataReport:
     notes: list[str]
     read: int
     used: int
-    dropped: dict[str, Finding]  # by kind of `RowProblem`: "empty_response", "identical", "too_long", …
-    kept: dict[
-        str, Finding
-    ]  # rows in use, done something to or odd: "cut", "boundary", "duplicate", "contradiction"
+    dropped: dict[str, RowFinding]  # by kind of `RowProblem`: "empty_response", "identical", "too_long", …
+    # Rows in use that are odd or were changed: "cut", "boundary", "duplicate", "contradiction".
+    kept: dict[str, RowFinding]
     desirable: int  # of labelled responses in use: those with the label true
     tokens: TokenCounts
     first: str  # the first example in use, as `show_example` shows it
 
     def __str__(self) -> str:
         """A readable block: counts, reasons, token statistics, the first example."""
-        lines = [
-            f"{self.source}: {_count(self.read, 'row', 'rows')} read as {self.layout}, {self.used:,} used"
-        ]
+        lines = [f"{self.source}: {_count(self.read, 'row/rows')} read as {self.layout}, {self.used:,} used"]
         lines += [f"  note: {note}" for note in self.notes]
-        lines += [
-            f"  dropped: {_describe(kind, finding, self.kind)}" for kind, finding in self.dropped.items()
-        ]
-        lines += [
-            f"  {_describe(kind, finding, self.kind, kept=True)}" for kind, finding in self.kept.items()
-        ]
+        lines += [f"  dropped: {found}" for found in _describe(self.dropped, self.kind)]
+        lines += [f"  {found}" for found in _describe(self.kept, self.kind, kept=True)]
         if not self.dropped and not self.kept:
             lines.append("  nothing dropped, cut, repeated, contradicted or tokenised apart")
         if self.kind == "labelled":
@@ -167,8 +150,8 @@ def prepare_examples(
     if not loaded.examples:
         raise InputError(f"{loaded.source} has no rows, but at least one is needed. Name another file.")
     examples: list[TokenExample] = []
-    problems: dict[str, Finding] = {}
-    kept: dict[str, Finding] = {}
+    problems: dict[str, RowFinding] = defaultdict(RowFinding)
+    kept: dict[str, RowFinding] = defaultdict(RowFinding)
     seen: dict[bytes, int] = {}
     show_bar = progress and len(loaded.examples) > _BAR_FROM
     with tqdm(total=len(loaded.examples), desc="tokenising", unit="rows", disable=not show_bar) as bar:
@@ -177,7 +160,7 @@ def prepare_examples(
             results = tokenize_examples(chunk, tokenizer, options=options)
             for example, result in zip(chunk, results, strict=True):
                 if isinstance(result, RowProblem):
-                    problems.setdefault(result.kind, Finding()).add(example.row, str(result), result.tokens)
+                    problems[result.kind].add(example.row, str(result), result.tokens)
                     continue
                 _note(result, kept, seen)
                 examples.append(result)
@@ -186,10 +169,9 @@ def prepare_examples(
     if refused:
         raise InputError(_refusal(loaded, refused, options))
     if not examples:
-        reasons = ", ".join(_describe(kind, finding, loaded.kind) for kind, finding in problems.items())
         raise InputError(
-            f"{loaded.source}: of {_count(len(loaded.examples), 'row', 'rows')} none can be used: {reasons}. "
-            "Fix the rows or name another file."
+            f"{loaded.source}: of {_count(len(loaded.examples), 'row/rows')} none can be used: "
+            f"{', '.join(_describe(problems, loaded.kind))}. Fix the rows or name another file."
         )
     return PreparedExamples(examples, _report(loaded, examples, problems, kept, tokenizer))
 
@@ -222,8 +204,8 @@ def _mean_and_max(counts: list[int]) -> tuple[float, int]:
 def _report(
     loaded: LoadedExamples,
     examples: list[TokenExample],
-    problems: dict[str, Finding],
-    kept: dict[str, Finding],
+    problems: dict[str, RowFinding],
+    kept: dict[str, RowFinding],
     tokenizer: PreTrainedTokenizerBase,
 ) -> DataReport:
     first = examples[0]
@@ -244,24 +226,24 @@ def _report(
     )
 
 
-def _note(example: TokenExample, kept: dict[str, Finding], seen: dict[bytes, int]) -> None:
+def _note(example: TokenExample, kept: dict[str, RowFinding], seen: dict[bytes, int]) -> None:
     """Count what `example` has to say for itself, and whether an earlier row has the same responses.
 
     `seen` holds the first row of each prompt with its responses, and of each judgement on these.
     """
     for kind, words in example.notes.items():
-        kept.setdefault(kind, Finding()).add(example.row, words)
+        kept[kind].add(example.row, words)
     responses = [_digest(response.ids.tobytes()) for response in example.responses]
     content = _digest(_digest(example.prompt_ids.tobytes()), *sorted(responses))
     judgement = _digest(content, *responses, np.array(example.grades).tobytes())
     first = seen.setdefault(judgement, example.row)
     if first != example.row:
-        kept.setdefault("duplicate", Finding()).add(example.row, f"as row {first}")
+        kept["duplicate"].add(example.row, f"as row {first}")
         return
     first = seen.setdefault(content, example.row)
     if first != example.row:
         how = "labels the same completion otherwise" if len(responses) == 1 else "has them in another order"
-        kept.setdefault("contradiction", Finding()).add(example.row, f"row {first} {how}")
+        kept["contradiction"].add(example.row, f"row {first} {how}")
 
 
 def _digest(*parts: bytes) -> bytes:
@@ -274,16 +256,15 @@ def _may_drop(kind: str, options: TokenOptions, invalid: str) -> bool:
     return options.overlong == "drop" or (options.overlong == "truncate" and invalid == "drop")
 
 
-def _refusal(loaded: LoadedExamples, refused: dict[str, Finding], options: TokenOptions) -> str:
+def _refusal(loaded: LoadedExamples, refused: dict[str, RowFinding], options: TokenOptions) -> str:
     sentences = []
     unusable = {kind: finding for kind, finding in refused.items() if kind not in _OVERLONG}
     if unusable:
         rows = sum(len(finding.rows) for finding in unusable.values())
-        kinds = ", ".join(_describe(kind, finding, loaded.kind) for kind, finding in unusable.items())
         them = "them" if rows > 1 else "it"
         sentences.append(
-            f"{loaded.source}: {_count(rows, 'row', 'rows')} cannot be used: {kinds}. "
-            f"Fix {them} or drop {them} with data.invalid=drop."
+            f"{loaded.source}: {_count(rows, 'row/rows')} cannot be used: "
+            f"{', '.join(_describe(unusable, loaded.kind))}. Fix {them} or drop {them} with data.invalid=drop."
         )
     overlong = [refused[kind] for kind in _OVERLONG if kind in refused]
     if overlong:
@@ -291,7 +272,7 @@ def _refusal(loaded: LoadedExamples, refused: dict[str, Finding], options: Token
     return " ".join(sentences)
 
 
-def _overlong_refusal(source: str, overlong: list[Finding], options: TokenOptions) -> str:
+def _overlong_refusal(source: str, overlong: list[RowFinding], options: TokenOptions) -> str:
     rows = sum(len(finding.rows) for finding in overlong)
     first = min(overlong, key=lambda finding: finding.rows[0])
     option = "data.invalid=drop" if options.overlong == "truncate" else "data.overlong=drop"
@@ -308,15 +289,18 @@ def _overlong_refusal(source: str, overlong: list[Finding], options: TokenOption
     return f"{limit} but {found}. Raise data.max_length or {drop} with {option}."
 
 
-def _describe(kind: str, finding: Finding, data: Kind, *, kept: bool = False) -> str:
-    words = _WORDS[kind]
-    if kept and kind == "boundary":
-        # A straddling token is a note where the row could be used all the same, a problem where it could not.
-        words = _RETOKENIZED
-    elif kind == "identical" and data == "pairs":
-        words = _SAME_IN_PAIR
-    return f"{_count(len(finding.rows), *words)} (first: row {finding.rows[0]}, {finding.example})"
+def _describe(findings: dict[str, RowFinding], data: Kind, *, kept: bool = False) -> list[str]:
+    words = _WORDS
+    if kept:  # a token across the prompt's end is a note where the row could be used all the same
+        words = words | {"boundary": _RETOKENIZED}
+    elif data == "pairs":
+        words = words | {"identical": _SAME_IN_PAIR}
+    return [
+        f"{_count(len(finding.rows), words[kind])} (first: row {finding.rows[0]}, {finding.example})"
+        for kind, finding in findings.items()
+    ]
 
 
-def _count(number: int, one: str, several: str) -> str:
-    return f"{number:,} {one if number == 1 else several}"
+def _count(number: int, words: str) -> str:
+    """The number with the words for one or for several: 2 of "row/rows cut" is "2 rows cut"."""
+    return f"{number:,} " + re.sub(r"(\w+)/(\w+)", r"\1" if number == 1 else r"\2", words)

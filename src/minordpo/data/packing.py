@@ -7,8 +7,8 @@ each of its tokens is computed once: the prompt, then what the responses share, 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -65,10 +65,8 @@ class PackedBatch:
     tree: Tree
     predictors: Int[Tensor, "scored"]  # row position of the hidden state that predicts the scored token
     targets: Int[Tensor, "scored"]  # id of the scored token
-    member_tokens: Int[Tensor, "members"]  # scored token …
-    member_sequences: Int[
-        Tensor, "members"
-    ]  # … belongs to this sequence; sequence by sequence, in text order
+    member_tokens: Int[Tensor, "members"]  # number of a scored token …
+    member_sequences: Int[Tensor, "members"]  # … and of its sequence; by sequence, then in text order
     lengths: Int[Tensor, "sequences"]  # scored tokens of each sequence
     groups: Int[Tensor, "sequences"]  # prompt number, within the batch, of each sequence
     grades: Float[Tensor, "sequences"]  # higher is better; a prompt's best comes first
@@ -82,21 +80,11 @@ class PackedBatch:
 
     def to(self, device: torch.device | str) -> PackedBatch:
         """The same batch with its tensors on `device`."""
-        tensors = {
-            name: getattr(self, name).to(device)
-            for name in (
-                "input_ids",
-                "position_ids",
-                "predictors",
-                "targets",
-                "member_tokens",
-                "member_sequences",
-                "lengths",
-                "groups",
-                "grades",
-            )
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        moved: dict[str, Any] = {
+            name: value.to(device) for name, value in values.items() if isinstance(value, Tensor | Tree)
         }
-        return PackedBatch(tree=self.tree.to(device), indices=self.indices, longest=self.longest, **tensors)
+        return replace(self, **moved)
 
 
 @dataclass
@@ -111,7 +99,7 @@ class _Row:
 
     def grow(self, paths: dict[int, np.ndarray], depth: int, ancestors: tuple[int, ...]) -> dict[int, list]:
         """Lay the subtree of `paths` (sequence → ids) below `depth`; return each one's row positions in it."""
-        shared = _common_prefix([ids[depth:] for ids in paths.values()])
+        shared = common_prefix([ids[depth:] for ids in paths.values()])
         rows: dict[int, list] = {sequence: [] for sequence in paths}
         own = next(iter(paths.values()))[depth : depth + shared]
         if shared:
@@ -196,7 +184,7 @@ def tree_size(item: Responses) -> int:
         ids = np.concatenate([item.prompt_ids, response.ids])
         paths.append(ids[: len(item.prompt_ids) + np.flatnonzero(response.scored)[-1]])
     if len(paths) == 2:
-        return len(paths[0]) + len(paths[1]) - _common_prefix(paths)
+        return len(paths[0]) + len(paths[1]) - common_prefix(paths)
     row = _Row()
     row.grow(dict(enumerate(paths)), 0, ())
     return row.length
@@ -229,7 +217,8 @@ def split_by_budget(sizes: Sequence[int], budget: int) -> list[list[int]]:
         bins += 1
 
 
-def _common_prefix(sequences: Sequence[np.ndarray]) -> int:
+def common_prefix(sequences: Sequence[np.ndarray]) -> int:
+    """How many tokens all sequences begin with."""
     shortest = min(len(ids) for ids in sequences)
     first = sequences[0][:shortest]
     for ids in sequences[1:]:

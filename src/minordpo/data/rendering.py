@@ -9,7 +9,8 @@ from typing import Any
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
-from minordpo.data.read.examples import Example, Message, Text
+from minordpo.data.read.examples import Example
+from minordpo.data.read.fields import Message, Text, half_character, shared_beginning
 from minordpo.errors import InputError
 
 
@@ -126,11 +127,8 @@ def _render_response(
     if not any(_says_something(response[i]) for i in turns):
         raise RowProblem("empty_response", f"the {name} is empty")
     if turns[0] != 0:
-        role = response[0]["role"]
-        raise RowProblem(
-            "response_role",
-            f"the {name} begins with a message of {role!r}, but an assistant's is needed",
-        )
+        begins = f"begins with a message of {response[0]['role']!r}"
+        raise RowProblem("response_role", f"the {name} {begins}, but an assistant's is needed")
     response = response[: turns[-1] + 1]
     whole = _apply_template(example, prompt + response, tokenizer)
     cuts: list[int] = []
@@ -164,20 +162,15 @@ def _apply_template(
         # Templates raise on purpose (roles that do not alternate) and by accident (no content).
         raise RowProblem("template_error", f"the chat template fails on it: {_one_line(error)}") from error
     assert isinstance(text, str)
-    try:
-        text.encode()  # tokenizers fail on a lone surrogate, in tools or template_kwargs for instance
-    except UnicodeEncodeError as error:
-        half = f"\\u{ord(text[error.start]):04x}"
-        raise RowProblem(
-            "template_error", f"half a character ({half}) stands in its messages or tools"
-        ) from error
+    if half := half_character(text):  # it may come from tools or template_kwargs
+        raise RowProblem("template_error", f"{half[0]} stands in its messages or tools")
     return text
 
 
 def _check_prefix(head: str, whole: str, what: str) -> None:
     if whole.startswith(head):
         return
-    parts = next((i for i, (a, b) in enumerate(zip(head, whole, strict=False)) if a != b), len(whole))
+    parts = shared_beginning(head, whole)
     start = max(0, parts - 30)
     dots = "…" if start else ""
     raise RowProblem(

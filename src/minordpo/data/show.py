@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from minordpo.data.read.examples import Kind
+from minordpo.data.packing import common_prefix
+from minordpo.data.read.layout import Kind
 from minordpo.data.tokens import Coder, TokenExample
 
 _SHOWN = 60  # tokens of a stretch that are shown; a longer one is shortened in the middle
@@ -56,14 +57,9 @@ def show_example(
 
 def common_beginning(example: TokenExample) -> int:
     """How many tokens all responses begin with; 0 where there is one response, which shares with none."""
-    first, *others = (response.ids for response in example.responses)
-    if not others:
-        return 0
-    length = min(len(first), *(len(ids) for ids in others))
-    differs = np.zeros(length, np.bool_)
-    for ids in others:
-        differs |= first[:length] != ids[:length]
-    return int(differs.argmax()) if differs.any() else length
+    return (
+        common_prefix([response.ids for response in example.responses]) if len(example.responses) > 1 else 0
+    )
 
 
 def _titles(example: TokenExample, kind: Kind) -> list[tuple[str, str]]:
@@ -94,12 +90,10 @@ def _pieces(before: list[int], ids: list[int], scored: list[bool], coder: Coder)
 
 def _line(pieces: Sequence[_Piece], hue: str, color: bool) -> str:
     """The pieces in one line, the middle of a long stretch left out and counted."""
-    total = sum(piece.tokens for piece in pieces)
-    if total <= _SHOWN:
-        return _marked(pieces, hue, color)
     head, tail = pieces[: _SHOWN // 2], pieces[-(_SHOWN // 2) :]
+    total = sum(piece.tokens for piece in pieces)
     left_out = total - sum(piece.tokens for piece in (*head, *tail))
-    if left_out <= 0:
+    if total <= _SHOWN or left_out <= 0:
         return _marked(pieces, hue, color)
     return f"{_marked(head, hue, color)} … {left_out} more … {_marked(tail, hue, color)}"
 

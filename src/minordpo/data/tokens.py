@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -13,6 +13,8 @@ from transformers import PreTrainedTokenizerBase
 from minordpo.data.read.examples import Example
 from minordpo.data.rendering import Rendered, Response, RowProblem, render
 from minordpo.errors import InputError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,9 +33,7 @@ class TokenExample:
     responses: tuple[TokenResponse, ...]  # best first, as the engine numbers them
     grades: tuple[float, ...]  # of the responses, as in `Example`
     row: int  # 1-based row of the source
-    notes: dict[str, str] = field(
-        default_factory=dict
-    )  # "cut", "boundary": what was done to the row, in words
+    notes: dict[str, str] = field(default_factory=dict)  # by "cut" or "boundary": what was done to the row
 
     @classmethod
     def pair(
@@ -69,62 +69,38 @@ class TokenOptions:
             )
 
 
-def tokenize_example(
-    example: Example, tokenizer: PreTrainedTokenizerBase, *, options: TokenOptions
-) -> TokenExample:
-    """The tokens of `example`, and which of them are scored.
+def tokenize_examples(
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, *, options: TokenOptions
+) -> list[TokenExample | RowProblem]:
+    """The tokens of each example and which of them are scored, or why the row cannot be used.
 
     Chat: scored is what the template emits after the generation prompt for the assistant turns of the
     response; its other turns are seen and not scored. Text: the response with the end-of-text token after it.
     The ids are those of the whole text in one go; where a token would straddle the end of the prompt (or of a
     turn), the parts are tokenised apart, as they are at inference, and `notes["boundary"]` says so. Tokens
-    after the last scored one are left out.
-
-    Raises:
-        RowProblem: the row cannot be used; its message says why.
-        InputError: the tokenizer lacks what the rows need (a chat template, an end-of-text token).
-    """
-    (result,) = tokenize_examples([example], tokenizer, options=options)
-    if isinstance(result, RowProblem):
-        if result.tokens:
-            message = (
-                f"data.max_length is {options.max_length} tokens but row {example.row} has {result}. "
-                "Raise data.max_length or drop the row."
-            )
-        else:
-            message = f"row {example.row}: {result}. Fix the row or drop it."
-        raise RowProblem(result.kind, message, tokens=result.tokens)
-    return result
-
-
-def tokenize_examples(
-    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, *, options: TokenOptions
-) -> list[TokenExample | RowProblem]:
-    """`tokenize_example` of each, with the tokenizer called once for all: a fast one then uses every core.
+    after the last scored one are left out. The tokenizer is called once for all, so that a fast one uses every core.
 
     Raises:
         InputError: the tokenizer lacks what the rows need (a chat template, an end-of-text token).
     """
-    rendered: list[Rendered | RowProblem] = []
-    for example in examples:
-        try:
-            rendered.append(render(example, tokenizer))
-        except RowProblem as problem:
-            rendered.append(problem)
+    rendered = [_or_problem(render, example, tokenizer) for example in examples]
     usable = [item for item in rendered if isinstance(item, Rendered)]
     # Without its EOS: tokenizers that append one themselves warn of a text that has it.
     plain = [item.responses[0].text.removesuffix(tokenizer.eos_token) for item in usable if not item.is_chat]
     coder = Coder(tokenizer, plain)
     ids = coder.encode(text for item in usable for text in item.texts)
-    results: list[TokenExample | RowProblem] = []
-    for example, item in zip(examples, rendered, strict=True):
-        try:
-            results.append(
-                item if isinstance(item, RowProblem) else _assemble(item, example, ids, coder, options)
-            )
-        except RowProblem as problem:
-            results.append(problem)
-    return results
+    return [
+        item if isinstance(item, RowProblem) else _or_problem(_assemble, item, example, ids, coder, options)
+        for example, item in zip(examples, rendered, strict=True)
+    ]
+
+
+def _or_problem(step: Callable[..., T], *arguments: Any) -> T | RowProblem:
+    """What `step` returns, or the problem that it raises."""
+    try:
+        return step(*arguments)
+    except RowProblem as problem:
+        return problem
 
 
 class Coder:

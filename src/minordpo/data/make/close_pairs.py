@@ -5,6 +5,7 @@ The paper tunes on such pairs (§4: MetaMath_DPO_FewShot), since their closeness
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import random
@@ -29,7 +30,7 @@ PAPER_ENDING = "So the answer is: {answer}"
 
 
 @dataclass(frozen=True)
-class Change:
+class CorruptedResult:
     """The number that was changed: `chosen[char:]` begins with `original`."""
 
     original: str
@@ -44,7 +45,7 @@ class ClosePair:
     answer: str
     chosen: str
     rejected: str
-    changed: Change
+    changed: CorruptedResult
 
     def row(self, *, prompt: str, chat: bool) -> dict[str, Any]:
         """The pair in TRL's layout of chat messages, or of plain text."""
@@ -54,17 +55,12 @@ class ClosePair:
             "rejected": self.rejected,
         }
         roles = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
-        change = self.changed
+        was, became, step, char = dataclasses.astuple(self.changed)
         return {
             **({key: [{"role": roles[key], "content": texts[key]}] for key in texts} if chat else texts),
             "question": self.question,
             "answer": self.answer,
-            "changed": {
-                "from": change.original,
-                "to": change.replacement,
-                "step": change.step,
-                "char": change.char,
-            },
+            "changed": {"from": was, "to": became, "step": step, "char": char},
         }
 
 
@@ -117,7 +113,7 @@ def corrupt_row(
                 answer=solution.answer,
                 chosen=_finish(solution.text, ending, solution.answer),
                 rejected=_finish(apply_edits(solution.text, edits), ending, answer),
-                changed=Change(original, replacement, number, step.start),
+                changed=CorruptedResult(original, replacement, number, step.start),
             )
     return problem or Unusable("no plausible wrong number was found", solution.text[:60])
 

@@ -6,7 +6,10 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from minordpo.data.make.solutions import Unusable
+from minordpo.data.read.fields import shared_beginning
 
 
 @dataclass(frozen=True)
@@ -90,39 +93,16 @@ def _percent(part: int, whole: int) -> str:
 
 
 def edit_distance(first: str, second: str) -> int:
-    """The Levenshtein distance of two texts, in characters.
-
-    Source: Hyyrö, "A Bit-Vector Algorithm for Computing Levenshtein and Damerau Edit Distances"
-    (2003), on Python's integers. What both texts begin and end with is cut off first, which leaves
-    the distance as it is.
-    """
-    first, second = _cut_common(first, second)
-    if not first or not second:
-        return len(first) + len(second)
-    occurrences: dict[str, int] = {}
-    for position, character in enumerate(first):
-        occurrences[character] = occurrences.get(character, 0) | 1 << position
-    everywhere, last = (1 << len(first)) - 1, 1 << (len(first) - 1)
-    # Differences of neighbouring cells down one column of the distance table: where it grows, where it falls.
-    grows, falls, distance = everywhere, 0, len(first)
-    for character in second:
-        matches = occurrences.get(character, 0)
-        diagonal = (((matches & grows) + grows) ^ grows) | matches | falls
-        right_grows = falls | ~(diagonal | grows) & everywhere
-        right_falls = grows & diagonal
-        distance += bool(right_grows & last) - bool(right_falls & last)
-        right_grows = (right_grows << 1 | 1) & everywhere
-        right_falls = right_falls << 1 & everywhere
-        grows = right_falls | ~(diagonal | right_grows) & everywhere
-        falls = right_grows & diagonal
-    return distance
-
-
-def _cut_common(first: str, second: str) -> tuple[str, str]:
-    shorter, start = min(len(first), len(second)), 0
-    while start < shorter and first[start] == second[start]:
-        start += 1
-    end = 0
-    while end < shorter - start and first[-1 - end] == second[-1 - end]:
-        end += 1
-    return first[start : len(first) - end], second[start : len(second) - end]
+    """The Levenshtein distance of two texts, in characters: the textbook table, row by row."""
+    # What both begin and end with leaves the distance as it is, and is nearly all of a close pair.
+    start = shared_beginning(first, second)
+    first, second = first[start:], second[start:]
+    end = shared_beginning(first[::-1], second[::-1])
+    first, second = first[: len(first) - end], second[: len(second) - end]
+    letters, columns = np.array([ord(letter) for letter in second]), np.arange(len(second) + 1)
+    row = columns
+    for number, letter in enumerate(first, 1):
+        cells = np.minimum(row[1:] + 1, row[:-1] + (letters != ord(letter)))
+        # A cell may also be reached along its row, one insertion a column.
+        row = np.minimum.accumulate(np.append(number, cells) - columns) + columns
+    return int(row[-1])

@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
-from minordpo.data.make import stories_home, stories_work
-from minordpo.data.make.word_problem import Redraw, Sheet
+from minordpo.data.make.stories import Problem, Story, UnfitNumbers, stories
 from minordpo.errors import InputError
 from minordpo.run_folder.files import refuse_existing, write_jsonl
 
-STORIES: tuple[Callable[[Sheet], str], ...] = stories_home.STORIES + stories_work.STORIES
+T = TypeVar("T")
 MAX_PROBLEMS = 100_000  # beyond it the stories differ in little but their names
 _MAX_DRAWS = 20_000  # the pickiest story needs some hundred draws until every division comes out even
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A question, its solution one line a step with calculator annotations, and the answer."""
-
-    question: str
-    steps: tuple[str, ...]
-    answer: int
-    template: str
-
-    def row(self) -> dict[str, str]:
-        """The problem as a GSM8K row."""
-        return {"question": self.question, "answer": "\n".join((*self.steps, f"#### {self.answer}"))}
 
 
 def generate_problems(n: int, *, seed: int) -> list[Problem]:
@@ -42,8 +28,7 @@ def generate_problems(n: int, *, seed: int) -> list[Problem]:
             "number, or write several files with different seeds."
         )
     problems, seen = [], set[str]()
-    for index, story in zip(range(n), _deal_stories(seed), strict=False):
-        # Seeded by text, which Python hashes with SHA-512: the same on every machine and in every process.
+    for index, story in zip(range(n), deal(stories(), f"stories of seed {seed}"), strict=False):
         rng = random.Random(f"problem {index} of seed {seed}")
         problem = _draw(story, rng, seen)
         seen.add(problem.question)
@@ -51,30 +36,25 @@ def generate_problems(n: int, *, seed: int) -> list[Problem]:
     return problems
 
 
-def _deal_stories(seed: int) -> Iterator[Callable[[Sheet], str]]:
-    rng = random.Random(f"stories of seed {seed}")
+def deal(things: Sequence[T], seed: str) -> Iterator[T]:
+    """Each of the things equally often, for ever, in an order that the seed gives."""
+    # Seeded by text, which Python hashes with SHA-512: the same on every machine and in every process.
+    rng = random.Random(seed)
     while True:
-        yield from rng.sample(STORIES, len(STORIES))
+        yield from rng.sample(things, len(things))
 
 
-def _draw(story: Callable[[Sheet], str], rng: random.Random, seen: set[str]) -> Problem:
+def _draw(story: Story, rng: random.Random, seen: set[str]) -> Problem:
     for _ in range(_MAX_DRAWS):
-        sheet = Sheet(rng)
-        try:
-            question = story(sheet)
-        except Redraw:
-            continue
-        *intermediate, answer = sheet.results
-        # A result that happens to be the answer could not be corrupted without touching the answer.
-        if question not in seen and answer not in intermediate:
-            return Problem(question, tuple(sheet.steps), answer, story.__name__)
-    raise RuntimeError(
-        f"the story {story.__name__} found no numbers that come out even in {_MAX_DRAWS} draws"
-    )
+        with contextlib.suppress(UnfitNumbers):
+            problem = story.tell(rng)
+            if problem.question not in seen:
+                return problem
+    raise RuntimeError(f"the story {story.name} found no numbers that come out even in {_MAX_DRAWS} draws")
 
 
 def write_problems(out: Path, *, n: int, seed: int, overwrite: bool = False) -> None:
-    """Writes `n` problems to `out` as GSM8K rows, one JSON object a line.
+    """Write `n` problems to `out` as GSM8K rows, one JSON object a line.
 
     Raises: InputError where `out` exists or cannot be written, or `n` is impossible.
     """

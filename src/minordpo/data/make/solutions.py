@@ -17,7 +17,7 @@ from minordpo.data.make.arithmetic import (
     read_number,
     tokenize,
 )
-from minordpo.data.read.fields import listed, shorten
+from minordpo.data.read.fields import half_character, listed, shorten
 from minordpo.errors import InputError
 
 QUESTION_COLUMNS = ("question", "problem", "query", "instruction")
@@ -91,9 +91,7 @@ def read_solution(row: dict[str, Any], where: str = "the row") -> Solution | Unu
     if not isinstance(question, str) or not isinstance(worked, str) or not question.strip():
         return Unusable("the question or the solution is not text")
     question = whole_question(row, question)
-    try:
-        (question + worked).encode()
-    except UnicodeEncodeError:
+    if half_character(question + worked):
         return Unusable("the text holds half a character (a lone surrogate)", shorten(question))
     body, answer = _split_answer(worked.replace("\r\n", "\n").strip())
     if not answer:
@@ -102,6 +100,11 @@ def read_solution(row: dict[str, Any], where: str = "the row") -> Solution | Unu
     spans = {step.start for step in annotated}
     steps = annotated + [step for step in find_plain_steps(text) if step.start not in spans]
     return Solution(question.strip(), text, tuple(sorted(steps, key=lambda step: step.start)), answer)
+
+
+def gsm8k_row(question: str, worked: str, answer: str | int) -> dict[str, str]:
+    """A worked solution as a row of GSM8K's columns, which `read_solution` reads."""
+    return {"question": question, "answer": f"{worked}\n#### {answer}"}
 
 
 def whole_question(row: dict[str, Any], question: str) -> str:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from minordpo.data.make.close_pairs import PAPER_PROMPT, ClosePair, corrupt_row
-from minordpo.data.make.solutions import Solution, read_solution
+from minordpo.data.make.problems import deal
+from minordpo.data.make.solutions import Solution, gsm8k_row, read_solution
 from minordpo.errors import InputError
 from minordpo.run_folder.files import refuse_existing, write_jsonl
 
@@ -52,10 +53,7 @@ class SymbolicProblem:
 
     def row(self) -> dict[str, str]:
         """The problem as a GSM8K row."""
-        return {
-            "question": self.question,
-            "answer": f"{self.solution.text}\n#### {self.solution.answer}",
-        }
+        return gsm8k_row(self.question, self.solution.text, self.solution.answer)
 
     def terse_row(self) -> dict[str, Any]:
         """Its equations as a single response that is to be imitated."""
@@ -134,13 +132,9 @@ def _draw(
     seed: int,
     taken: set[tuple[int, str]],
 ) -> Iterator[SymbolicProblem]:
-    order = random.Random(f"templates of {part} of seed {seed}")
     asked: set[str] = set()
-    for index in range(count):
-        if index % len(templates) == 0:
-            dealt = order.sample(templates, len(templates))
-        template = dealt[index % len(templates)]
-        # Seeded by text, which Python hashes with SHA-512: the same on every machine and in every process.
+    dealt = deal(templates, f"templates of {part} of seed {seed}")
+    for index, template in zip(range(count), dealt, strict=False):
         rng = random.Random(f"{part} {index} of seed {seed}")
         for _ in range(_MAX_DRAWS):
             problem = _problem(template, symbolic_row(generators[template](rng, 1.0)))
@@ -162,18 +156,14 @@ def _draw(
 
 def _problem(template: int, row: dict[str, str]) -> SymbolicProblem | None:
     """The problem, if it is one that a close pair can be made of and whose last sum is the answer."""
-    solution = read_solution({"question": row["question"], "answer": _stated(row)})
+    # In GSM8K's format: gsm_symbolic's own text ends with the answer already, in several ways.
+    solution = read_solution(gsm8k_row(row["question"], row["solution"], row["answer"]))
     if not isinstance(solution, Solution) or not solution.steps:
         return None
     problem = SymbolicProblem(template, solution.question, solution)
     if solution.steps[-1].value != solution.answer_value:
         return None
     return problem if isinstance(corrupt_row(problem.row()), ClosePair) else None
-
-
-def _stated(row: dict[str, str]) -> str:
-    """The solution in GSM8K's format; gsm_symbolic's own ends with the answer already, in several ways."""
-    return f"{row['solution']}\n#### {row['answer']}"
 
 
 def write_symbolic(
@@ -203,20 +193,15 @@ def write_symbolic(
     parts = draw_parts(sizes, seed=seed, templates=templates)
     folder.mkdir(parents=True, exist_ok=True)
     for part, problems in parts.items():
-        write_jsonl(files[part], (_ROWS[part](problem, seed) for problem in problems))
+        write_jsonl(files[part], (_row(part, problem, seed) for problem in problems))
     return files
 
 
-def _pair(problem: SymbolicProblem, seed: int) -> dict[str, Any]:
+def _row(part: str, problem: SymbolicProblem, seed: int) -> dict[str, Any]:
+    if part == "sft":
+        return problem.terse_row()
+    if part in ("test", "validation"):
+        return problem.row()
     pair = corrupt_row(problem.row(), seed=seed)
     assert isinstance(pair, ClosePair)  # problems of which there is none were not drawn
     return pair.row(prompt=PAPER_PROMPT, chat=True)
-
-
-_ROWS: dict[str, Callable[[SymbolicProblem, int], dict[str, Any]]] = {
-    "test": lambda problem, seed: problem.row(),
-    "validation": lambda problem, seed: problem.row(),
-    "held_out": _pair,
-    "pairs": _pair,
-    "sft": lambda problem, seed: problem.terse_row(),
-}

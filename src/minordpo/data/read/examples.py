@@ -11,23 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from minordpo.data.read.few_shot import strip_examples
-from minordpo.data.read.fields import Message, Row, Text, read_template_kwargs, read_tools, say, shorten
-from minordpo.data.read.layouts import describe_layouts, different_layout, recognise, unknown_layout
+from minordpo.data.read.fields import Row, Text, read_template_kwargs, read_tools, say, shorten
+from minordpo.data.read.layout import PAIR_GRADES, UNUSED_TOOLS_NOTE, Kind, Layout
 from minordpo.data.read.pairs import TRL_TEXT
-from minordpo.data.read.parts import PAIR_GRADES, UNUSED_TOOLS_NOTE, Kind, Layout
-from minordpo.data.read.readers import READERS, plain_values
+from minordpo.data.read.readers import READERS, plain_row
+from minordpo.data.read.recognise import describe_layouts, different_layout, recognise, unknown_layout
 from minordpo.errors import InputError
 
-__all__ = [
-    "Example",
-    "Kind",
-    "LoadedExamples",
-    "Message",
-    "Text",
-    "describe_layouts",
-    "examples_from_rows",
-    "load_examples",
-]
+__all__ = ["Example", "LoadedExamples", "describe_layouts", "examples_from_rows", "load_examples"]
 
 _HUB_SET = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # A missing or foreign file that would pass for a hub set by its slash: "data/pairs.txt".
@@ -139,7 +130,7 @@ def examples_from_rows(rows: Iterable[Any], *, source: str, strip_few_shot: bool
             "Choose one split of it, or call load_examples for a file."
         )
     plain = rows.with_format(None) if is_dataset else rows  # type: ignore[attr-defined]  # a Dataset then
-    numbered = ((number, _plain_row(row, drop_null=is_dataset)) for number, row in enumerate(plain, 1))
+    numbered = ((number, plain_row(row, drop_null=is_dataset)) for number, row in enumerate(plain, 1))
     return _assemble(numbered, source, "row", strip_few_shot)
 
 
@@ -224,13 +215,6 @@ def _notes(tally: Counter[str], rows: int, strip_few_shot: bool) -> list[str]:
             "look at some of the prompts"
         )
     return notes
-
-
-def _plain_row(row: Any, drop_null: bool) -> Any:
-    """A row of Python values; its nulls stay where they are whole columns, so that they can be reported."""
-    if not isinstance(row, Mapping):
-        return row
-    return {column: plain_values(value, drop_null=drop_null) for column, value in row.items()}
 
 
 def _near_file(path: Path) -> str:

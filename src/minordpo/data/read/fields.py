@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from typing import Any
 
 from minordpo.errors import InputError
@@ -21,12 +23,23 @@ def read_text(value: Any, field: str, where: str) -> str:
     """`value`, if it is text that a tokenizer takes."""
     if not isinstance(value, str):
         raise wrong(where, field, say(value), "text")
-    try:
-        value.encode()  # tokenizers panic on a lone surrogate, which JSON can spell as \ud800
-    except UnicodeEncodeError as error:
-        half = f"text with half a character (\\u{ord(value[error.start]):04x}) at position {error.start}"
-        raise wrong(where, field, half, "whole Unicode text") from None
+    if half := half_character(value):
+        raise wrong(where, field, "text with {} at position {}".format(*half), "whole Unicode text")
     return value
+
+
+def half_character(text: str) -> tuple[str, int] | None:
+    """The first lone surrogate of `text` in words, and its position; None if there is none.
+
+    JSON can spell one as \\ud800, and tokenizers panic on it.
+    """
+    half = re.search("[\ud800-\udfff]", text)
+    return (f"half a character (\\u{ord(half[0]):04x})", half.start()) if half else None
+
+
+def read_content(value: Any, field: str, where: str) -> Text:
+    """The messages of a list, else the text that `value` is."""
+    return read_messages(value, field, where) if isinstance(value, list) else read_text(value, field, where)
 
 
 def read_optional_text(row: Row, field: str, where: str) -> str:
@@ -70,8 +83,10 @@ def _message(raw: Any, field: str, where: str) -> Message:
 
 def read_json(value: Any, field: str, where: str) -> Any:
     """`value`, parsed if it is JSON text; None for blank text."""
-    if not isinstance(value, str) or not value.strip():
-        return value if not isinstance(value, str) else None
+    if not isinstance(value, str):
+        return value
+    if not value.strip():
+        return None
     try:
         return json.loads(value)
     except (ValueError, RecursionError) as error:
@@ -129,3 +144,9 @@ def listed(columns: list[str]) -> str:
     """The names in `columns`, the first dozen of them."""
     shown = ", ".join(shorten(str(column)) for column in columns[:12]) or "(none)"
     return shown + (f" and {len(columns) - 12} more" if len(columns) > 12 else "")
+
+
+def shared_beginning(first: Sequence[Any], second: Sequence[Any]) -> int:
+    """How many characters two texts, or messages two lists, begin with alike."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((i for i, (one, other) in pairs if one != other), min(len(first), len(second)))

@@ -7,8 +7,8 @@ from collections import Counter
 from itertools import pairwise
 from typing import Any
 
-from minordpo.data.read.fields import Row, Text, read_messages, read_text, say, wrong
-from minordpo.data.read.parts import Layout, Parts, without_repetition
+from minordpo.data.read.fields import Row, Text, read_content, say, wrong
+from minordpo.data.read.layout import Parts, text_and_chat, without_repetition
 from minordpo.errors import InputError
 
 NUMBER_LABEL_NOTE = "the label is a number; 1 was read as true (desirable) and 0 as false"
@@ -48,29 +48,17 @@ def responses_of(row: Row, where: str) -> list[Any]:
     return responses
 
 
-def _labelled_text(row: Row, where: str, tally: Counter[str]) -> Parts:
-    prompt, completion = (read_text(row[field], field, where) for field in ("prompt", "completion"))
-    return Parts(prompt, (completion,), (read_label(row, ("label",), where, tally),))
-
-
-def _labelled_chat(row: Row, where: str, tally: Counter[str]) -> Parts:
-    prompt, completion = (read_messages(row[field], field, where) for field in ("prompt", "completion"))
+def _labelled(row: Row, where: str, tally: Counter[str]) -> Parts:
+    prompt, completion = (read_content(row[field], field, where) for field in ("prompt", "completion"))
     responses = without_repetition(prompt, [completion], tally)
     return Parts(prompt, tuple(responses), (read_label(row, ("label",), where, tally),))
 
 
-def _ranked_text(row: Row, where: str, tally: Counter[str]) -> Parts:
+def _ranked(row: Row, where: str, tally: Counter[str]) -> Parts:
     field = prompt_column(row)
-    prompt = read_text(row[field], field, where)
-    texts = [read_text(text, f"response {i}", where) for i, text in enumerate(row["responses"], 1)]
-    return _best_first(prompt, list(texts), row, where)
-
-
-def _ranked_chat(row: Row, where: str, tally: Counter[str]) -> Parts:
-    field = prompt_column(row)
-    prompt = read_messages(row[field], field, where)
-    chats = [read_messages(chat, f"response {i}", where) for i, chat in enumerate(row["responses"], 1)]
-    return _best_first(prompt, without_repetition(prompt, chats, tally), row, where)
+    prompt = read_content(row[field], field, where)
+    responses = [read_content(each, f"response {i}", where) for i, each in enumerate(row["responses"], 1)]
+    return _best_first(prompt, without_repetition(prompt, responses, tally), row, where)
 
 
 def _best_first(prompt: Text, responses: list[Text], row: Row, where: str) -> Parts:
@@ -125,35 +113,19 @@ _LABELLED = ("prompt", "completion", "label")
 _RANKED = ("prompt or query", "responses", "ranks or scores")
 _ORDER_SHAPE = "ranks: numbers, 1 for the best, or scores: numbers, higher is better"
 
-LABELLED_TEXT = Layout(
-    "TRL unpaired text",
+LABELLED_TEXT, LABELLED_CHAT = text_and_chat(
+    "TRL unpaired",
     "labelled",
     _LABELLED,
-    "prompt, completion: text; label: true or false",
-    _labelled_text,
-    False,
+    _labelled,
+    text="prompt, completion: text; label: true or false",
+    chat='prompt, completion: lists of {"role", "content"}; label: true or false',
 )
-LABELLED_CHAT = Layout(
-    "TRL unpaired chat",
-    "labelled",
-    _LABELLED,
-    'prompt, completion: lists of {"role", "content"}; label: true or false',
-    _labelled_chat,
-    True,
-)
-RANKED_TEXT = Layout(
-    "ranked text",
+RANKED_TEXT, RANKED_CHAT = text_and_chat(
+    "ranked",
     "ranked",
     _RANKED,
-    f"prompt or query: text; responses: list of texts; {_ORDER_SHAPE}",
-    _ranked_text,
-    False,
-)
-RANKED_CHAT = Layout(
-    "ranked chat",
-    "ranked",
-    _RANKED,
-    f'prompt or query: list of {{"role", "content"}}; responses: list of such lists; {_ORDER_SHAPE}',
-    _ranked_chat,
-    True,
+    _ranked,
+    text=f"prompt or query: text; responses: list of texts; {_ORDER_SHAPE}",
+    chat=f'prompt or query: list of {{"role", "content"}}; responses: list of such lists; {_ORDER_SHAPE}',
 )

@@ -16,16 +16,13 @@ from minordpo.data.read.fields import (
     wrong,
 )
 from minordpo.data.read.graded import read_label
+from minordpo.data.read.layout import Kind, Layout, Parse, Parts, pair_parts
 from minordpo.data.read.pairs import RESPONSES
-from minordpo.data.read.parts import Layout, Parts, pair_parts
 
 TWO_SYSTEMS_NOTE = (
     "there is a system turn and a different system column; the turn was used, as LLaMA-Factory does"
 )
-LABEL_NAMES = (
-    "kto_tag",
-    "label",
-)  # as the documentation calls the column, and as LLaMA-Factory's own demo file does
+LABEL_NAMES = ("kto_tag", "label")  # the column in LLaMA-Factory's documentation, and in its own demo file
 _ROLES = {
     "human": "user",
     "user": "user",
@@ -42,9 +39,8 @@ def _sharegpt(row: Row, where: str, tally: Counter[str]) -> Parts:
     responses = [_turn(row[field], field, where) for field in RESPONSES]
     for field, response in zip(RESPONSES, responses, strict=True):
         if response["role"] != "assistant":
-            raise wrong(
-                where, f'"from" of {field}', say(row[field]["from"]), "gpt, assistant or function_call"
-            )
+            given = say(row[field]["from"])
+            raise wrong(where, f'"from" of {field}', given, "gpt, assistant or function_call")
     return pair_parts(prompt, [responses[0]], [responses[1]])
 
 
@@ -98,16 +94,12 @@ def _tool_calls(value: str, field: str, where: str) -> list[dict[str, Any]]:
     calls = calls if isinstance(calls, list) else [calls]
     functions = []
     for call in calls:
-        arguments = (
-            read_json(call.get("arguments"), f"arguments in {field}", where)
-            if isinstance(call, dict)
-            else None
-        )
-        if not isinstance(arguments, dict) or not isinstance(call.get("name"), str):
-            raise wrong(
-                where, f"the function_call of {field}", say(value), 'JSON text of {"name", "arguments"}'
-            )
-        functions.append({"type": "function", "function": {"name": call["name"], "arguments": arguments}})
+        name, raw = (call.get("name"), call.get("arguments")) if isinstance(call, dict) else (None, None)
+        arguments = read_json(raw, f"arguments in {field}", where)
+        if not isinstance(arguments, dict) or not isinstance(name, str):
+            needed = 'JSON text of {"name", "arguments"}'
+            raise wrong(where, f"the function_call of {field}", say(value), needed)
+        functions.append({"type": "function", "function": {"name": name, "arguments": arguments}})
     return functions
 
 
@@ -119,9 +111,7 @@ def _alpaca_prompt(row: Row, where: str) -> list[Message]:
     messages = _system_turn(read_optional_text(row, "system", where))
     for asked, answered in history:
         messages.append({"role": "user", "content": read_text(asked, "a user turn of history", where)})
-        messages.append(
-            {"role": "assistant", "content": read_text(answered, "an assistant turn of history", where)}
-        )
+        messages += _answer(answered, "an assistant turn of history", where)
     asked = [read_text(row["instruction"], "instruction", where), read_optional_text(row, "input", where)]
     return [*messages, {"role": "user", "content": "\n".join(part for part in asked if part)}]
 
@@ -150,50 +140,45 @@ def _system_turn(system: str) -> list[Message]:
     return [{"role": "system", "content": system}] if system else []
 
 
+def _layout(name: str, kind: Kind, required: tuple[str, ...], shape: str, parse: Parse) -> Layout:
+    return Layout(f"LLaMA-Factory {name}", kind, required, shape, parse, is_chat=True, bare_functions=True)
+
+
 _LABEL = " or ".join(LABEL_NAMES)
-SHAREGPT = Layout(
-    "LLaMA-Factory ShareGPT",
+_MORE = "input, system, history if any"
+SHAREGPT = _layout(
+    "ShareGPT",
     "pairs",
     ("conversations", *RESPONSES),
     'conversations: list of {"from", "value"}; chosen, rejected: one each; system, tools if any',
     _sharegpt,
-    True,
-    bare_functions=True,
 )
-SHAREGPT_LABELLED = Layout(
-    "LLaMA-Factory ShareGPT for KTO",
+SHAREGPT_LABELLED = _layout(
+    "ShareGPT for KTO",
     "labelled",
     ("messages or conversations", _LABEL),
     'messages or conversations: list of {"role", "content"} or {"from", "value"}, the labelled response last; '
     "kto_tag or label: true or false; system, tools if any",
     _sharegpt_labelled,
-    True,
-    bare_functions=True,
 )
-ALPACA = Layout(
-    "LLaMA-Factory Alpaca",
+ALPACA = _layout(
+    "Alpaca",
     "pairs",
     ("instruction", *RESPONSES),
-    "instruction, chosen, rejected: text; input, system, history if any",
+    f"instruction, chosen, rejected: text; {_MORE}",
     _alpaca,
-    True,
-    bare_functions=True,
 )
-ALPACA_OUTPUT = Layout(
-    "LLaMA-Factory Alpaca, older",
+ALPACA_OUTPUT = _layout(
+    "Alpaca, older",
     "pairs",
     ("instruction", "output"),
-    "instruction: text; output: [chosen, rejected]; input, system, history if any",
+    f"instruction: text; output: [chosen, rejected]; {_MORE}",
     _alpaca_output,
-    True,
-    bare_functions=True,
 )
-ALPACA_LABELLED = Layout(
-    "LLaMA-Factory Alpaca for KTO",
+ALPACA_LABELLED = _layout(
+    "Alpaca for KTO",
     "labelled",
     ("instruction", "output", _LABEL),
-    "instruction, output: text; kto_tag or label: true or false; input, system, history if any",
+    f"instruction, output: text; kto_tag or label: true or false; {_MORE}",
     _alpaca_labelled,
-    True,
-    bare_functions=True,
 )

@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from typing import cast
 
-from minordpo.data.read.fields import Message, Row, read_messages, read_text, shorten
-from minordpo.data.read.parts import Layout, Parts, pair_parts, without_repetition
+from minordpo.data.read.fields import (
+    Message,
+    Row,
+    read_content,
+    read_messages,
+    read_text,
+    shared_beginning,
+    shorten,
+)
+from minordpo.data.read.layout import Layout, Parts, pair_parts, text_and_chat, without_repetition
 from minordpo.errors import InputError
 
 IMPLICIT_TEXT_NOTE = (
@@ -26,24 +34,16 @@ _PROMPT_RESPONSES = ("prompt", *RESPONSES)
 _ASSISTANT_TURN = "\n\nAssistant:"
 
 
-def _trl_text(row: Row, where: str, tally: Counter[str]) -> Parts:
-    return pair_parts(*(read_text(row[field], field, where) for field in _PROMPT_RESPONSES))
-
-
-def _trl_chat(row: Row, where: str, tally: Counter[str]) -> Parts:
-    prompt = read_messages(row["prompt"], "prompt", where)
-    responses = [read_messages(row[field], field, where) for field in RESPONSES]
+def _prompt_and_responses(row: Row, where: str, tally: Counter[str]) -> Parts:
+    prompt, *responses = (read_content(row[field], field, where) for field in _PROMPT_RESPONSES)
     return pair_parts(prompt, *without_repetition(prompt, responses, tally))
 
 
 def _implicit_chat(row: Row, where: str, tally: Counter[str]) -> Parts:
     """The longest common beginning is the prompt, cut back until both responses begin with the assistant."""
-    chosen, rejected = (
-        read_messages(row["chosen"], "chosen", where),
-        read_messages(row["rejected"], "rejected", where),
-    )
+    chosen, rejected = (read_messages(row[field], field, where) for field in RESPONSES)
     shortest = min(len(chosen), len(rejected))
-    parted = next((i for i in range(shortest) if chosen[i] != rejected[i]), shortest)
+    parted = shared_beginning(chosen, rejected)
     end = min(parted, shortest - 1)
     while end > 0 and not chosen[end]["role"] == rejected[end]["role"] == "assistant":
         end -= 1
@@ -64,15 +64,12 @@ def _implicit_text(row: Row, where: str, tally: Counter[str]) -> Parts:
     TRL 1.16's `extract_prompt` cuts at the first character that differs, or before the space in front of it.
     We do so at word boundaries only: at "bl|ue" and "bl|ack" the prompt would end in a token no text has.
     """
-    chosen, rejected = (
-        read_text(row["chosen"], "chosen", where),
-        read_text(row["rejected"], "rejected", where),
-    )
+    chosen, rejected = (read_text(row[field], field, where) for field in RESPONSES)
     if not chosen or not rejected:
         return pair_parts("", chosen, rejected)
     shortest = min(len(chosen), len(rejected))
     # At least a character stays with each response, also where the texts are equal.
-    end = next((i for i in range(shortest) if chosen[i] != rejected[i]), shortest - 1)
+    end = min(shared_beginning(chosen, rejected), shortest - 1)
     turn = chosen.rfind(_ASSISTANT_TURN, 0, end)
     if turn >= 0:
         end = turn + len(_ASSISTANT_TURN)
@@ -98,11 +95,7 @@ def _prompt_and_conversations(row: Row, where: str, tally: Counter[str]) -> Part
         row[f] and isinstance(row[f][0], dict) and row[f][0].get("role") == "assistant" for f in RESPONSES
     ):
         asked = [{"role": "user", "content": prompt}]
-        return pair_parts(
-            asked,
-            read_messages(row["chosen"], "chosen", where),
-            read_messages(row["rejected"], "rejected", where),
-        )
+        return pair_parts(asked, *(read_messages(row[field], field, where) for field in RESPONSES))
     parts = _implicit_chat(row, where, tally)
     shared = cast(list[Message], parts.prompt)
     if not any(message.get("content", "").strip() == prompt.strip() for message in shared):
@@ -110,14 +103,13 @@ def _prompt_and_conversations(row: Row, where: str, tally: Counter[str]) -> Part
     return parts
 
 
-TRL_TEXT = Layout("TRL text", "pairs", _PROMPT_RESPONSES, "prompt, chosen, rejected: text", _trl_text, False)
-TRL_CHAT = Layout(
-    "TRL chat",
+TRL_TEXT, TRL_CHAT = text_and_chat(
+    "TRL",
     "pairs",
     _PROMPT_RESPONSES,
-    'prompt, chosen, rejected: lists of {"role", "content"}',
-    _trl_chat,
-    True,
+    _prompt_and_responses,
+    text="prompt, chosen, rejected: text",
+    chat='prompt, chosen, rejected: lists of {"role", "content"}',
 )
 ULTRAFEEDBACK = Layout(
     "UltraFeedback chat",
@@ -125,7 +117,7 @@ ULTRAFEEDBACK = Layout(
     _PROMPT_RESPONSES,
     "prompt: text; chosen, rejected: conversations that repeat it",
     _prompt_and_conversations,
-    True,
+    is_chat=True,
 )
 IMPLICIT_TEXT = Layout(
     "TRL implicit text",
@@ -133,7 +125,6 @@ IMPLICIT_TEXT = Layout(
     RESPONSES,
     "chosen, rejected: texts that begin with the prompt",
     _implicit_text,
-    False,
 )
 IMPLICIT_CHAT = Layout(
     "TRL implicit chat",
@@ -141,5 +132,5 @@ IMPLICIT_CHAT = Layout(
     RESPONSES,
     "chosen, rejected: conversations that begin alike",
     _implicit_chat,
-    True,
+    is_chat=True,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,8 +13,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from minordpo.data.read.fields import listed, say, shorten
-from minordpo.data.read.layouts import LAYOUTS
 from minordpo.data.read.llama_factory import LABEL_NAMES
+from minordpo.data.read.recognise import LAYOUTS
 from minordpo.errors import InputError
 
 NumberedRows = Iterator[tuple[int, Any]]
@@ -24,7 +24,14 @@ PAIR_COLUMNS = tuple(sorted({column for layout in LAYOUTS for column in layout.c
 _TRUTH: dict[str, Any] = {"true": True, "false": False, "1": 1, "0": 0}
 
 
-def plain_values(value: Any, *, drop_null: bool) -> Any:
+def plain_row(row: Any, *, drop_null: bool) -> Any:
+    """A row of Python values; its nulls stay where they are whole columns, so that they can be reported."""
+    if not isinstance(row, Mapping):
+        return row
+    return {column: _plain_values(value, drop_null=drop_null) for column, value in row.items()}
+
+
+def _plain_values(value: Any, *, drop_null: bool) -> Any:
     """`value` with arrays as lists; without the keys that are null, if Arrow may have put them there.
 
     Arrow gives every struct of a column the same keys, and null to those that a row lacked. A key that was
@@ -34,12 +41,12 @@ def plain_values(value: Any, *, drop_null: bool) -> Any:
         value = value.tolist()
     if isinstance(value, dict):
         return {
-            key: plain_values(inner, drop_null=drop_null)
+            key: _plain_values(inner, drop_null=drop_null)
             for key, inner in value.items()
             if inner is not None or not drop_null
         }
     if isinstance(value, list | tuple):
-        return [plain_values(inner, drop_null=drop_null) for inner in value]
+        return [_plain_values(inner, drop_null=drop_null) for inner in value]
     return value
 
 
@@ -103,7 +110,7 @@ def read_parquet(path: Path, source: str) -> NumberedRows:
             for batch in pq.ParquetFile(file).iter_batches(batch_size=1024):
                 for row in batch.to_pylist():
                     number += 1
-                    yield number, {column: plain_values(row[column], drop_null=True) for column in row}
+                    yield number, plain_row(row, drop_null=True)
         except (pa.ArrowException, OSError) as error:
             reason = shorten(" ".join(str(error).split()), 120)
             after = f" after row {number}" if number else ""

@@ -7,77 +7,48 @@ import re
 from collections.abc import Collection
 from typing import Any
 
+from minordpo.data.read import graded, llama_factory, pairs
 from minordpo.data.read.fields import Row, kind_of, listed
-from minordpo.data.read.graded import (
-    LABELLED_CHAT,
-    LABELLED_TEXT,
-    RANKED_CHAT,
-    RANKED_TEXT,
-    prompt_column,
-    responses_of,
-)
-from minordpo.data.read.llama_factory import (
-    ALPACA,
-    ALPACA_LABELLED,
-    ALPACA_OUTPUT,
-    LABEL_NAMES,
-    SHAREGPT,
-    SHAREGPT_LABELLED,
-)
-from minordpo.data.read.pairs import (
-    IMPLICIT_CHAT,
-    IMPLICIT_TEXT,
-    RESPONSES,
-    TRL_CHAT,
-    TRL_TEXT,
-    ULTRAFEEDBACK,
-)
-from minordpo.data.read.parts import Layout, names_of
+from minordpo.data.read.graded import prompt_column, responses_of
+from minordpo.data.read.layout import Layout, names_of
+from minordpo.data.read.llama_factory import LABEL_NAMES
+from minordpo.data.read.pairs import RESPONSES
 from minordpo.errors import InputError
 
 LAYOUTS = (
-    TRL_TEXT,
-    TRL_CHAT,
-    IMPLICIT_TEXT,
-    IMPLICIT_CHAT,
-    ULTRAFEEDBACK,
-    SHAREGPT,
-    ALPACA,
-    ALPACA_OUTPUT,
-    LABELLED_TEXT,
-    LABELLED_CHAT,
-    SHAREGPT_LABELLED,
-    ALPACA_LABELLED,
-    RANKED_TEXT,
-    RANKED_CHAT,
+    pairs.TRL_TEXT,
+    pairs.TRL_CHAT,
+    pairs.IMPLICIT_TEXT,
+    pairs.IMPLICIT_CHAT,
+    pairs.ULTRAFEEDBACK,
+    llama_factory.SHAREGPT,
+    llama_factory.ALPACA,
+    llama_factory.ALPACA_OUTPUT,
+    graded.LABELLED_TEXT,
+    graded.LABELLED_CHAT,
+    llama_factory.SHAREGPT_LABELLED,
+    llama_factory.ALPACA_LABELLED,
+    graded.RANKED_TEXT,
+    graded.RANKED_CHAT,
 )
 _PAIRS_BY_KINDS = {
-    ("text", "text", "text"): TRL_TEXT,
-    ("messages", "messages", "messages"): TRL_CHAT,
-    ("text", "messages", "messages"): ULTRAFEEDBACK,
-    ("text", "text"): IMPLICIT_TEXT,
-    ("messages", "messages"): IMPLICIT_CHAT,
+    ("text", "text", "text"): pairs.TRL_TEXT,
+    ("messages", "messages", "messages"): pairs.TRL_CHAT,
+    ("text", "messages", "messages"): pairs.ULTRAFEEDBACK,
+    ("text", "text"): pairs.IMPLICIT_TEXT,
+    ("messages", "messages"): pairs.IMPLICIT_CHAT,
 }
 # Published data call the columns by these names too. Without this list, pairs under them would pass for texts with
 # an implicit prompt, and a model would train on two answers whose question it never sees.
 _OTHER_NAMES = {
-    "question": "prompt",
-    "query": "prompt",
-    "input": "prompt",
-    "problem": "prompt",
-    "messages": "prompt",
-    "chosen_response": "chosen",
-    "accepted": "chosen",
-    "rejected_response": "rejected",
-    "response": "completion",
-    "answer": "completion",
-    "kto_tag": "label",
-    "desirable": "label",
-    "completions": "responses",
-    "candidates": "responses",
-    "answers": "responses",
-    "rewards": "scores",
-    "rankings": "ranks",
+    "prompt": ("question", "query", "input", "problem", "messages"),
+    "chosen": ("chosen_response", "accepted"),
+    "rejected": ("rejected_response",),
+    "completion": ("response", "answer"),
+    "label": ("kto_tag", "desirable"),
+    "responses": ("completions", "candidates", "answers"),
+    "scores": ("rewards",),
+    "ranks": ("rankings",),
 }
 _MESSAGES_AS_TEXT = re.compile(r"""\s*\[\s*\{\s*["'](role|content|from|value)["']\s*:""")
 
@@ -101,11 +72,11 @@ def recognise(row: Row, where: str) -> Layout | None:
         return _recognise_ranked(row, where)
     has_label = bool(columns & set(LABEL_NAMES))
     if has_label and columns & {"messages", "conversations"}:
-        return SHAREGPT_LABELLED
+        return llama_factory.SHAREGPT_LABELLED
     if {"instruction", "output"} <= columns:
         if not isinstance(row["output"], str):
-            return ALPACA_OUTPUT
-        return ALPACA_LABELLED if has_label else None
+            return llama_factory.ALPACA_OUTPUT
+        return llama_factory.ALPACA_LABELLED if has_label else None
     return None
 
 
@@ -113,15 +84,15 @@ def _recognise_pair(row: Row, where: str) -> Layout | None:
     columns = row.keys()
     trl_values = isinstance(row["chosen"], str | list)
     if "conversations" in columns and not ("prompt" in columns and trl_values):
-        return SHAREGPT
+        return llama_factory.SHAREGPT
     if "instruction" in columns and "prompt" not in columns:
-        return ALPACA
+        return llama_factory.ALPACA
     values = {field: row[field] for field in ("prompt", *RESPONSES) if field in columns}
     kinds = {field: kind_of(value, field, where) for field, value in values.items()}
     layout = _PAIRS_BY_KINDS.get(tuple(kinds.values()))
     if layout is None:
         raise _disagreement(kinds, where)
-    if layout is IMPLICIT_TEXT and _nearest_column("prompt", columns, set(RESPONSES), cutoff=0.85):
+    if layout is pairs.IMPLICIT_TEXT and _nearest_column("prompt", columns, set(RESPONSES), cutoff=0.85):
         return None
     if not layout.is_chat:
         _refuse_messages_as_text({field: row[field] for field in RESPONSES}, where)
@@ -137,27 +108,29 @@ def _recognise_labelled(row: Row, where: str) -> Layout:
             f"false) is needed by all that learns from single responses. {add}; for pairs, name the responses "
             "chosen and rejected."
         )
-    kinds = {field: kind_of(row[field], field, where) for field in ("prompt", "completion")}
-    if len(set(kinds.values())) > 1:
-        raise _disagreement(kinds, where)
-    if kinds["prompt"] == "messages":
-        return LABELLED_CHAT
-    _refuse_messages_as_text({"completion": row["completion"]}, where)
-    return LABELLED_TEXT
+    contents = {"prompt": row["prompt"], "completion": row["completion"]}
+    return _text_or_chat(contents, "prompt", graded.LABELLED_TEXT, graded.LABELLED_CHAT, where)
 
 
 def _recognise_ranked(row: Row, where: str) -> Layout:
     prompt = prompt_column(row)
-    kinds = {prompt: kind_of(row[prompt], prompt, where)}
+    kind_of(row[prompt], prompt, where)  # a prompt that is neither is named before responses that are no list
     responses = {f"response {i}": response for i, response in enumerate(responses_of(row, where), 1)}
-    kinds |= {field: kind_of(response, field, where) for field, response in responses.items()}
+    return _text_or_chat(
+        {prompt: row[prompt], **responses}, prompt, graded.RANKED_TEXT, graded.RANKED_CHAT, where
+    )
+
+
+def _text_or_chat(contents: Row, prompt: str, text: Layout, chat: Layout, where: str) -> Layout:
+    """The layout for contents that are all text or all messages; `prompt` names the one the others must agree with."""
+    kinds = {field: kind_of(value, field, where) for field, value in contents.items()}
     odd = next((field for field, kind in kinds.items() if kind != kinds[prompt]), None)
     if odd is not None:
         raise _disagreement({prompt: kinds[prompt], odd: kinds[odd]}, where)
     if kinds[prompt] == "messages":
-        return RANKED_CHAT
-    _refuse_messages_as_text(responses, where)
-    return RANKED_TEXT
+        return chat
+    _refuse_messages_as_text({field: value for field, value in contents.items() if field != prompt}, where)
+    return text
 
 
 def _disagreement(kinds: dict[str, str], where: str) -> InputError:
@@ -226,7 +199,8 @@ def _nearest_column(
     # A column that some layout requires is not misspelt, but it may still be another name of the wanted one.
     odd = [name for name, column in free.items() if not any(column in layout.columns for layout in LAYOUTS)]
     for wanted_name in names_of(wanted):
-        other = next((column for name, column in free.items() if _OTHER_NAMES.get(name) == wanted_name), None)
+        names = _OTHER_NAMES.get(wanted_name, ())
+        other = next((column for name, column in free.items() if name in names), None)
         near = difflib.get_close_matches(wanted_name, odd, 1, cutoff)
         if other or near:
             return other or free[near[0]]

@@ -1,4 +1,4 @@
-"""What a row says, and what a layout is."""
+"""What a layout is, and the parts of an example that a row in one gives."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
 
-from minordpo.data.read.fields import Message, Row, Text
+from minordpo.data.read.fields import Row, Text
 
 Kind = Literal["pairs", "labelled", "ranked"]
 PAIR_GRADES = (1.0, 0.0)
@@ -23,15 +23,18 @@ class Parts(NamedTuple):
     grades: tuple[float, ...]
 
 
+Parse = Callable[[Row, str, Counter[str]], Parts]  # of a row, where it stands, and the tally of notes
+
+
 class Layout(NamedTuple):
-    """One way to lay an example out in columns; `parse` takes a row, where it stands, and the tally of notes."""
+    """One way to lay an example out in columns."""
 
     name: str
     kind: Kind
     required: tuple[str, ...]  # columns; one that goes by several names: "prompt or query"
     shape: str  # for people: the columns and what they hold
-    parse: Callable[[Row, str, Counter[str]], Parts]
-    is_chat: bool
+    parse: Parse
+    is_chat: bool = False
     bare_functions: bool = False  # `tools` lists functions without the {"type": "function"} wrapper
 
     @property
@@ -45,6 +48,16 @@ class Layout(NamedTuple):
         return [column for column in self.required if there.isdisjoint(names_of(column))]
 
 
+def text_and_chat(
+    name: str, kind: Kind, required: tuple[str, ...], parse: Parse, *, text: str, chat: str
+) -> tuple[Layout, Layout]:
+    """Two layouts of the same columns, whose shapes are `text` and `chat`."""
+    return (
+        Layout(f"{name} text", kind, required, text, parse),
+        Layout(f"{name} chat", kind, required, chat, parse, is_chat=True),
+    )
+
+
 def names_of(column: str) -> list[str]:
     """The names that a required column goes by."""
     return column.split(" or ")
@@ -55,12 +68,10 @@ def pair_parts(prompt: Text, chosen: Text, rejected: Text) -> Parts:
     return Parts(prompt, (chosen, rejected), PAIR_GRADES)
 
 
-def without_repetition(
-    prompt: list[Message], responses: list[list[Message]], tally: Counter[str]
-) -> list[Text]:
+def without_repetition(prompt: Text, responses: list[Text], tally: Counter[str]) -> list[Text]:
     """The responses, less the prompt's messages if all of them begin with these and go on."""
-    count = len(prompt)
+    count = len(prompt) if isinstance(prompt, list) else 0
     if count and all(response[:count] == prompt and len(response) > count for response in responses):
         tally[REPEATED_PROMPT_NOTE] += 1
         return [response[count:] for response in responses]
-    return list(responses)
+    return responses
