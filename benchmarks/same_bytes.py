@@ -67,8 +67,7 @@ def write_inputs(work: Path) -> None:
     for name, rows in (("pairs", text_rows(24)), ("held_out", text_rows(30)[24:])):
         (work / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     sums = [(i, i + 2) for i in range(6)]
-    questions = [{"question": f"what is {a} + 2?", "answer": f"{a} + 2 = {b}
-#### {b}"} for a, b in sums]
+    questions = [{"question": f"what is {a} + 2?", "answer": f"{a} + 2 = {b}\n#### {b}"} for a, b in sums]
     (work / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in questions))
     for name, more in (("full", {}), ("adapter", {"lora": {"r": 4, "target_modules": ["q_proj", "v_proj"]}})):
         config: dict[str, Any] = {
