@@ -4,20 +4,14 @@ import importlib.util
 import json
 
 import datasets
-import numpy as np
 import pytest
 
 from helpers.places import SHARED
-from helpers.small_tokenizers import GEMMA, byte_level, metaspace
 from helpers.tiny_runs import write_rows
-from minordpo.data.checks import prepare_examples
-from minordpo.data.make.close_pairs import PAPER_PROMPT, corrupt_file
+from minordpo.data.make.close_pairs import corrupt_file
 from minordpo.data.make.problems import generate_problems, write_problems
-from minordpo.data.read.examples import load_examples
-from minordpo.data.tokens import TokenOptions
 from minordpo.errors import InputError
 from minordpo.evaluate.tasks import Question, load_task
-from minordpo.generate.prompts import question_prompts
 
 GSM8K = SHARED / "data" / "gsm8k" / "test.jsonl"
 WORKED = "She sold 48/2 = <<48/2=24>>24 in May.\nIn all she sold 48+24 = <<48+24=72>>72.\n#### 72"
@@ -196,35 +190,6 @@ def test_gsm_symbolic_asks_in_the_words_of_our_prompt_and_seeds_share_nothing():
     assert sum(q.steps is not None for q in first.questions) > 20
     assert not {q.text for q in first.questions} & {q.text for q in second.questions}
     assert load_task("gsm_symbolic", n=10).questions == first.questions[:10]
-
-
-@pytest.mark.parametrize("make", [byte_level, metaspace])
-@pytest.mark.parametrize("plain_text", [False, True])
-def test_prompts_are_those_that_the_pairs_are_trained_with(tmp_path, make, plain_text):
-    write_problems(tmp_path / "problems.jsonl", n=4, seed=1)
-    corrupt_file(tmp_path / "problems.jsonl", tmp_path / "pairs.jsonl", chat=not plain_text)
-    tokenizer = make()
-    loaded = load_examples(str(tmp_path / "pairs.jsonl"))
-    trained = prepare_examples(loaded, tokenizer, TokenOptions(max_length=None), progress=False).examples
-    questions = [q.text for q in load_task(str(tmp_path / "pairs.jsonl")).questions]
-    asked = question_prompts(tokenizer, questions, prompt=PAPER_PROMPT, plain_text=plain_text)
-    assert len(asked) == len(trained) == 4
-    for ids, pair in zip(asked, trained, strict=True):
-        assert ids.tolist() == pair.prompt_ids.tolist()
-        assert ids.dtype == np.int32
-
-
-@pytest.mark.parametrize(
-    ("template", "prompt", "said"),
-    [
-        (None, "{question}", "has no chat template, but questions are asked as chats.* --plain-text"),
-        (GEMMA, "Solve it.", r"the prompt is 'Solve it\.', which has no \{question\} in it"),
-        ("{{ raise_exception('no users') }}", "{question}", "fails on a question: no users.* --plain-text"),
-    ],
-)
-def test_prompts_that_cannot_be_made_are_refused(template, prompt, said):
-    with pytest.raises(InputError, match=said):
-        question_prompts(byte_level(template=template), ["Q?"], prompt=prompt)
 
 
 @pytest.mark.shared

@@ -34,7 +34,7 @@ from minordpo.engine.models import causal_model, load_model, switch_off_dropout
 from minordpo.engine.precision import autocast
 from minordpo.engine.reference_pass import ReferencePass, other_reference
 from minordpo.errors import InputError
-from minordpo.generate.initial_answers import FirstAnswers
+from minordpo.generate.answer_cache import InitialAnswers
 from minordpo.train.adapters import add_adapter
 from minordpo.train.arguments import own_copy
 from minordpo.train.checks import (
@@ -159,7 +159,7 @@ class PreferenceTrainer(Watched, Trainer):
                 self.policy, other, new_adapter=self.new_adapter, args=self.args, cache=cache
             )
         answers = None if cache is None else cache / "answers"
-        self.first_answers = FirstAnswers(new_adapter=self.new_adapter, folder=answers)
+        self.initial_answers = InitialAnswers(new_adapter=self.new_adapter, folder=answers)
         self.token_budget = token_budget or TOKEN_BUDGET.get(self.args.device.type, 8192)
         self.packer = Packer(
             self.token_budget,
