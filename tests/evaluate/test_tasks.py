@@ -6,11 +6,13 @@ import json
 import datasets
 import pytest
 
-from helpers.places import SHARED
+from helpers.places import ROOT, SHARED
 from helpers.tiny_runs import write_rows
+from minordpo.cli import main
 from minordpo.data.make.close_pairs import corrupt_file
 from minordpo.data.make.problems import generate_problems, write_problems
 from minordpo.errors import InputError
+from minordpo.evaluate.known_tasks import KNOWN_TASKS, known_task
 from minordpo.evaluate.tasks import Question, load_task
 
 GSM8K = SHARED / "data" / "gsm8k" / "test.jsonl"
@@ -190,6 +192,50 @@ def test_gsm_symbolic_asks_in_the_words_of_our_prompt_and_seeds_share_nothing():
     assert sum(q.steps is not None for q in first.questions) > 20
     assert not {q.text for q in first.questions} & {q.text for q in second.questions}
     assert load_task("gsm_symbolic", n=10).questions == first.questions[:10]
+
+
+@pytest.fixture
+def further_tasks():
+    """A fixed set and a generator, as one function each adds them."""
+    before = dict(KNOWN_TASKS)
+
+    @known_task("sums", "three sums, 50% of them easy", source="sums[all]")
+    def _sums():
+        return [{"question": f"What is {i} + {i}?", "answer": 2 * i} for i in (1, 2, 3)]
+
+    @known_task("drawn_sums", "as many as wanted")
+    def _drawn_sums(n, seed):
+        return ({"question": f"What is {seed} + {i}?", "answer": seed + i} for i in range(n))
+
+    yield
+    KNOWN_TASKS.clear()
+    KNOWN_TASKS.update(before)
+
+
+def test_a_task_is_one_function_that_load_help_and_refusals_know(further_tasks, capsys):
+    task = load_task("sums", n=2, seed=0)
+    assert task.source == "2 of the 3 of sums[all]"
+    assert {q.answer for q in task.questions} < {"2", "4", "6"}
+    generated = load_task("drawn_sums", n=3, seed=1)
+    assert [q.answer for q in generated.questions] == ["2000000", "2000001", "2000002"]
+    assert generated.source == "drawn_sums, generated with seed 2000000"
+    assert len(load_task("drawn_sums").questions) == 200
+    with pytest.raises(InputError, match=r"\(gsm8k, problems, gsm_symbolic, sums, drawn_sums\).*mean sums\?"):
+        load_task("sum")
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "sums (three sums, 50% of them easy), drawn_sums (as many as wanted), or a .jsonl" in said
+
+
+def test_two_tasks_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="there are two tasks gsm8k, but a name stands for one"):
+        known_task("gsm8k", "again")(list)
+
+
+def test_the_docs_name_every_task():
+    words = (ROOT / "docs" / "evaluate.md").read_text(encoding="utf-8")
+    assert [name for name in KNOWN_TASKS if f"| `{name}` |" not in words] == []
 
 
 @pytest.mark.shared

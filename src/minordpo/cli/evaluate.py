@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from minordpo.evaluate.known_tasks import KNOWN_TASKS
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what the command does and takes."""
@@ -31,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--task",
         required=True,
         metavar="TASK",
-        help="gsm8k (the hub set's test split), problems (minordpo's own, from a seed held out of training), "
-        "gsm_symbolic (needs the extra symbolic), or a .jsonl, .json or .parquet file with questions and answers",
+        help=f"{', '.join(f'{name} ({known.about})' for name, known in KNOWN_TASKS.items())}, or a .jsonl, .json or "
+        ".parquet file with questions and answers".replace("%", "%%"),
     )
     parser.add_argument("--n", type=int, help="ask so many questions (default: all; of a generator 200)")
     parser.add_argument("--seed", type=int, default=0, help="which questions, and which samples (default 0)")
