@@ -16,8 +16,11 @@ from minordpo.cli import main
 from minordpo.data.make.close_pairs import PAPER_PROMPT
 from minordpo.engine.models import load_model, save_model
 from minordpo.evaluate import evaluation
+from minordpo.evaluate.compare import compare_models
 from minordpo.evaluate.evaluation import evaluate
-from minordpo.generate.generation import generate_answers
+from minordpo.evaluate.statistics import paired_interval
+from minordpo.evaluate.tasks import Question
+from minordpo.generate.generation import Answer, generate_answers
 from minordpo.generate.prompts import question_prompts
 
 pytestmark = [pytest.mark.filterwarnings(each) for each in RENAMED]
@@ -56,7 +59,7 @@ def test_unless_told_a_gpu_makes_more_answers_at_a_time(world, monkeypatch, gpu,
     def stream(model, tokenizer, prompts, *, batch_size, **_):
         seen.append(batch_size)
         ids = (tokenizer.eos_token_id,)
-        yield from ((row, evaluation.Answer("7", ids, True, 2, ids[0])) for row in range(len(prompts)))
+        yield from ((row, Answer("7", ids, True, 2, ids[0])) for row in range(len(prompts)))
 
     monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
     monkeypatch.setattr(evaluation, "load_model", lambda *_, **__: Model())
@@ -72,7 +75,7 @@ def answering(monkeypatch, texts):
     def stream(model, tokenizer, prompts, **_):
         for row in range(len(prompts)):
             ids = tuple(map(ord, texts[row]))
-            yield row, evaluation.Answer(texts[row], ids, True, len(ids) + 1, tokenizer.eos_token_id)
+            yield row, Answer(texts[row], ids, True, len(ids) + 1, tokenizer.eos_token_id)
 
     monkeypatch.setattr(evaluation, "stream_answers", stream)
 
@@ -110,6 +113,22 @@ def test_models_are_compared_with_the_first_on_the_same_questions(world, tmp_pat
     turned = evaluate(both[::-1], config_of(world), out=tmp_path / "out")
     assert turned["comparisons"][0]["against"] == "two"
     assert turned["models"]["one"] == results["models"]["one"]
+
+
+def test_a_comparison_counts_only_questions_that_are_answered_differently():
+    questions = [Question(row, "Q?", "7", None) for row in range(1, 6)]
+
+    def answers(*right):
+        return [Answer("So the answer is: 7" if each else "8", (5,), True, 2, 1) for each in right]
+
+    first, other = answers(True, False, True, False, False), answers(True, True, False, False, True)
+    for row in compare_models(questions, {"a": first, "b": other}):
+        assert (row["model"], row["against"]) == ("b", "a")
+        assert (row["gained"], row["lost"], row["p"]) == (2, 1, 1.0)
+        assert row["difference"] == pytest.approx(1 / 5)
+        assert (row["low"], row["high"]) == paired_interval(2, 1, 5)
+    with pytest.raises(ValueError, match="shorter"):
+        compare_models(questions, {"a": first, "b": other[:-1]})
 
 
 def test_what_a_model_wrote_cannot_break_out_of_the_report(world, tmp_path, monkeypatch, capsys):
@@ -163,7 +182,7 @@ def test_a_killed_evaluation_goes_on_with_the_questions_that_are_missing(
             yield each
 
     def counting(model, tokenizer, prompts, **settings):
-        asked.append(len(prompts))
+        asked.append(len(prompts) - len(settings["done"]))
         yield from stream(model, tokenizer, prompts, **settings)
 
     out, models = tmp_path / "out", [str(world / "one"), str(world / "two")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import asdict, dataclass
 
 import pytest
 
@@ -15,7 +16,8 @@ from minordpo.cli import main
 from minordpo.engine.models import save_model
 from minordpo.errors import InputError
 from minordpo.evaluate import evaluation, folder
-from minordpo.evaluate.evaluation import evaluate
+from minordpo.evaluate.evaluation import EvaluationConfig, evaluate
+from minordpo.run_folder import names
 from minordpo.run_folder.ownership import only_here
 
 
@@ -45,6 +47,54 @@ def test_other_settings_in_the_same_folder_are_refused_key_by_key(world, tmp_pat
     with pytest.raises(InputError, match=said):
         evaluate([str(world / "one")], config_of(world, **setting), out=out)
     assert {each: each.read_bytes() for each in out.rglob("*") if each.is_file()} == before
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaterConfig(EvaluationConfig):
+    """The settings of a later version, which has one more."""
+
+    shots: int = 0
+
+
+def later(world, **settings):
+    return LaterConfig(**asdict(config_of(world)) | settings)
+
+
+def test_a_setting_that_came_later_leaves_a_begun_folder_valid_at_its_default_alone(world, tmp_path):
+    models, out = [str(world / "one")], tmp_path / "out"
+    evaluate(models, config_of(world, n=2), out=out)
+    with pytest.raises(InputError, match=r"other settings: shots was 0, not 2\. Give them"):
+        evaluate(models, later(world, n=2, shots=2), out=out)
+    evaluate(models, later(world, n=2), out=out)
+    kept = json.loads((out / names.EVALUATION_SETTINGS).read_text(encoding="utf-8"))
+    assert kept["settings"]["shots"] == 0
+    with pytest.raises(InputError, match=r"other settings: shots was 0, not 2\. Give them"):
+        evaluate(models, later(world, n=2, shots=2), out=out)
+    evaluate(models, config_of(world, n=2), out=out)  # by the earlier version again
+
+
+@pytest.mark.parametrize(
+    ("key", "setting", "said"),
+    [
+        ("plain_text", {"plain_text": True}, "plain_text was false, not true"),
+        ("dtype", {"dtype": "bfloat16"}, 'dtype was "float32", not "bfloat16"'),
+        ("temperature", {"temperature": 1.0}, r"temperature was 0\.0, not 1\.0"),
+        ("reference", {}, None),
+    ],
+)
+def test_a_key_that_an_earlier_version_did_not_keep_counts_as_its_default(
+    world, tmp_path, key, setting, said
+):
+    models, out = [str(world / "one")], tmp_path / "out"
+    evaluate(models, config_of(world), out=out)
+    file = out / names.EVALUATION_SETTINGS
+    kept = json.loads(file.read_text(encoding="utf-8"))
+    del kept["settings"][key]
+    file.write_text(json.dumps(kept), encoding="utf-8")
+    if said is not None:
+        with pytest.raises(InputError, match=said):
+            evaluate(models, config_of(world, **setting), out=out)
+    evaluate(models, config_of(world), out=out)
 
 
 def test_settings_of_a_start_that_made_no_answer_bind_nobody(world, tmp_path, monkeypatch):

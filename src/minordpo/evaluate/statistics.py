@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
@@ -151,33 +150,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
         floor = max(floor, min(1.0, (len(p_values) - rank) * p_values[place]))
         adjusted[place] = floor
     return adjusted
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One model against another on the same questions."""
-
-    gained: int  # questions that only this one answers rightly
-    lost: int  # that only the other does
-    total: int
-
-    @classmethod
-    def of(cls, right: Sequence[bool], other: Sequence[bool]) -> Comparison:
-        """The comparison of which questions either answers rightly."""
-        both = list(zip(right, other, strict=True))
-        return cls(sum(a and not b for a, b in both), sum(b and not a for a, b in both), len(both))
-
-    @property
-    def difference(self) -> float:
-        """Of the two accuracies."""
-        return (self.gained - self.lost) / self.total
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 %, of the difference."""
-        return paired_interval(self.gained, self.lost, self.total)
-
-    @property
-    def p(self) -> float:
-        """Exact McNemar, two-sided."""
-        return mcnemar(self.gained, self.lost)

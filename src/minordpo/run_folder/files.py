@@ -113,3 +113,13 @@ def _decode(line: bytes, where: str) -> dict[str, Any]:
             f"{where} is a JSON {type(row).__name__}, but one object a line is needed. Write one row a line."
         )
     return row
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write the text in UTF-8, whole or not at all; half a character, which UTF-8 lacks, is written as its escape.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    with written_whole(path) as aside:
+        aside.write_text(text, encoding="utf-8", errors="backslashreplace")
