@@ -33,7 +33,7 @@ from minordpo.engine.reference import cache_folder
 from minordpo.errors import InputError
 from minordpo.figures.training_curves import compare_figure
 from minordpo.generate.generation import Answer, generate_answers
-from minordpo.generate.text_measures import looping, summarize
+from minordpo.generate.text_measures import asked_line, looping, summarize
 from minordpo.run_folder.files import write_jsonl
 from minordpo.train.run import finished, run
 
@@ -258,7 +258,8 @@ def _table(answers: dict[str, list[Answer]], metrics: dict[str, Path], problems:
         f"{'':24}{'stops':>7}{'format':>8}{'loops':>7}   {'log-ratio: chosen':>17}{'rejected':>10}{'right':>8}"
     ]
     for label, given in answers.items():
-        said = summarize(given, right)
+        said = summarize(given)
+        accuracy = sum(asked_line(a.text) == n for a, n in zip(given, right, strict=True)) / len(given)
         ratios = f"{'':>17}{'':>10}"
         if label in metrics:
             rows = [json.loads(line) for line in metrics[label].read_text(encoding="utf-8").splitlines()]
@@ -266,7 +267,7 @@ def _table(answers: dict[str, list[Answer]], metrics: dict[str, Path], problems:
             ratios = f"{last['eval_logratios/chosen']:>+17.1f}{last['eval_logratios/rejected']:>+10.1f}"
         lines.append(
             f"{label:24}{said['stopped']:>7.0%}{said['asked_format']:>8.0%}{said['looping']:>7.0%}   {ratios}"
-            f"{said['strict_accuracy']:>8.0%}"
+            f"{accuracy:>8.0%}"
         )
     return "\n".join(lines)
 

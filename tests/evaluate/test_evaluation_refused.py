@@ -105,7 +105,7 @@ def test_settings_of_a_start_that_made_no_answer_bind_nobody(world, tmp_path, mo
         patched.setattr(evaluation, "load_model", interrupted)
         with pytest.raises(KeyboardInterrupt):
             evaluate([str(world / "two")], config_of(world), out=tmp_path / "out")
-    assert (tmp_path / "out" / "evaluation.json").is_file()
+    assert (tmp_path / "out" / names.EVALUATION_SETTINGS).is_file()
     results = evaluate([str(world / "one")], config_of(world, n=2), out=tmp_path / "out")
     assert results["models"]["one"]["stopped"]["of"] == 2
     with pytest.raises(InputError, match=r"n was 2, not null"):
@@ -115,11 +115,11 @@ def test_settings_of_a_start_that_made_no_answer_bind_nobody(world, tmp_path, mo
 def test_a_reference_may_be_named_later_and_not_be_exchanged(world, tmp_path):
     models, reference = [str(world / "one")], str(world / "two")
     evaluate(models, config_of(world, samples=2), out=tmp_path / "out")
-    answers = [(tmp_path / "out" / "one" / name).read_bytes() for name in ("answers.jsonl", "samples.jsonl")]
+    answers = [(tmp_path / "out" / "one" / name).read_bytes() for name in (names.ANSWERS, names.SAMPLES)]
     later = evaluate(models, config_of(world, samples=2, reference=reference), out=tmp_path / "out")
     assert later == evaluate(models, config_of(world, samples=2, reference=reference))
     assert answers == [
-        (tmp_path / "out" / "one" / name).read_bytes() for name in ("answers.jsonl", "samples.jsonl")
+        (tmp_path / "out" / "one" / name).read_bytes() for name in (names.ANSWERS, names.SAMPLES)
     ]
     with pytest.raises(InputError, match=r"reference was .*two\", not .*one\""):
         evaluate(models, config_of(world, samples=2, reference=models[0]), out=tmp_path / "out")
@@ -174,7 +174,7 @@ def bad_models(world, tmp_path_factory):
 def test_a_line_that_is_no_answer_is_named_and_without_it_the_answer_is_made_again(world, tmp_path):
     out, models = tmp_path / "out", [str(world / "one")]
     whole = evaluate(models, config_of(world), out=out)
-    file = out / "one" / "answers.jsonl"
+    file = out / "one" / names.ANSWERS
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     file.write_text(lines[0] + '{"row": 2}\n' + lines[2], encoding="utf-8")
     with pytest.raises(
@@ -190,7 +190,7 @@ def test_log_probs_that_are_damaged_or_of_other_answers_are_measured_again(world
     out, models = tmp_path / "out", [str(world / "one")]
     config = config_of(world, reference=str(world / "two"))
     whole = evaluate(models, config, out=out)
-    file = out / "one" / "logps.jsonl"
+    file = out / "one" / names.ANSWER_LOGPS
     kept = file.read_text(encoding="utf-8")
     rows = [json.loads(line) for line in kept.splitlines()]
     if damage == "cut short":
@@ -232,9 +232,9 @@ def bad(world, tmp_path_factory):
     (folder / "something").mkdir()
     (folder / "something" / "else.txt").write_text("keep me")
     (folder / "broken").mkdir()
-    (folder / "broken" / "evaluation.json").write_text("{")
+    (folder / "broken" / names.EVALUATION_SETTINGS).write_text("{")
     (folder / "strange").mkdir()
-    (folder / "strange" / "evaluation.json").write_text('{"settings": {}, "models": {"one": "path"}}')
+    (folder / "strange" / names.EVALUATION_SETTINGS).write_text('{"settings": {}, "models": {"one": "path"}}')
     write_rows(folder / "no-answers.jsonl", [{"question": "Q?"}])
     (folder / "file").write_text("")
     return folder

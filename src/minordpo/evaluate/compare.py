@@ -63,8 +63,8 @@ def repetition_and_length(answers: Sequence[Answer]) -> dict[str, Any]:
 def share(values: Sequence[bool]) -> dict[str, Any]:
     """How many of how many, the share and its 95 % interval."""
     count = sum(values)
-    low, high = wilson(count, len(values))
-    return {"count": count, "of": len(values), "share": count / len(values), "low": low, "high": high}
+    found = {"count": count, "of": len(values), "share": count / len(values)}
+    return found | bounds(wilson(count, len(values)))
 
 
 def compare_models(
@@ -75,34 +75,32 @@ def compare_models(
     rows = []
     for name in READERS:
         counts = {label: [sum(of) for of in by[name]] for label, by in right.items()}
-        for model, differences, p, adjusted in differences_from_first(counts, _mcnemar):
+        for model, differences, chances in differences_from_first(counts, _mcnemar):
             gained, lost, total = differences.count(1), differences.count(-1), len(differences)
-            low, high = paired_interval(gained, lost, total)
-            rows.append(
-                {
-                    **model,
-                    "measure": name,
-                    "gained": gained,
-                    "lost": lost,
-                    "difference": (gained - lost) / total,
-                    "low": low,
-                    "high": high,
-                    "p": p,
-                    "p_holm": adjusted,
-                }
-            )
+            row = model | {
+                "measure": name,
+                "gained": gained,
+                "lost": lost,
+                "difference": (gained - lost) / total,
+            }
+            rows.append(row | bounds(paired_interval(gained, lost, total)) | chances)
     return rows
 
 
 def differences_from_first(
     counts: Mapping[str, Sequence[int]], test: Callable[[Sequence[int]], float]
-) -> Iterator[tuple[dict[str, str], list[int], float, float]]:
-    """Of every model but the first: both labels, the difference on each question, its p, and p adjusted (Holm)."""
+) -> Iterator[tuple[dict[str, Any], list[int], dict[str, float]]]:
+    """Of every model but the first: both labels, the difference on each question, and p, adjusted too (Holm)."""
     first, *others = counts
     differences = [[a - b for a, b in zip(counts[label], counts[first], strict=True)] for label in others]
     chances = [test(each) for each in differences]
-    models = ({"model": label, "against": first} for label in others)
-    return zip(models, differences, chances, holm(chances), strict=True)
+    for label, each, p, adjusted in zip(others, differences, chances, holm(chances), strict=True):
+        yield {"model": label, "against": first}, each, {"p": p, "p_holm": adjusted}
+
+
+def bounds(interval: tuple[float, float]) -> dict[str, float]:
+    """The interval as results.json has it."""
+    return {"low": interval[0], "high": interval[1]}
 
 
 def _mcnemar(differences: Sequence[int]) -> float:

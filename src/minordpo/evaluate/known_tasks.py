@@ -44,6 +44,11 @@ def known_task(name: str, about: str, *, source: str | None = None) -> Callable[
     return add
 
 
+def tasks_in_words() -> str:
+    """Every known task with what it asks, for --help."""
+    return ", ".join(f"{name} ({known.about})" for name, known in KNOWN_TASKS.items())
+
+
 @known_task("gsm8k", "the hub set's test split", source="openai/gsm8k[test]")
 def _gsm8k() -> Iterable[Any]:
     import datasets

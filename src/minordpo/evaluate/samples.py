@@ -10,6 +10,7 @@ from typing import Any
 
 from minordpo.evaluate.compare import (
     READERS,
+    bounds,
     differences_from_first,
     repetition_and_length,
     share,
@@ -99,29 +100,17 @@ def compare_samples(questions: Sequence[Question], samples: Mapping[str, Samples
     for what, scale, count in (("samples", each, sum), ("any", 1, any)):
         for name in READERS:
             counts = {label: [int(count(of)) for of in by[name]] for label, by in right.items()}
-            for model, differences, p, adjusted in differences_from_first(counts, sign_flip):
+            for model, differences, chances in differences_from_first(counts, sign_flip):
                 shares = [difference / scale for difference in differences]
-                low, high = mean_difference_interval(shares)
-                rows.append(
-                    {
-                        **model,
-                        "measure": name,
-                        "what": what,
-                        "difference": statistics.fmean(shares),
-                        "low": low,
-                        "high": high,
-                        "better": sum(d > 0 for d in shares),
-                        "worse": sum(d < 0 for d in shares),
-                        "p": p,
-                        "p_holm": adjusted,
-                    }
-                )
+                row = model | {"measure": name, "what": what, "difference": statistics.fmean(shares)}
+                row |= bounds(mean_difference_interval(shares))
+                row |= {"better": sum(d > 0 for d in shares), "worse": sum(d < 0 for d in shares)}
+                rows.append(row | chances)
     return rows
 
 
 def _mean(values: Sequence[float], samples: int) -> dict[str, float]:
-    low, high = interval_over_questions(values, samples)
-    return {"share": statistics.fmean(values), "low": low, "high": high}
+    return {"share": statistics.fmean(values), **bounds(interval_over_questions(values, samples))}
 
 
 def _sizes(samples: int) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 MEASURES = {"strict_accuracy": "asked line", "flexible_accuracy": "last number"}
@@ -100,10 +100,8 @@ def _further(results: dict[str, Any]) -> Iterator[tuple[str, Rows]]:
         heading = f"Against {first} on the same questions, with 95 % intervals; p is McNemar's, exact"
         yield heading, _comparison_rows(results["comparisons"], "gained", "lost")
     if any(model["by_steps"] for model in models.values()):
-        yield (
-            "Right by computations in the reference solution: asked line / last number",
-            _step_rows(models),
-        )
+        heading = "Right by computations in the reference solution: asked line / last number"
+        yield heading, _step_rows(models)
     if any("reference" in model for model in models.values()):
         heading = f"Own answers against the reference {reference}: log π/π_ref and log π_ref, in nats"
         yield heading, _reference_rows(models)
@@ -123,29 +121,23 @@ def _further(results: dict[str, Any]) -> Iterator[tuple[str, Rows]]:
         yield heading, _kl_rows(samples)
 
 
-def _rows(head: str, rows: Iterable[list[str]]) -> Rows:
-    return [head.split(" | "), *rows]
+def _rows(head: str, models: Mapping[str, Any], columns: Callable[[Any], list[str]]) -> Rows:
+    """A row a model: its label and its columns."""
+    return [head.split(" | "), *([label, *columns(model)] for label, model in models.items())]
 
 
 def _main_rows(models: Mapping[str, dict[str, Any]]) -> Rows:
+    def columns(model: dict[str, Any]) -> list[str]:
+        right = [
+            f"{share['share']:.1%} [{100 * share['low']:.1f}, {100 * share['high']:.1f}]"
+            for share in (model[name] for name in MEASURES)
+        ]
+        shares = [model[name]["share"] for name in ("asked_format", "stopped", "looping")]
+        others = [f"{share:.0%}" for share in (*shares, model["repeated_4grams"])]
+        return [*right, *others, f"{model['tokens']['mean']:.0f}"]
+
     head = "model | right, asked line | right, last number | format | stops | loops | repeated | tokens"
-    return _rows(
-        head,
-        (
-            [
-                label,
-                *(_share(model[name]) for name in MEASURES),
-                *(f"{model[name]['share']:.0%}" for name in ("asked_format", "stopped", "looping")),
-                f"{model['repeated_4grams']:.0%}",
-                f"{model['tokens']['mean']:.0f}",
-            ]
-            for label, model in models.items()
-        ),
-    )
-
-
-def _share(share: Mapping[str, Any]) -> str:
-    return f"{share['share']:.1%} [{100 * share['low']:.1f}, {100 * share['high']:.1f}]"
+    return _rows(head, models, columns)
 
 
 def _comparison_rows(
@@ -153,22 +145,14 @@ def _comparison_rows(
 ) -> Rows:
     """A row a comparison; `right` says in words what each counts as right, where that differs."""
     head = f"model {'| right ' if right else ''}| read by | difference in points | {more} | {fewer} | p | p (Holm)"
-    return _rows(
-        head,
-        (
-            [
-                row["model"],
-                *([right[row["what"]]] if right else []),
-                MEASURES[row["measure"]],
-                f"{100 * row['difference']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]",
-                str(row[more]),
-                str(row[fewer]),
-                f"{row['p']:.2g}",
-                f"{row['p_holm']:.2g}",
-            ]
-            for row in compared
-        ),
-    )
+    rows = [head.split(" | ")]
+    for row in compared:
+        what = [right[row["what"]]] if right else []
+        difference, low, high = (f"{100 * row[name]:+.1f}" for name in ("difference", "low", "high"))
+        numbers = [f"{difference} [{low}, {high}]", str(row[more]), str(row[fewer])]
+        chances = [f"{row[name]:.2g}" for name in ("p", "p_holm")]
+        rows.append([row["model"], *what, MEASURES[row["measure"]], *numbers, *chances])
+    return rows
 
 
 def _step_rows(models: Mapping[str, dict[str, Any]]) -> Rows:
@@ -181,14 +165,9 @@ def _step_rows(models: Mapping[str, dict[str, Any]]) -> Rows:
 
 
 def _reference_rows(models: Mapping[str, dict[str, Any]]) -> Rows:
-    columns = {"logratio": 1, "logratio_per_token": 3, "ref_logp_per_token": 3}
-    return _rows(
-        "model | log-ratio an answer | log-ratio a token | reference log-prob a token",
-        (
-            [label, *(f"{model['reference'][name]:+.{digits}f}" for name, digits in columns.items())]
-            for label, model in models.items()
-        ),
-    )
+    digits = {"logratio": 1, "logratio_per_token": 3, "ref_logp_per_token": 3}
+    head = "model | log-ratio an answer | log-ratio a token | reference log-prob a token"
+    return _rows(head, models, lambda model: [f"{model['reference'][n]:+.{d}f}" for n, d in digits.items()])
 
 
 def _many_rows(samples: Mapping[str, dict[str, Any]]) -> Rows:
@@ -209,18 +188,14 @@ def _many_rows(samples: Mapping[str, dict[str, Any]]) -> Rows:
 
 
 def _kl_rows(samples: Mapping[str, dict[str, Any]]) -> Rows:
-    def told(kl: Mapping[str, Any], name: str, digits: int) -> str:
-        error = kl[f"{name}_error"]
-        return f"{kl[name]:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
+    def columns(model: dict[str, Any]) -> list[str]:
+        kl, texts = model["kl"], []
+        for name, digits in (("per_sequence", 2), ("per_token", 4)):
+            error = kl[f"{name}_error"]
+            texts.append(f"{kl[name]:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}"))
+        return [*texts, f"{kl['cut']:.0%}"]
 
-    kls = {label: model["kl"] for label, model in samples.items()}
-    return _rows(
-        "model | a sequence | a token | cut by the limit",
-        (
-            [label, told(kl, "per_sequence", 2), told(kl, "per_token", 4), f"{kl['cut']:.0%}"]
-            for label, kl in kls.items()
-        ),
-    )
+    return _rows("model | a sequence | a token | cut by the limit", samples, columns)
 
 
 def _sample_legend(results: dict[str, Any]) -> str:
