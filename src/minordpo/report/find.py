@@ -10,6 +10,7 @@ from typing import Any
 
 from minordpo.config.yaml import parse_yaml
 from minordpo.errors import InputError
+from minordpo.run_folder import names
 from minordpo.sweep.results import EVALUATION, FAILED
 
 CONFIG, METRICS, PLAN = "config.yaml", "metrics.jsonl", "sweep.json"
