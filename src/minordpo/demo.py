@@ -33,7 +33,7 @@ from minordpo.engine.reference import cache_folder
 from minordpo.errors import InputError
 from minordpo.figures.training_curves import compare_figure
 from minordpo.generate.generation import Answer, generate_answers
-from minordpo.generate.text_measures import looping, summarize
+from minordpo.generate.text_measures import asked_line, looping, summarize
 from minordpo.run_folder.files import write_jsonl
 from minordpo.run_folder.metrics_file import MetricsFile
 from minordpo.run_folder.records import CHOSEN_LOGRATIO, REJECTED_LOGRATIO, EvaluationRow, last_of
@@ -260,7 +260,8 @@ def _table(answers: dict[str, list[Answer]], metrics: dict[str, Path], problems:
         f"{'':24}{'stops':>7}{'format':>8}{'loops':>7}   {'log-ratio: chosen':>17}{'rejected':>10}{'right':>8}"
     ]
     for label, given in answers.items():
-        said = summarize(given, right)
+        said = summarize(given)
+        accuracy = sum(asked_line(a.text) == n for a, n in zip(given, right, strict=True)) / len(given)
         ratios = f"{'':>17}{'':>10}"
         if label in metrics:
             last = last_of(MetricsFile(metrics[label]).rows(), EvaluationRow)
@@ -268,7 +269,7 @@ def _table(answers: dict[str, list[Answer]], metrics: dict[str, Path], problems:
                 ratios = f"{last.values[CHOSEN_LOGRATIO]:>+17.1f}{last.values[REJECTED_LOGRATIO]:>+10.1f}"
         lines.append(
             f"{label:24}{said['stopped']:>7.0%}{said['asked_format']:>8.0%}{said['looping']:>7.0%}   {ratios}"
-            f"{said['strict_accuracy']:>8.0%}"
+            f"{accuracy:>8.0%}"
         )
     return "\n".join(lines)
 

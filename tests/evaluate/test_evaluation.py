@@ -16,9 +16,13 @@ from minordpo.cli import main
 from minordpo.data.make.close_pairs import PAPER_PROMPT
 from minordpo.engine.models import load_model, save_model
 from minordpo.evaluate import evaluation
+from minordpo.evaluate.compare import compare_models
 from minordpo.evaluate.evaluation import evaluate
-from minordpo.generate.generation import generate_answers
+from minordpo.evaluate.statistics import paired_interval
+from minordpo.evaluate.tasks import Question
+from minordpo.generate.generation import Answer, generate_answers
 from minordpo.generate.prompts import question_prompts
+from minordpo.run_folder import names
 
 pytestmark = [pytest.mark.filterwarnings(each) for each in RENAMED]
 
@@ -37,7 +41,7 @@ def test_answers_are_the_models_own_to_the_papers_prompt(world, tmp_path):
     evaluate([str(world / "one")], config_of(world), out=tmp_path / "out", batch_size=2)
     prompts = question_prompts(tokenizer(), [q["question"] for q in QUESTIONS], prompt=PAPER_PROMPT)
     expected = generate_answers(load_model(str(world / "one")), tokenizer(), prompts, max_new_tokens=6)
-    rows = {row["row"]: row for row in rows_of(tmp_path / "out" / "one" / "answers.jsonl")}
+    rows = {row["row"]: row for row in rows_of(tmp_path / "out" / "one" / names.ANSWERS)}
     assert [rows[i]["question"] for i in (1, 2, 3)] == [q["question"] for q in QUESTIONS]
     assert [rows[i]["reference"] for i in (1, 2, 3)] == ["72", "7", "7"]
     assert [(rows[i]["answer"], tuple(rows[i]["token_ids"])) for i in (1, 2, 3)] == [
@@ -56,7 +60,7 @@ def test_unless_told_a_gpu_makes_more_answers_at_a_time(world, monkeypatch, gpu,
     def stream(model, tokenizer, prompts, *, batch_size, **_):
         seen.append(batch_size)
         ids = (tokenizer.eos_token_id,)
-        yield from ((row, evaluation.Answer("7", ids, True, 2, ids[0])) for row in range(len(prompts)))
+        yield from ((row, Answer("7", ids, True, 2, ids[0])) for row in range(len(prompts)))
 
     monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
     monkeypatch.setattr(evaluation, "load_model", lambda *_, **__: Model())
@@ -72,7 +76,7 @@ def answering(monkeypatch, texts):
     def stream(model, tokenizer, prompts, **_):
         for row in range(len(prompts)):
             ids = tuple(map(ord, texts[row]))
-            yield row, evaluation.Answer(texts[row], ids, True, len(ids) + 1, tokenizer.eos_token_id)
+            yield row, Answer(texts[row], ids, True, len(ids) + 1, tokenizer.eos_token_id)
 
     monkeypatch.setattr(evaluation, "stream_answers", stream)
 
@@ -80,7 +84,7 @@ def answering(monkeypatch, texts):
 def test_results_say_what_is_right_by_both_parsers_and_by_steps(world, tmp_path, monkeypatch, capsys):
     answering(monkeypatch, ["So the answer is: 72 clips", "It is 7.", "ha " * 40])
     assert main(command(world, "one", out=tmp_path / "out")) == 0
-    model = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))["models"]["one"]
+    model = json.loads((tmp_path / "out" / names.RESULTS).read_text(encoding="utf-8"))["models"]["one"]
     shares = ("strict_accuracy", "flexible_accuracy", "asked_format", "looping", "stopped")
     counts = {name: (model[name]["count"], model[name]["of"]) for name in shares}
     assert counts["strict_accuracy"] == counts["asked_format"] == counts["looping"] == (1, 3)
@@ -93,7 +97,7 @@ def test_results_say_what_is_right_by_both_parsers_and_by_steps(world, tmp_path,
     assert kinds == {"right": 1, "right, but not in the asked format": 2, "looping": 3}
     said = capsys.readouterr().out
     assert re.search(r"one +33\.3% \[6\.1, 79\.2\] +66\.7% \[20\.8, 93\.9\] +33% +100% +33%", said), said
-    text = (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
+    text = (tmp_path / "out" / names.RESULTS_PAGE).read_text(encoding="utf-8")
     assert "| one | 33.3% \\[6.1, 79.2\\] |" in text
     assert "So the answer is: 72 clips" in text
 
@@ -112,15 +116,31 @@ def test_models_are_compared_with_the_first_on_the_same_questions(world, tmp_pat
     assert turned["models"]["one"] == results["models"]["one"]
 
 
+def test_a_comparison_counts_only_questions_that_are_answered_differently():
+    questions = [Question(row, "Q?", "7", None) for row in range(1, 6)]
+
+    def answers(*right):
+        return [Answer("So the answer is: 7" if each else "8", (5,), True, 2, 1) for each in right]
+
+    first, other = answers(True, False, True, False, False), answers(True, True, False, False, True)
+    for row in compare_models(questions, {"a": first, "b": other}):
+        assert (row["model"], row["against"]) == ("b", "a")
+        assert (row["gained"], row["lost"], row["p"]) == (2, 1, 1.0)
+        assert row["difference"] == pytest.approx(1 / 5)
+        assert (row["low"], row["high"]) == paired_interval(2, 1, 5)
+    with pytest.raises(ValueError, match="shorter"):
+        compare_models(questions, {"a": first, "b": other[:-1]})
+
+
 def test_what_a_model_wrote_cannot_break_out_of_the_report(world, tmp_path, monkeypatch, capsys):
     wicked = "```\n# <script>alert(1)</script>\n\x1b[31m\u202e````"
     answering(monkeypatch, [wicked, "\ud83d half", "7"])
     assert main(command(world, "one", out=tmp_path / "out")) == 0
-    said, text = capsys.readouterr().out, (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
+    said, text = capsys.readouterr().out, (tmp_path / "out" / names.RESULTS_PAGE).read_text(encoding="utf-8")
     assert "\x1b" not in said + text
     assert "\u202e" not in said + text
     assert "`````text\n```\n# <script>" in text
-    rows = rows_of(tmp_path / "out" / "one" / "answers.jsonl")
+    rows = rows_of(tmp_path / "out" / "one" / names.ANSWERS)
     assert [row["answer"] for row in rows] == [wicked, "\ud83d half", "7"]
 
 
@@ -163,14 +183,14 @@ def test_a_killed_evaluation_goes_on_with_the_questions_that_are_missing(
             yield each
 
     def counting(model, tokenizer, prompts, **settings):
-        asked.append(len(prompts))
+        asked.append(len(prompts) - len(settings["done"]))
         yield from stream(model, tokenizer, prompts, **settings)
 
     out, models = tmp_path / "out", [str(world / "one"), str(world / "two")]
     monkeypatch.setattr(evaluation, "stream_answers", dying)
     with pytest.raises(Killed):
         evaluate(models, config_of(world), out=out, batch_size=1)
-    answers = out / "one" / "answers.jsonl"
+    answers = out / "one" / names.ANSWERS
     with answers.open("a") as file:
         file.write('{"row": 3, "answer": "half a li')  # as a kill within a write leaves it
     monkeypatch.setattr(evaluation, "stream_answers", counting)
@@ -181,7 +201,7 @@ def test_a_killed_evaluation_goes_on_with_the_questions_that_are_missing(
     assert len(rows_of(answers)) == 3
     assert evaluate(models, config_of(world), out=out) == whole
     assert asked == [2, 3]
-    assert (out / "results.md").read_bytes() == (tmp_path / "whole" / "results.md").read_bytes()
+    assert (out / names.RESULTS_PAGE).read_bytes() == (tmp_path / "whole" / names.RESULTS_PAGE).read_bytes()
 
 
 def test_a_run_and_an_adapter_are_models_too_with_labels_of_their_own(world, tmp_path, monkeypatch):
@@ -195,7 +215,7 @@ def test_a_run_and_an_adapter_are_models_too_with_labels_of_their_own(world, tmp
     assert list(results["models"]) == ["runs-dpo", "minordpo", "adapters-dpo"]
     assert results["models"]["minordpo"]["path"].endswith("runs/minordpo/model")
     texts = {
-        label: [row["answer"] for row in rows_of(tmp_path / "out" / label / "answers.jsonl")]
+        label: [row["answer"] for row in rows_of(tmp_path / "out" / label / names.ANSWERS)]
         for label in results["models"]
     }
     assert texts["runs-dpo"] == texts["minordpo"] != texts["adapters-dpo"]
@@ -236,5 +256,5 @@ def test_a_sampled_evaluation_draws_by_its_seed(world, tmp_path):
     texts = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         evaluate([str(world / "one")], config_of(world, temperature=1.0, seed=seed), out=tmp_path / name)
-        texts.append([row["answer"] for row in rows_of(tmp_path / name / "one" / "answers.jsonl")])
+        texts.append([row["answer"] for row in rows_of(tmp_path / name / "one" / names.ANSWERS)])
     assert texts[0] == texts[1] != texts[2]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import asdict, dataclass
 
 import pytest
 
@@ -15,7 +16,8 @@ from minordpo.cli import main
 from minordpo.engine.models import save_model
 from minordpo.errors import InputError
 from minordpo.evaluate import evaluation, folder
-from minordpo.evaluate.evaluation import evaluate
+from minordpo.evaluate.evaluation import EvaluationConfig, evaluate
+from minordpo.run_folder import names
 from minordpo.run_folder.lock import only_here
 
 
@@ -47,6 +49,54 @@ def test_other_settings_in_the_same_folder_are_refused_key_by_key(world, tmp_pat
     assert {each: each.read_bytes() for each in out.rglob("*") if each.is_file()} == before
 
 
+@dataclass(frozen=True, kw_only=True)
+class LaterConfig(EvaluationConfig):
+    """The settings of a later version, which has one more."""
+
+    shots: int = 0
+
+
+def later(world, **settings):
+    return LaterConfig(**asdict(config_of(world)) | settings)
+
+
+def test_a_setting_that_came_later_leaves_a_begun_folder_valid_at_its_default_alone(world, tmp_path):
+    models, out = [str(world / "one")], tmp_path / "out"
+    evaluate(models, config_of(world, n=2), out=out)
+    with pytest.raises(InputError, match=r"other settings: shots was 0, not 2\. Give them"):
+        evaluate(models, later(world, n=2, shots=2), out=out)
+    evaluate(models, later(world, n=2), out=out)
+    kept = json.loads((out / names.EVALUATION_SETTINGS).read_text(encoding="utf-8"))
+    assert kept["settings"]["shots"] == 0
+    with pytest.raises(InputError, match=r"other settings: shots was 0, not 2\. Give them"):
+        evaluate(models, later(world, n=2, shots=2), out=out)
+    evaluate(models, config_of(world, n=2), out=out)  # by the earlier version again
+
+
+@pytest.mark.parametrize(
+    ("key", "setting", "said"),
+    [
+        ("plain_text", {"plain_text": True}, "plain_text was false, not true"),
+        ("dtype", {"dtype": "bfloat16"}, 'dtype was "float32", not "bfloat16"'),
+        ("temperature", {"temperature": 1.0}, r"temperature was 0\.0, not 1\.0"),
+        ("reference", {}, None),
+    ],
+)
+def test_a_key_that_an_earlier_version_did_not_keep_counts_as_its_default(
+    world, tmp_path, key, setting, said
+):
+    models, out = [str(world / "one")], tmp_path / "out"
+    evaluate(models, config_of(world), out=out)
+    file = out / names.EVALUATION_SETTINGS
+    kept = json.loads(file.read_text(encoding="utf-8"))
+    del kept["settings"][key]
+    file.write_text(json.dumps(kept), encoding="utf-8")
+    if said is not None:
+        with pytest.raises(InputError, match=said):
+            evaluate(models, config_of(world, **setting), out=out)
+    evaluate(models, config_of(world), out=out)
+
+
 def test_settings_of_a_start_that_made_no_answer_bind_nobody(world, tmp_path, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
@@ -55,7 +105,7 @@ def test_settings_of_a_start_that_made_no_answer_bind_nobody(world, tmp_path, mo
         patched.setattr(evaluation, "load_model", interrupted)
         with pytest.raises(KeyboardInterrupt):
             evaluate([str(world / "two")], config_of(world), out=tmp_path / "out")
-    assert (tmp_path / "out" / "evaluation.json").is_file()
+    assert (tmp_path / "out" / names.EVALUATION_SETTINGS).is_file()
     results = evaluate([str(world / "one")], config_of(world, n=2), out=tmp_path / "out")
     assert results["models"]["one"]["stopped"]["of"] == 2
     with pytest.raises(InputError, match=r"n was 2, not null"):
@@ -65,11 +115,11 @@ def test_settings_of_a_start_that_made_no_answer_bind_nobody(world, tmp_path, mo
 def test_a_reference_may_be_named_later_and_not_be_exchanged(world, tmp_path):
     models, reference = [str(world / "one")], str(world / "two")
     evaluate(models, config_of(world, samples=2), out=tmp_path / "out")
-    answers = [(tmp_path / "out" / "one" / name).read_bytes() for name in ("answers.jsonl", "samples.jsonl")]
+    answers = [(tmp_path / "out" / "one" / name).read_bytes() for name in (names.ANSWERS, names.SAMPLES)]
     later = evaluate(models, config_of(world, samples=2, reference=reference), out=tmp_path / "out")
     assert later == evaluate(models, config_of(world, samples=2, reference=reference))
     assert answers == [
-        (tmp_path / "out" / "one" / name).read_bytes() for name in ("answers.jsonl", "samples.jsonl")
+        (tmp_path / "out" / "one" / name).read_bytes() for name in (names.ANSWERS, names.SAMPLES)
     ]
     with pytest.raises(InputError, match=r"reference was .*two\", not .*one\""):
         evaluate(models, config_of(world, samples=2, reference=models[0]), out=tmp_path / "out")
@@ -124,7 +174,7 @@ def bad_models(world, tmp_path_factory):
 def test_a_line_that_is_no_answer_is_named_and_without_it_the_answer_is_made_again(world, tmp_path):
     out, models = tmp_path / "out", [str(world / "one")]
     whole = evaluate(models, config_of(world), out=out)
-    file = out / "one" / "answers.jsonl"
+    file = out / "one" / names.ANSWERS
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     file.write_text(lines[0] + '{"row": 2}\n' + lines[2], encoding="utf-8")
     with pytest.raises(
@@ -140,7 +190,7 @@ def test_log_probs_that_are_damaged_or_of_other_answers_are_measured_again(world
     out, models = tmp_path / "out", [str(world / "one")]
     config = config_of(world, reference=str(world / "two"))
     whole = evaluate(models, config, out=out)
-    file = out / "one" / "logps.jsonl"
+    file = out / "one" / names.ANSWER_LOGPS
     kept = file.read_text(encoding="utf-8")
     rows = [json.loads(line) for line in kept.splitlines()]
     if damage == "cut short":
@@ -182,9 +232,9 @@ def bad(world, tmp_path_factory):
     (folder / "something").mkdir()
     (folder / "something" / "else.txt").write_text("keep me")
     (folder / "broken").mkdir()
-    (folder / "broken" / "evaluation.json").write_text("{")
+    (folder / "broken" / names.EVALUATION_SETTINGS).write_text("{")
     (folder / "strange").mkdir()
-    (folder / "strange" / "evaluation.json").write_text('{"settings": {}, "models": {"one": "path"}}')
+    (folder / "strange" / names.EVALUATION_SETTINGS).write_text('{"settings": {}, "models": {"one": "path"}}')
     write_rows(folder / "no-answers.jsonl", [{"question": "Q?"}])
     (folder / "file").write_text("")
     return folder

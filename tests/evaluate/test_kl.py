@@ -14,15 +14,15 @@ from helpers.tiny_models import tiny
 from minordpo.engine.attention import NAME, attention_switched
 from minordpo.engine.logprobs import install
 from minordpo.engine.reference import ReferenceCache, reference_logps
-from minordpo.evaluate.kl import Divergence, divergence, split_samples
-from minordpo.evaluate.scoring import answer_examples
+from minordpo.evaluate.kl import KLEstimate, estimate_kl
+from minordpo.evaluate.scoring import answer_examples, split_responses
 from minordpo.generate.generation import Answer
 
 
-def _of_tokens(logratios: Sequence[Sequence[Any]], stopped: Sequence[Sequence[bool]]) -> Divergence:
-    """The divergence from the log-ratio of every token."""
+def _of_tokens(logratios: Sequence[Sequence[Any]], stopped: Sequence[Sequence[bool]]) -> KLEstimate:
+    """KL from the log-ratio of every token."""
     sums = [[float(np.sum(sample)) for sample in samples] for samples in logratios]
-    return divergence(sums, [[len(sample) for sample in samples] for samples in logratios], stopped)
+    return estimate_kl(sums, [[len(sample) for sample in samples] for samples in logratios], stopped)
 
 
 def test_means_and_errors_worked_by_hand():
@@ -95,11 +95,10 @@ def test_log_probs_of_samples_are_the_stock_models_with_the_end_token():
     stock = oracle.stock_copy(model)
     install(model)
     with attention_switched(model, NAME):
-        found = split_samples(
+        found = split_responses(
             examples, reference_logps(model, examples, ReferenceCache(None, ""), token_budget=512)
         )
     expected = iter(oracle.scored_logps(stock, examples))
-    for logps, samples in zip(found, answers, strict=True):
-        assert [len(each) for each in logps] == [answer.tokens for answer in samples]
-        for each in logps:
-            np.testing.assert_allclose(each, next(expected).detach().numpy(), rtol=0, atol=1e-4)
+    assert [len(each) for each in found] == [answer.tokens for given in answers for answer in given]
+    for each in found:
+        np.testing.assert_allclose(each, next(expected).detach().numpy(), rtol=0, atol=1e-4)

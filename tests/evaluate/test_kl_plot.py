@@ -17,6 +17,7 @@ from minordpo.evaluate import kl_plot
 from minordpo.evaluate.kl_plot import kl_figure
 from minordpo.figures.canvas import MARKERS
 from minordpo.report.find import find
+from minordpo.run_folder import names
 
 
 def results_of(**models: dict[str, Any] | None) -> dict[str, Any]:
@@ -54,7 +55,7 @@ def test_each_model_is_a_point_at_its_kl_and_its_share_of_right_samples(tmp_path
     results = results_of(
         base=sampled(0.2, 0.0), dpo=sampled(0.5, 30.0, cut=0.12), minordpo=sampled(0.45, 4.0)
     )
-    assert kl_figure(results, tmp_path / "kl.png")
+    assert kl_figure(results, tmp_path / names.KL_FIGURE)
     assert points(drawn[0]) == [(0.0, 0.2), (30.0, 0.5), (4.0, 0.45)]
     assert points(drawn[0], 0) == [(0.0, 0.45), (30.0, 0.75), (4.0, 0.7)]
     assert [axis.get_title("left") for axis in drawn[0].axes] == [*kl_plot.REWARDS.values()]
@@ -64,15 +65,17 @@ def test_each_model_is_a_point_at_its_kl_and_its_share_of_right_samples(tmp_path
 
 def test_models_without_a_kl_of_their_own_samples_are_left_out(tmp_path: Path, drawn: list[Figure]):
     hot, alone = sampled(0.4, None), {"strict_accuracy": {"share": 0.1}}
-    assert kl_figure(results_of(a=hot, b=sampled(0.3, 2.0, error=None), c=alone, d=None), tmp_path / "kl.png")
+    assert kl_figure(
+        results_of(a=hot, b=sampled(0.3, 2.0, error=None), c=alone, d=None), tmp_path / names.KL_FIGURE
+    )
     assert points(drawn[0]) == [(2.0, 0.3)]
-    assert not kl_figure(results_of(a=hot, c=alone, d=None), tmp_path / "kl.png")
+    assert not kl_figure(results_of(a=hot, c=alone, d=None), tmp_path / names.KL_FIGURE)
     assert len(drawn) == 2  # PNG and SVG of the first
 
 
 def test_of_many_models_no_two_look_alike(tmp_path: Path, drawn: list[Figure]):
     many = {f"m{place}": sampled(0.3 + place / 100, float(place)) for place in range(35)}
-    assert kl_figure(results_of(**many), tmp_path / "kl.png")
+    assert kl_figure(results_of(**many), tmp_path / names.KL_FIGURE)
     axis = drawn[0].axes[0]
     looks = [(line.get_color(), line.get_marker()) for line in axis.get_lines() if line.get_label()[0] == "m"]
     assert len(set(looks)) == len(looks) == 35
@@ -86,7 +89,7 @@ def test_kl_is_told_apart_near_zero_and_far_from_it(
 ):
     assert kl_figure(
         results_of(base=sampled(0.2, -0.001, error=0.0), far=sampled(0.1, largest, error=0.0)),
-        tmp_path / "kl.png",
+        tmp_path / names.KL_FIGURE,
     )
     axis = drawn[0].axes[0]
     assert [float(tick) for tick in axis.get_xticks()] == ticks
@@ -102,15 +105,22 @@ def test_an_evaluation_with_samples_and_a_reference_draws_it(tmp_path: Path, cap
     world, out = make_world(tmp_path), tmp_path / "out"
     asked = command(world, "one", "two", out=out, samples=2, reference=world / "one")
     assert main(asked) == 0
+    written = [each.relative_to(out).as_posix() for each in sorted(out.rglob("*")) if each.is_file()]
+    assert written == [
+        *("evaluation.json", "kl.png", "kl.svg"),
+        *("one/answers.jsonl", "one/logps.jsonl", "one/sample_logps.jsonl", "one/samples.jsonl"),
+        *("results.json", "results.md"),
+        *("two/answers.jsonl", "two/logps.jsonl", "two/sample_logps.jsonl", "two/samples.jsonl"),
+    ]
     assert "every answer, reward against KL as kl.png and kl.svg" in capsys.readouterr().out
-    assert (out / "kl.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / names.KL_FIGURE).read_bytes().startswith(b"\x89PNG")
     assert len(list(xml.etree.ElementTree.parse(out / "kl.svg").getroot().iter())) > 50
     before = (out / "kl.svg").read_bytes()
     assert main(asked) == 0  # nothing is left to answer
     assert (out / "kl.svg").read_bytes() == before
     assert main(command(world, "two", out=tmp_path / "greedy")) == 0
     assert capsys.readouterr().out.endswith("every answer\n")
-    assert not (tmp_path / "greedy" / "kl.png").exists()
+    assert not (tmp_path / "greedy" / names.KL_FIGURE).exists()
 
 
 def test_a_report_of_an_evaluation_alone_is_sent_to_its_figure(tmp_path: Path):

@@ -14,6 +14,7 @@ from minordpo.evaluate.evaluation import evaluate
 from minordpo.evaluate.folder import EvaluationFolder
 from minordpo.evaluate.tasks import Question
 from minordpo.generate.generation import Answer
+from minordpo.run_folder import names
 
 FOLDER = Path(task_folder.__file__).parent
 WORKED = [
@@ -61,12 +62,12 @@ def test_an_answer_is_scored_as_in_our_answers_file(loaded, text, tmp_path):
 
     config, _ = loaded
     task = ConfigurableTask(config=dict(config))
-    (tmp_path / "evaluation.json").write_text("{}")
+    (tmp_path / names.EVALUATION_SETTINGS).write_text("{}")
     for number, (doc, reference) in enumerate(zip(WORKED, ("72", "1200"), strict=True), 1):
         scored = task.process_results(doc, [text])
-        kept = EvaluationFolder(tmp_path)
-        kept.add("m", Question(number, doc["question"], reference, None), Answer(text, (), True, 1))
-        row = json.loads((tmp_path / "m" / "answers.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+        question = Question(number, doc["question"], reference, None)
+        EvaluationFolder(tmp_path).add("m", names.ANSWERS, question, 0, Answer(text, (), True, 1))
+        row = json.loads((tmp_path / "m" / names.ANSWERS).read_text(encoding="utf-8").splitlines()[-1])
         assert scored["strict_accuracy"] == row["strict_right"]
         assert scored["flexible_accuracy"] == row["flexible_right"]
         assert scored["asked_format"] == (row["strict"] is not None)
@@ -89,7 +90,7 @@ def test_a_model_gives_the_same_answers_and_shares_in_both(loaded, tmp_path):
     ours = evaluate([str(model)], config_of(tmp_path, task=str(file)), out=tmp_path / "out")
     rows = {
         row["question"]: row["answer"]
-        for row in map(json.loads, (tmp_path / "out" / "tiny" / "answers.jsonl").read_text().splitlines())
+        for row in map(json.loads, (tmp_path / "out" / "tiny" / names.ANSWERS).read_text().splitlines())
     }
     samples = theirs["samples"]["minordpo_gsm8k"]
     assert {s["doc"]["question"]: s["resps"][0][0] for s in samples} == rows

@@ -21,8 +21,9 @@ from minordpo.evaluate import answer_logps, evaluation, scoring
 from minordpo.evaluate.evaluation import evaluate
 from minordpo.evaluate.samples import compare_samples
 from minordpo.evaluate.tasks import Question
-from minordpo.generate.generation import Answer, Sampling, sample_answers
+from minordpo.generate.generation import Answer, Sampling, generate_answers
 from minordpo.generate.prompts import question_prompts
+from minordpo.run_folder import names
 
 pytestmark = [pytest.mark.filterwarnings(each) for each in RENAMED]
 PROMPTS = [question["question"] for question in QUESTIONS]
@@ -55,8 +56,8 @@ def test_samples_are_the_models_own_beside_the_same_greedy_answers(world, tmp_pa
     settings = config_of(world, samples=3, seed=0)
     results = evaluate([str(world / "one")], settings, out=tmp_path / "out", batch_size=4)
     greedy, out = tmp_path / "greedy" / "one", tmp_path / "out" / "one"
-    assert (out / "answers.jsonl").read_bytes() == (greedy / "answers.jsonl").read_bytes()
-    expected = sample_answers(
+    assert (out / names.ANSWERS).read_bytes() == (greedy / names.ANSWERS).read_bytes()
+    expected = generate_answers(
         load_model(str(world / "one")),
         tokenizer(),
         prompts(),
@@ -64,10 +65,8 @@ def test_samples_are_the_models_own_beside_the_same_greedy_answers(world, tmp_pa
         sampling=Sampling(temperature=1.0, seed=0),
         max_new_tokens=6,
     )
-    kept = {(row["row"], row["sample"]): tuple(row["token_ids"]) for row in rows_of(out / "samples.jsonl")}
-    assert kept == {
-        (i, s): answer.token_ids for i, given in enumerate(expected, 1) for s, answer in enumerate(given)
-    }
+    kept = {(row["row"], row["sample"]): tuple(row["token_ids"]) for row in rows_of(out / names.SAMPLES)}
+    assert kept == {(1 + i // 3, i % 3): answer.token_ids for i, answer in enumerate(expected)}
     assert len(set(kept.values())) > 3
     assert results["models"]["one"]["samples"]["each"] == 3
     assert evaluate([str(world / "one")], settings) == results | {"settings": results["settings"]}
@@ -98,7 +97,7 @@ WRITTEN = [
 def test_chances_votes_and_means_are_those_counted_by_hand(world, tmp_path, monkeypatch, capsys):
     drawing(monkeypatch, ["72", "8", "9"], WRITTEN)
     assert main(command(world, "one", out=tmp_path / "out", samples=4)) == 0
-    model = strict_json(tmp_path / "out" / "results.json")["models"]["one"]
+    model = strict_json(tmp_path / "out" / names.RESULTS)["models"]["one"]
     samples = model["samples"]
     assert model["flexible_accuracy"]["count"] == 1  # the greedy pass stays what it was
     # Strictly right: 1, 1, 0 of 4; by the last number 2, 2, 0.
@@ -122,7 +121,7 @@ def test_chances_votes_and_means_are_those_counted_by_hand(world, tmp_path, monk
     assert re.search(r"one +last number +any \(pass@k\) +33\.3% +55\.6% +66\.7%", said), said
     assert re.search(r"one +last number +most votes +66\.7%", said), said
     assert "log π/π_ref" not in said
-    text = (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
+    text = (tmp_path / "out" / names.RESULTS_PAGE).read_text(encoding="utf-8")
     assert "| one | last number | any (pass@k) | 33.3% | 55.6% | 66.7% |" in text
     assert "(samples: 4 at temperature 1)" in text
     assert "Most votes: whether the number" in text
@@ -161,11 +160,11 @@ def test_the_comparison_of_samples_is_reported(world, tmp_path, monkeypatch, cap
     assert "Samples against one on the same questions" in said
     for right in ("a sample", "any of 4"):
         assert re.search(rf"near +{right} +asked line +\+0\.0 \[.*\] +0 +0 +1 +1\n", said), said
-    results = strict_json(tmp_path / "out" / "results.json")
+    results = strict_json(tmp_path / "out" / names.RESULTS)
     assert [row["p"] for row in results["sample_comparisons"]] == [1.0] * 4
     alone = tmp_path / "alone"
     assert main(command(world, "one", out=alone, samples=4)) == 0
-    assert strict_json(alone / "results.json")["sample_comparisons"] == []
+    assert strict_json(alone / names.RESULTS)["sample_comparisons"] == []
     assert "Samples against" not in capsys.readouterr().out
 
 
@@ -193,7 +192,7 @@ def test_a_killed_evaluation_draws_only_the_samples_that_are_missing(world, tmp_
     with pytest.raises(Killed):
         evaluate(models, settings, out=out, batch_size=1)
     assert len(made) == 3 + 4
-    with (out / "one" / "samples.jsonl").open("a") as file:
+    with (out / "one" / names.SAMPLES).open("a") as file:
         file.write('{"row": 3, "sample": 1, "answer": "half a li')  # as a kill within a write leaves it
     monkeypatch.setattr(evaluation, "stream_answers", watched(None))
     capsys.readouterr()
@@ -202,7 +201,7 @@ def test_a_killed_evaluation_draws_only_the_samples_that_are_missing(world, tmp_
     assert "one, samples:  44%" in capsys.readouterr().err  # 4 of 9
     assert evaluate(models, settings, out=out) == whole
     assert len(made) == 3 + 9
-    for name in ("results.json", "results.md"):
+    for name in (names.RESULTS, names.RESULTS_PAGE):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
@@ -212,14 +211,14 @@ def test_samples_are_added_to_a_folder_that_has_fewer_or_none(world, tmp_path):
     evaluate(models, config_of(world, reference=reference), out=out, batch_size=1)
     for count in (2, 4):
         grown = evaluate(models, config_of(world, samples=count, reference=reference), out=out, batch_size=1)
-    assert len(rows_of(out / "near" / "samples.jsonl")) == 12
+    assert len(rows_of(out / "near" / names.SAMPLES)) == 12
     assert grown == evaluate(
         models, config_of(world, samples=4, reference=reference), out=whole, batch_size=1
     )
-    assert (out / "near" / "sample_logps.jsonl").read_bytes() == (
-        whole / "near" / "sample_logps.jsonl"
+    assert (out / "near" / names.SAMPLE_LOGPS).read_bytes() == (
+        whole / "near" / names.SAMPLE_LOGPS
     ).read_bytes()
-    before = (out / "evaluation.json").read_bytes()
+    before = (out / names.EVALUATION_SETTINGS).read_bytes()
     for settings, said in (
         ({"samples": 2}, r"other settings: samples was 4, not 2\. Give them"),
         ({"samples": 0}, r"samples was 4, not 0; .*samples_temperature was 1\.0, not null"),
@@ -228,20 +227,20 @@ def test_samples_are_added_to_a_folder_that_has_fewer_or_none(world, tmp_path):
     ):
         with pytest.raises(InputError, match=said):
             evaluate(models, config_of(world, reference=reference, **settings), out=out)
-    assert (out / "evaluation.json").read_bytes() == before
+    assert (out / names.EVALUATION_SETTINGS).read_bytes() == before
 
 
 @pytest.mark.parametrize("samples", [0, 2])
 def test_a_folder_from_before_there_were_samples_goes_on(world, tmp_path, samples):
     out = tmp_path / "out"
     evaluate([str(world / "one")], config_of(world), out=out)
-    kept = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
+    kept = json.loads((out / names.EVALUATION_SETTINGS).read_text(encoding="utf-8"))
     kept["settings"] = {k: v for k, v in kept["settings"].items() if not k.startswith("samples")}
     assert kept["settings"]["temperature"] == 0.0
-    (out / "evaluation.json").write_text(json.dumps(kept), encoding="utf-8")
-    answers = (out / "one" / "answers.jsonl").read_bytes()
+    (out / names.EVALUATION_SETTINGS).write_text(json.dumps(kept), encoding="utf-8")
+    answers = (out / "one" / names.ANSWERS).read_bytes()
     results = evaluate([str(world / "one")], config_of(world, samples=samples), out=out)
-    assert (out / "one" / "answers.jsonl").read_bytes() == answers
+    assert (out / "one" / names.ANSWERS).read_bytes() == answers
     assert ("samples" in results["models"]["one"]) == (samples > 0)
 
 
@@ -259,7 +258,7 @@ def test_kl_and_best_of_k_are_those_worked_out_from_the_files(world, tmp_path, m
     samples = evaluate(models, settings, out=out)["models"]["near"]["samples"]
     one, near = (load_model(path) for path in models)
     ratios, lengths, stopped = {}, {}, []
-    for row in rows_of(out / "near" / "samples.jsonl"):
+    for row in rows_of(out / "near" / names.SAMPLES):
         end = [] if row["end_token"] is None else [row["end_token"]]
         ids, prompt = [*row["token_ids"], *end], prompts()[row["row"] - 1]
         ratios.setdefault(row["row"], []).append(
@@ -280,7 +279,7 @@ def test_kl_and_best_of_k_are_those_worked_out_from_the_files(world, tmp_path, m
     first = [ratios[i][0] > ratios[i][1] for i in (1, 2, 3)]
     texts = [["7", "8"] if preferred else ["8", "7"] for preferred in first]
     right = [["So the answer is: 72", "8"] if first[0] else ["8", "So the answer is: 72"], *texts[1:]]
-    file = out / "near" / "samples.jsonl"
+    file = out / "near" / names.SAMPLES
     rows = [row | {"answer": right[row["row"] - 1][row["sample"]]} for row in rows_of(file)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     best = evaluate(models, settings, out=out)["models"]["near"]["samples"]["best_of"]
@@ -292,10 +291,10 @@ def test_a_model_that_is_the_reference_has_no_divergence_and_ranks_nothing(world
     shutil.copytree(world / "one", tmp_path / "copy")
     options = {"samples": 2, "reference": world / "one"}
     assert main(command(world, tmp_path / "copy", "near", out=tmp_path / "out", **options)) == 0
-    models = strict_json(tmp_path / "out" / "results.json")["models"]
+    models = strict_json(tmp_path / "out" / names.RESULTS)["models"]
     own = models["copy"]["samples"]
-    names = ("per_sequence", "per_sequence_error", "per_token", "per_token_error")
-    assert [own["kl"][name] for name in names] == [0.0] * 4
+    measured = ("per_sequence", "per_sequence_error", "per_token", "per_token_error")
+    assert [own["kl"][name] for name in measured] == [0.0] * 4
     assert own["best_of"] is None
     assert models["copy"]["reference"]["logratio"] == 0.0
     assert models["near"]["samples"]["best_of"] is not None
@@ -316,7 +315,7 @@ def test_the_divergence_of_one_token_is_that_of_the_two_distributions(world, tmp
         with torch.no_grad():
             p, q = (m(input_ids=ids).logits[0, -1].double().log_softmax(-1) for m in (two, one))
         exact.append((p.exp() * (p - q)).sum().item())
-    rows = rows_of(tmp_path / "out" / "two" / "sample_logps.jsonl")
+    rows = rows_of(tmp_path / "out" / "two" / names.SAMPLE_LOGPS)
     error = np.std([row["logp"] - row["ref_logp"] for row in rows]) / len(rows) ** 0.5
     assert statistics.fmean(exact) > 5 * error  # so that a sign or a factor would show
     assert abs(kl["per_sequence"] - statistics.fmean(exact)) < 4 * error
@@ -326,7 +325,7 @@ def test_the_divergence_of_one_token_is_that_of_the_two_distributions(world, tmp
 def test_at_another_temperature_there_is_no_divergence_and_it_is_said(world, tmp_path, capsys):
     options = {"samples": 3, "temperature": 0.5, "reference": world / "one"}
     assert main(command(world, "near", out=tmp_path / "out", **options)) == 0
-    results = strict_json(tmp_path / "out" / "results.json")
+    results = strict_json(tmp_path / "out" / names.RESULTS)
     samples = results["models"]["near"]["samples"]
     assert samples["kl"] is None
     assert list(samples["best_of"]["strict_accuracy"]) == ["1", "2", "3"]
@@ -339,7 +338,7 @@ def test_at_another_temperature_there_is_no_divergence_and_it_is_said(world, tmp
 def test_one_question_and_one_sample_are_enough_and_have_no_error(world, tmp_path, capsys):
     options = {"samples": 1, "n": 1, "reference": world / "one"}
     assert main(command(world, "near", out=tmp_path / "out", **options)) == 0
-    samples = strict_json(tmp_path / "out" / "results.json")["models"]["near"]["samples"]
+    samples = strict_json(tmp_path / "out" / names.RESULTS)["models"]["near"]["samples"]
     assert (samples["kl"]["per_sequence_error"], samples["kl"]["sequences"]) == (None, 1)
     assert list(samples["pass_at"]["strict_accuracy"]) == ["1"]
     said = capsys.readouterr().out
@@ -359,7 +358,7 @@ def test_samples_that_do_not_fit_into_one_row_have_the_same_log_probs(world, tmp
     evaluate(models, settings, out=tmp_path / "cut")
     assert len(made) > 3 + 3
     assert max(len(e.prompt_ids) + sum(len(r.ids) for r in e.responses) for e in made) <= longest + 13
-    whole, cut = (rows_of(tmp_path / each / "near" / "sample_logps.jsonl") for each in ("whole", "cut"))
+    whole, cut = (rows_of(tmp_path / each / "near" / names.SAMPLE_LOGPS) for each in ("whole", "cut"))
     for name in ("row", "sample", "tokens"):
         assert [row[name] for row in cut] == [row[name] for row in whole]
     for name in ("logp", "ref_logp"):

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minordpo.evaluate.statistics import (
-    Comparison,
     holm,
     interval_over_questions,
     mcnemar,
@@ -169,16 +168,6 @@ def test_holm_multiplies_the_least_p_most_and_keeps_the_order():
     assert holm([0.8, 0.9]) == [1.0, 1.0]
     assert holm([0.02]) == [0.02]
     assert holm([]) == []
-
-
-def test_a_comparison_counts_only_questions_that_are_answered_differently():
-    compared = Comparison.of([True, True, False, False, True], [True, False, True, False, False])
-    assert compared == Comparison(gained=2, lost=1, total=5)
-    assert compared.difference == pytest.approx(1 / 5)
-    assert compared.interval == paired_interval(2, 1, 5)
-    assert compared.p == 1.0
-    with pytest.raises(ValueError, match="longer"):
-        Comparison.of([True], [True, False])
 
 
 @pytest.mark.parametrize(

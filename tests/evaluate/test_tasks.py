@@ -4,20 +4,16 @@ import importlib.util
 import json
 
 import datasets
-import numpy as np
 import pytest
 
-from helpers.places import SHARED
-from helpers.small_tokenizers import GEMMA, byte_level, metaspace
+from helpers.places import ROOT, SHARED
 from helpers.tiny_runs import write_rows
-from minordpo.data.checks import prepare_examples
-from minordpo.data.make.close_pairs import PAPER_PROMPT, corrupt_file
+from minordpo.cli import main
+from minordpo.data.make.close_pairs import corrupt_file
 from minordpo.data.make.problems import generate_problems, write_problems
-from minordpo.data.read.examples import load_examples
-from minordpo.data.tokens import TokenOptions
 from minordpo.errors import InputError
+from minordpo.evaluate.known_tasks import KNOWN_TASKS, known_task
 from minordpo.evaluate.tasks import Question, load_task
-from minordpo.generate.prompts import question_prompts
 
 GSM8K = SHARED / "data" / "gsm8k" / "test.jsonl"
 WORKED = "She sold 48/2 = <<48/2=24>>24 in May.\nIn all she sold 48+24 = <<48+24=72>>72.\n#### 72"
@@ -198,33 +194,48 @@ def test_gsm_symbolic_asks_in_the_words_of_our_prompt_and_seeds_share_nothing():
     assert load_task("gsm_symbolic", n=10).questions == first.questions[:10]
 
 
-@pytest.mark.parametrize("make", [byte_level, metaspace])
-@pytest.mark.parametrize("plain_text", [False, True])
-def test_prompts_are_those_that_the_pairs_are_trained_with(tmp_path, make, plain_text):
-    write_problems(tmp_path / "problems.jsonl", n=4, seed=1)
-    corrupt_file(tmp_path / "problems.jsonl", tmp_path / "pairs.jsonl", chat=not plain_text)
-    tokenizer = make()
-    loaded = load_examples(str(tmp_path / "pairs.jsonl"))
-    trained = prepare_examples(loaded, tokenizer, TokenOptions(max_length=None), progress=False).examples
-    questions = [q.text for q in load_task(str(tmp_path / "pairs.jsonl")).questions]
-    asked = question_prompts(tokenizer, questions, prompt=PAPER_PROMPT, plain_text=plain_text)
-    assert len(asked) == len(trained) == 4
-    for ids, pair in zip(asked, trained, strict=True):
-        assert ids.tolist() == pair.prompt_ids.tolist()
-        assert ids.dtype == np.int32
+@pytest.fixture
+def further_tasks():
+    """A fixed set and a generator, as one function each adds them."""
+    before = dict(KNOWN_TASKS)
+
+    @known_task("sums", "three sums, 50% of them easy", source="sums[all]")
+    def _sums():
+        return [{"question": f"What is {i} + {i}?", "answer": 2 * i} for i in (1, 2, 3)]
+
+    @known_task("drawn_sums", "as many as wanted")
+    def _drawn_sums(n, seed):
+        return ({"question": f"What is {seed} + {i}?", "answer": seed + i} for i in range(n))
+
+    yield
+    KNOWN_TASKS.clear()
+    KNOWN_TASKS.update(before)
 
 
-@pytest.mark.parametrize(
-    ("template", "prompt", "said"),
-    [
-        (None, "{question}", "has no chat template, but questions are asked as chats.* --plain-text"),
-        (GEMMA, "Solve it.", r"the prompt is 'Solve it\.', which has no \{question\} in it"),
-        ("{{ raise_exception('no users') }}", "{question}", "fails on a question: no users.* --plain-text"),
-    ],
-)
-def test_prompts_that_cannot_be_made_are_refused(template, prompt, said):
-    with pytest.raises(InputError, match=said):
-        question_prompts(byte_level(template=template), ["Q?"], prompt=prompt)
+def test_a_task_is_one_function_that_load_help_and_refusals_know(further_tasks, capsys):
+    task = load_task("sums", n=2, seed=0)
+    assert task.source == "2 of the 3 of sums[all]"
+    assert {q.answer for q in task.questions} < {"2", "4", "6"}
+    generated = load_task("drawn_sums", n=3, seed=1)
+    assert [q.answer for q in generated.questions] == ["2000000", "2000001", "2000002"]
+    assert generated.source == "drawn_sums, generated with seed 2000000"
+    assert len(load_task("drawn_sums").questions) == 200
+    with pytest.raises(InputError, match=r"\(gsm8k, problems, gsm_symbolic, sums, drawn_sums\).*mean sums\?"):
+        load_task("sum")
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "sums (three sums, 50% of them easy), drawn_sums (as many as wanted), or a .jsonl" in said
+
+
+def test_two_tasks_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="there are two tasks gsm8k, but a name stands for one"):
+        known_task("gsm8k", "again")(list)
+
+
+def test_the_docs_name_every_task():
+    words = (ROOT / "docs" / "evaluate.md").read_text(encoding="utf-8")
+    assert [name for name in KNOWN_TASKS if f"| `{name}` |" not in words] == []
 
 
 @pytest.mark.shared

@@ -7,11 +7,11 @@ from helpers.tiny_models import VOCAB
 from helpers.word_models import argmax_loop, model_of, prompts_of, tokenizer_of
 from minordpo.engine.memory import out_of_memory
 from minordpo.errors import InputError
-from minordpo.generate.generation import Sampling, generate_answers, sample_answers, stream_answers
+from minordpo.generate.generation import Sampling, generate_answers, stream_answers
 
 
 def samples_of(prompts, *, seed=0, temperature=1.0, samples=3, max_new_tokens=6, model=None, **sizes):
-    made = sample_answers(
+    made = generate_answers(
         model_of() if model is None else model,
         tokenizer_of(),
         prompts,
@@ -20,8 +20,9 @@ def samples_of(prompts, *, seed=0, temperature=1.0, samples=3, max_new_tokens=6,
         max_new_tokens=max_new_tokens,
         **sizes,
     )
-    assert [len(answers) for answers in made] == [samples] * len(prompts)
-    return [[answer.token_ids for answer in answers] for answers in made]
+    assert len(made) == samples * len(prompts)
+    ids = [answer.token_ids for answer in made]
+    return [ids[start : start + samples] for start in range(0, len(ids), samples)]
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])

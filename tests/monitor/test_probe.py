@@ -8,13 +8,12 @@ import torch
 
 from helpers.tiny_runs import tiny_model, token_pairs, tokenizer
 from minordpo.data.tokens import TokenExample, TokenResponse
-from minordpo.errors import InputError
 from minordpo.generate.generation import Answer
+from minordpo.generate.prompts import monitor_prompts
 from minordpo.monitor.probe import (
     Probe,
     Prompt,
     distance,
-    encode_prompts,
     is_due,
     is_right,
     means,
@@ -130,7 +129,9 @@ def test_a_number_is_right_in_the_asked_line_or_last_in_an_answer_that_ended():
 
 def test_answering_leaves_modes_attention_and_random_states_alone():
     model = tiny_model().train()
-    probe = Probe(tokenizer(), encode_prompts(["hello", "you"], tokenizer()), max_new_tokens=5)
+    probe = Probe(
+        tokenizer(), [Prompt(ids) for ids in monitor_prompts(tokenizer(), ["hello", "you"])], max_new_tokens=5
+    )
     before = (
         torch.get_rng_state().clone(),
         model.config._attn_implementation,
@@ -161,23 +162,3 @@ def test_the_number_of_a_prompt_is_that_of_the_best_answers_last_line_and_of_non
         example = TokenExample(np.array([5, 6], np.int32), (response,), (grade,), 1)
         (prompt,) = prompts_of([example], tokenizer(), 4, most_tokens=None)
         assert prompt.number == number
-
-
-def test_chats_go_through_the_template_and_texts_do_not():
-    chat, text = encode_prompts([[{"role": "user", "content": "hello"}], "hello"], tokenizer())
-    assert tokenizer().decode(chat.ids.tolist()).endswith("hello<|im_end|>\n<|im_start|>assistant\n")
-    assert tokenizer().decode(text.ids.tolist()) == "hello"
-
-
-@pytest.mark.parametrize(
-    ("prompts", "said"),
-    [
-        ([], r"prompts is \[\], but a list of texts or of chats is needed"),
-        ("hello", "prompts is 'hello', but a list"),
-        ([""], "prompt 1 of the monitor is empty"),
-        (["hello", 5], "prompt 2 of the monitor is a int, but text or a list of chat messages is needed"),
-    ],
-)
-def test_prompts_that_cannot_be_answered_are_refused(prompts, said):
-    with pytest.raises(InputError, match=said):
-        encode_prompts(prompts, tokenizer())

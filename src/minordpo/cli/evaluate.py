@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from minordpo.evaluate.known_tasks import tasks_in_words
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what the command does and takes."""
@@ -31,8 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--task",
         required=True,
         metavar="TASK",
-        help="gsm8k (the hub set's test split), problems (minordpo's own, from a seed held out of training), "
-        "gsm_symbolic (needs the extra symbolic), or a .jsonl, .json or .parquet file with questions and answers",
+        help=f"{tasks_in_words()}, or a .jsonl, .json or .parquet file with questions and answers".replace(
+            "%", "%%"
+        ),
     )
     parser.add_argument("--n", type=int, help="ask so many questions (default: all; of a generator 200)")
     parser.add_argument("--seed", type=int, default=0, help="which questions, and which samples (default 0)")
@@ -70,8 +73,9 @@ def evaluate_command(arguments: argparse.Namespace) -> None:
     """Evaluate, and print examples and tables."""
     from minordpo.data.make.close_pairs import PAPER_PROMPT
     from minordpo.evaluate.evaluation import EvaluationConfig, evaluate
-    from minordpo.evaluate.kl_plot import FILE, kl_figure
+    from minordpo.evaluate.kl_plot import kl_figure
     from minordpo.evaluate.tables import examples, table
+    from minordpo.run_folder import names
 
     if arguments.out is not None:
         arguments.goes_on = "the same command goes on"
@@ -90,6 +94,6 @@ def evaluate_command(arguments: argparse.Namespace) -> None:
     results = evaluate(arguments.models, config, out=arguments.out, batch_size=arguments.batch_size)
     print(f"{examples(results)}\n\n{table(results)}")
     if arguments.out is not None:
-        drawn = kl_figure(results, arguments.out / FILE)
+        drawn = kl_figure(results, arguments.out / names.KL_FIGURE)
         figure = ", reward against KL as kl.png and kl.svg" if drawn else ""
         print(f"\n{arguments.out}: results.md, results.json and every answer{figure}")

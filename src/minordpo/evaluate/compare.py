@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from minordpo.evaluate.statistics import Comparison, holm, wilson
+from minordpo.evaluate.statistics import holm, mcnemar, paired_interval, wilson
 from minordpo.evaluate.tasks import Question
 from minordpo.generate.generation import Answer
 from minordpo.generate.text_measures import asked_line, last_number, looping, repeated_4grams
@@ -15,14 +15,14 @@ READERS: dict[str, Callable[[str], str | None]] = {
     "strict_accuracy": asked_line,
     "flexible_accuracy": last_number,
 }
-MEASURES = tuple(READERS)
 LONG = 7  # computations; above it GSM8K has a few questions each, which say nothing one by one
 
 
 def summarize_model(questions: Sequence[Question], answers: Sequence[Answer]) -> dict[str, Any]:
     """What the answers of one model show; shares with 95 % Wilson intervals, lengths in tokens."""
-    right = {name: _right(name, questions, answers) for name in MEASURES}
-    lengths = [answer.tokens for answer in answers]
+    right = {
+        name: [each for (each,) in of] for name, of in which_right(questions, [[a] for a in answers]).items()
+    }
     loops = [looping(answer.token_ids) for answer in answers]
     return {
         **{name: share(values) for name, values in right.items()},
@@ -30,56 +30,81 @@ def summarize_model(questions: Sequence[Question], answers: Sequence[Answer]) ->
         "stopped": share([answer.stopped for answer in answers]),
         "looping": share(loops),
         "empty": share([not answer.text.strip() for answer in answers]),
+        **repetition_and_length(answers),
+        "by_steps": _by_steps(questions, right),
+        "examples": _examples(questions, answers, right, loops),
+    }
+
+
+def which_right(
+    questions: Sequence[Question], samples: Sequence[Sequence[Answer]]
+) -> dict[str, list[list[bool]]]:
+    """By either parser, which answers to each question are right."""
+    pairs = list(zip(questions, samples, strict=True))
+    return {
+        name: [[read(a.text) == question.answer for a in given] for question, given in pairs]
+        for name, read in READERS.items()
+    }
+
+
+def repetition_and_length(answers: Sequence[Answer]) -> dict[str, Any]:
+    """The mean share of repeated 4-grams, and lengths in tokens."""
+    lengths = [answer.tokens for answer in answers]
+    return {
         "repeated_4grams": statistics.fmean(repeated_4grams(answer.token_ids) for answer in answers),
         "tokens": {
             "mean": statistics.fmean(lengths),
             "median": statistics.median(lengths),
             "most": max(lengths),
         },
-        "by_steps": _by_steps(questions, right),
-        "examples": _examples(questions, answers, right, loops),
     }
 
 
 def share(values: Sequence[bool]) -> dict[str, Any]:
     """How many of how many, the share and its 95 % interval."""
     count = sum(values)
-    low, high = wilson(count, len(values))
-    return {"count": count, "of": len(values), "share": count / len(values), "low": low, "high": high}
+    found = {"count": count, "of": len(values), "share": count / len(values)}
+    return found | bounds(wilson(count, len(values)))
 
 
 def compare_models(
     questions: Sequence[Question], answers: Mapping[str, Sequence[Answer]]
 ) -> list[dict[str, Any]]:
-    """Every other model against the first, by both parsers; p is exact McNemar, adjusted over the models (Holm)."""
-    first, *others = answers
+    """Every other model with the first, by both parsers; p is exact McNemar, adjusted over the models (Holm)."""
+    right = {label: which_right(questions, [[a] for a in given]) for label, given in answers.items()}
     rows = []
-    for name in MEASURES:
-        right = {label: _right(name, questions, given) for label, given in answers.items()}
-        compared = [Comparison.of(right[label], right[first]) for label in others]
-        adjusted = holm([each.p for each in compared])
-        for label, each, p in zip(others, compared, adjusted, strict=True):
-            low, high = each.interval
-            rows.append(
-                {
-                    "model": label,
-                    "against": first,
-                    "measure": name,
-                    "gained": each.gained,
-                    "lost": each.lost,
-                    "difference": each.difference,
-                    "low": low,
-                    "high": high,
-                    "p": each.p,
-                    "p_holm": p,
-                }
-            )
+    for name in READERS:
+        counts = {label: [sum(of) for of in by[name]] for label, by in right.items()}
+        for model, differences, chances in differences_from_first(counts, _mcnemar):
+            gained, lost, total = differences.count(1), differences.count(-1), len(differences)
+            row = model | {
+                "measure": name,
+                "gained": gained,
+                "lost": lost,
+                "difference": (gained - lost) / total,
+            }
+            rows.append(row | bounds(paired_interval(gained, lost, total)) | chances)
     return rows
 
 
-def _right(name: str, questions: Sequence[Question], answers: Sequence[Answer]) -> list[bool]:
-    read = READERS[name]
-    return [read(a.text) == question.answer for question, a in zip(questions, answers, strict=True)]
+def differences_from_first(
+    counts: Mapping[str, Sequence[int]], test: Callable[[Sequence[int]], float]
+) -> Iterator[tuple[dict[str, Any], list[int], dict[str, float]]]:
+    """Of every model but the first: both labels, the difference on each question, and p, adjusted too (Holm)."""
+    first, *others = counts
+    differences = [[a - b for a, b in zip(counts[label], counts[first], strict=True)] for label in others]
+    chances = [test(each) for each in differences]
+    for label, each, p, adjusted in zip(others, differences, chances, holm(chances), strict=True):
+        yield {"model": label, "against": first}, each, {"p": p, "p_holm": adjusted}
+
+
+def bounds(interval: tuple[float, float]) -> dict[str, float]:
+    """The interval as results.json has it."""
+    return {"low": interval[0], "high": interval[1]}
+
+
+def _mcnemar(differences: Sequence[int]) -> float:
+    return mcnemar(differences.count(1), differences.count(-1))
 
 
 def _by_steps(questions: Sequence[Question], right: Mapping[str, list[bool]]) -> dict[str, Any]:

@@ -12,10 +12,9 @@ models ─► prompts                  every config, tokenizer and template is t
 from __future__ import annotations
 
 import contextlib
-import functools
 import gc
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -28,15 +27,17 @@ from tqdm import tqdm
 from minordpo.data.make.close_pairs import PAPER_PROMPT
 from minordpo.engine.models import load_model, load_tokenizer, model_config, model_folder
 from minordpo.errors import InputError
-from minordpo.evaluate.answer_logps import Against
+from minordpo.evaluate.answer_logps import ReferenceModel
 from minordpo.evaluate.compare import compare_models, summarize_model
-from minordpo.evaluate.folder import Contender, EvaluationFolder, contenders, model_identity
-from minordpo.evaluate.samples import compare_samples, samples_against_reference, summarize_samples
+from minordpo.evaluate.folder import Answers, EvaluatedModel, EvaluationFolder, name_models
+from minordpo.evaluate.samples import compare_samples, samples_and_reference, summarize_samples
 from minordpo.evaluate.scoring import refuse_other_vocabulary
 from minordpo.evaluate.tables import markdown
-from minordpo.evaluate.tasks import Task, load_task
+from minordpo.evaluate.tasks import Question, Task, load_task
 from minordpo.generate.generation import Answer, Sampling, refuse_prompts, stream_answers
 from minordpo.generate.prompts import question_prompts
+from minordpo.run_folder import names
+from minordpo.run_folder.files import write_text
 from minordpo.run_folder.lock import only_here
 from minordpo.version import __version__
 
@@ -45,7 +46,6 @@ from minordpo.version import __version__
 BATCH_SIZE = {"cpu": 32, "cuda": 128}
 # Of a batch's cache: a 7B model keeps about half a MiB a token in bfloat16, so some 16 GiB.
 TOKEN_BUDGET = 32768
-LOGPS, SAMPLE_LOGPS = "logps.jsonl", "sample_logps.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +59,8 @@ class EvaluationConfig:
     plain_text: bool = False
     max_new_tokens: int = 512
     samples: int = 0  # a question, beside the one answer
-    temperature: float | None = (
-        None  # of the samples (1 unless told); without samples of the answer (0, greedy)
-    )
+    # Of the samples (1 unless told); without samples of the answer (0, greedy).
+    temperature: float | None = None
     dtype: str = "float32"
     reference: str | None = None
 
@@ -86,6 +85,34 @@ class EvaluationConfig:
             return None
         return Sampling(temperature=1.0 if self.temperature is None else self.temperature, seed=self.seed)
 
+    def settings(self) -> dict[str, Any]:
+        """The keys as they are kept: temperatures as they are used."""
+        answered, sampled = self.answered, self.sampled
+        return asdict(self) | {
+            "temperature": 0.0 if answered is None else answered.temperature,
+            "samples_temperature": None if sampled is None else sampled.temperature,
+        }
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """One way in which every question is answered, and the files of a model that keep it."""
+
+    answers: str
+    logps: str
+    count: int  # of answers to a question
+    sampling: Sampling | None
+
+    def given(self, kept: Answers, questions: Sequence[Question]) -> list[list[Answer]]:
+        """The answers that are kept, those to each question together."""
+        return [[kept[question.row, number] for number in range(self.count)] for question in questions]
+
+    def keys(self, questions: Sequence[Question]) -> list[dict[str, int]]:
+        """What tells the rows of log-probs apart."""
+        if self.answers == names.ANSWERS:
+            return [{"row": question.row} for question in questions]
+        return [{"row": question.row, "sample": s} for question in questions for s in range(self.count)]
+
 
 def evaluate(
     models: Sequence[str],
@@ -94,7 +121,7 @@ def evaluate(
     out: Path | None = None,
     batch_size: int | None = None,
 ) -> dict[str, Any]:
-    """The results as in results.json: every model on the same questions, the others against the first.
+    """The results as in results.json: every model on the same questions, the others compared with the first.
 
     With `out`, a folder gets evaluation.json, LABEL/answers.jsonl and samples.jsonl as they come, results.json and
     results.md; the same call goes on where one was stopped. Answers are made `batch_size` at a time, unless told as
@@ -106,144 +133,144 @@ def evaluate(
     """
     if not models:
         raise InputError("no model is named, but at least one is needed. Name a model folder or a hub id.")
-    answered, sampled = config.answered, config.sampled
+    settings = config.settings()
+    passes = [_Pass(names.ANSWERS, names.ANSWER_LOGPS, 1, config.answered)]
+    if config.samples:
+        passes.append(_Pass(names.SAMPLES, names.SAMPLE_LOGPS, config.samples, config.sampled))
     task = load_task(config.task, n=config.n, seed=config.seed)
     folder = EvaluationFolder(out)
     with contextlib.nullcontext() if out is None else only_here(out, doing="evaluating"):
-        named = contenders(list(models), folder.known().get("models", {}))
-        prompts = {
-            each.label: _prompts(each, task, config, 1 if batch_size is None else batch_size)
-            for each in named
-        }
-        against = None
-        if config.reference is not None:
-            path = model_folder(config.reference)
-            model_config(path)
-            against = Against(path, model_identity(path), config.dtype, out)
-        settings = asdict(config) | {
-            "temperature": 0.0 if answered is None else answered.temperature,
-            "samples_temperature": None if sampled is None else sampled.temperature,
+        named = name_models(list(models), folder.known().get("models", {}))
+        prompts = {model.label: _prompts(model, task, config, batch_size) for model in named}
+        reference = (
+            None if config.reference is None else ReferenceModel.of(config.reference, config.dtype, out)
+        )
+        settings |= {
             "questions": task.source,
             "questions_digest": task.digest,
-            "reference_identity": None if against is None else against.identity,
+            "reference_identity": None if reference is None else reference.identity,
         }
-        folder.begin(settings, named)
-        for each in named:
-            _answer(each, task, prompts[each.label], config, folder, batch_size)
-        answers = {each.label: _in_order(folder.answers(each.label), task) for each in named}
-        results = _results(task, settings, named, answers)
-        for each in named:
-            asked, model = prompts[each.label], results["models"][each.label]
-            if against is not None:
-                model["reference"] = _logratios(each, task, asked, answers[each.label], against)
-            if config.samples:
-                model["samples"] = _samples(each, task, asked, config, folder, against)
-        if config.samples:
-            drawn = {each.label: _drawn(each, task, config, folder) for each in named}
-            results["sample_comparisons"] = compare_samples(task.questions, drawn)
-        text = json.dumps(results, indent=2, ensure_ascii=False) + "\n"
-        folder.finish({"results.json": text, "results.md": markdown(results)})
+        folder.begin(settings, named, defaults=type(config)(task=config.task).settings())
+        for model in named:
+            _answer(model, prompts[model.label], passes, task.questions, config, folder, batch_size)
+            gc.collect()  # a model hangs in cycles, and the next one may need the room
+        results = _results(task.questions, prompts, passes, settings, named, folder, reference)
+        if out is not None:
+            write_text(out / names.RESULTS, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+            write_text(out / names.RESULTS_PAGE, markdown(results))
     return results
 
 
-def _prompts(each: Contender, task: Task, config: EvaluationConfig, batch_size: int) -> list[np.ndarray]:
+def _prompts(
+    model: EvaluatedModel, task: Task, config: EvaluationConfig, batch_size: int | None
+) -> list[np.ndarray]:
     """What a model is asked; refused here, and not when its turn comes after hours of another's answers."""
-    tokenizer = load_tokenizer(each.path)
+    tokenizer = load_tokenizer(model.path)
     if config.reference is not None:
         name = config.reference
-        refuse_other_vocabulary(tokenizer, load_tokenizer(model_folder(name)), model=each.given, name=name)
+        refuse_other_vocabulary(tokenizer, load_tokenizer(model_folder(name)), model=model.given, name=name)
     questions = [question.text for question in task.questions]
     prompts = question_prompts(tokenizer, questions, prompt=config.prompt, plain_text=config.plain_text)
-    sizes = {"max_new_tokens": config.max_new_tokens, "batch_size": batch_size}
+    sizes = {"max_new_tokens": config.max_new_tokens, "batch_size": 1 if batch_size is None else batch_size}
     try:
-        refuse_prompts(model_config(each.path), prompts, sizes)
+        refuse_prompts(model_config(model.path), prompts, sizes)
     except InputError as error:
-        raise InputError(f"{each.given}: {error}") from error
+        raise InputError(f"{model.given}: {error}") from error
     return prompts
 
 
 def _answer(
-    each: Contender,
-    task: Task,
+    model: EvaluatedModel,
     prompts: list[np.ndarray],
+    passes: Sequence[_Pass],
+    questions: Sequence[Question],
     config: EvaluationConfig,
     folder: EvaluationFolder,
     batch_size: int | None,
 ) -> None:
-    """Have a model give the answers, and draw the samples, that it has not given yet."""
-    count, questions = config.samples, task.questions
-    given, drawn = folder.answers(each.label), folder.samples(each.label) if count else {}
-    unanswered = [i for i, question in enumerate(questions) if question.row not in given]
-    short = [i for i, q in enumerate(questions) if any((q.row, s) not in drawn for s in range(count))]
-    if not unanswered and not short:
+    """Have a model give, in each pass, the answers that it has not given yet."""
+    begun = []
+    for each in passes:
+        kept, wanted = folder.answers(model.label, each.answers), range(len(questions) * each.count)
+        done = {i for i in wanted if (questions[i // each.count].row, i % each.count) in kept}
+        if len(done) < len(wanted):
+            begun.append((each, done))
+    if not begun:
         return
-    model = load_model(each.path, dtype=config.dtype)
+    loaded, tokenizer = load_model(model.path, dtype=config.dtype), load_tokenizer(model.path)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    cast(nn.Module, model).to(device)
-    stream = functools.partial(
-        stream_answers,
-        model,
-        load_tokenizer(each.path),
-        max_new_tokens=config.max_new_tokens,
-        batch_size=BATCH_SIZE[device] if batch_size is None else batch_size,
-        token_budget=TOKEN_BUDGET,
-    )
-    if unanswered:
-        rows = stream([prompts[i] for i in unanswered], sampling=config.answered)
-        for row, answer in _watched(rows, len(unanswered), len(questions), each.label):
-            folder.add(each.label, questions[unanswered[row]], answer)
-    if short:
-        there = {
-            place * count + s
-            for place, i in enumerate(short)
-            for s in range(count)
-            if (questions[i].row, s) in drawn
-        }
-        rows = stream([prompts[i] for i in short], sampling=config.sampled, samples=count, done=there)
-        left = len(short) * count - len(there)
-        for row, answer in _watched(rows, left, len(questions) * count, f"{each.label}, samples"):
-            folder.add(each.label, questions[short[row // count]], answer, sample=row % count)
-    del model, stream, rows
-    gc.collect()  # before the next model is loaded, which may need the room
-
-
-def _watched(
-    rows: Iterable[tuple[int, Answer]], left: int, total: int, label: str
-) -> Iterator[tuple[int, Answer]]:
-    """The rows, counted on a bar that begins where an earlier start ended."""
-    with tqdm(total=total, initial=total - left, desc=label, unit="answer") as bar:
-        for row in rows:
-            yield row
-            bar.update()
-
-
-def _in_order(given: dict[int, Answer], task: Task) -> list[Answer]:
-    return [given[question.row] for question in task.questions]
+    cast(nn.Module, loaded).to(device)
+    for each, done in begun:
+        rows = stream_answers(
+            loaded,
+            tokenizer,
+            prompts,
+            max_new_tokens=config.max_new_tokens,
+            batch_size=BATCH_SIZE[device] if batch_size is None else batch_size,
+            token_budget=TOKEN_BUDGET,
+            sampling=each.sampling,
+            samples=each.count,
+            done=done,
+        )
+        named = (
+            model.label if each.answers == names.ANSWERS else f"{model.label}, {each.answers.split('.')[0]}"
+        )
+        # The bar begins where an earlier start ended.
+        with tqdm(total=len(questions) * each.count, initial=len(done), desc=named, unit="answer") as bar:
+            for row, answer in rows:
+                question, number = questions[row // each.count], row % each.count
+                folder.add(model.label, each.answers, question, number, answer)
+                bar.update()
 
 
 def _results(
-    task: Task, settings: dict[str, Any], named: list[Contender], answers: dict[str, list[Answer]]
+    questions: Sequence[Question],
+    prompts: Mapping[str, list[np.ndarray]],
+    passes: Sequence[_Pass],
+    settings: dict[str, Any],
+    named: Sequence[EvaluatedModel],
+    folder: EvaluationFolder,
+    reference: ReferenceModel | None,
 ) -> dict[str, Any]:
-    return {
+    """What the answers are worth, as in results.json."""
+    given = [
+        {m.label: each.given(folder.answers(m.label, each.answers), questions) for m in named}
+        for each in passes
+    ]
+    answers = {label: [answer for (answer,) in those] for label, those in given[0].items()}
+    samples = given[1] if len(given) > 1 else None
+    entries = {m.label: {"path": m.path, **summarize_model(questions, answers[m.label])} for m in named}
+    for model in named:
+        entry, label, logps = entries[model.label], model.label, []
+        if reference is not None:
+            logps = [
+                reference.measure(model, each.logps, prompts[label], those[label], each.keys(questions))
+                for each, those in zip(passes, given, strict=True)
+            ]
+            entry["reference"] = _logratios(logps[0])
+        if samples is not None:
+            entry["samples"] = summarize_samples(questions, samples[label])
+            if logps:
+                temperature = settings["samples_temperature"]
+                entry["samples"] |= samples_and_reference(
+                    questions, samples[label], logps[1], temperature=temperature
+                )
+    results = {
         "minordpo": __version__,
         "settings": settings,
-        "models": {
-            each.label: {"path": each.path, **summarize_model(task.questions, answers[each.label])}
-            for each in named
-        },
-        "comparisons": compare_models(task.questions, answers),
+        "models": entries,
+        "comparisons": compare_models(questions, answers),
     }
+    if samples is not None:
+        results["sample_comparisons"] = compare_samples(questions, samples)
+    return results
 
 
-def _logratios(
-    each: Contender, task: Task, prompts: list[np.ndarray], answers: list[Answer], against: Against
-) -> dict[str, float]:
+def _logratios(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Of a model's own answers, in nats: how much likelier than under the reference, and how likely there.
 
     Greedy answers, so this is no KL divergence; text that has broken down is what the reference finds unlikely.
     """
-    keys = [{"row": question.row} for question in task.questions]
-    rows = against.measure(each, LOGPS, prompts, [[answer] for answer in answers], keys)
     tokens = sum(row["tokens"] for row in rows)
     logp, ref_logp = (sum(row[name] for row in rows) for name in ("logp", "ref_logp"))
     return {
@@ -251,34 +278,3 @@ def _logratios(
         "logratio_per_token": (logp - ref_logp) / tokens,
         "ref_logp_per_token": ref_logp / tokens,
     }
-
-
-def _drawn(
-    each: Contender, task: Task, config: EvaluationConfig, folder: EvaluationFolder
-) -> list[list[Answer]]:
-    """A model's samples, those of each question together."""
-    drawn = folder.samples(each.label)
-    return [[drawn[question.row, s] for s in range(config.samples)] for question in task.questions]
-
-
-def _samples(
-    each: Contender,
-    task: Task,
-    prompts: list[np.ndarray],
-    config: EvaluationConfig,
-    folder: EvaluationFolder,
-    against: Against | None,
-) -> dict[str, Any]:
-    """What the samples of a model show, and against the reference where there is one."""
-    count, sampled = config.samples, cast(Sampling, config.sampled)
-    samples = _drawn(each, task, config, folder)
-    summary = summarize_samples(task.questions, samples)
-    if against is not None:
-        keys = [{"row": question.row, "sample": s} for question in task.questions for s in range(count)]
-        rows = against.measure(each, SAMPLE_LOGPS, prompts, samples, keys)
-        ratios = [row["logp"] - row["ref_logp"] for row in rows]
-        grouped = [ratios[start : start + count] for start in range(0, len(ratios), count)]
-        summary |= samples_against_reference(
-            task.questions, samples, grouped, temperature=sampled.temperature
-        )
-    return summary

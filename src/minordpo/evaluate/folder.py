@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import xxhash
 from transformers.utils import cached_file
@@ -19,15 +19,17 @@ from minordpo.errors import InputError
 from minordpo.evaluate.tasks import Question
 from minordpo.generate.generation import Answer
 from minordpo.generate.text_measures import asked_line, last_number, looping, repeated_4grams
-from minordpo.run_folder.files import read_jsonl, written_whole
+from minordpo.run_folder import names
+from minordpo.run_folder.files import read_jsonl, write_text
 
-SETTINGS, ANSWERS, SAMPLES = "evaluation.json", "answers.jsonl", "samples.jsonl"
 # What a model's numbers come from; a README or a training state may change.
 _WEIGHTS_AND_WORDS = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt", ".gguf")
 
+Answers = dict[tuple[int, int], Answer]  # by the question's row and the answer's number, from 0
+
 
 @dataclass(frozen=True)
-class Contender:
+class EvaluatedModel:
     """One model of an evaluation."""
 
     given: str  # as on the command line
@@ -36,7 +38,7 @@ class Contender:
     identity: str  # of weights, tokenizer and template
 
 
-def contenders(models: list[str], known: Mapping[str, Mapping[str, str]]) -> list[Contender]:
+def name_models(models: list[str], known: Mapping[str, Mapping[str, str]]) -> list[EvaluatedModel]:
     """The models with short labels, each of its own; `known` are those the folder holds, by label.
 
     Raises:
@@ -48,13 +50,12 @@ def contenders(models: list[str], known: Mapping[str, Mapping[str, str]]) -> lis
         raise InputError(f"the model {twice} is named twice, but each is compared once. Leave one out.")
     labels = {entry["path"]: label for label, entry in known.items()}
     fresh = [path for path in paths if path not in labels]
-    for path, label in zip(fresh, _labels(fresh, taken=set(labels.values())), strict=True):
-        labels[path] = label
-    found = [Contender(m, p, labels[p], model_identity(p)) for m, p in zip(models, paths, strict=True)]
-    for each in found:
-        if each.label in known and known[each.label]["identity"] != each.identity:
+    labels |= zip(fresh, _labels(fresh, taken=set(labels.values())), strict=True)
+    found = [EvaluatedModel(m, p, labels[p], model_identity(p)) for m, p in zip(models, paths, strict=True)]
+    for model in found:
+        if model.label in known and known[model.label]["identity"] != model.identity:
             raise InputError(
-                f"{each.path} has other weights, tokenizer or template than when its answers were made. Put back what "
+                f"{model.path} has other weights, tokenizer or template than when its answers were made. Put back what "
                 "it was, or name another --out."
             )
     return found
@@ -63,17 +64,14 @@ def contenders(models: list[str], known: Mapping[str, Mapping[str, str]]) -> lis
 def _labels(paths: list[str], *, taken: set[str]) -> list[str]:
     """For each path as many of its last parts as tell it from the others; a number behind where none do."""
     parts = [[p for p in Path(path).parts if p not in ("/", ".", "..")] or [path] for path in paths]
-    parts = [each[:-1] if len(each) > 1 and each[-1] == "model" else each for each in parts]
+    parts = [each[:-1] if len(each) > 1 and each[-1] == names.MODEL else each for each in parts]
     labels: list[str] = []
     for each in parts:
-        ends = ["-".join(each[-length:]) for length in range(1, len(each) + 1)]
-        others = [o for o in parts if o is not each]
-        alone = [
-            end
-            for length, end in enumerate(ends, 1)
-            if not any(o[-length:] == each[-length:] for o in others)
-        ]
-        label = wanted = re.sub(r"[^\w.+-]+", "_", (alone or ends)[0]).strip(".") or "model"
+        others = [other for other in parts if other is not each]
+        lengths = range(1, len(each) + 1)
+        alone = (n for n in lengths if not any(other[-n:] == each[-n:] for other in others))
+        end = "-".join(each[-next(alone, 1) :])
+        label = wanted = re.sub(r"[^\w.+-]+", "_", end).strip(".") or "model"
         number = 2
         while label in taken:
             label, number = f"{wanted}-{number}", number + 1
@@ -117,11 +115,11 @@ def _base_of(folder: Path) -> str | None:
 
 
 class EvaluationFolder:
-    """Answers on disk, each model's in a folder of its label; with no folder they are kept in memory."""
+    """Answers on disk, each model's in a folder of its label; without `out` they are kept in memory alone."""
 
     def __init__(self, out: Path | None) -> None:
         self.out = out
-        self._kept: dict[tuple[str, str], dict[Any, Answer]] = {}
+        self._answers: dict[tuple[str, str], Answers] = {}
 
     def known(self) -> dict[str, Any]:
         """What was asked there before; empty in a new folder, and in one where no model came to answer.
@@ -131,7 +129,7 @@ class EvaluationFolder:
         """
         if self.out is None or not self.out.exists():
             return {}
-        file = self.out / SETTINGS
+        file = self.out / names.EVALUATION_SETTINGS
         if not file.is_file():
             if self.out.is_dir() and not any(self.out.iterdir()):
                 return {}
@@ -145,11 +143,16 @@ class EvaluationFolder:
                 f"{file} cannot be read ({error}). Delete {self.out}, or name another --out."
             ) from error
         # Nothing depends on the settings of a start that was stopped or refused before its first answer.
-        answered = any((self.out / m / name).is_file() for m in models for name in (ANSWERS, SAMPLES))
+        kinds = (names.ANSWERS, names.SAMPLES)
+        answered = any((self.out / label / name).is_file() for label in models for name in kinds)
         return {"settings": settings, "models": models} if answered else {}
 
-    def begin(self, settings: Mapping[str, Any], models: list[Contender]) -> None:
+    def begin(
+        self, settings: Mapping[str, Any], models: list[EvaluatedModel], *, defaults: Mapping[str, Any]
+    ) -> None:
         """Keep the settings, and add the models to those that answered before.
+
+        `defaults` are the values of settings that did not exist yet when the folder was begun.
 
         Raises:
             InputError: other settings were given before, or nothing can be written there.
@@ -158,79 +161,46 @@ class EvaluationFolder:
             return
         known = self.known()
         if known:
-            _refuse_other(self.out, known["settings"], settings)
+            _refuse_other(self.out, {**defaults, **known["settings"]}, settings)
         kept = known.get("models", {})
-        kept |= {each.label: {"path": each.path, "identity": each.identity} for each in models}
-        with written_whole(self.out / SETTINGS) as aside:
-            text = json.dumps({"settings": settings, "models": kept}, indent=2, ensure_ascii=False)
-            aside.write_text(text + "\n", encoding="utf-8")
+        kept |= {model.label: {"path": model.path, "identity": model.identity} for model in models}
+        text = json.dumps({"settings": settings, "models": kept}, indent=2, ensure_ascii=False)
+        write_text(self.out / names.EVALUATION_SETTINGS, text + "\n")
 
-    def answers(self, label: str) -> dict[int, Answer]:
-        """The answers that a model has given, by the row of the question."""
-        if self.out is None:
-            return self._kept.setdefault((label, ANSWERS), {})
-        return dict(self._rows(label, ANSWERS, lambda row: row["row"]))
+    def answers(self, label: str, name: str) -> Answers:
+        """What a model has answered so far in the file `name`: ANSWERS, or SAMPLES with several a question."""
+        if (label, name) not in self._answers:
+            self._answers[label, name] = {} if self.out is None else _read(self.out / label / name)
+        return self._answers[label, name]
 
-    def samples(self, label: str) -> dict[tuple[int, int], Answer]:
-        """The samples that were drawn from a model, by the row of the question and the sample's number from 0."""
-        if self.out is None:
-            return self._kept.setdefault((label, SAMPLES), {})
-        return dict(self._rows(label, SAMPLES, lambda row: (row["row"], row["sample"])))
-
-    def _rows(
-        self, label: str, name: str, key: Callable[[dict[str, Any]], Any]
-    ) -> Iterator[tuple[Any, Answer]]:
-        file = cast(Path, self.out) / label / name
-        if not file.exists():
-            return
-        _drop_torn_line(file)
-        for number, row in read_jsonl(file):
-            try:
-                yield key(row), _answer(row)
-            except (KeyError, TypeError) as error:
-                raise InputError(
-                    f"line {number} of {file} is no whole answer ({error}). Take the line out; the same command makes "
-                    "the answer again."
-                ) from error
-
-    def add(self, label: str, question: Question, answer: Answer, *, sample: int | None = None) -> None:
-        """Keep an answer, or the sample of that number; once this returns, a killed process does not lose it.
+    def add(self, label: str, name: str, question: Question, number: int, answer: Answer) -> None:
+        """Keep an answer to a question; once this returns, a killed process does not lose it.
 
         Raises:
             InputError: it cannot be written.
         """
-        name, key = (ANSWERS, question.row) if sample is None else (SAMPLES, (question.row, sample))
-        if self.out is None:
-            self._kept.setdefault((label, name), {})[key] = answer
-            return
-        line = json.dumps(_row(question, answer, sample), ensure_ascii=False) + "\n"
-        file = self.out / label / name
-        try:
-            file.parent.mkdir(exist_ok=True)
-            # A lone surrogate may come out of a byte-level tokenizer; in JSON it has an escape.
-            with file.open("a", encoding="utf-8", errors="backslashreplace", newline="\n") as opened:
-                opened.write(line)
-        except OSError as error:
-            raise InputError(
-                f"{file} cannot be written ({error.strerror or error}). Free some space; the same command goes on."
-            ) from error
-
-    def finish(self, files: Mapping[str, str]) -> None:
-        """Write what was made of the answers, by file name."""
-        if self.out is None:
-            return
-        for name, text in files.items():
-            with written_whole(self.out / name) as aside:
-                aside.write_text(text, encoding="utf-8", errors="backslashreplace")
+        if self.out is not None:
+            file = self.out / label / name
+            numbered = {"sample": number} if name == names.SAMPLES else {}
+            line = json.dumps(_row(question, numbered, answer), ensure_ascii=False) + "\n"
+            try:
+                file.parent.mkdir(exist_ok=True)
+                # A lone surrogate may come out of a byte-level tokenizer; in JSON it has an escape.
+                with file.open("a", encoding="utf-8", errors="backslashreplace", newline="\n") as opened:
+                    opened.write(line)
+            except OSError as error:
+                raise InputError(
+                    f"{file} cannot be written ({error.strerror or error}). Free some space; the same command goes on."
+                ) from error
+        self.answers(label, name)[question.row, number] = answer
 
 
 def _refuse_other(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    before = {"samples": 0} | dict(before)  # a folder from before there were samples
     # More samples of a question are its earlier ones and others, so their number may be raised.
     raised = {"samples"} if before["samples"] < now["samples"] else set()
     if before["samples"] == 0:
         raised.add("samples_temperature")
-    if before.get("reference") is None:  # no answer depends on it, and nothing was measured against another
+    if before["reference"] is None:  # no answer depends on it, and nothing was measured by another
         raised |= {"reference", "reference_identity"}
     said = [
         f"{name} was {json.dumps(before.get(name))}, not {json.dumps(now[name])}"
@@ -244,20 +214,11 @@ def _refuse_other(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) 
         )
 
 
-def _drop_torn_line(file: Path) -> None:
-    """Cut what a killed run had half written."""
-    with file.open("rb+") as opened:
-        content = opened.read()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            opened.truncate(whole)
-
-
-def _row(question: Question, answer: Answer, sample: int | None) -> dict[str, Any]:
+def _row(question: Question, numbered: Mapping[str, int], answer: Answer) -> dict[str, Any]:
     strict, flexible = asked_line(answer.text), last_number(answer.text)
     return {
         "row": question.row,
-        **({} if sample is None else {"sample": sample}),
+        **numbered,
         "question": question.text,
         "reference": question.answer,
         "answer": answer.text,
@@ -274,5 +235,23 @@ def _row(question: Question, answer: Answer, sample: int | None) -> dict[str, An
     }
 
 
-def _answer(row: Mapping[str, Any]) -> Answer:
-    return Answer(row["answer"], tuple(row["token_ids"]), row["stopped"], row["tokens"], row["end_token"])
+def _read(file: Path) -> Answers:
+    if not file.exists():
+        return {}
+    with file.open("rb+") as opened:  # what a killed run had half written is cut off
+        content = opened.read()
+        if not content.endswith(b"\n"):
+            opened.truncate(content.rfind(b"\n") + 1)
+    found = {}
+    for line, row in read_jsonl(file):
+        try:
+            answer = Answer(
+                row["answer"], tuple(row["token_ids"]), row["stopped"], row["tokens"], row["end_token"]
+            )
+            found[row["row"], row["sample"] if file.name == names.SAMPLES else 0] = answer
+        except (KeyError, TypeError) as error:
+            raise InputError(
+                f"line {line} of {file} is no whole answer ({error}). Take the line out; the same command makes "
+                "the answer again."
+            ) from error
+    return found

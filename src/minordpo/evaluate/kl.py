@@ -8,11 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minordpo.data.tokens import TokenExample
-
 
 @dataclass(frozen=True)
-class Divergence:
+class KLEstimate:
     """KL(π‖π_ref) in nats, with standard errors over prompts; NaN where a single prompt has none."""
 
     per_sequence: float
@@ -24,10 +22,10 @@ class Divergence:
     cut: float  # share of the samples that ran into the length limit: their tails are not counted
 
 
-def divergence(
+def estimate_kl(
     logratios: Sequence[Sequence[float]], tokens: Sequence[Sequence[int]], stopped: Sequence[Sequence[bool]]
-) -> Divergence:
-    """The divergence from log π/π_ref of each sample, summed over its tokens, prompt by prompt; as many samples each.
+) -> KLEstimate:
+    """KL from log π/π_ref of each sample, summed over its tokens, prompt by prompt; as many samples each.
 
     A sample's log-ratio log π(y|x) − log π_ref(y|x), y drawn from π, is an unbiased estimate of KL; per token it is
     the ratio of the sums, whose error is that of a ratio. Samples of a prompt are not independent, so errors are
@@ -42,7 +40,7 @@ def divergence(
     # A ratio's residuals have mean zero; their spread over the mean length is its error.
     residuals = (sums - per_token * lengths) / lengths.mean() if lengths.sum() else sums
     each = counts.pop()
-    return Divergence(
+    return KLEstimate(
         per_sequence=float(sums.mean()),
         per_sequence_error=_error(sums),
         per_token=per_token,
@@ -55,11 +53,3 @@ def divergence(
 
 def _error(values: np.ndarray) -> float:
     return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
-
-
-def split_samples(examples: Sequence[TokenExample], logps: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
-    """Token log-probs of examples (all responses in one row each) as one array a response."""
-    return [
-        np.split(values, np.cumsum([int(r.scored.sum()) for r in example.responses])[:-1])
-        for example, values in zip(examples, logps, strict=True)
-    ]

@@ -1,4 +1,4 @@
-"""Eq. 1 of the MinorDPO paper drawn: what each model of an evaluation earns, against how far it went for that."""
+"""Eq. 1 of the MinorDPO paper drawn: what each model of an evaluation earns, and the KL that it pays for that."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter, StrMe
 from minordpo.figures.canvas import COLORS, MARKERS, new_figure, write_figure
 
 REWARDS = {"flexible_accuracy": "Right by the last number", "strict_accuracy": "Right by the asked line"}
-FILE = "kl.png"
 
 
 def kl_figure(results: Mapping[str, Any], out: Path) -> bool:
@@ -34,12 +33,9 @@ def kl_figure(results: Mapping[str, Any], out: Path) -> bool:
         for axis, (measure, title) in zip(axes, REWARDS.items(), strict=True):
             axis.set_title(title, loc="left")
             for place, (label, (shares, kl)) in enumerate(points.items()):
-                look = {
-                    "marker": MARKERS[place // len(COLORS) % len(MARKERS)],
-                    "color": COLORS[place % len(COLORS)],
-                }
+                marker, color = MARKERS[place // len(COLORS) % len(MARKERS)], COLORS[place % len(COLORS)]
                 cut = f" ({kl['cut']:.0%} cut)" if kl["cut"] >= 0.005 else ""
-                _draw_point(axis, shares[measure], kl, look, label=f"{label}{cut}")
+                _draw_point(axis, shares[measure], kl, marker=marker, color=color, label=f"{label}{cut}")
             scale_kl(axis)
             axis.yaxis.set_major_formatter(PercentFormatter(1))
         axes[0].set_ylabel("samples that are right")
@@ -79,13 +75,13 @@ def _square(x: Any) -> Any:
 
 
 def _draw_point(
-    axis: Axes, share: Mapping[str, Any], kl: Mapping[str, Any], look: Mapping[str, Any], *, label: str
+    axis: Axes, share: Mapping[str, Any], kl: Mapping[str, Any], *, color: str, **style: Any
 ) -> None:
     bars = [[share["share"] - share["low"]], [share["high"] - share["share"]]]
     error = kl["per_sequence_error"] or 0.0  # one question has none
     x, y = [kl["per_sequence"]], [share["share"]]
-    axis.errorbar(x, y, yerr=bars, xerr=[error], linestyle="", color=look["color"], alpha=0.35)
-    axis.plot(x, y, linestyle="", markeredgecolor="white", label=label, **look)
+    axis.errorbar(x, y, yerr=bars, xerr=[error], linestyle="", color=color, alpha=0.35)
+    axis.plot(x, y, linestyle="", markeredgecolor="white", color=color, **style)
 
 
 def _point(model: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:

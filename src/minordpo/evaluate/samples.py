@@ -8,144 +8,109 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from minordpo.evaluate.compare import READERS, share
-from minordpo.evaluate.kl import divergence
+from minordpo.evaluate.compare import (
+    READERS,
+    bounds,
+    differences_from_first,
+    repetition_and_length,
+    share,
+    which_right,
+)
+from minordpo.evaluate.kl import estimate_kl
 from minordpo.evaluate.ranking import best_of, majority, pass_at
-from minordpo.evaluate.statistics import holm, interval_over_questions, mean_difference_interval, sign_flip
+from minordpo.evaluate.statistics import interval_over_questions, mean_difference_interval, sign_flip
 from minordpo.evaluate.tasks import Question
 from minordpo.generate.generation import Answer
-from minordpo.generate.text_measures import asked_line, looping, repeated_4grams
+from minordpo.generate.text_measures import asked_line, looping
+
+Samples = Sequence[Sequence[Answer]]  # of each question, of every one as many
 
 
-def summarize_samples(questions: Sequence[Question], samples: Sequence[Sequence[Answer]]) -> dict[str, Any]:
+def summarize_samples(questions: Sequence[Question], samples: Samples) -> dict[str, Any]:
     """What as many samples of every question show; 95 % intervals over questions, lengths in tokens.
 
     `pass_at`: for k = 1, 2, 4 … and all samples, the chance that at least one of k is right; of all of them that is
     `any_right`. `majority`: whether the number that most samples give is right. Both by either parser.
     """
     each = len(samples[0])
-    right = _right(questions, samples)
+    right = which_right(questions, samples)
     shares = right | {
         "asked_format": [[asked_line(a.text) is not None for a in given] for given in samples],
         "stopped": [[a.stopped for a in given] for given in samples],
         "looping": [[looping(a.token_ids) for a in given] for given in samples],
     }
-    lengths = [a.tokens for given in samples for a in given]
+    votes = {
+        name: [majority([read(a.text) for a in given]) for given in samples] for name, read in READERS.items()
+    }
     return {
         "each": each,
         **{name: _mean([sum(of) / each for of in values], each) for name, values in shares.items()},
-        "repeated_4grams": statistics.fmean(repeated_4grams(a.token_ids) for given in samples for a in given),
-        "tokens": {
-            "mean": statistics.fmean(lengths),
-            "median": statistics.median(lengths),
-            "most": max(lengths),
-        },
+        **repetition_and_length([a for given in samples for a in given]),
         "pass_at": {
             name: {str(k): _mean([pass_at(each, sum(of), k) for of in values], each) for k in _sizes(each)}
             for name, values in right.items()
         },
         "any_right": {name: share([any(of) for of in values]) for name, values in right.items()},
         "majority": {
-            name: share(
-                [
-                    majority([read(a.text) for a in given]) == question.answer
-                    for question, given in zip(questions, samples, strict=True)
-                ]
-            )
-            for name, read in READERS.items()
+            name: share([vote == question.answer for question, vote in zip(questions, of, strict=True)])
+            for name, of in votes.items()
         },
     }
 
 
-def samples_against_reference(
-    questions: Sequence[Question],
-    samples: Sequence[Sequence[Answer]],
-    logratios: Sequence[Sequence[float]],
-    *,
-    temperature: float,
+def samples_and_reference(
+    questions: Sequence[Question], samples: Samples, logps: Sequence[Mapping[str, Any]], *, temperature: float
 ) -> dict[str, Any]:
-    """KL(π‖π_ref), and how often the sample of the highest log π/π_ref is right; `logratios` in nats, one a sample.
+    """KL(π‖π_ref), and how often the sample of the highest log π/π_ref is right; `logps` has a row a sample, in nats.
 
     `kl` is None where the temperature was not 1: its samples are not the model's own distribution. `best_of` is None
     where no log-ratio differs from 0: the model is the reference, which ranks nothing.
     """
     each = len(samples[0])
-    tokens = [[a.tokens for a in given] for given in samples]
-    stopped = [[a.stopped for a in given] for given in samples]
-    kl = None
+    flat = [row["logp"] - row["ref_logp"] for row in logps]
+    ratios = [flat[start : start + each] for start in range(0, len(flat), each)]
+    kl, best = None, None
     if temperature == 1:
-        measured = dataclasses.asdict(divergence(logratios, tokens, stopped))
+        tokens = [[a.tokens for a in given] for given in samples]
+        found = dataclasses.asdict(
+            estimate_kl(ratios, tokens, [[a.stopped for a in given] for given in samples])
+        )
         # One question has no error, and JSON no NaN.
-        kl = {name: None if math.isnan(value) else value for name, value in measured.items()}
-    best = None
-    if any(value != 0 for values in logratios for value in values):
+        kl = {name: None if math.isnan(value) else value for name, value in found.items()}
+    if any(flat):
         best = {
             name: {
-                str(k): _mean(list(map(best_of, logratios, values, [k] * len(values))), each)
+                str(k): _mean([best_of(*pair, k) for pair in zip(ratios, of, strict=True)], each)
                 for k in _sizes(each)
             }
-            for name, values in _right(questions, samples).items()
+            for name, of in which_right(questions, samples).items()
         }
     return {"kl": kl, "best_of": best}
 
 
-def compare_samples(
-    questions: Sequence[Question], samples: Mapping[str, Sequence[Sequence[Answer]]]
-) -> list[dict[str, Any]]:
-    """Every other model against the first, by both parsers: the share of right samples, and whether any is right.
+def compare_samples(questions: Sequence[Question], samples: Mapping[str, Samples]) -> list[dict[str, Any]]:
+    """Every other model with the first, by both parsers: the share of right samples, and whether any is right.
 
     Paired by question; p is that of an exact sign-flip test over questions, adjusted over the models (Holm). All
     models have as many samples of a question.
     """
-    first, *others = samples
-    each = len(samples[first][0])
-    right = {label: _right(questions, given) for label, given in samples.items()}
+    each = len(next(iter(samples.values()))[0])
+    right = {label: which_right(questions, given) for label, given in samples.items()}
     rows = []
-    for what, scale in (("samples", each), ("any", 1)):
+    for what, scale, count in (("samples", each, sum), ("any", 1, any)):
         for name in READERS:
-            counts = {
-                label: [sum(of) if what == "samples" else int(any(of)) for of in values[name]]
-                for label, values in right.items()
-            }
-            differences = {
-                label: [a - b for a, b in zip(counts[label], counts[first], strict=True)] for label in others
-            }
-            chances = [sign_flip(differences[label]) for label in others]
-            for label, p, adjusted in zip(others, chances, holm(chances), strict=True):
-                shares = [d / scale for d in differences[label]]
-                low, high = mean_difference_interval(shares)
-                rows.append(
-                    {
-                        "model": label,
-                        "against": first,
-                        "measure": name,
-                        "what": what,
-                        "difference": statistics.fmean(shares),
-                        "low": low,
-                        "high": high,
-                        "better": sum(d > 0 for d in shares),
-                        "worse": sum(d < 0 for d in shares),
-                        "p": p,
-                        "p_holm": adjusted,
-                    }
-                )
+            counts = {label: [int(count(of)) for of in by[name]] for label, by in right.items()}
+            for model, differences, chances in differences_from_first(counts, sign_flip):
+                shares = [difference / scale for difference in differences]
+                row = model | {"measure": name, "what": what, "difference": statistics.fmean(shares)}
+                row |= bounds(mean_difference_interval(shares))
+                row |= {"better": sum(d > 0 for d in shares), "worse": sum(d < 0 for d in shares)}
+                rows.append(row | chances)
     return rows
 
 
-def _right(questions: Sequence[Question], samples: Sequence[Sequence[Answer]]) -> dict[str, list[list[bool]]]:
-    """By either parser, which samples of each question are right."""
-    return {
-        name: [
-            [read(a.text) == question.answer for a in given]
-            for question, given in zip(questions, samples, strict=True)
-        ]
-        for name, read in READERS.items()
-    }
-
-
 def _mean(values: Sequence[float], samples: int) -> dict[str, float]:
-    low, high = interval_over_questions(values, samples)
-    return {"share": statistics.fmean(values), "low": low, "high": high}
+    return {"share": statistics.fmean(values), **bounds(interval_over_questions(values, samples))}
 
 
 def _sizes(samples: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Log-probs of preference pairs under a model, and against a reference."""
+"""Log-probs of preference pairs and of answers under a model; of pairs also log-ratios to a reference."""
 
 from __future__ import annotations
 
@@ -69,72 +69,69 @@ def score_examples(
     tokens: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """What `score_pairs` says of each pair but its index, from the log-probs of its tokens (`token_logps`)."""
-    for i, pair in enumerate(pairs):
+    for place, pair in enumerate(pairs):
         row: dict[str, Any] = {"row": pair.row}
         lengths = [int(response.scored.sum()) for response in pair.responses]
-        parts = dict(zip(("chosen", "rejected"), np.split(policy[i], lengths[:1]), strict=True))
-        sums = {name: float(logps.sum(dtype=np.float64)) for name, logps in parts.items()}
-        row.update({f"{name}_logp": value for name, value in sums.items()})
-        row.update(chosen_tokens=lengths[0], rejected_tokens=lengths[1])
-        if ref is not None:
-            ref_parts = dict(zip(parts, np.split(ref[i], lengths[:1]), strict=True))
-            row.update(
-                {f"{n}_logratio": sums[n] - float(r.sum(dtype=np.float64)) for n, r in ref_parts.items()}
-            )
-        if tokens:
-            for (name, logps), response in zip(parts.items(), pair.responses, strict=True):
-                row[f"{name}_token_ids"] = response.ids[response.scored].tolist()
-                row[f"{name}_token_logps"] = [float(x) for x in logps]
-                if ref is not None:
-                    row[f"{name}_token_logratios"] = [
-                        float(a) - float(b) for a, b in zip(logps, ref_parts[name], strict=True)
-                    ]
+        parts = dict(zip(("chosen", "rejected"), np.split(policy[place], lengths[:1]), strict=True))
+        ref_parts = {} if ref is None else dict(zip(parts, np.split(ref[place], lengths[:1]), strict=True))
+        row |= {f"{name}_logp": sum_logps(logps) for name, logps in parts.items()}
+        row |= {f"{name}_tokens": length for name, length in zip(parts, lengths, strict=True)}
+        row |= {f"{n}_logratio": row[f"{n}_logp"] - sum_logps(logps) for n, logps in ref_parts.items()}
+        for (name, logps), response in zip(parts.items(), pair.responses, strict=True):
+            if not tokens:
+                break
+            row[f"{name}_token_ids"] = response.ids[response.scored].tolist()
+            row[f"{name}_token_logps"] = logps.tolist()
+            if ref_parts:
+                ratios = logps.astype(np.float64) - ref_parts[name].astype(np.float64)
+                row[f"{name}_token_logratios"] = ratios.tolist()
         yield row
 
 
-def in_rows(
-    prompts: Sequence[np.ndarray], answers: Sequence[Sequence[Answer]]
-) -> tuple[list[np.ndarray], list[list[Answer]]]:
-    """The same answers in order, those of a prompt cut into pieces that fit into a row, each with the prompt."""
-    again: list[np.ndarray] = []
-    pieces: list[list[Answer]] = []
+def sum_logps(logps: np.ndarray) -> float:
+    """The sum of token log-probs, in double precision."""
+    return float(logps.sum(dtype=np.float64))
+
+
+def answer_examples(prompts: Sequence[np.ndarray], answers: Sequence[Sequence[Answer]]) -> list[TokenExample]:
+    """The answers in order as responses whose every token is scored, the end token too.
+
+    Those of a prompt are one example, or several where they do not fit into a row.
+    """
+    rows: list[tuple[np.ndarray, list[TokenResponse]]] = []
     for prompt, given in zip(prompts, answers, strict=True):
         size = TOKEN_BUDGET
         for answer in given:
             if size + answer.tokens > TOKEN_BUDGET:
-                again.append(prompt)
-                pieces.append([])
+                rows.append((prompt, []))
                 size = len(prompt)
-            pieces[-1].append(answer)
+            ids = np.array(answer.response_ids, np.int32)
+            rows[-1][1].append(TokenResponse(ids, np.ones(len(ids), np.bool_)))
             size += answer.tokens
-    return again, pieces
-
-
-def answer_examples(prompts: Sequence[np.ndarray], answers: Sequence[Sequence[Answer]]) -> list[TokenExample]:
-    """Each prompt with its answers as responses whose every token is scored, the end token too."""
     return [
-        TokenExample(
-            prompt,
-            tuple(
-                TokenResponse(np.array(a.response_ids, np.int32), np.ones(len(a.response_ids), np.bool_))
-                for a in given
-            ),
-            (0.0,) * len(given),
-            row,
-        )
-        for row, (prompt, given) in enumerate(zip(prompts, answers, strict=True), 1)
+        TokenExample(prompt, tuple(responses), (0.0,) * len(responses), number)
+        for number, (prompt, responses) in enumerate(rows, 1)
+    ]
+
+
+def split_responses(examples: Sequence[TokenExample], logps: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Token log-probs of examples as one array a response."""
+    return [
+        part
+        for example, values in zip(examples, logps, strict=True)
+        for part in np.split(values, np.cumsum([int(r.scored.sum()) for r in example.responses])[:-1])
     ]
 
 
 def refuse_other_vocabulary(
     tokenizer: PreTrainedTokenizerBase, reference: PreTrainedTokenizerBase, *, model: str, name: str
 ) -> None:
-    """Nothing, where the reference reads each token of the model's tokenizer as the same text.
+    """Check that the reference reads each token of the model's tokenizer as the same text.
 
     Tokens that were added after training (a padding token, usually) may be missing in the reference.
 
     Raises:
-        InputError: it does not.
+        InputError: a token is another text, or missing.
     """
     known, added = reference.get_vocab(), tokenizer.get_added_vocab()
     other = sorted(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
@@ -78,9 +77,12 @@ def paired_interval(gained: int, lost: int, total: int) -> tuple[float, float]:
     if total < 1 or min(gained, lost) < 0 or gained + lost > total:
         raise ValueError(f"{gained} gained and {lost} lost are not among {total}")
     g, l = (gained + 1) / (total + 2), (lost + 1) / (total + 2)  # noqa: E741, as in the docstring
-    difference = g - l
-    half = _Z * math.sqrt((g + l - difference**2) / (total + 2))
-    return max(-1.0, difference - half), min(1.0, difference + half)
+    return _wald(g - l, g + l, total + 2)
+
+
+def _wald(mean: float, square: float, count: int) -> tuple[float, float]:
+    half = _Z * math.sqrt((square - mean**2) / count)
+    return max(-1.0, mean - half), min(1.0, mean + half)
 
 
 def sign_flip(differences: Sequence[int]) -> float:
@@ -135,10 +137,7 @@ def mean_difference_interval(differences: Sequence[float]) -> tuple[float, float
     if not differences or max(abs(d) for d in differences) > 1:
         raise ValueError(f"{list(differences)} are no differences of shares")
     n = len(differences) + 2
-    mean = sum(differences) / n
-    square = (sum(d * d for d in differences) + 2) / n
-    half = _Z * math.sqrt((square - mean**2) / n)
-    return max(-1.0, mean - half), min(1.0, mean + half)
+    return _wald(sum(differences) / n, (sum(d * d for d in differences) + 2) / n, n)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -151,33 +150,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
         floor = max(floor, min(1.0, (len(p_values) - rank) * p_values[place]))
         adjusted[place] = floor
     return adjusted
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One model against another on the same questions."""
-
-    gained: int  # questions that only this one answers rightly
-    lost: int  # that only the other does
-    total: int
-
-    @classmethod
-    def of(cls, right: Sequence[bool], other: Sequence[bool]) -> Comparison:
-        """The comparison of which questions either answers rightly."""
-        both = list(zip(right, other, strict=True))
-        return cls(sum(a and not b for a, b in both), sum(b and not a for a, b in both), len(both))
-
-    @property
-    def difference(self) -> float:
-        """Of the two accuracies."""
-        return (self.gained - self.lost) / self.total
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 %, of the difference."""
-        return paired_interval(self.gained, self.lost, self.total)
-
-    @property
-    def p(self) -> float:
-        """Exact McNemar, two-sided."""
-        return mcnemar(self.gained, self.lost)

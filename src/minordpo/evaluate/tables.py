@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 MEASURES = {"strict_accuracy": "asked line", "flexible_accuracy": "last number"}
@@ -16,13 +16,29 @@ _LEGEND = (
     "and by the last number anywhere. Format: the asked line holds a number. Stops: ended by itself. Loops: ends by "
     "repeating itself. Repeated: 4-grams of tokens that occurred before. Tokens: mean length."
 )
+_SAMPLES = (
+    "Samples: shares of all of them with 95 % intervals over questions, since those of one question are not "
+    "independent. Any: the chance that at least one of k is right. Most votes: whether the number is that most "
+    "samples give, of several the one given first."
+)
+_COMPARED = (
+    "Better and worse: questions with more, and with fewer, right samples than the first model has; p: were "
+    "each question's difference as likely the other way round."
+)
+_BEST = (
+    "Highest log π/π_ref: of k the sample that the model prefers most over the reference; left out where the "
+    "two do not differ, which ranks nothing."
+)
+_KL = "KL: the mean log π/π_ref of the samples; of those cut by the limit, of what was generated."
+_NO_KL = "KL(π‖π_ref) is left out: it needs samples at temperature 1, and these are at {:g}."
+
+Rows = list[list[str]]  # of a table, its head first
 
 
 def table(results: dict[str, Any]) -> str:
     """The table for a terminal, with the comparisons below it."""
     parts = [f"{_title(results)}\n", _aligned(_main_rows(results["models"]))]
-    for heading, rows in _further(results):
-        parts.append(f"\n{heading}\n{_aligned(rows)}")
+    parts += [f"\n{heading}\n{_aligned(rows)}" for heading, rows in _further(results)]
     legends = [textwrap.fill(legend, 110) for legend in (_LEGEND, _sample_legend(results)) if legend]
     return "\n".join(parts) + "\n\n" + "\n".join(legends)
 
@@ -30,13 +46,10 @@ def table(results: dict[str, Any]) -> str:
 def examples(results: dict[str, Any]) -> str:
     """An answer of each kind of every model, for a terminal."""
     parts = []
-    for label, model in results["models"].items():
-        for kind, example in model["examples"].items():
-            lines = _readable(example["answer"], example["stopped"]).splitlines() or ["(empty)"]
-            parts.append(
-                f"{label}, {kind} (row {example['row']}, reference {example['reference']}):\n"
-                + "\n".join(f"    {line}" for line in lines)
-            )
+    for label, kind, example in _examples(results):
+        lines = _readable(example["answer"], example["stopped"]).splitlines() or ["(empty)"]
+        parts.append(f"{label}, {kind} (row {example['row']}, reference {example['reference']}):")
+        parts += [f"    {line}" for line in lines]
     return "\n".join(parts)
 
 
@@ -58,131 +71,106 @@ def markdown(results: dict[str, Any]) -> str:
     for heading, rows in _further(results):
         parts += [f"## {heading}", _piped(rows)]
     parts += [_sample_legend(results)] if settings["samples"] else []
-    for label, model in results["models"].items():
-        for kind, example in model["examples"].items():
-            parts += [
-                f"## {_cell(label)}, {kind}",
-                f"Row {example['row']}, reference {example['reference']}:",
-                _fenced(_readable(example["question"], True)),
-                _fenced(_readable(example["answer"], example["stopped"])),
-            ]
+    for label, kind, example in _examples(results):
+        parts += [
+            f"## {_cell(label)}, {kind}",
+            f"Row {example['row']}, reference {example['reference']}:",
+            _fenced(_readable(example["question"], True)),
+            _fenced(_readable(example["answer"], example["stopped"])),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
+def _examples(results: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for label, model in results["models"].items():
+        for kind, example in model["examples"].items():
+            yield label, kind, example
+
+
 def _title(results: dict[str, Any]) -> str:
-    settings = results["settings"]
     count = next(iter(results["models"].values()))["stopped"]["of"]
-    return f"{count} questions: {settings['questions']}"
+    return f"{count} questions: {results['settings']['questions']}"
 
 
-def _main_rows(models: Mapping[str, dict[str, Any]]) -> list[list[str]]:
-    head = [
-        "model",
-        "right, asked line",
-        "right, last number",
-        "format",
-        "stops",
-        "loops",
-        "repeated",
-        "tokens",
-    ]
-    rows = [
-        [
-            label,
-            *(_interval(model[name]) for name in MEASURES),
-            *(f"{model[name]['share']:.0%}" for name in ("asked_format", "stopped", "looping")),
-            f"{model['repeated_4grams']:.0%}",
-            f"{model['tokens']['mean']:.0f}",
-        ]
-        for label, model in models.items()
-    ]
-    return [head, *rows]
-
-
-def _further(results: dict[str, Any]) -> list[tuple[str, list[list[str]]]]:
+def _further(results: dict[str, Any]) -> Iterator[tuple[str, Rows]]:
     """(heading, rows) of the tables that there is something for."""
-    further = []
+    models, settings = results["models"], results["settings"]
+    first, reference = next(iter(models)), settings["reference"]
     if results["comparisons"]:
-        further.append((_against(results), _comparison_rows(results)))
-    if any(model["by_steps"] for model in results["models"].values()):
+        heading = f"Against {first} on the same questions, with 95 % intervals; p is McNemar's, exact"
+        yield heading, _comparison_rows(results["comparisons"], "gained", "lost")
+    if any(model["by_steps"] for model in models.values()):
         heading = "Right by computations in the reference solution: asked line / last number"
-        further.append((heading, _step_rows(results)))
-    if any("reference" in model for model in results["models"].values()):
-        reference = results["settings"]["reference"]
+        yield heading, _step_rows(models)
+    if any("reference" in model for model in models.values()):
         heading = f"Own answers against the reference {reference}: log π/π_ref and log π_ref, in nats"
-        further.append((heading, _reference_rows(results)))
-    return further + _sample_tables(results)
-
-
-def _against(results: dict[str, Any]) -> str:
-    first = next(iter(results["models"]))
-    return f"Against {first} on the same questions, with 95 % intervals; p is McNemar's, exact"
-
-
-def _comparison_rows(results: dict[str, Any]) -> list[list[str]]:
-    head = ["model", "read by", "difference in points", "gained", "lost", "p", "p (Holm)"]
-    return [
-        head,
-        *(
-            [
-                row["model"],
-                MEASURES[row["measure"]],
-                f"{100 * row['difference']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]",
-                str(row["gained"]),
-                str(row["lost"]),
-                f"{row['p']:.2g}",
-                f"{row['p_holm']:.2g}",
-            ]
-            for row in results["comparisons"]
-        ),
-    ]
-
-
-def _step_rows(results: dict[str, Any]) -> list[list[str]]:
-    groups = next(iter(results["models"].values()))["by_steps"]
-    head = ["computations", "questions", *results["models"]]
-    rows = []
-    for group, accuracies in groups.items():
-        shares = [
-            " / ".join(f"{model['by_steps'][group][name]['share']:.0%}" for name in MEASURES)
-            for model in results["models"].values()
-        ]
-        rows.append([group, str(accuracies["strict_accuracy"]["of"]), *shares])
-    return [head, *rows]
-
-
-def _reference_rows(results: dict[str, Any]) -> list[list[str]]:
-    head = ["model", "log-ratio an answer", "log-ratio a token", "reference log-prob a token"]
-    rows = [
-        [label, *(f"{model['reference'][name]:+.{digits}f}" for name, digits in names)]
-        for label, model in results["models"].items()
-        for names in [(("logratio", 1), ("logratio_per_token", 3), ("ref_logp_per_token", 3))]
-    ]
-    return [head, *rows]
-
-
-def _sample_tables(results: dict[str, Any]) -> list[tuple[str, list[list[str]]]]:
-    settings = results["settings"]
+        yield heading, _reference_rows(models)
     if not settings["samples"]:
-        return []
-    samples = {label: model["samples"] for label, model in results["models"].items()}
-    each, temperature = settings["samples"], f"temperature {settings['samples_temperature']:g}"
-    plural = "sample" if each == 1 else "samples"
-    tables = [
-        (f"{each} {plural} a question at {temperature}: a single sample", _main_rows(samples)),
-        (f"{each} {plural} a question at {temperature}: right with k of them", _many_rows(samples)),
-    ]
+        return
+    samples = {label: model["samples"] for label, model in models.items()}
+    each, plural = settings["samples"], "sample" if settings["samples"] == 1 else "samples"
+    drawn = f"{each} {plural} a question at temperature {settings['samples_temperature']:g}"
+    yield f"{drawn}: a single sample", _main_rows(samples)
+    yield f"{drawn}: right with k of them", _many_rows(samples)
     if results["sample_comparisons"]:
-        first = next(iter(samples))
         heading = f"Samples against {first} on the same questions, with 95 % intervals; p of an exact sign-flip test"
-        tables.append((heading, _sample_comparison_rows(results)))
+        right = {"samples": "a sample", "any": f"any of {each}"}
+        yield heading, _comparison_rows(results["sample_comparisons"], "better", "worse", right=right)
     if any(model.get("kl") for model in samples.values()):
-        heading = f"KL(π‖π_ref) of the samples, reference {settings['reference']}, in nats ± standard error"
-        tables.append((heading, _kl_rows(samples)))
-    return tables
+        heading = f"KL(π‖π_ref) of the samples, reference {reference}, in nats ± standard error"
+        yield heading, _kl_rows(samples)
 
 
-def _many_rows(samples: Mapping[str, dict[str, Any]]) -> list[list[str]]:
+def _rows(head: str, models: Mapping[str, Any], columns: Callable[[Any], list[str]]) -> Rows:
+    """A row a model: its label and its columns."""
+    return [head.split(" | "), *([label, *columns(model)] for label, model in models.items())]
+
+
+def _main_rows(models: Mapping[str, dict[str, Any]]) -> Rows:
+    def columns(model: dict[str, Any]) -> list[str]:
+        right = [
+            f"{share['share']:.1%} [{100 * share['low']:.1f}, {100 * share['high']:.1f}]"
+            for share in (model[name] for name in MEASURES)
+        ]
+        shares = [model[name]["share"] for name in ("asked_format", "stopped", "looping")]
+        others = [f"{share:.0%}" for share in (*shares, model["repeated_4grams"])]
+        return [*right, *others, f"{model['tokens']['mean']:.0f}"]
+
+    head = "model | right, asked line | right, last number | format | stops | loops | repeated | tokens"
+    return _rows(head, models, columns)
+
+
+def _comparison_rows(
+    compared: list[dict[str, Any]], more: str, fewer: str, *, right: Mapping[str, str] | None = None
+) -> Rows:
+    """A row a comparison; `right` says in words what each counts as right, where that differs."""
+    head = f"model {'| right ' if right else ''}| read by | difference in points | {more} | {fewer} | p | p (Holm)"
+    rows = [head.split(" | ")]
+    for row in compared:
+        what = [right[row["what"]]] if right else []
+        difference, low, high = (f"{100 * row[name]:+.1f}" for name in ("difference", "low", "high"))
+        numbers = [f"{difference} [{low}, {high}]", str(row[more]), str(row[fewer])]
+        chances = [f"{row[name]:.2g}" for name in ("p", "p_holm")]
+        rows.append([row["model"], *what, MEASURES[row["measure"]], *numbers, *chances])
+    return rows
+
+
+def _step_rows(models: Mapping[str, dict[str, Any]]) -> Rows:
+    rows = [["computations", "questions", *models]]
+    for group, accuracies in next(iter(models.values()))["by_steps"].items():
+        steps = [model["by_steps"][group] for model in models.values()]
+        shares = [" / ".join(f"{each[name]['share']:.0%}" for name in MEASURES) for each in steps]
+        rows.append([group, str(accuracies["strict_accuracy"]["of"]), *shares])
+    return rows
+
+
+def _reference_rows(models: Mapping[str, dict[str, Any]]) -> Rows:
+    digits = {"logratio": 1, "logratio_per_token": 3, "ref_logp_per_token": 3}
+    head = "model | log-ratio an answer | log-ratio a token | reference log-prob a token"
+    return _rows(head, models, lambda model: [f"{model['reference'][n]:+.{d}f}" for n, d in digits.items()])
+
+
+def _many_rows(samples: Mapping[str, dict[str, Any]]) -> Rows:
     sizes = list(next(iter(next(iter(samples.values()))["pass_at"].values())))
     rows = [["model", "read by", "right", *(f"k = {k}" for k in sizes)]]
     for label, model in samples.items():
@@ -199,42 +187,15 @@ def _many_rows(samples: Mapping[str, dict[str, Any]]) -> list[list[str]]:
     return rows
 
 
-def _sample_comparison_rows(results: dict[str, Any]) -> list[list[str]]:
-    what = {"samples": "a sample", "any": f"any of {results['settings']['samples']}"}
-    rows = [["model", "right", "read by", "difference in points", "better", "worse", "p", "p (Holm)"]]
-    for row in results["sample_comparisons"]:
-        rows.append(
-            [
-                row["model"],
-                what[row["what"]],
-                MEASURES[row["measure"]],
-                f"{100 * row['difference']:+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]",
-                str(row["better"]),
-                str(row["worse"]),
-                f"{row['p']:.2g}",
-                f"{row['p_holm']:.2g}",
-            ]
-        )
-    return rows
+def _kl_rows(samples: Mapping[str, dict[str, Any]]) -> Rows:
+    def columns(model: dict[str, Any]) -> list[str]:
+        kl, texts = model["kl"], []
+        for name, digits in (("per_sequence", 2), ("per_token", 4)):
+            error = kl[f"{name}_error"]
+            texts.append(f"{kl[name]:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}"))
+        return [*texts, f"{kl['cut']:.0%}"]
 
-
-def _kl_rows(samples: Mapping[str, dict[str, Any]]) -> list[list[str]]:
-    rows = [["model", "a sequence", "a token", "cut by the limit"]]
-    for label, model in samples.items():
-        kl = model["kl"]
-        errors = [
-            f" ± {kl[f'{name}_error']:.{digits}f}" if kl[f"{name}_error"] is not None else ""
-            for name, digits in (("per_sequence", 2), ("per_token", 4))
-        ]
-        rows.append(
-            [
-                label,
-                f"{kl['per_sequence']:.2f}{errors[0]}",
-                f"{kl['per_token']:.4f}{errors[1]}",
-                f"{kl['cut']:.0%}",
-            ]
-        )
-    return rows
+    return _rows("model | a sequence | a token | cut by the limit", samples, columns)
 
 
 def _sample_legend(results: dict[str, Any]) -> str:
@@ -242,48 +203,23 @@ def _sample_legend(results: dict[str, Any]) -> str:
     settings = results["settings"]
     if not settings["samples"]:
         return ""
-    parts = [
-        "Samples: shares of all of them with 95 % intervals over questions, since those of one question are not "
-        "independent. Any: the chance that at least one of k is right. Most votes: whether the number is that most "
-        "samples give, of several the one given first."
-    ]
-    if results["sample_comparisons"]:
-        parts.append(
-            "Better and worse: questions with more, and with fewer, right samples than the first model has; p: were "
-            "each question's difference as likely the other way round."
-        )
+    parts = [_SAMPLES, *([_COMPARED] if results["sample_comparisons"] else [])]
     if settings["reference"] is not None:
-        parts.append(
-            "Highest log π/π_ref: of k the sample that the model prefers most over the reference; left out where the "
-            "two do not differ, which ranks nothing."
-        )
-        if settings["samples_temperature"] == 1:
-            parts.append(
-                "KL: the mean log π/π_ref of the samples; of those cut by the limit, of what was generated."
-            )
-        else:
-            parts.append(
-                "KL(π‖π_ref) is left out: it needs samples at temperature 1, and these are at "
-                f"{settings['samples_temperature']:g}."
-            )
+        temperature = settings["samples_temperature"]
+        parts += [_BEST, _KL if temperature == 1 else _NO_KL.format(temperature)]
     return " ".join(parts)
 
 
-def _interval(share: dict[str, Any]) -> str:
-    return f"{share['share']:.1%} [{100 * share['low']:.1f}, {100 * share['high']:.1f}]"
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
+def _aligned(rows: Rows) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
-    for row in rows:
-        first, *others = zip(row, widths, strict=True)
-        cells = [first[0].ljust(first[1]), *(text.rjust(width) for text, width in others)]
+    for first, *others in rows:
+        cells = [first.ljust(widths[0]), *map(str.rjust, others, widths[1:])]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
 
 
-def _piped(rows: Sequence[Sequence[str]]) -> str:
+def _piped(rows: Rows) -> str:
     head, *others = [[_cell(text) for text in row] for row in rows]
     lines = [head, ["---"] + ["---:"] * (len(head) - 1), *others]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import difflib
 import functools
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
-from minordpo.data.make.problems import generate_problems
 from minordpo.data.make.solutions import (
     ANSWER_COLUMNS,
     QUESTION_COLUMNS,
@@ -20,10 +19,10 @@ from minordpo.data.make.solutions import (
     read_solution,
     whole_question,
 )
-from minordpo.data.make.symbolic import reasoning_gym, symbolic_row
 from minordpo.data.read.fields import listed, shorten
 from minordpo.data.read.readers import READERS, read_csv
 from minordpo.errors import InputError
+from minordpo.evaluate.known_tasks import KNOWN_TASKS
 from minordpo.generate.text_measures import normalize_number
 
 GENERATED = 200  # questions of a generator, unless told
@@ -47,7 +46,6 @@ class Question:
 class Task:
     """What is asked, and where it is from."""
 
-    name: str
     source: str  # in words
     questions: list[Question]
 
@@ -61,7 +59,7 @@ class Task:
 
 
 def load_task(name: str, *, n: int | None = None, seed: int = 0) -> Task:
-    """The questions of a task, all or `n`: `gsm8k`, `problems`, `gsm_symbolic`, or a file.
+    """The questions of a known task or a file, all or `n`.
 
     Of a file or hub set `seed` says which `n` are taken (the first ten of twenty are those of ten) and they stay
     in its order; a generator's questions are drawn with seed 1,000,000 · (1 + seed).
@@ -73,12 +71,16 @@ def load_task(name: str, *, n: int | None = None, seed: int = 0) -> Task:
         raise InputError(f"--n is {n}, but at least 1 question is needed. Raise it.")
     if seed < 0:
         raise InputError(f"--seed is {seed}, but at least 0 is needed. Raise it.")
-    if name in _GENERATORS:
-        held_out = HELD_OUT_SEED * (1 + seed)
-        return Task(
-            name, f"{name}, generated with seed {held_out}", _GENERATORS[name](n or GENERATED, held_out)
-        )
-    task = _gsm8k() if name == "gsm8k" else _file(name)
+    known = KNOWN_TASKS.get(name)
+    if known is None:
+        task = _file(name)
+    elif known.source is None:
+        seed = HELD_OUT_SEED * (1 + seed)
+        rows = enumerate(known.rows(n or GENERATED, seed), 1)
+        return Task(f"{name}, generated with seed {seed}", read_questions(rows, source=name))
+    else:
+        rows = enumerate(known.rows(), 1)
+        task = Task(known.source, read_questions(rows, source=known.source))
     return task if n is None else _drawn(task, n, seed)
 
 
@@ -97,30 +99,13 @@ def _file(name: str) -> Task:
     path = Path(name).expanduser()
     suffix = path.suffix.lower()
     if suffix not in _READERS or not path.is_file():
-        known = ["gsm8k", *_GENERATORS]
-        near = difflib.get_close_matches(name, known, n=1)
+        near = difflib.get_close_matches(name, KNOWN_TASKS, n=1)
         raise InputError(
-            f"--task is {name!r}, which is neither a task ({', '.join(known)}) nor a file that ends in "
+            f"--task is {name!r}, which is neither a task ({', '.join(KNOWN_TASKS)}) nor a file that ends in "
             f"{', '.join(sorted(_READERS))}. {f'Did you mean {near[0]}?' if near else 'Correct the name.'}"
         )
     unit = "line" if suffix == ".jsonl" else "row"
-    return Task(name, path.name, read_questions(_READERS[suffix](path, name), source=name, unit=unit))
-
-
-def _gsm8k() -> Task:
-    import datasets  # slow to import, and files do not need it
-    from datasets.exceptions import DatasetsError
-
-    try:
-        rows = datasets.load_dataset("openai/gsm8k", "main", split="test")
-    except (OSError, ValueError, DatasetsError) as error:
-        reason = shorten(" ".join(str(error).split()).rstrip("."), 200)
-        raise InputError(
-            f"the hub set openai/gsm8k could not be loaded: {reason}. Check the connection, or name a file of its "
-            "test rows: --task path/to/test.jsonl"
-        ) from error
-    source = "openai/gsm8k[test]"
-    return Task("gsm8k", source, read_questions(enumerate(rows, 1), source=source))
+    return Task(path.name, read_questions(_READERS[suffix](path, name), source=name, unit=unit))
 
 
 def read_questions(rows: Iterable[tuple[int, Any]], *, source: str, unit: str = "row") -> list[Question]:
@@ -172,28 +157,8 @@ def _question(row: Any, number: int, where: str) -> Question:
 
 
 def _is_text(value: Any) -> bool:
-    """Whether it says something, in whole characters."""
-    if not isinstance(value, str) or not value.strip():
-        return False
+    """Whether the value says something, in whole characters."""
     try:
-        value.encode()
+        return isinstance(value, str) and bool(value.strip()) and bool(value.encode())
     except UnicodeEncodeError:
         return False
-    return True
-
-
-def _problems(n: int, seed: int) -> list[Question]:
-    rows = (problem.row() for problem in generate_problems(n, seed=seed))
-    return read_questions(enumerate(rows, 1), source="problems")
-
-
-def _gsm_symbolic(n: int, seed: int) -> list[Question]:
-    gym = reasoning_gym("the task gsm_symbolic")
-    rows = map(symbolic_row, gym.create_dataset("gsm_symbolic", seed=seed, size=n))
-    return read_questions(enumerate(rows, 1), source="gsm_symbolic")
-
-
-_GENERATORS: dict[str, Callable[[int, int], list[Question]]] = {
-    "problems": _problems,
-    "gsm_symbolic": _gsm_symbolic,
-}

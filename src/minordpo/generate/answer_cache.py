@@ -1,7 +1,7 @@
-"""Greedy answers kept on disk by what they depend on: runs of one model on the same prompts make them once.
+"""What a model answers before its first step, kept on disk: runs from the same weights make these answers once.
 
-An answer's tokens follow from weights, precision, prompts and lengths, and in their last bits from the batch, the
-libraries and the machine. All of that is in the key, so what is read is what would have been made.
+The tokens of a greedy answer follow from weights, precision, prompts and lengths, and in their last bits from the
+batch, the libraries and the machine. All of that is in the key, so what is read is what would have been made.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from minordpo.engine.attention import stock_implementation
 from minordpo.engine.models import causal_model
+from minordpo.engine.reference import as_reference, fingerprint
+from minordpo.engine.weights import InitialWeights
 from minordpo.errors import InputError
 from minordpo.generate.generation import Answer, end_tokens, generate_answers, read_answer
 from minordpo.run_folder.files import written_whole
@@ -31,45 +33,74 @@ from minordpo.run_folder.files import written_whole
 GENERATION_VERSION = 1  # raise it when `generate_answers` would give other tokens
 
 
-def kept_answers(
-    model: PreTrainedModel | PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: list[np.ndarray],
-    *,
-    content: str,
-    folder: Path,
-    max_new_tokens: int,
-    batch_size: int = 8,
-    progress: str | None = None,
-    on_answer: Callable[[], None] = lambda: None,
-) -> list[Answer]:
-    """As `generate_answers`, from `folder` where these answers were made before, else made and kept there.
+class InitialAnswers:
+    """The answers of a model that has taken no step yet, kept in `folder`; with `folder=None` made each time.
 
-    `content` stands for the weights and the precision that the model runs in. A file that is not whole is said, and
-    made again.
-
-    Raises:
-        InputError: as `generate_answers`, or the folder cannot be written.
+    A new adapter is off: it adds nothing before its first step, and the others stay.
     """
-    key = answers_key(
-        model, tokenizer, prompts, content=content, max_new_tokens=max_new_tokens, batch_size=batch_size
-    )
-    file = kept_file(folder, key)
-    rows = _read(file, key)
-    if rows is not None:
-        ends = end_tokens(causal_model(model), tokenizer)
-        return [read_answer(row, ends, tokenizer) for row in rows]
-    answers = generate_answers(
-        model,
-        tokenizer,
-        prompts,
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        progress=progress,
-        on_answer=on_answer,
-    )
-    _write(file, key, [list(answer.response_ids) for answer in answers])
-    return answers
+
+    def __init__(self, weights: InitialWeights, *, folder: Path | None) -> None:
+        self.weights, self.folder = weights, folder
+
+    def __call__(
+        self,
+        model: PreTrainedModel | PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Sequence[np.ndarray],
+        *,
+        max_new_tokens: int,
+        batch_size: int = 8,
+        progress: str | None = None,
+        on_answer: Callable[[], None] = lambda: None,
+    ) -> list[Answer]:
+        """As `generate_answers`; the precision is that of the autocast around the call.
+
+        A file that is not whole is said, and its answers are made again.
+
+        Raises:
+            InputError: as `generate_answers`, or the folder cannot be written.
+        """
+        sizes = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+        with as_reference(model, new_adapter=self.weights.new_adapter):
+            key = "" if self.folder is None else self._key(model, tokenizer, prompts, sizes)
+            rows = None if self.folder is None else _read(self.folder, key)
+            if rows is not None:
+                ends = end_tokens(causal_model(model), tokenizer)
+                return [read_answer(row, ends, tokenizer) for row in rows]
+            answers = generate_answers(
+                model,
+                tokenizer,
+                list(prompts),
+                max_new_tokens=max_new_tokens,
+                batch_size=batch_size,
+                progress=progress,
+                on_answer=on_answer,
+            )
+        if self.folder is not None:
+            _write(self.folder, key, [list(answer.response_ids) for answer in answers])
+        return answers
+
+    def known(
+        self,
+        model: PreTrainedModel | PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        prompts: Sequence[np.ndarray],
+        *,
+        max_new_tokens: int,
+        batch_size: int = 8,
+    ) -> bool:
+        """Whether they were kept before, so that asking takes no time."""
+        sizes = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+        return (
+            self.folder is not None
+            and _file(self.folder, self._key(model, tokenizer, prompts, sizes)).exists()
+        )
+
+    def _key(self, model: Any, tokenizer: Any, prompts: Sequence[np.ndarray], sizes: dict[str, int]) -> str:
+        digest = fingerprint(model, autocast="none", weights=self.weights.policy)
+        device = model.device.type
+        autocast = str(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else "none"
+        return answers_key(model, tokenizer, prompts, content=f"{digest} {autocast}", **sizes)
 
 
 def answers_key(
@@ -81,7 +112,7 @@ def answers_key(
     max_new_tokens: int,
     batch_size: int,
 ) -> str:
-    """Hex digest of all that these answers' tokens depend on."""
+    """Hex digest of all that these answers' tokens depend on; `content` stands for the weights and their precision."""
     base = causal_model(model)
     on_gpu = base.device.type == "cuda"
     facts: list[Any] = [
@@ -102,12 +133,12 @@ def answers_key(
     return digest.hexdigest()
 
 
-def kept_file(folder: Path, key: str) -> Path:
-    """Where the answers of that key are, or would be."""
+def _file(folder: Path, key: str) -> Path:
     return folder / f"{key}.json"
 
 
-def _read(file: Path, key: str) -> list[list[int]] | None:
+def _read(folder: Path, key: str) -> list[list[int]] | None:
+    file = _file(folder, key)
     try:
         kept = json.loads(file.read_text(encoding="utf-8"))
         rows = kept["rows"]
@@ -121,10 +152,10 @@ def _read(file: Path, key: str) -> list[list[int]] | None:
     return None
 
 
-def _write(file: Path, key: str, rows: list[list[int]]) -> None:
+def _write(folder: Path, key: str, rows: list[list[int]]) -> None:
     try:
-        with written_whole(file) as aside:
-            file.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(_file(folder, key)) as aside:
+            folder.mkdir(parents=True, exist_ok=True)
             with aside.open("w", encoding="utf-8") as handle:
                 handle.write(json.dumps({"digest": _digest(key, rows), "rows": rows}))
                 handle.flush()

@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Required, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -67,72 +67,33 @@ class Sampling:
             raise InputError(f"seed is {self.seed}, but at least 0 is needed. Raise it.")
 
 
+class GenerationOptions(TypedDict, total=False):
+    """What `generate_answers` hands on to `stream_answers`."""
+
+    max_new_tokens: Required[int]
+    batch_size: int
+    token_budget: int | None
+    sampling: Sampling | None
+    samples: int
+
+
 def generate_answers(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[np.ndarray],
     *,
-    max_new_tokens: int,
-    batch_size: int = 8,
-    token_budget: int | None = None,
     progress: str | None = None,
     on_answer: Callable[[], None] = lambda: None,
+    **options: Unpack[GenerationOptions],
 ) -> list[Answer]:
-    """The most likely next token, again and again, for each prompt; answers in the order of `prompts`.
+    """The answers of `stream_answers` in the order of `prompts`, the samples of a prompt together.
 
-    As `stream_answers`. `progress`: what to call the progress bar; None shows none. `on_answer` is called after each
-    answer, so a batch's at a time.
+    `progress` names the progress bar; None shows none. `on_answer` is called once an answer, when its batch has ended.
     """
-    rows = stream_answers(
-        model,
-        tokenizer,
-        prompts,
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        token_budget=token_budget,
-    )
-    return _in_order(rows, len(prompts), progress, on_answer)
-
-
-def sample_answers(
-    model: PreTrainedModel | PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: list[np.ndarray],
-    *,
-    samples: int,
-    sampling: Sampling,
-    max_new_tokens: int,
-    batch_size: int = 8,
-    token_budget: int | None = None,
-    progress: str | None = None,
-) -> list[list[Answer]]:
-    """`samples` answers drawn for each prompt, in the order of `prompts`; the first two of three are those of two.
-
-    As `stream_answers`.
-    """
-    rows = stream_answers(
-        model,
-        tokenizer,
-        prompts,
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        token_budget=token_budget,
-        sampling=sampling,
-        samples=samples,
-    )
-    answers = _in_order(rows, len(prompts) * samples, progress)
-    return [answers[start : start + samples] for start in range(0, len(answers), samples)]
-
-
-def _in_order(
-    rows: Iterator[tuple[int, Answer]],
-    total: int,
-    progress: str | None,
-    on_answer: Callable[[], None] = lambda: None,
-) -> list[Answer]:
+    total = len(prompts) * options.get("samples", 1)
     answers: dict[int, Answer] = {}
     with tqdm(total=total, desc=progress, unit="answer", disable=progress is None) as bar:
-        for row, answer in rows:
+        for row, answer in stream_answers(model, tokenizer, prompts, **options):
             answers[row] = answer
             bar.update()
             on_answer()
@@ -166,8 +127,14 @@ def stream_answers(
             into memory alone, a size below 1, or an adapter outside the weights.
     """
     base = causal_model(model)
+    if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
+        raise InputError(
+            f"the adapter is of type {model.active_peft_config.peft_type.value}, but only one inside the "
+            "weights can be generated with. Use LoRA."
+        )
     sizes = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "samples": samples}
-    _refuse(model, base, prompts, sizes if token_budget is None else sizes | {"token_budget": token_budget})
+    sizes |= {} if token_budget is None else {"token_budget": token_budget}
+    refuse_prompts(base.config.get_text_config(), prompts, sizes)
     ends = end_tokens(base, tokenizer)
     # The longest first: what does not fit into memory fails at once, and the time left is not underestimated.
     left = set(range(len(prompts) * samples)).difference(done)
@@ -218,22 +185,8 @@ def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
     return next((i for i in following if i in special), None)
 
 
-def _refuse(
-    model: PreTrainedModel | PeftModel,
-    base: PreTrainedModel,
-    prompts: list[np.ndarray],
-    sizes: Mapping[str, int],
-) -> None:
-    if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
-        raise InputError(
-            f"the adapter is of type {model.active_peft_config.peft_type.value}, but only one inside the "
-            "weights can be generated with. Use LoRA."
-        )
-    refuse_prompts(base.config.get_text_config(), prompts, sizes)
-
-
 def refuse_prompts(config: PretrainedConfig, prompts: list[np.ndarray], sizes: Mapping[str, int]) -> None:
-    """Nothing, where a text model of that config can answer the prompts; `sizes` are those of `stream_answers`.
+    """Check that a text model of that config can answer the prompts; `sizes` are those of `stream_answers`.
 
     Raises:
         InputError: an empty prompt, one of another vocabulary, one that leaves no room for the answer, or a size

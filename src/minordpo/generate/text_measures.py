@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from minordpo.data.make.arithmetic import NUMBER, ArithmeticProblem, read_number
 from minordpo.errors import InputError
@@ -132,49 +133,19 @@ def last_number(text: str) -> str | None:
     return None if last is None else _spell(last, last["sign"])
 
 
-def summarize(answers: Sequence[Answer], references: Sequence[str] | None = None) -> dict[str, float]:
-    """Shares and means over answers.
-
-    `stopped`, `asked_format`, `looping`: shares of the answers. `repeated_4grams`, `tokens`: means.
-    With `references`, one number per answer: `strict_accuracy`, the share whose `asked_line` is the
-    reference, and `flexible_accuracy`, the share whose `last_number` is.
+def summarize(answers: Sequence[Answer]) -> dict[str, float]:
+    """Shares of the answers (`stopped`, `asked_format`, `looping`) and means over them (`repeated_4grams`, `tokens`).
 
     Raises:
-        InputError: no answers, not as many references as answers, or a reference that is no number.
+        InputError: there are no answers.
     """
     if not answers:
         raise InputError("there are no answers to summarise, but at least one is needed. Give more prompts.")
-    asked = [asked_line(answer.text) for answer in answers]
-    summary = {
-        "stopped": _mean([answer.stopped for answer in answers]),
-        "asked_format": _mean([number is not None for number in asked]),
-        "looping": _mean([looping(answer.token_ids) for answer in answers]),
-        "repeated_4grams": _mean([repeated_4grams(answer.token_ids) for answer in answers]),
-        "tokens": _mean([answer.tokens for answer in answers]),
+    measures: dict[str, list[Any]] = {
+        "stopped": [answer.stopped for answer in answers],
+        "asked_format": [asked_line(answer.text) is not None for answer in answers],
+        "looping": [looping(answer.token_ids) for answer in answers],
+        "repeated_4grams": [repeated_4grams(answer.token_ids) for answer in answers],
+        "tokens": [answer.tokens for answer in answers],
     }
-    if references is not None:
-        right = _read_references(references, len(answers))
-        last = [last_number(answer.text) for answer in answers]
-        summary["strict_accuracy"] = _mean([a == b for a, b in zip(asked, right, strict=True)])
-        summary["flexible_accuracy"] = _mean([a == b for a, b in zip(last, right, strict=True)])
-    return summary
-
-
-def _read_references(references: Sequence[str], answers: int) -> list[str]:
-    if len(references) != answers:
-        raise InputError(
-            f"there are {len(references)} references for {answers} answers, but each needs one. Give as many."
-        )
-    numbers = []
-    for place, reference in enumerate(references, 1):
-        number = normalize_number(reference)
-        if number is None:
-            raise InputError(
-                f"reference {place} is {reference!r}, but a number is needed. Correct or drop it."
-            )
-        numbers.append(number)
-    return numbers
-
-
-def _mean(values: Sequence[float | int]) -> float:
-    return sum(values) / len(values)
+    return {name: sum(values) / len(values) for name, values in measures.items()}

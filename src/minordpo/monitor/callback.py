@@ -17,15 +17,15 @@ from minordpo.data.tokens import TokenExample
 from minordpo.engine.models import causal_model
 from minordpo.engine.precision import autocast
 from minordpo.errors import InputError
+from minordpo.generate.answer_cache import InitialAnswers
 from minordpo.generate.generation import Answer, generate_answers
-from minordpo.generate.initial_answers import FirstAnswers
+from minordpo.generate.prompts import monitor_prompts
 from minordpo.monitor.advice import MEANS, advise, advise_peer
 from minordpo.monitor.health import Health, Monitor, Thresholds
 from minordpo.monitor.probe import (
     Probe,
     Prompt,
     Reference,
-    encode_prompts,
     is_due,
     means,
     probe_tokens,
@@ -99,13 +99,14 @@ class MonitorCallback(TrainerCallback):
         self.max_new_tokens, self.probe_every, self.on_collapse = max_new_tokens, probe_every, on_collapse
         self.folder, self.thresholds = folder, thresholds
         self.count = prompts if isinstance(prompts, int) else None
-        self.prompts = [] if isinstance(prompts, int) else encode_prompts(prompts, tokenizer)
+        given = [] if isinstance(prompts, int) else monitor_prompts(tokenizer, prompts)
+        self.prompts = [Prompt(ids) for ids in given]
         self.monitor = Monitor(thresholds)
         self.probe: Probe | None = None
         self.came_back_to: int | None = None  # the step whose weights a rollback ended with
         self._in_ours = False
         self._objective: Objective | None = None
-        self._first_answers: FirstAnswers | None = None  # until a step is taken
+        self._initial_answers: InitialAnswers | None = None  # until a step is taken
         self._reference: Reference | None = None
         self._pairs = False
         self._told_of_sharding = False
@@ -124,14 +125,14 @@ class MonitorCallback(TrainerCallback):
         train: list[TokenExample],
         held_out: list[TokenExample],
         objective: Objective,
-        first_answers: FirstAnswers,
+        initial_answers: InitialAnswers,
         reference: Reference | None,
     ) -> None:
         """Be the monitor of a `PreferenceTrainer`: its files, its prompts, its answers before the first step.
 
         `reference` judges the answers' tokens, where a reference is in memory beside the model.
         """
-        self._in_ours, self._objective, self._first_answers = True, objective, first_answers
+        self._in_ours, self._objective, self._initial_answers = True, objective, initial_answers
         self._reference = reference
         self._pairs = all(example.grades == (1.0, 0.0) for example in train)
         self.metrics = metrics
@@ -210,7 +211,7 @@ class MonitorCallback(TrainerCallback):
         (rows,) = broadcast_object_list([self.metrics.rows()])
         self.replay(rows)
         if step:
-            self._first_answers = None
+            self._initial_answers = None
         self._first = {row["prompt"]: row["token_ids"] for row in self.probes.lines() if row["step"] == 0}
         self.probe = self.make_probe(model, state.max_steps, rows)
         if self.probe is not None and step == 0:
@@ -297,7 +298,7 @@ class MonitorCallback(TrainerCallback):
         """The probe's row; answered by the main process alone, and known to all."""
         assert self.probe is not None
         row = ProbeRow(step)
-        make, self._first_answers = self._first_answers or generate_answers, None
+        make, self._initial_answers = self._initial_answers or generate_answers, None
         if self._main:
             # accelerate's autocast is that of the model it was given: below an adapter generation would miss it.
             with autocast(args):

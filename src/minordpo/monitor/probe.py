@@ -13,7 +13,6 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from minordpo.data.tokens import TokenExample, TokenResponse
-from minordpo.errors import InputError
 from minordpo.generate.generation import Answer, generate_answers
 from minordpo.generate.text_measures import MIN_LOOP, asked_line, last_number, looping, repeated_4grams
 from minordpo.run_folder.records import (
@@ -215,40 +214,6 @@ def prompts_of(
             number = asked_line(str(text))
         found.setdefault(example.prompt_ids.tobytes(), Prompt(example.prompt_ids, number, best))
     return list(found.values())
-
-
-def encode_prompts(prompts: Sequence[Any], tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:
-    """Prompts as tokens: text as the tokenizer begins one, chat messages through its template.
-
-    Raises:
-        InputError: something else, no prompt, an empty one, or messages without a template.
-    """
-    if isinstance(prompts, str) or not len(prompts):
-        raise InputError(
-            f"prompts is {prompts!r}, but a list of texts or of chats is needed. Give a few, such as ['Who are you?']"
-        )
-    encoded = []
-    for number, prompt in enumerate(prompts, 1):
-        ids = _encode(prompt, tokenizer, f"prompt {number} of the monitor")
-        if not len(ids):
-            raise InputError(f"prompt {number} of the monitor is empty. Give one that can be answered")
-        encoded.append(Prompt(np.array(ids, np.int32)))
-    return encoded
-
-
-def _encode(prompt: Any, tokenizer: PreTrainedTokenizerBase, where: str) -> list[int]:
-    if isinstance(prompt, str):
-        ids = list(tokenizer(prompt)["input_ids"])
-        # Some tokenizers end every text, and nothing can be said after an end.
-        return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id else ids
-    if not isinstance(prompt, list) or not all(isinstance(turn, Mapping) for turn in prompt):
-        raise InputError(
-            f"{where} is a {type(prompt).__name__}, but text or a list of chat messages is needed. Give one of them"
-        )
-    if not tokenizer.chat_template:
-        raise InputError(f"{where} is a chat, but the tokenizer has no chat template. Give text")
-    text = tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-    return list(tokenizer(str(text), add_special_tokens=False)["input_ids"])
 
 
 def _mean(values: Iterable[float | int]) -> float:

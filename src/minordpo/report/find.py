@@ -10,7 +10,6 @@ from typing import Any
 
 from minordpo.config.yaml import parse_yaml
 from minordpo.errors import InputError
-from minordpo.evaluate.kl_plot import FILE
 from minordpo.run_folder import names
 from minordpo.sweep.results import EVALUATION, FAILED
 
@@ -54,15 +53,15 @@ def find(folders: Sequence[Path]) -> Found:
             )
         _look(folder, 2, runs, evaluations)
     if not runs:
-        names = ", ".join(map(str, folders))
+        named = ", ".join(map(str, folders))
         of_models = ""
         if evaluations:
             of_models = (
                 ", and a report is of runs; of an evaluation alone `minordpo evaluate` with --samples and --reference "
-                f"draws reward against KL ({FILE} in its folder)"
+                f"draws reward against KL ({names.KL_FIGURE} in its folder)"
             )
         raise InputError(
-            f"{names} holds no run (a folder with {CONFIG}){of_models}. Name a run folder, a folder of run folders or "
+            f"{named} holds no run (a folder with {CONFIG}){of_models}. Name a run folder, a folder of run folders or "
             "a sweep's output"
         )
     labels = _labels([folder for folder, _, _ in runs.values()])

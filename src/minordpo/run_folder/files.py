@@ -117,13 +117,13 @@ def is_left_over(path: Path) -> bool:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all.
+    """Write the text in UTF-8, whole or not at all; half a character, which UTF-8 lacks, is written as its escape.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: it cannot be written.
     """
     with written_whole(path) as aside:
-        aside.write_text(text, encoding="utf-8")
+        aside.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def sync(path: Path) -> None:

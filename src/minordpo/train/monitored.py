@@ -11,7 +11,7 @@ from transformers.trainer_utils import TrainOutput
 from minordpo.data.tokens import TokenExample
 from minordpo.engine.reference_pass import ReferencePass
 from minordpo.errors import InputError
-from minordpo.generate.initial_answers import FirstAnswers
+from minordpo.generate.answer_cache import InitialAnswers
 from minordpo.monitor.callback import MonitorCallback
 from minordpo.monitor.probe import Reference
 from minordpo.objectives import Objective
@@ -26,7 +26,7 @@ class Monitored(StagedCheckpoints):
     examples: list[TokenExample]
     held_out: list[TokenExample]
     objective: Objective
-    first_answers: FirstAnswers
+    initial_answers: InitialAnswers
     reference: ReferencePass | None
     token_budget: int
     metrics_file: MetricsFile
@@ -54,7 +54,7 @@ class Monitored(StagedCheckpoints):
                 self.examples,
                 self.held_out,
                 self.objective,
-                self.first_answers,
+                self.initial_answers,
                 self._reference_beside_the_policy(),
             )
         return found[0]

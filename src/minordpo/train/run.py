@@ -110,7 +110,7 @@ def _run(
             policy: Any = trainer.policy
             # One that is to be sharded is still whole, and not on the device yet.
             policy = policy.to(trainer.args.device)
-            samples.answer(policy, "before", make=trainer.first_answers, on_answer=go_on)
+            samples.answer(policy, "before", make=trainer.initial_answers, on_answer=go_on)
     show_progress(trainer)
     checkpoints = sorted((folder / names.CHECKPOINTS).glob("checkpoint-*"))
     if going_on and not checkpoints:  # it was killed before the first one: begun anew, in its own files

@@ -34,7 +34,7 @@ from minordpo.engine.precision import autocast
 from minordpo.engine.reference_pass import ReferencePass, other_reference
 from minordpo.engine.weights import InitialWeights
 from minordpo.errors import InputError
-from minordpo.generate.initial_answers import FirstAnswers
+from minordpo.generate.answer_cache import InitialAnswers
 from minordpo.run_folder import names
 from minordpo.run_folder.metrics_file import MetricsFile, StepLines
 from minordpo.run_folder.records import (
@@ -175,7 +175,7 @@ class PreferenceTrainer(Monitored):
                 self.policy, other, weights=self.initial_weights, args=self.args, cache=cache
             )
         answers = None if cache is None else cache / names.CACHED_ANSWERS
-        self.first_answers = FirstAnswers(self.initial_weights, folder=answers)
+        self.initial_answers = InitialAnswers(self.initial_weights, folder=answers)
         self.token_budget = token_budget or TOKEN_BUDGET.get(self.args.device.type, 8192)
         self.packer = Packer(
             self.token_budget,

@@ -65,7 +65,7 @@ def _tried(
     batch_size: int,
 ) -> tuple[bool, float]:
     """Whether the answers before training are kept, and the seconds that answering once takes at most."""
-    known = trainer.first_answers.known(
+    known = trainer.initial_answers.known(
         trainer.policy, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size
     )
     longest = sorted(prompts, key=len)[-batch_size:]

@@ -31,9 +31,8 @@ from minordpo.cli import main
 from minordpo.engine.models import REFERENCE_ADAPTER, causal_model
 from minordpo.engine.weights import InitialWeights
 from minordpo.errors import InputError
-from minordpo.generate.answer_cache import answers_key
+from minordpo.generate.answer_cache import InitialAnswers, answers_key
 from minordpo.generate.generation import Answer, generate_answers
-from minordpo.generate.initial_answers import FirstAnswers
 from minordpo.train.adapters import add_adapter
 
 pytestmark = [pytest.mark.filterwarnings(each) for each in RENAMED]
@@ -43,7 +42,7 @@ LORA = {"r": 4, "target_modules": ["q_proj", "v_proj"]}
 
 def asked(model: Any, folder: Path | None, *, new_adapter: bool = False, **settings: Any) -> list[Answer]:
     """Answers of up to nine tokens to three prompts, by one who asks anew."""
-    first = FirstAnswers(InitialWeights(model, None, new_adapter=new_adapter), folder=folder)
+    first = InitialAnswers(InitialWeights(model, None, new_adapter=new_adapter), folder=folder)
     return first(model, tokenizer_of(), prompts_of(7, 3, 5), **{"max_new_tokens": 9} | settings)
 
 
@@ -82,7 +81,7 @@ def test_an_answer_that_ended_is_read_back_with_the_token_that_ended_it(tmp_path
     fresh = asked(model, tmp_path)
     assert any(each.stopped for each in fresh)
     assert asked(model, tmp_path) == fresh
-    assert made == [3]
+    assert made == [3, 3]  # without a folder, and with one
 
 
 @pytest.mark.parametrize("rank", [2, 8])
@@ -98,7 +97,7 @@ def test_a_new_adapter_is_off_so_that_its_draw_and_seed_do_not_matter(tmp_path, 
         assert asked(adapted, None) != base
         assert asked(adapted, tmp_path, new_adapter=True) == base
         assert all(p.requires_grad == ("lora_" in name) for name, p in adapted.named_parameters())
-    assert made == [3]
+    assert made == [3] * 4  # three without a folder, one with it
 
 
 def test_an_adapter_below_the_new_one_stays_and_counts(tmp_path, made):
@@ -116,7 +115,7 @@ def test_an_adapter_below_the_new_one_stays_and_counts(tmp_path, made):
         found.append(asked(adapted, tmp_path, new_adapter=True))
         assert found[-1] == alone
     assert found[0] != found[1]
-    assert made == [3, 3]
+    assert made == [3] * 4  # of each seed one without a folder, and one with it
 
 
 def test_other_weights_precision_prompts_lengths_or_ends_are_other_answers(tmp_path, made):
@@ -129,7 +128,7 @@ def test_other_weights_precision_prompts_lengths_or_ends_are_other_answers(tmp_p
     asked(model_of(eos_token_id=77), tmp_path)
     asked(moved(model_of(), by=0.01), tmp_path)
     asked(tiny("Qwen2", eos_token_id=None, pad_token_id=None), tmp_path)
-    FirstAnswers(InitialWeights(model, None, new_adapter=False), folder=tmp_path)(
+    InitialAnswers(InitialWeights(model, None, new_adapter=False), folder=tmp_path)(
         model, tokenizer_of(), prompts_of(7, 3), max_new_tokens=9
     )
     assert made == [3] * 7 + [2]
@@ -207,7 +206,7 @@ def test_a_second_run_of_the_model_answers_nothing_before_training(tmp_path, mad
 
 
 @pytest.mark.parametrize("adapter", [None, LORA], ids=["full", "adapter"])
-def test_under_autocast_the_monitors_first_answers_are_its_own(tmp_path, made, adapter):
+def test_under_autocast_the_monitors_initial_answers_are_its_own(tmp_path, made, adapter):
     seen = []
     for bf16 in (False, True):
         monitor = MonitorCallback(tokenizer(), 2, max_new_tokens=6)
