@@ -1,0 +1,98 @@
+"""How a command is declared, and the arguments that several commands take."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Argument = tuple[str, dict[str, Any]]
+
+
+def argument(name: str, help: str | None = None, *, default: Any = None, **options: Any) -> Argument:
+    """An argument with the options of `ArgumentParser.add_argument`; a number or path as default is its type too."""
+    if isinstance(default, int | float | Path):
+        options.setdefault("type", type(default))
+    return name, {"help": help, "default": default, **options}
+
+
+def flag(name: str, help: str, **options: Any) -> Argument:
+    """An option without a value, False unless it is given."""
+    return name, {"help": help, "action": "store_true", **options}
+
+
+FOLDERS = argument(
+    "folders",
+    "run folder, folder of run folders, sweep's output, or an evaluation of such runs",
+    nargs="+",
+    type=Path,
+    metavar="DIR",
+)
+DTYPE = argument("--dtype", "type of the weights", choices=("float32", "bfloat16"), default="float32")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A command: what its help says, its arguments, and the function that runs it and may return an exit status.
+
+    `run` gets each argument as a keyword and imports what is slow to import. A description or arguments that need a
+    slow import are given as a function, which is called only when this command is asked for. `goes_on` tells from the
+    arguments how a user goes on after an interrupt; an empty text stands for not at all.
+    """
+
+    name: str
+    help: str
+    description: str | Callable[[], str]
+    arguments: Sequence[Argument] | Callable[[], Sequence[Argument]]
+    run: Callable[..., int | None]
+    examples: Sequence[str] = ()
+    goes_on: Callable[[Mapping[str, Any]], str] = lambda options: ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """A command whose first argument names one of several others."""
+
+    name: str
+    help: str
+    description: str
+    commands: Sequence[Command]
+    metavar: str = "COMMAND"
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that asks its command for description and arguments when they are needed, and not before."""
+
+    def __init__(self, *, command: Command | None = None, **options: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+        self._command = command
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, after the command's arguments are declared."""
+        command = self._command
+        if command is not None and self.get_default("command") is None:
+            self.set_defaults(command=command)
+            for name, options in command.arguments() if callable(command.arguments) else command.arguments:
+                self.add_argument(name, **options)
+        return super().parse_known_args(args, namespace)
+
+    def format_help(self) -> str:
+        """As argparse's, with the command's description and examples."""
+        command = self._command
+        if command is not None:
+            self.description = command.description() if callable(command.description) else command.description
+            if command.examples:
+                self.epilog = "\n  ".join(("Examples:", *command.examples))
+        return super().format_help()
+
+    def add_commands(self, commands: Sequence[Command | Group], metavar: str = "COMMAND") -> None:
+        """Take one of the commands as the first argument."""
+        below = self.add_subparsers(required=True, metavar=metavar)
+        for each in commands:
+            if isinstance(each, Command):
+                below.add_parser(each.name, help=each.help, command=each)
+            else:
+                group = below.add_parser(each.name, help=each.help, description=each.description)
+                group.add_commands(each.commands, each.metavar)

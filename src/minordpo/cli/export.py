@@ -1,0 +1,26 @@
+"""Write a model folder that any tool loads, in float32; adapters are merged into their base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from minordpo.cli.command import Command, argument
+
+
+def _export(source: str, out: Path) -> None:
+    from minordpo.engine.models import export_model
+
+    export_model(source, out)
+    print(f"{out}: written")
+
+
+COMMAND = Command(
+    name="export",
+    help="make a plain model folder of a run",
+    description=__doc__,
+    arguments=(
+        argument("source", "run folder, model folder or adapter folder", metavar="RUN"),
+        argument("out", "folder to write; must not exist", type=Path, metavar="OUT"),
+    ),
+    run=_export,
+)
