@@ -273,7 +273,7 @@ for each in COMMANDS:
                 main([each.name, *([below.name] if below else []), "--help"])
 print(sorted({"torch", "transformers"} & sys.modules.keys()))
 """
-    source = str(Path(cli.__file__).parents[1])
+    source = str(Path(cli.__file__).parents[2])
     done = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": source},

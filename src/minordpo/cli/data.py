@@ -86,7 +86,7 @@ _SYMBOLIC = Command(
         "(extra symbolic). sft.jsonl, to be imitated first, answers in bare equations. pairs.jsonl and held_out.jsonl\n"
         "are close pairs: solutions worked in sentences, the rejected one with a non-final result changed.\n"
         "validation.jsonl and test.jsonl are questions for `minordpo evaluate --task FILE`. No sums of one file occur\n"
-        "in another. For recipes/smollm2-sft-symbolic.yaml and recipes/sweeps/paper-smollm2-accuracy.yaml."
+        "in another. For recipes/smollm2-sft-symbolic.yaml and recipes/paper/smollm2-accuracy.yaml."
     ),
     arguments=(
         argument("folder", type=Path, metavar="DIR"),
