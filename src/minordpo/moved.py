@@ -1,4 +1,4 @@
-"""Modules that have another name since version 0.1: importing the old name says the new one."""
+"""Modules that have another name now: importing the old name says the new one."""
 
 from __future__ import annotations
 

@@ -15,10 +15,10 @@ from minordpo.errors import InputError, TrainingStopped
 from minordpo.version import __version__
 
 COMMANDS = (
-    *(train.COMMAND, sweep.COMMAND, score.COMMAND, evaluate.COMMAND, report.COMMAND),
-    *(lens.COMMAND, export.COMMAND, data.COMMAND, demo.COMMAND, paper.COMMAND),
+    *(train.train, sweep.sweep, score.score, evaluate.evaluate, report.report),
+    *(lens.lens, export.export, data.DATA, demo.demo, paper.PAPER),
 )
-MOVED = {"claims": "paper claims"}  # commands of version 0.1 that have another name now
+MOVED = {"claims": "paper claims"}  # commands that have another name now
 
 
 def main(argv: Sequence[str] | None = None) -> int:

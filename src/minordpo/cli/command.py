@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,20 +36,38 @@ DTYPE = argument("--dtype", "type of the weights", choices=("float32", "bfloat16
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """A command: what its help says, its arguments, and the function that runs it and may return an exit status.
+    """A function as a command. Its docstring is what `--help` says, with `<name>` where `parts` has a text for it.
 
-    `run` gets each argument as a keyword and imports what is slow to import. A description or arguments that need a
-    slow import are given as a function, which is called only when this command is asked for. `goes_on` tells from the
-    arguments how a user goes on after an interrupt; an empty text stands for not at all.
+    `run` gets each argument as a keyword, imports what is slow to import, and may return an exit status. `more` and
+    `parts` may import too: they are called only when this command is asked for. `goes_on` tells from the arguments how
+    a user goes on after an interrupt; an empty text stands for not at all.
     """
 
-    name: str
-    help: str
-    description: str | Callable[[], str]
-    arguments: Sequence[Argument] | Callable[[], Sequence[Argument]]
     run: Callable[..., int | None]
-    examples: Sequence[str] = ()
+    help: str
+    arguments: Sequence[Argument]
+    more: Callable[[], Sequence[Argument]] = tuple
+    parts: Callable[[], Mapping[str, str]] = dict
     goes_on: Callable[[Mapping[str, Any]], str] = lambda options: ""
+
+    @property
+    def name(self) -> str:
+        """The name of the function."""
+        return self.run.__name__
+
+    def texts(self) -> tuple[str, str]:
+        """What stands before the arguments, and the examples behind them."""
+        text, heading, examples = inspect.cleandoc(self.run.__doc__ or "").partition("Examples:\n")
+        for name, part in self.parts().items():
+            text = text.replace(f"<{name}>", part)
+        return text.rstrip(), heading + examples
+
+
+def command(
+    help: str, *arguments: Argument, **options: Any
+) -> Callable[[Callable[..., int | None]], Command]:
+    """Make a command of a function; `options` are those of `Command`."""
+    return lambda run: Command(run=run, help=help, arguments=arguments, **options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,28 +82,24 @@ class Group:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that asks its command for description and arguments when they are needed, and not before."""
+    """A parser that asks its command for texts and arguments when they are needed, and not before."""
 
     def __init__(self, *, command: Command | None = None, **options: Any) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
-        self._command = command
+        self.command = command
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's, after the command's arguments are declared."""
-        command = self._command
-        if command is not None and self.get_default("command") is None:
-            self.set_defaults(command=command)
-            for name, options in command.arguments() if callable(command.arguments) else command.arguments:
+        if self.command is not None and self.get_default("command") is None:
+            self.set_defaults(command=self.command)
+            for name, options in (*self.command.arguments, *self.command.more()):
                 self.add_argument(name, **options)
         return super().parse_known_args(args, namespace)
 
     def format_help(self) -> str:
-        """As argparse's, with the command's description and examples."""
-        command = self._command
-        if command is not None:
-            self.description = command.description() if callable(command.description) else command.description
-            if command.examples:
-                self.epilog = "\n  ".join(("Examples:", *command.examples))
+        """As argparse's, with the command's texts."""
+        if self.command is not None:
+            self.description, self.epilog = self.command.texts()
         return super().format_help()
 
     def add_commands(self, commands: Sequence[Command | Group], metavar: str = "COMMAND") -> None:

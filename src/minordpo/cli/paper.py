@@ -8,11 +8,27 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from minordpo.cli.command import FOLDERS, Argument, Command, Group, argument
+from minordpo.cli.command import FOLDERS, Argument, Group, argument, command
 from minordpo.errors import InputError
 
 
-def _claims(folders: list[Path], out: Path | None, csv: Path | None) -> None:
+@command(
+    "what the paper says, decided from finished runs",
+    FOLDERS,
+    argument("--out", "write everything as JSON, by seed too", type=Path, metavar="FILE.json"),
+    argument("--csv", "write a row a claim and situation", type=Path, metavar="FILE"),
+)
+def claims(folders: list[Path], out: Path | None, csv: Path | None) -> None:
+    """Decide what the MinorDPO paper says from finished runs: held, did not hold, or not decidable and what is
+    missing. Each claim has a rule that was written beforehand (docs/claims.md). Seeds are the only replicates:
+    below 6 of them nothing is decided that chance could decide, but direction and numbers are told.
+    Runs that differ by more than objective, beta, learning rate and seed are situations of their own, each
+    judged apart; the one with most runs is shown whole, the others in short and in the files. Only reads.
+
+    Examples:
+      minordpo paper claims runs/paper-micro
+      minordpo paper claims runs/dpo-* runs/minordpo-* evaluation --out claims.json --csv claims.csv
+    """
     from minordpo.paper.claims.judged import judge_all
     from minordpo.paper.claims.runs import gather_runs
     from minordpo.paper.claims.tables import as_text, write_csv, write_json
@@ -27,29 +43,6 @@ def _claims(folders: list[Path], out: Path | None, csv: Path | None) -> None:
     if csv is not None:
         write_csv(csv, judged)
     print(as_text(judged, gathered.said))
-
-
-_CLAIMS = Command(
-    name="claims",
-    help="what the paper says, decided from finished runs",
-    description=(
-        "Decide what the MinorDPO paper says from finished runs: held, did not hold, or not decidable and what is\n"
-        "missing. Each claim has a rule that was written beforehand (docs/claims.md). Seeds are the only replicates:\n"
-        "below 6 of them nothing is decided that chance could decide, but direction and numbers are told.\n"
-        "Runs that differ by more than objective, beta, learning rate and seed are situations of their own, each\n"
-        "judged apart; the one with most runs is shown whole, the others in short and in the files. Only reads."
-    ),
-    examples=(
-        "minordpo paper claims runs/paper-micro",
-        "minordpo paper claims runs/dpo-* runs/minordpo-* evaluation --out claims.json --csv claims.csv",
-    ),
-    arguments=(
-        FOLDERS,
-        argument("--out", "write everything as JSON, by seed too", type=Path, metavar="FILE.json"),
-        argument("--csv", "write a row a claim and situation", type=Path, metavar="FILE"),
-    ),
-    run=_claims,
-)
 
 
 _WORLD_HELP = {
@@ -70,12 +63,12 @@ def _shares(text: str) -> tuple[float, ...] | None:
         raise argparse.ArgumentTypeError(f"{text!r} is neither of the form 0.45,0.65 nor null") from None
 
 
-def _world_arguments() -> list[Argument]:
-    """The folder, and an option for each field of `World`."""
+def _world_options() -> list[Argument]:
+    """An option for each field of `World`."""
     from minordpo.paper.worlds.world import World
 
     hints = typing.get_type_hints(World)
-    found = [argument("--out", "folder of the world", type=Path, required=True, metavar="FOLDER")]
+    found = []
     for field in dataclasses.fields(World):
         name, default, shown = field.name, field.default, field.default
         options: dict[str, Any] = {"metavar": "N"}
@@ -88,7 +81,21 @@ def _world_arguments() -> list[Argument]:
     return found
 
 
-def _world(out: Path, **options: Any) -> None:
+@command(
+    "make a toy world: a small base model, pairs and questions",
+    argument("--out", "folder of the world", type=Path, required=True, metavar="FOLDER"),
+    more=_world_options,
+    goes_on=lambda options: "the same command goes on",
+)
+def world(out: Path, **options: Any) -> None:
+    """Make a toy world in a folder, all of it from a seed: a base model of 0.85 million weights, trained from
+    nothing; close pairs to tune it on, and others held out; questions to choose settings by and to score by;
+    other tasks that tuning should not unlearn. `minordpo sweep` makes such worlds by itself (docs/sweep.md).
+
+    Examples:
+      minordpo paper world --out worlds/first
+      minordpo paper world --out worlds/any --base-steps 1200 --base-accuracy null
+    """
     from minordpo.paper.worlds.world import World, describe_base, make_world
 
     make_world(out, World(**options))
@@ -96,26 +103,9 @@ def _world(out: Path, **options: Any) -> None:
     print(describe_base(out))
 
 
-_WORLD = Command(
-    name="world",
-    help="make a toy world: a small base model, pairs and questions",
-    description=(
-        "Make a toy world in a folder, all of it from a seed: a base model of 0.85 million weights, trained from\n"
-        "nothing; close pairs to tune it on, and others held out; questions to choose settings by and to score by;\n"
-        "other tasks that tuning should not unlearn. `minordpo sweep` makes such worlds by itself (docs/sweep.md)."
-    ),
-    examples=(
-        "minordpo paper world --out worlds/first",
-        "minordpo paper world --out worlds/any --base-steps 1200 --base-accuracy null",
-    ),
-    arguments=_world_arguments,
-    run=_world,
-    goes_on=lambda options: "the same command goes on",
-)
-
-COMMAND = Group(
+PAPER = Group(
     name="paper",
     help="the MinorDPO paper's claims, and toy worlds to test them in",
     description="The laboratory of the MinorDPO paper.",
-    commands=(_CLAIMS, _WORLD),
+    commands=(claims, world),
 )

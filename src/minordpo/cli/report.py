@@ -1,11 +1,4 @@
-"""Make one HTML page of one run or many, which opens without a network, and its figures as PNG and SVG:
-log-ratios while training, how much push is left, scores by beta, reward against KL, health over time, a
-table, answers to the same question side by side, and single pairs with each token coloured by its
-log-ratio. Runs that differ by nothing but their seed are drawn as one line with a range.
-
-Files are read only (metrics.jsonl, samples.jsonl, probes.jsonl, evaluations of `minordpo evaluate`), so a
-run that is going on shows what it has. docs/report.md says what the page holds.
-"""
+"""`minordpo report`."""
 
 from __future__ import annotations
 
@@ -13,10 +6,35 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from minordpo.cli.command import FOLDERS, Command, argument
+from minordpo.cli.command import FOLDERS, argument, command
 
 
-def _report(folders: list[Path], **options: Any) -> None:
+@command(
+    "runs side by side, as one page and figures",
+    FOLDERS,
+    argument("--out", "folder to write (default: DIR/report)", type=Path, metavar="FOLDER"),
+    argument(
+        "--pairs",
+        "load each finished run's model and reference, and keep its first N held-out pairs token by token in its "
+        "folder (pair_tokens.jsonl); later reports need no model",
+        type=int,
+        metavar="N",
+    ),
+)
+def report(folders: list[Path], **options: Any) -> None:
+    """Make one HTML page of one run or many, which opens without a network, and its figures as PNG and SVG:
+    log-ratios while training, how much push is left, scores by beta, reward against KL, health over time, a
+    table, answers to the same question side by side, and single pairs with each token coloured by its
+    log-ratio. Runs that differ by nothing but their seed are drawn as one line with a range.
+
+    Files are read only (metrics.jsonl, samples.jsonl, probes.jsonl, evaluations of `minordpo evaluate`), so a
+    run that is going on shows what it has. docs/report.md says what the page holds.
+
+    Examples:
+      minordpo report runs/first
+      minordpo report runs --pairs 6
+      minordpo report runs/dpo runs/minordpo evaluation --out comparison
+    """
     from minordpo.report.page import report
 
     out = report(folders, say=lambda text: print(text, file=sys.stderr), **options)
@@ -24,27 +42,3 @@ def _report(folders: list[Path], **options: Any) -> None:
     print(f"{out / 'index.html'}: written")
     if names:
         print(f"{out / 'figures'}: {', '.join(names)}, each as PNG and SVG")
-
-
-COMMAND = Command(
-    name="report",
-    help="runs side by side, as one page and figures",
-    description=__doc__,
-    examples=(
-        "minordpo report runs/first",
-        "minordpo report runs --pairs 6",
-        "minordpo report runs/dpo runs/minordpo evaluation --out comparison",
-    ),
-    arguments=(
-        FOLDERS,
-        argument("--out", "folder to write (default: DIR/report)", type=Path, metavar="FOLDER"),
-        argument(
-            "--pairs",
-            "load each finished run's model and reference, and keep its first N held-out pairs token by token in its "
-            "folder (pair_tokens.jsonl); later reports need no model",
-            type=int,
-            metavar="N",
-        ),
-    ),
-    run=_report,
-)
