@@ -1,6 +1,6 @@
 """How well the monitor announces a broken text: thresholds fitted on half of the configurations, told on the other.
 
-    minordpo sweep recipes/sweeps/alarms.yaml
+    minordpo sweep recipes/paper/alarms.yaml
     python benchmarks/alarms.py runs/alarms --csv benchmarks/alarms.csv
 
 Each run was watched closely (many prompts, often); what is judged is a monitor as users have it, which sees --prompts

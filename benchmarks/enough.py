@@ -1,6 +1,6 @@
 """Which signal on held-out pairs says best that a run is trained enough; see docs/monitor.md.
 
-    minordpo sweep recipes/sweeps/enough.yaml
+    minordpo sweep recipes/paper/stopping.yaml
     python benchmarks/enough.py runs/enough
 
 Leaves one configuration out at a time. Runs whose accuracy falls are left in: a rule that stops them early gains.

@@ -1,7 +1,7 @@
 """What each objective comes to over the seeds of a sweep on micro worlds: a table, contrasts by seed, a figure.
 
-    minordpo sweep recipes/sweeps/paper-micro-decides.yaml --only '*-beta0.1-*' --jobs 2
-    minordpo sweep recipes/sweeps/paper-micro-decides.yaml --only 'sft-*' --jobs 2
+    minordpo sweep recipes/paper/micro-decides.yaml --only '*-beta0.1-*' --jobs 2
+    minordpo sweep recipes/paper/micro-decides.yaml --only 'sft-*' --jobs 2
     python benchmarks/seeds.py benchmarks/paper-micro-seeds.csv --add runs/paper-micro-decides \
         --figure docs/figures/paper-micro-seeds.png
 

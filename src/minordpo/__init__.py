@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from minordpo import moved as _moved
 from minordpo.version import __version__
 
 __all__ = ["InputError", "MonitorCallback", "PreferenceTrainer", "__version__"]
@@ -13,19 +15,12 @@ if TYPE_CHECKING:
     from minordpo.monitor.callback import MonitorCallback
     from minordpo.train.trainer import PreferenceTrainer
 
+_HOMES = {"InputError": "errors", "MonitorCallback": "monitor.callback", "PreferenceTrainer": "train.trainer"}
+_moved.install()
+
 
 def __getattr__(name: str) -> Any:
     # On first use: transformers takes seconds, which `minordpo --help` should not.
-    if name == "PreferenceTrainer":
-        from minordpo.train.trainer import PreferenceTrainer
-
-        return PreferenceTrainer
-    if name == "MonitorCallback":
-        from minordpo.monitor.callback import MonitorCallback
-
-        return MonitorCallback
-    if name == "InputError":
-        from minordpo.errors import InputError
-
-        return InputError
+    if name in _HOMES:
+        return getattr(import_module(f"minordpo.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

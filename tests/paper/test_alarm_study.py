@@ -1,4 +1,4 @@
-"""study/alarms.py on runs written by hand: where the text broke, who said so before, and what fitting chooses."""
+"""paper/alarm_study.py on runs written by hand: where the text broke, who said so before, and what fitting chooses."""
 
 from __future__ import annotations
 

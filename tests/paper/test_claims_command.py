@@ -238,7 +238,7 @@ def test_the_command_tells_verdicts_and_writes_them_whole(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     out, table = tmp_path / "claims.json", tmp_path / "claims.csv"
-    assert main(["claims", str(folder), "--out", str(out), "--csv", str(table)]) == 0
+    assert main(["paper", "claims", str(folder), "--out", str(out), "--csv", str(table)]) == 0
     said = capsys.readouterr().out
     assert said.startswith("8 finished runs, 2 seeds\n  seeds redraw only the order of the pairs here")
     assert "C1   held           The push" in said
@@ -266,7 +266,7 @@ def test_the_command_tells_verdicts_and_writes_them_whole(
 
 def test_one_file_is_not_written_twice(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     out = tmp_path / "claims.json"
-    assert main(["claims", str(folder), "--out", str(out), "--csv", str(out)]) == 2
+    assert main(["paper", "claims", str(folder), "--out", str(out), "--csv", str(out)]) == 2
     assert "Name another file for one of them" in capsys.readouterr().err
     assert not out.exists()
 
@@ -297,7 +297,7 @@ def test_what_cannot_be_used_is_one_line(
     write_run(Path("runs/a"))
     write_run(Path("broken/run"))
     write_rows(Path("broken/run/metrics.jsonl"), [{"step": step, "loss": None} for step in (1, 2, 3)])
-    assert main(["claims", *arguments]) == 2
+    assert main(["paper", "claims", *arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line
 

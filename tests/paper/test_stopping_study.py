@@ -1,4 +1,4 @@
-"""study/enough.py on runs written by hand: where rules stop, and what that saves and loses."""
+"""paper/stopping_study.py on runs written by hand: where rules stop, and what that saves and loses."""
 
 from __future__ import annotations
 

@@ -26,10 +26,8 @@ from minordpo.train.run import finished, run
 
 pytestmark = [pytest.mark.filterwarnings(each) for each in RENAMED]
 
-RECIPES = {
-    name: ROOT / "recipes" / "sweeps" / f"{name}.yaml"
-    for name in ("paper-qwen1.5-7b", "paper-qwen1.5-7b-lora")
-}
+PAPER = ROOT / "recipes" / "paper"
+RECIPES = {name: PAPER / f"{name}.yaml" for name in ("qwen1.5-7b", "qwen1.5-7b-lora")}
 WHOLE, LORA = RECIPES.values()
 PROBLEMS = "evaluate.task=problems"  # the test set is on the hub
 # By the paper, the grid's β among them (which of them, a comment above says); and what is no setting of its experiment.
@@ -117,7 +115,7 @@ def test_samples_for_kl_are_an_option_against_the_untuned_model():
 
 
 def test_every_setting_that_the_paper_does_not_state_is_marked_as_assumed():
-    for recipe in (WHOLE, LORA, ROOT / "recipes" / "paper-gsm8k.yaml"):
+    for recipe in (WHOLE, LORA, PAPER / "gsm8k.yaml"):
         lines = recipe.read_text(encoding="utf-8").splitlines()
         settings = [(match[1], line) for line in lines if (match := re.match(r" *([\w.]+): +[^# ]", line))]
         unmarked = {key.rpartition(".")[2] for key, line in settings if "assumed" not in line}

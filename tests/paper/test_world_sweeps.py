@@ -10,14 +10,14 @@ import pytest
 from helpers.places import ROOT
 from minordpo.sweep.plan import SweepPlan, load_plan
 
-FOLDER = ROOT / "recipes" / "sweeps"
+FOLDER = ROOT / "recipes" / "paper"
 ARMS = {"dpo", "dpop", "minordpo", "sft", "minor_sft", "dpo_nll"}
 VARIED = {"learning_rate", "seed", "data_seed"}
 LOOKS = {"eval_strategy", "eval_steps", "eval_on_start"}  # change no weight
 
 
 def plan(name: str) -> SweepPlan:
-    return load_plan(FOLDER / f"paper-micro-{name}.yaml")
+    return load_plan(FOLDER / f"micro-{name}.yaml")
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ PLAIN_NAMES = {name for name in NAMES if "." not in name}
 KEYS = texts(records)
 # Keys that are also words of other contracts (TrainingArguments, results.json, responses.jsonl): each is looked for
 # only as the key of a row, `row["loss"]` or `"loss" in row`.
-PLAIN_KEYS = {key for key in KEYS if "/" not in key} - {
+PLAIN_KEYS = {key for key in KEYS if "/" not in key} - {"no_rejected_gradient", "largest_logratio"}
     "no_rejected_gradient",
     "largest_logratio",
     "grad_norm",

@@ -1,99 +1,78 @@
-"""`minordpo evaluate`: its arguments and what it prints. What is slow to import is imported when it runs."""
+"""`minordpo evaluate`."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
+from minordpo.cli.command import DTYPE, argument, command, flag
 from minordpo.evaluate.known_tasks import tasks_in_words
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Say what the command does and takes."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.description = (
-        "Ask every MODEL the same questions and compare the others with the first. Answers are read twice: by the\n"
-        'asked line "So the answer is: 42", strictly, and by the last number. Tells accuracy with 95 % intervals, the\n'
-        "share in the asked format, repetition, loops, how many end by themselves, length, accuracy by the steps of\n"
-        "the reference solution, exact paired tests, and an answer of each kind. docs/evaluate.md has the rules.\n\n"
-        "--out DIR keeps every answer as it comes (DIR/MODEL/answers.jsonl, samples.jsonl), results.json and\n"
-        "results.md, with --samples and --reference also reward against KL as a figure (kl.png, kl.svg); the same\n"
-        "command goes on where it was stopped."
-    )
-    parser.epilog = (
-        "Examples:\n"
-        "  minordpo evaluate base runs/dpo runs/minordpo --task gsm8k --out evaluation\n"
-        "  minordpo evaluate runs/first --task problems --n 50 --max-new-tokens 256\n"
-        "  minordpo evaluate base runs/minordpo --task gsm8k --n 200 --samples 8 --reference base --out evaluation"
-    )
-    parser.add_argument(
-        "models", nargs="+", metavar="MODEL", help="run folder, model folder, adapter folder or hub id"
-    )
-    parser.add_argument(
+@command(
+    "accuracy, format and loops of models on questions",
+    argument("models", "run folder, model folder, adapter folder or hub id", nargs="+", metavar="MODEL"),
+    argument(
         "--task",
-        required=True,
-        metavar="TASK",
-        help=f"{tasks_in_words()}, or a .jsonl, .json or .parquet file with questions and answers".replace(
+        f"{tasks_in_words()}, or a .jsonl, .json or .parquet file with questions and answers".replace(
             "%", "%%"
         ),
-    )
-    parser.add_argument("--n", type=int, help="ask so many questions (default: all; of a generator 200)")
-    parser.add_argument("--seed", type=int, default=0, help="which questions, and which samples (default 0)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="keep answers and results here")
-    parser.add_argument("--reference", metavar="REF", help="model to measure the answers' log-ratios against")
-    parser.add_argument(
+        required=True,
+        metavar="TASK",
+    ),
+    argument("--n", "ask so many questions (default: all; of a generator 200)", type=int),
+    argument("--seed", "which questions, and which samples (default 0)", default=0),
+    argument("--out", "keep answers and results here", type=Path, metavar="DIR"),
+    argument("--reference", "model to measure the answers' log-ratios against", metavar="REF"),
+    argument(
         "--samples",
-        type=int,
+        "also draw N answers a question: pass@k, votes, and with --reference KL and best of k (default 0)",
         default=0,
         metavar="N",
-        help="also draw N answers a question: pass@k, votes, and with --reference KL and best of k (default 0)",
-    )
-    parser.add_argument(
-        "--max-new-tokens", type=int, default=512, metavar="N", help="longest answer (default 512)"
-    )
-    parser.add_argument(
-        "--batch-size", type=int, metavar="N", help="answers at a time, at most (default 32, on a GPU 128)"
-    )
-    parser.add_argument(
+    ),
+    argument("--max-new-tokens", "longest answer (default 512)", default=512, metavar="N"),
+    argument("--batch-size", "answers at a time, at most (default 32, on a GPU 128)", type=int, metavar="N"),
+    argument(
         "--temperature",
+        "of the samples (default 1); without --samples draw the one answer at it (default 0: greedy)",
         type=float,
         metavar="T",
-        help="of the samples (default 1); without --samples draw the one answer at it (default 0: greedy)",
-    )
-    parser.add_argument(
-        "--prompt", metavar="TEXT", help="prompt with {question} in it (default: the MinorDPO paper's)"
-    )
-    parser.add_argument("--plain-text", action="store_true", help="ask without a chat template")
-    parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), default="float32", help="type of the weights"
-    )
+    ),
+    argument(
+        "--prompt",
+        "prompt with {question} in it (default: the MinorDPO paper's)",
+        metavar="TEXT",
+        default=argparse.SUPPRESS,
+    ),
+    flag("--plain-text", "ask without a chat template"),
+    DTYPE,
+    goes_on=lambda options: "" if options["out"] is None else "the same command goes on",
+)
+def evaluate(models: list[str], out: Path | None, batch_size: int | None, **options: Any) -> None:
+    """Ask every MODEL the same questions and compare the others with the first. Answers are read twice: by the
+    asked line "So the answer is: 42", strictly, and by the last number. Tells accuracy with 95 % intervals, the
+    share in the asked format, repetition, loops, how many end by themselves, length, accuracy by the steps of
+    the reference solution, exact paired tests, and an answer of each kind. docs/evaluate.md has the rules.
 
+    --out DIR keeps every answer as it comes (DIR/MODEL/answers.jsonl, samples.jsonl), results.json and
+    results.md, with --samples and --reference also reward against KL as a figure (kl.png, kl.svg); the same
+    command goes on where it was stopped.
 
-def evaluate_command(arguments: argparse.Namespace) -> None:
-    """Evaluate, and print examples and tables."""
-    from minordpo.data.make.close_pairs import PAPER_PROMPT
+    Examples:
+      minordpo evaluate base runs/dpo runs/minordpo --task gsm8k --out evaluation
+      minordpo evaluate runs/first --task problems --n 50 --max-new-tokens 256
+      minordpo evaluate base runs/minordpo --task gsm8k --n 200 --samples 8 --reference base --out evaluation
+    """
     from minordpo.evaluate.evaluation import EvaluationConfig, evaluate
     from minordpo.evaluate.kl_plot import kl_figure
     from minordpo.evaluate.tables import examples, table
     from minordpo.run_folder import names
 
-    if arguments.out is not None:
-        arguments.goes_on = "the same command goes on"
-    config = EvaluationConfig(
-        task=arguments.task,
-        n=arguments.n,
-        seed=arguments.seed,
-        prompt=PAPER_PROMPT if arguments.prompt is None else arguments.prompt,
-        plain_text=arguments.plain_text,
-        max_new_tokens=arguments.max_new_tokens,
-        samples=arguments.samples,
-        temperature=arguments.temperature,
-        dtype=arguments.dtype,
-        reference=arguments.reference,
-    )
-    results = evaluate(arguments.models, config, out=arguments.out, batch_size=arguments.batch_size)
+    results = evaluate(models, EvaluationConfig(**options), out=out, batch_size=batch_size)
     print(f"{examples(results)}\n\n{table(results)}")
-    if arguments.out is not None:
-        drawn = kl_figure(results, arguments.out / names.KL_FIGURE)
-        figure = ", reward against KL as kl.png and kl.svg" if drawn else ""
-        print(f"\n{arguments.out}: results.md, results.json and every answer{figure}")
+    if out is not None:
+        figure = (
+            ", reward against KL as kl.png and kl.svg" if kl_figure(results, out / names.KL_FIGURE) else ""
+        )
+        print(f"\n{out}: results.md, results.json and every answer{figure}")

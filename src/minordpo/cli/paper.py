@@ -1,55 +1,111 @@
-"""`minordpo claims`: its arguments and what it prints. What is slow to import is imported when it runs."""
+"""`minordpo paper`: claims, world."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import typing
 from pathlib import Path
+from typing import Any
+
+from minordpo.cli.command import FOLDERS, Argument, Group, argument, command
+from minordpo.errors import InputError
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Say what the command does and takes."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.description = (
-        "Decide what the MinorDPO paper says from finished runs: held, did not hold, or not decidable and what is\n"
-        "missing. Each claim has a rule that was written beforehand (docs/claims.md). Seeds are the only replicates:\n"
-        "below 6 of them nothing is decided that chance could decide, but direction and numbers are told.\n"
-        "Runs that differ by more than objective, beta, learning rate and seed are situations of their own, each\n"
-        "judged apart; the one with most runs is shown whole, the others in short and in the files. Only reads."
-    )
-    parser.epilog = (
-        "Examples:\n"
-        "  minordpo claims runs/paper-micro\n"
-        "  minordpo claims runs/dpo-* runs/minordpo-* evaluation --out claims.json --csv claims.csv"
-    )
-    parser.add_argument(
-        "folders",
-        nargs="+",
-        type=Path,
-        metavar="DIR",
-        help="run folder, folder of run folders, sweep's output, or an evaluation of such runs",
-    )
-    parser.add_argument("--out", type=Path, metavar="FILE.json", help="write everything as JSON, by seed too")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write a row a claim and situation")
+@command(
+    "what the paper says, decided from finished runs",
+    FOLDERS,
+    argument("--out", "write everything as JSON, by seed too", type=Path, metavar="FILE.json"),
+    argument("--csv", "write a row a claim and situation", type=Path, metavar="FILE"),
+)
+def claims(folders: list[Path], out: Path | None, csv: Path | None) -> None:
+    """Decide what the MinorDPO paper says from finished runs: held, did not hold, or not decidable and what is
+    missing. Each claim has a rule that was written beforehand (docs/claims.md). Seeds are the only replicates:
+    below 6 of them nothing is decided that chance could decide, but direction and numbers are told.
+    Runs that differ by more than objective, beta, learning rate and seed are situations of their own, each
+    judged apart; the one with most runs is shown whole, the others in short and in the files. Only reads.
 
-
-def claims_command(arguments: argparse.Namespace) -> None:
-    """Judge, print, and write what is asked for."""
-    from minordpo.errors import InputError
+    Examples:
+      minordpo paper claims runs/paper-micro
+      minordpo paper claims runs/dpo-* runs/minordpo-* evaluation --out claims.json --csv claims.csv
+    """
     from minordpo.paper.claims.judged import judge_all
     from minordpo.paper.claims.runs import gather_runs
     from minordpo.paper.claims.tables import as_text, write_csv, write_json
     from minordpo.report.find import find
 
-    if (
-        arguments.out is not None
-        and arguments.csv is not None
-        and arguments.out.resolve() == arguments.csv.resolve()
-    ):
-        raise InputError(f"--out and --csv are both {arguments.out}. Name another file for one of them")
-    gathered = gather_runs(find(arguments.folders))
+    if out is not None and csv is not None and out.resolve() == csv.resolve():
+        raise InputError(f"--out and --csv are both {out}. Name another file for one of them")
+    gathered = gather_runs(find(folders))
     judged = judge_all(gathered)
-    if arguments.out is not None:
-        write_json(arguments.out, judged, gathered.said)
-    if arguments.csv is not None:
-        write_csv(arguments.csv, judged)
+    if out is not None:
+        write_json(out, judged, gathered.said)
+    if csv is not None:
+        write_csv(csv, judged)
     print(as_text(judged, gathered.said))
+
+
+_WORLD_HELP = {
+    "seed": "another seed draws another base, other pairs and other questions",
+    "family": "kind of the questions",
+    "distance": "how far the base's own style is from the chosen answers'",
+    "rejected": "how far the rejected answers are from the chosen ones",
+    "pairs": "pairs to train on",
+    "base_steps": "most steps of the base's training; with --base-accuracy null, all its steps",
+    "base_accuracy": "lowest and highest share of its own questions that the base may be right in; null takes any base",
+}
+
+
+def _shares(text: str) -> tuple[float, ...] | None:
+    try:
+        return None if text == "null" else tuple(float(each) for each in text.strip("[]").split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither of the form 0.45,0.65 nor null") from None
+
+
+def _world_options() -> list[Argument]:
+    """An option for each field of `World`."""
+    from minordpo.paper.worlds.world import World
+
+    hints = typing.get_type_hints(World)
+    found = []
+    for field in dataclasses.fields(World):
+        name, default, shown = field.name, field.default, field.default
+        options: dict[str, Any] = {"metavar": "N"}
+        if isinstance(default, tuple):
+            options, shown = {"type": _shares, "metavar": "LOW,HIGH"}, ",".join(map(str, default))
+        elif isinstance(default, str):
+            options = {"choices": typing.get_args(hints[name])}
+        text = f"{_WORLD_HELP[name]} (default {shown})"
+        found.append(argument(f"--{name.replace('_', '-')}", text, default=default, **options))
+    return found
+
+
+@command(
+    "make a toy world: a small base model, pairs and questions",
+    argument("--out", "folder of the world", type=Path, required=True, metavar="FOLDER"),
+    more=_world_options,
+    goes_on=lambda options: "the same command goes on",
+)
+def world(out: Path, **options: Any) -> None:
+    """Make a toy world in a folder, all of it from a seed: a base model of 0.85 million weights, trained from
+    nothing; close pairs to tune it on, and others held out; questions to choose settings by and to score by;
+    other tasks that tuning should not unlearn. `minordpo sweep` makes such worlds by itself (docs/sweep.md).
+
+    Examples:
+      minordpo paper world --out worlds/first
+      minordpo paper world --out worlds/any --base-steps 1200 --base-accuracy null
+    """
+    from minordpo.paper.worlds.world import World, describe_base, make_world
+
+    make_world(out, World(**options))
+    print(f"{out}: base, pairs.jsonl, held_out.jsonl, validation.jsonl, test.jsonl, retention.jsonl")
+    print(describe_base(out))
+
+
+PAPER = Group(
+    name="paper",
+    help="the MinorDPO paper's claims, and toy worlds to test them in",
+    description="The laboratory of the MinorDPO paper.",
+    commands=(claims, world),
+)

@@ -1,9 +1,11 @@
-"""`minordpo sweep`: its arguments. What is slow to import is imported when it runs."""
+"""`minordpo sweep`."""
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
+from typing import Any
+
+from minordpo.cli.command import argument, command, flag
 
 EXAMPLE = """\
 run: recipes/minordpo-smollm2.yaml       # or the sections of a run config; its output is not used
@@ -20,50 +22,40 @@ output: runs/rates
 """
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Say what the command does and takes."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.description = (
-        "Train every run of SWEEP.yaml, ask its model questions if told to, and write a row a run to results.csv and\n"
-        "results.parquet. Each run is an ordinary run folder in the output. Runs that share model and data share one\n"
-        "reference pass. A run that fails is written down and the others go on; a collapsed run is a result.\n"
-        "The same command goes on where a sweep was stopped or killed, and a grid may gain runs (docs/sweep.md).\n\n"
-        f"SWEEP.yaml:\n\n{EXAMPLE}\n"
-        "world: {family: chain, distance: full, pairs: 3840, base_steps: 2600} in place of run's model and data makes\n"
-        "micro worlds, one a seed: a small base model, pairs, questions, and other tasks that it should not unlearn."
-    )
-    parser.epilog = (
-        "Examples:\n"
-        "  minordpo sweep sweep.yaml --dry-run\n"
-        "  minordpo sweep sweep.yaml --jobs 4\n"
-        "  minordpo sweep sweep.yaml --only 'minordpo-*' --retry\n"
-        "  minordpo sweep sweep.yaml run.training.max_steps=20 'grid.seed=[0]' output=runs/try"
-    )
-    parser.add_argument("sweep", type=Path, metavar="SWEEP.yaml", help="what is run")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="override a key of it")
-    parser.add_argument(
+@command(
+    "many runs from one file, side by side, into one table",
+    argument("sweep", "what is run", type=Path, metavar="SWEEP.yaml"),
+    argument("overrides", "override a key of it", nargs="*", metavar="section.key=value"),
+    argument(
         "--jobs",
+        "runs side by side (default: one a GPU, or one); cores are shared, and GPUs where N is larger",
         type=int,
         metavar="N",
-        help="runs side by side (default: one a GPU, or one); cores are shared, and GPUs where N is larger",
-    )
-    parser.add_argument("--only", metavar="PATTERN", help="only runs whose name matches, as 'dpo-*-seed0'")
-    parser.add_argument("--retry", action="store_true", help="run again what has failed")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="check everything, list what would run, estimate its time"
-    )
+    ),
+    argument("--only", "only runs whose name matches, as 'dpo-*-seed0'", metavar="PATTERN"),
+    flag("--retry", "run again what has failed"),
+    flag("--dry-run", "check everything, list what would run, estimate its time"),
+    parts=lambda: {"example": EXAMPLE},
+    goes_on=lambda options: "the same command goes on",
+)
+def sweep(sweep: Path, overrides: list[str], **options: Any) -> int:
+    """Train every run of SWEEP.yaml, ask its model questions if told to, and write a row a run to results.csv and
+    results.parquet. Each run is an ordinary run folder in the output. Runs that share model and data share one
+    reference pass. A run that fails is written down and the others go on; a collapsed run is a result.
+    The same command goes on where a sweep was stopped or killed, and a grid may gain runs (docs/sweep.md).
 
+    SWEEP.yaml:
 
-def sweep_command(arguments: argparse.Namespace) -> int:
-    """Sweep; 1 where runs have failed."""
-    from minordpo.sweep.sweep import sweep
+    <example>
+    world: {family: chain, distance: full, pairs: 3840, base_steps: 2600} in place of run's model and data makes
+    micro worlds, one a seed: a small base model, pairs, questions, and other tasks that it should not unlearn.
 
-    failed = sweep(
-        arguments.sweep,
-        arguments.overrides,
-        jobs=arguments.jobs,
-        only=arguments.only,
-        retry=arguments.retry,
-        dry_run=arguments.dry_run,
-    )
-    return 1 if failed else 0
+    Examples:
+      minordpo sweep sweep.yaml --dry-run
+      minordpo sweep sweep.yaml --jobs 4
+      minordpo sweep sweep.yaml --only 'minordpo-*' --retry
+      minordpo sweep sweep.yaml run.training.max_steps=20 'grid.seed=[0]' output=runs/try
+    """
+    from minordpo.sweep.sweep import sweep as run_sweep
+
+    return 1 if run_sweep(sweep, overrides, **options) else 0

@@ -85,8 +85,8 @@ REFUSED: dict[str, str] = {
     "hub_revision": _OWN_FOLDERS,
 }
 
-# fsdp was run in two processes on a CPU (tests/test_sharding.py), not on GPUs yet; deepspeed was never run, and its
-# ZeRO-3 and bfloat16 are refused: train/sharding.py.
+# fsdp was run in two processes on a CPU (tests/train/test_sharding.py), not on GPUs yet; deepspeed was never run, and
+# its ZeRO-3 and bfloat16 are refused: train/sharding.py.
 _HONOURED = """
 num_train_epochs max_steps learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps
 optim optim_args optim_target_modules weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm

@@ -1,4 +1,4 @@
-"""`minordpo claims`: what the MinorDPO paper says, decided from finished runs. Read `claims` first.
+"""`minordpo paper claims`: what the MinorDPO paper says, decided from finished runs. Read `claims` first.
 
 find      (of the report) DIR … ─► run folders and evaluations
 runs      their files ─► `Run`s: objective, β, rate, seed, and measures by name; those of one situation together

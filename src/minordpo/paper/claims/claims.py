@@ -172,9 +172,9 @@ CLAIMS: tuple[Claim, ...] = (
         "C9",
         "Quantities without β may say when training suffices",
         "§5 (an open question)",
-        "One of the signals of `study/enough.py`, its level chosen on the other configurations of the same seed, "
-        "saves more steps than stopping at a fixed share of them, which saves nothing where it loses more than one "
-        "point of accuracy, and itself loses less than that; p times the number of signals. Their use inside an "
+        "One of the signals of `paper/stopping_study.py`, its level chosen on the other configurations of the same "
+        "seed, saves more steps than stopping at a fixed share of them, which saves nothing where it loses more than "
+        "one point of accuracy, and itself loses less than that; p times the number of signals. Their use inside an "
         "objective is not asked here.",
         "runs of two configurations or more with held-out pairs and checkable looks on the way",
         training.signals_tell_when,

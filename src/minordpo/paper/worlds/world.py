@@ -22,9 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from minordpo.errors import InputError
-from minordpo.paper.worlds.base import MIXTURE, Distance, train_base
 from minordpo.paper.worlds.pairs import Rejected, rejected
-from minordpo.paper.worlds.questions import Family, Question, draw, draw_task
+from minordpo.paper.worlds.questions import MIXTURE, Distance, Family, Question, draw, draw_task
 from minordpo.run_folder.files import write_jsonl
 
 TRAINED = "trained.json"
@@ -63,6 +62,8 @@ def make_world(folder: Path, world: World, *, quiet: bool = False) -> Path:
     kept_out = _write_questions(folder, world)
     base = folder / "base"
     if not base.exists():
+        from minordpo.paper.worlds.base import train_base  # it imports torch, and a world's facts need none
+
         aside, started = folder / ".base.writing", time.perf_counter()
         trained = train_base(
             aside,
