@@ -21,8 +21,8 @@ from minordpo.objectives import (
     refuse_data,
     resolve,
 )
-from minordpo.objectives.resolve import RANGES, check_ranges
-from minordpo.objectives.spec import PAIRS, Spec
+from minordpo.objectives.resolve import RANGES
+from minordpo.objectives.spec import Spec, by_name
 
 NAMES = sorted(OBJECTIVES)
 PROMPTS = [
@@ -334,12 +334,17 @@ def test_every_hyperparameter_has_its_range_and_every_range_its_words():
     assert sorted(every) == sorted(RANGES) == sorted(WORDS)
 
 
-def test_who_adds_a_hyperparameter_without_a_range_is_told_at_import():
-    def tilted(logps: PairLogps, *, beta: float = 0.1, tilt: float = 0.0) -> Any:
-        raise NotImplementedError
+def test_who_adds_an_objective_without_words_for_it_is_told_at_import():
+    def tilted(logps: PairLogps, *, beta: float = 0.1) -> Any:
+        """margin.
 
-    with pytest.raises(TypeError, match="tilt of objective tilted has no range"):
-        check_ranges({"tilted": Spec(tilted, PAIRS, assumes="", usual="")})
+        Assumes: nothing.
+        """
+
+    with pytest.raises(
+        TypeError, match="the docstring of objective tilted needs lines Assumes: … and Usual: …"
+    ):
+        by_name(Spec(tilted))
 
 
 def test_the_nearest_name_is_found_in_any_case():

@@ -32,13 +32,7 @@ COMPARABLE = 6.0  # times; planes whose strongest pushes are farther apart have 
 VALUES = LinearSegmentedColormap.from_list("values", ["#b9d48a", "#3f9a8c", "#33548f", "#3b0f50"])
 
 _UNITS = {"logratios": "nats", "means": "nats a token", "sums": "nats"}
-_SYMBOLS = {
-    "beta": "β",
-    "orpo_lambda": "λ",
-    "delta": "δ",
-    "rank_weight": "rank weight",
-    "temperature": "temp.",
-}
+_GREEK = {"alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "lambda": "λ"}
 _READING = (
     "Planes: to the right the chosen response is likelier, upwards the rejected one, compared with the reference "
     "(π_ref) where the objective has one; the aim is right and down. Arrows point where gradient descent on the loss "
@@ -117,9 +111,9 @@ def _header(view: View) -> tuple[list[str], list[str]]:
     for term in view.objective.terms:
         formulas += textwrap.wrap(term.spec.formula.rstrip(".").replace("`", ""), 82)
     drawn = conditions(view.objective, view.plane)
-    assumed = "; ".join(term.spec.assumes for term in view.objective.terms)
-    rest = textwrap.wrap(f"Assumes: {assumed}", 82)
-    return formulas, rest + (textwrap.wrap(f"Drawn for: {drawn}", 82) if drawn else [])
+    assumed = "; ".join(term.spec.assumes for term in view.objective.terms if term.spec.assumes)
+    rest = [f"{title}: {words}" for title, words in (("Assumes", assumed), ("Drawn for", drawn)) if words]
+    return formulas, [line for each in rest for line in textwrap.wrap(each, 82)]
 
 
 def _texts(figure: Figure, top: tuple[str, list[str]], bottom: Sequence[str]) -> None:
@@ -223,7 +217,13 @@ def _draw_curves(chosen: Axes, rejected: Axes, view: View) -> None:
     if not same:
         rejected.annotate("own scale", (1, 0.98), xycoords="axes fraction", ha="right", va="top", fontsize=8)
     if name:
-        _draw_values(chosen, _SYMBOLS[name])
+        _draw_values(chosen, _symbol(name))
+
+
+def _symbol(name: str) -> str:
+    """A hyper-parameter as its formula has it, or in so few letters that five values fit beside it."""
+    words = name.replace("_", " ")
+    return _GREEK.get(words.split()[-1], words if len(words) <= 11 else f"{words[:4]}.")
 
 
 def _draw_values(chosen: Axes, symbol: str) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from minordpo.errors import InputError
-from minordpo.objectives import Objective, ResponseLogps, TokenLogps, gradient, resolve
+from minordpo.objectives import Objective, ResponseLogps, TokenLogps, gradient
 
 Kind = Literal["logratios", "means", "sums"]
 
@@ -21,10 +21,7 @@ CELLS = 160  # a side; even, so that no cell lies on 0, where relu's corner is
 LONGEST = 10_000  # tokens; a token-wise objective is computed token by token
 _AT_ONCE = 256  # pairs; rrhf compares every response with every other, whatever its prompt
 _TOKENS_AT_ONCE = 100_000
-# What the curves vary where there is no beta.
-_MAIN = ("beta", "orpo_lambda", "delta", "rank_weight", "temperature")
 _TIMES = (1.0, 0.2, 0.5, 2.0, 5.0)
-_BY_SUMS = {"slic", "pairwise_cringe"}  # without a reference, and moved by nats a response, not a token
 
 
 @dataclass(frozen=True)
@@ -92,7 +89,7 @@ def kind_of(objective: Objective) -> Kind:
     """What an objective is a function of: log-ratios, mean log-probs or summed ones."""
     if objective.reference:
         return "logratios"
-    return "sums" if any(term.name in _BY_SUMS for term in objective.terms) else "means"
+    return "sums" if any(term.spec.axes == "sums" for term in objective.terms) else "means"
 
 
 def plane_of(objective: Objective, length: int) -> Plane:
@@ -180,8 +177,9 @@ def _tokens(logps: Tensor, length: int) -> TokenLogps:
 
 
 def main_hyperparameter(objective: Objective) -> str | None:
-    """The hyper-parameter that the curves vary, if there is one."""
-    return next((name for name in _MAIN if name in objective.hyper), None)
+    """The hyper-parameter that the curves vary, if there is one: beta, or else the first term's main one."""
+    mains = [term.spec.main for term in objective.terms]
+    return "beta" if "beta" in mains else next((each for each in mains if each is not None), None)
 
 
 def variants(objective: Objective, betas: Sequence[Any]) -> list[Objective]:
@@ -194,25 +192,17 @@ def variants(objective: Objective, betas: Sequence[Any]) -> list[Objective]:
         return [objective]
     own = objective.hyper[name]
     values = betas if betas and name == "beta" else [float(f"{own * times:.12g}") for times in _TIMES]
-    distinct = dict.fromkeys([own, *values])
-    return [resolve(objective.name, {**objective.hyper, name: value}) for value in distinct]
+    return [objective.having(name, value) for value in dict.fromkeys([own, *values])]
 
 
 def conditions(objective: Objective, plane: Plane) -> str:
     """What the drawing takes for granted, in words; empty where nothing."""
-    names = {term.name for term in objective.terms}
     said = []
     if plane.kind != "logratios" or _length_matters(objective, plane):
         said.append(f"responses of {plane.length} tokens")
     if plane.kind == "logratios" and not all(term.spec.reference for term in objective.terms):
         said.append(f"π_ref gives each response {reference_level(plane):g} nats")
-    if objective.mismatched:
-        said.append("z0 = 0")
-    if "rrhf" in names:
-        said.append("two responses a prompt")
-    if objective.alternatives is not None:
-        said.append("tokens alike, each rejected one as likely as its alternative")
-    return ", ".join(said)
+    return ", ".join([*said, *(term.spec.drawn_for for term in objective.terms if term.spec.drawn_for)])
 
 
 def _length_matters(objective: Objective, plane: Plane) -> bool:

@@ -14,7 +14,6 @@ from minordpo.engine.models import REFERENCE_ADAPTER
 from minordpo.generate.generation import Answer
 from minordpo.generate.text_measures import summarize
 from minordpo.monitor.summary import for_card
-from minordpo.objectives.describe import source
 from minordpo.version import __version__
 
 if TYPE_CHECKING:
@@ -117,7 +116,7 @@ def _objective(trainer: PreferenceTrainer) -> str:
         parts += [
             f"{weight}{_code(term.name)}{f' with {hyper}' if hyper else ''}, a loss for each prompt:",
             f"    {term.spec.formula.rstrip('.')}",
-            f"Source: {source(term.spec)}.",
+            f"Source: {term.spec.source}.",
         ]
     parts.append(
         "A log-ratio is log π/π_ref of a response, summed over its tokens, in nats: how much likelier the tuned model "

@@ -1,0 +1,268 @@
+"""A user's own objective: a function, given in Python or named in a file, checked as the built-in ones are.
+
+The checks of its signature and of what it returns for a few made-up pairs run once, before anything slow. What it
+returns is checked in every step too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from minordpo.errors import InputError, did_you_mean
+from minordpo.objectives.logps import ResponseLogps, TokenLogps
+from minordpo.objectives.spec import PAIRS, Spec
+
+# `objective.name`, and the arguments of PreferenceTrainer, beside which it takes hyper-parameters.
+RESERVED = {
+    *(
+        "name",
+        "self",
+        "model",
+        "objective",
+        "args",
+        "train_dataset",
+        "eval_dataset",
+        "processing_class",
+        "ref_model",
+    ),
+    *("peft_config", "callbacks", "optimizers", "token_options", "invalid", "token_budget", "dropout"),
+    *("measure_reference", "cache", "metrics_file", "allow_code"),
+}
+_FORM = "def my_loss(logps, *, beta: float = 0.1)"
+
+
+# ---- a function, or its Spec ----
+def own_spec(spec: Spec, name: str) -> Spec:
+    """A user's spec with a function that checks what it returns; `name` is for messages.
+
+    Raises:
+        InputError: no function, or a signature from which hyper-parameters cannot be read.
+    """
+    if not callable(spec.function) or isinstance(spec.function, type):
+        raise InputError(
+            f"objective {name} is of type {type(spec.function).__name__}, but a name or a function of PairLogps is "
+            f"needed, as in {_FORM}. Pass one"
+        )
+    try:
+        first, *others = inspect.signature(spec.function).parameters.values()
+    except ValueError:  # no parameter, or none that Python can read
+        raise InputError(
+            f"objective {name} takes no argument, but it is given log-probs. Write it as {_FORM}"
+        ) from None
+    if first.kind not in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD):
+        raise InputError(f"objective {name} takes no argument by place, but needs one. Write it as {_FORM}")
+    for each in others:
+        if each.kind is not each.KEYWORD_ONLY or not isinstance(each.default, int | float):
+            raise InputError(
+                f"objective {name} has a parameter {each}, but a hyper-parameter stands behind * and has a number, "
+                f"true or false as its default. Write the function as {_FORM}"
+            )
+        if each.name in RESERVED:
+            raise InputError(
+                f"objective {name} has a hyper-parameter {each.name!r}, which is also a setting of the trainer. Give "
+                "the hyper-parameter another name"
+            )
+    if not spec.data >= PAIRS or (spec.alternatives and "top_k" not in spec.defaults):
+        raise InputError(
+            f"the Spec of objective {name} leaves out pairs, or has alternatives and no hyper-parameter top_k. Every "
+            "objective takes pairs, and alternatives are drawn from the top_k likeliest tokens"
+        )
+    return replace(spec, function=_checked(spec.function, name))
+
+
+def _checked(function: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
+    """The function, with its errors and wrong results told in one line that names it."""
+
+    @functools.wraps(function)
+    def checked(logps: Any, **hyper: Any) -> Tensor:
+        try:
+            losses = function(logps, **hyper)
+        except (InputError, torch.OutOfMemoryError):  # the step makes room and tries again
+            raise
+        except Exception as error:
+            frames = traceback.extract_tb(error.__traceback__)[1:2]
+            where = "".join(f" on line {each.lineno} of {Path(each.filename).name}" for each in frames)
+            said = " ".join(str(error).split())
+            raise InputError(
+                f"objective {name} raised {type(error).__name__}{where}: {said}. Correct the function"
+            ) from error
+        _refuse_result(losses, logps, name)
+        return losses
+
+    checked.__name__ = name
+    return checked
+
+
+def _refuse_result(losses: Any, logps: Any, name: str) -> None:
+    seen = logps.logps if isinstance(logps, ResponseLogps) else logps.chosen_logps
+    prompts = logps.prompts if isinstance(logps, ResponseLogps) else len(seen)
+    if not isinstance(losses, Tensor):
+        found = f"a value of type {type(losses).__name__}"
+    elif losses.shape != (prompts,):
+        found = f"a tensor of shape {tuple(losses.shape)}"
+    elif not losses.is_floating_point():
+        found = f"a tensor of {losses.dtype}"
+    elif seen.requires_grad and not losses.requires_grad:
+        found = "a tensor without a gradient"
+    else:
+        return
+    raise InputError(
+        f"objective {name} returned {found} for {prompts} pairs, but a loss for each is needed, of shape ({prompts},), "
+        "computed from the log-probs and not averaged. Correct the function"
+    )
+
+
+# ---- tried on made-up pairs ----
+def tried(spec: Spec, hyper: dict[str, Any], name: str) -> Spec:
+    """The spec, once its function has returned losses with a gradient for made-up pairs.
+
+    A spec whose `reference` is None learns here whether its loss is made of reference log-probs: whether the function
+    fails without them, or returns something else. Where the loss is not, its plane is of sums unless lengths matter.
+
+    Raises:
+        InputError: the function raises an error, or returns something that is no loss a pair with a gradient.
+    """
+    logps = _made_up()
+    alone = replace(logps, ref_logps=None)
+    losses = spec.losses(alone if spec.reference is False else logps, hyper)
+    found = torch.autograd.grad(losses.sum(), logps.logps, allow_unused=True)
+    if found[0] is None:
+        raise InputError(
+            f"objective {name} returned losses that have no gradient with respect to the responses' log-probs, so "
+            "nothing would be trained. Correct the function"
+        )
+
+    def same(other: ResponseLogps) -> bool:
+        try:
+            return torch.equal(spec.losses(other, hyper).nan_to_num(), losses.nan_to_num())
+        except InputError:
+            return False
+
+    if spec.reference is not None:
+        return spec
+    axes: Literal["sums", "means"] = "sums" if same(replace(logps, tokens=logps.tokens + 1)) else "means"
+    return replace(spec, reference=not same(alone), axes=axes)
+
+
+def _made_up() -> ResponseLogps:
+    """Five pairs whose log-ratios have all signs and 0."""
+    ratios = torch.tensor([3.0, -2.0, -4.0, 1.5, 2.0, 5.0, -1.0, -6.0, 0.0, 0.0])
+    tokens = torch.arange(10) % 4 + 3
+    ref = -1.5 * tokens - 0.25 * torch.arange(10) - 8
+    logps = (ref + ratios).requires_grad_()
+    sequences = torch.arange(10).repeat_interleave(tokens)
+    members = torch.nonzero(sequences % 2 == 1)[:, 0]
+    by_token = (logps / tokens)[sequences]
+    return ResponseLogps(
+        logps,
+        ref,
+        tokens,
+        groups=torch.arange(10) // 2,
+        grades=torch.tensor([1.0, 0.0]).repeat(5),
+        by_token=TokenLogps(by_token, sequences, by_token[members] - 0.5, members),
+    )
+
+
+# ---- package.module:function ----
+def import_objective(name: str) -> Any:
+    """The function or `Spec` that "package.module:function" names, imported from sys.path or the current folder.
+
+    Raises:
+        InputError: there is no such module or function, or the module raises an error.
+    """
+    module, _, function = name.partition(":")
+    try:
+        with _current_folder():
+            found = importlib.import_module(module)
+    except Exception as error:
+        missing = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
+        if missing is not None and f"{module}.".startswith(f"{missing}."):
+            raise InputError(
+                f"objective.name is {name!r}, but there is no module {missing} on sys.path or in {os.getcwd()}. "
+                "Correct the name, or change to the folder that holds the module"
+            ) from None
+        raise InputError(
+            f"objective.name is {name!r}, but importing {module} raised {type(error).__name__}: "
+            f"{' '.join(str(error).split())}. Correct the module"
+        ) from error
+    if not hasattr(found, function):
+        raise InputError(
+            f"objective.name is {name!r}, but {module} has no {function}{did_you_mean(function, vars(found))}. Correct "
+            "the name"
+        )
+    return getattr(found, function)
+
+
+def refuse_import(name: str) -> Any:
+    """Refuse to import what "package.module:function" names; nothing of it is executed.
+
+    Raises:
+        InputError: always, with what would be imported and how to allow it.
+    """
+    module, _, function = name.partition(":")
+    with _current_folder():
+        file = _file_of(module)
+    where = file or "which is not on sys.path or in the current folder"
+    raise InputError(
+        f"objective.name is {name!r}, so the module {module} ({where}) would be imported and its {function} called. "
+        "Code that a file names runs only with --allow-code on the command line (in Python allow_code=True). Give it "
+        "if you trust that module"
+    )
+
+
+@dataclass(frozen=True)
+class NotImported(Spec):
+    """What stands for the function that a finished run was trained with: the hyper-parameters given there, no loss."""
+
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The hyper-parameters of the run."""
+        return dict(self.given)
+
+
+def not_imported(name: str, hyper: Mapping[str, Any]) -> Spec:
+    """What stands for the function "package.module:function" where a finished run is read."""
+    return NotImported(lambda *_, **__: refuse_import(name), given=hyper)
+
+
+def _file_of(module: str) -> str | None:
+    """Where a module would be imported from, found without executing it or its packages; None where it is not."""
+    path, origin, parts = None, None, module.split(".")
+    for depth in range(1, len(parts) + 1):
+        finders = (each for each in sys.meta_path if hasattr(each, "find_spec"))
+        found = (each.find_spec(".".join(parts[:depth]), path) for each in finders)
+        spec = next((each for each in found if each is not None), None)
+        if spec is None or (depth < len(parts) and spec.submodule_search_locations is None):
+            return None
+        path, origin = spec.submodule_search_locations, spec.origin or "a folder"
+    return origin
+
+
+@contextlib.contextmanager
+def _current_folder() -> Iterator[None]:
+    """The current folder is looked in last."""
+    folder = os.getcwd()
+    importlib.invalidate_caches()
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # the module may have changed the path
+            sys.path.reverse()
+            sys.path.remove(folder)
+        sys.path.reverse()
