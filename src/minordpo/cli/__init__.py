@@ -91,6 +91,11 @@ def _add_train(commands: Any) -> None:
         action="store_true",
         help="check config, data, template and model; estimate time and memory",
     )
+    parser.add_argument(
+        "--allow-code",
+        action="store_true",
+        help="import an objective.name of the form package.module:function",
+    )
     parser.set_defaults(run=_train, goes_on="go on with the same command and --resume")
     if "train" in sys.argv[1:2] and {"-h", "--help"} & set(sys.argv):
         from minordpo.config import describe_config
@@ -114,11 +119,11 @@ def _train(arguments: argparse.Namespace) -> None:
     if arguments.dry_run:
         from minordpo.train.dry_run.estimate import dry_run
 
-        dry_run(config, resume=arguments.resume)
+        dry_run(config, resume=arguments.resume, allow_code=arguments.allow_code)
         return
     from minordpo.train.run import run
 
-    run(config, resume=arguments.resume)
+    run(config, resume=arguments.resume, allow_code=arguments.allow_code)
 
 
 # ---- sweep ----
@@ -257,6 +262,9 @@ def _add_lens(commands: Any) -> None:
         "--run", type=Path, metavar="DIR", dest="run_folder", help="run folder to draw the pairs of"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=".png or .svg file to write")
+    parser.add_argument(
+        "--allow-code", action="store_true", help="import an objective of the form package.module:function"
+    )
     parser.set_defaults(run=_lens)
 
 
@@ -270,6 +278,7 @@ def _lens(arguments: argparse.Namespace) -> None:
         settings=arguments.set,
         length=arguments.length,
         run=arguments.run_folder,
+        allow_code=arguments.allow_code,
     )
     print(f"{arguments.out}: written")
 

@@ -52,6 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="check everything, list what would run, estimate its time"
     )
+    parser.add_argument(
+        "--allow-code",
+        action="store_true",
+        help="import an objective.name of the form package.module:function",
+    )
 
 
 def sweep_command(arguments: argparse.Namespace) -> int:
@@ -65,5 +70,6 @@ def sweep_command(arguments: argparse.Namespace) -> int:
         only=arguments.only,
         retry=arguments.retry,
         dry_run=arguments.dry_run,
+        allow_code=arguments.allow_code,
     )
     return 1 if failed else 0

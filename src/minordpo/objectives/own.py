@@ -45,19 +45,21 @@ _FORM = "def my_loss(logps, *, beta: float = 0.1)"
 
 
 # ---- a function, or its Spec ----
-def own_spec(spec: Spec, name: str) -> Spec:
-    """A user's spec with a function that checks what it returns; `name` is for messages.
+def own_spec(given: Any, name: str) -> Spec:
+    """The `Spec` of a user's function, or of a user's `Spec`, with a function that checks what it returns.
 
     Raises:
         InputError: no function, or a signature from which hyper-parameters cannot be read.
     """
-    if not callable(spec.function) or isinstance(spec.function, type):
+    function = given.function if isinstance(given, Spec) else given
+    if not callable(function) or isinstance(function, type):
         raise InputError(
-            f"objective {name} is of type {type(spec.function).__name__}, but a name or a function of PairLogps is "
+            f"objective {name} is of type {type(function).__name__}, but a name or a function of PairLogps is "
             f"needed, as in {_FORM}. Pass one"
         )
+    spec = given if isinstance(given, Spec) else Spec(function, reference=None)
     try:
-        first, *others = inspect.signature(spec.function).parameters.values()
+        first, *others = inspect.signature(function).parameters.values()
     except ValueError:  # no parameter, or none that Python can read
         raise InputError(
             f"objective {name} takes no argument, but it is given log-probs. Write it as {_FORM}"
@@ -80,7 +82,7 @@ def own_spec(spec: Spec, name: str) -> Spec:
             f"the Spec of objective {name} leaves out pairs, or has alternatives and no hyper-parameter top_k. Every "
             "objective takes pairs, and alternatives are drawn from the top_k likeliest tokens"
         )
-    return replace(spec, function=_checked(spec.function, name))
+    return replace(spec, function=_checked(function, name))
 
 
 def _checked(function: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:

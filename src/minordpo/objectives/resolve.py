@@ -17,7 +17,7 @@ from minordpo.objectives import own
 from minordpo.objectives.logps import ResponseLogps
 from minordpo.objectives.pairwise import PAIRWISE
 from minordpo.objectives.responses import RESPONSES
-from minordpo.objectives.spec import Range, Spec
+from minordpo.objectives.spec import Range, Spec, name_of
 
 OBJECTIVES: dict[str, Spec] = {**PAIRWISE, **RESPONSES}
 # Of each hyper-parameter that a built-in objective has.
@@ -140,13 +140,14 @@ def parse(objective: Given, *, allow_code: bool = False) -> list[Part]:
     """
     if isinstance(objective, str):
         return _parts(objective, _imported if allow_code else own.refuse_import)
-    spec = objective if isinstance(objective, Spec) else Spec(objective, reference=None)
-    return [(1.0, spec.name, spec if OBJECTIVES.get(spec.name) is spec else own.own_spec(spec, spec.name))]
+    if isinstance(objective, Spec) and OBJECTIVES.get(objective.name) is objective:
+        return [(1.0, objective.name, objective)]
+    name = objective.name if isinstance(objective, Spec) else name_of(objective)
+    return [(1.0, name, own.own_spec(objective, name))]
 
 
 def _imported(name: str) -> Spec:
-    found = own.import_objective(name)
-    return own.own_spec(found if isinstance(found, Spec) else Spec(found, reference=None), name)
+    return own.own_spec(own.import_objective(name), name)
 
 
 def _tried(term: Term) -> Term:

@@ -121,7 +121,7 @@ class Spec:
     @property
     def name(self) -> str:
         """What the function is called."""
-        return getattr(self.function, "__name__", type(self.function).__name__)
+        return name_of(self.function)
 
     @property
     def assumes(self) -> str:
@@ -150,6 +150,11 @@ class Spec:
     def losses(self, logps: Any, hyper: dict[str, Any]) -> Tensor:
         """The loss of each prompt of a `ResponseLogps`."""
         return self.function(logps.pairs() if self.takes_pairs else logps, **hyper)
+
+
+def name_of(function: Any) -> str:
+    """What a function is called; of another thing, its type."""
+    return getattr(function, "__name__", type(function).__name__)
 
 
 def _range(hint: Any, default: Any) -> Range:

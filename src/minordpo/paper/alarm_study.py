@@ -25,7 +25,7 @@ from minordpo.errors import InputError
 from minordpo.evaluate.statistics import wilson
 from minordpo.monitor.health import Monitor, Thresholds
 from minordpo.monitor.probe import is_due, probe_row
-from minordpo.objectives import resolve
+from minordpo.objectives import recorded
 from minordpo.run_folder.files import read_jsonl
 
 # Where the text of a run is called broken: rises over step 0, over ALL its prompts, of shares and of nats a token under
@@ -61,7 +61,7 @@ def read_run(folder: Path, configuration: str | None = None) -> Watched:
         InputError: the folder has no looks at the text.
     """
     config = load_config(folder / "config.yaml", [])
-    objective = resolve(config.objective.name, config.objective.hyper)
+    objective = recorded(config.objective.name, config.objective.hyper)
     rate = float(config.training.arguments["learning_rate"])
     rows = [row for _, row in read_jsonl(folder / "metrics.jsonl")]
     file = folder / "probes.jsonl"

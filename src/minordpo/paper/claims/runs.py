@@ -109,7 +109,7 @@ def gather_runs(found: find.Found) -> Gathered:
             said.append(f"{each.label} is left out: {row['status']}")
             continue
         hyper = {k: v for k, v in each.config["objective"].items() if k != "name"}
-        objective = objectives.resolve(str(each.config["objective"].get("name")), hyper)
+        objective = objectives.recorded(str(each.config["objective"].get("name")), hyper)
         name, beta = named(objective), _beta(objective)
         with in_our_form(each.folder):
             rows = MetricsFile(each.folder / "metrics.jsonl").rows()
@@ -210,7 +210,7 @@ def named(objective: objectives.Objective) -> str:
         f"{key} {value}"
         for term in objective.terms
         for key, value in term.hyper.items()
-        if key != "beta" and value != objectives.hyperparameter_defaults(term.name)[key]
+        if key != "beta" and value != term.spec.defaults[key]
     ]
     return ", ".join([objective.name, *dict.fromkeys(others)])
 

@@ -34,7 +34,13 @@ from minordpo.train.trainer import PreferenceTrainer
 _ADAMW_STATE = 8.0
 
 
-def dry_run(config: RunConfig, *, resume: bool = False, say: Callable[[str], None] = print) -> None:
+def dry_run(
+    config: RunConfig,
+    *,
+    resume: bool = False,
+    allow_code: bool = False,
+    say: Callable[[str], None] = print,
+) -> None:
     """Say what the data are like and what a run of this config would cost; nothing is written but temporary files.
 
     Times are one measured row's, scaled by tokens; memory is counted from the tensors. Both are estimates of the whole
@@ -45,7 +51,7 @@ def dry_run(config: RunConfig, *, resume: bool = False, say: Callable[[str], Non
     """
     refused = _folder_refusal(config, resume)
     try:
-        say(_report(config, usable=refused is None))
+        say(_report(config, usable=refused is None, allow_code=allow_code))
     except InputError as error:
         if refused is None:
             raise
@@ -64,12 +70,12 @@ def _folder_refusal(config: RunConfig, resume: bool) -> InputError | None:
     return None
 
 
-def _report(config: RunConfig, *, usable: bool) -> str:
-    validate(config)
+def _report(config: RunConfig, *, usable: bool, allow_code: bool) -> str:
+    validate(config, allow_code=allow_code)
     tokenizer = load_run_tokenizer(config)
     data = load_data(config, tokenizer)
     with tempfile.TemporaryDirectory(prefix="minordpo-dry-run-") as aside:
-        trainer = build_trainer(config, tokenizer, data, Path(aside))
+        trainer = build_trainer(config, tokenizer, data, Path(aside), allow_code=allow_code)
         plan = plan_steps(trainer)
         missing = _missing(trainer)
         measured = measure_row(trainer, plan.typical_row)
