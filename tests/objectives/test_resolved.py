@@ -17,7 +17,6 @@ from minordpo.objectives import (
     ResponseLogps,
     TokenLogps,
     gradient,
-    hyperparameter_defaults,
     refuse_data,
     resolve,
 )
@@ -37,9 +36,9 @@ def found(name: str, **hyper: Any) -> Gradient:
 
 # ---- hyper-parameters ----
 def test_hyperparameters_are_the_keyword_arguments_and_nothing_else():
-    assert hyperparameter_defaults("minordpo") == {"beta": 0.1}
-    assert hyperparameter_defaults("dpop") == {"beta": 0.1, "dpop_lambda": 50.0}  # λ as in Xie et al. 2024
-    assert hyperparameter_defaults("rrhf") == {
+    assert OBJECTIVES["minordpo"].defaults == {"beta": 0.1}
+    assert OBJECTIVES["dpop"].defaults == {"beta": 0.1, "dpop_lambda": 50.0}  # λ as in Xie et al. 2024
+    assert OBJECTIVES["rrhf"].defaults == {
         "rank_weight": 1.0,
         "per_token": False,
     }  # the paper's plain sum
@@ -47,7 +46,7 @@ def test_hyperparameters_are_the_keyword_arguments_and_nothing_else():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_defaults_lie_in_their_ranges_and_the_formula_is_one_line(name):
-    defaults = hyperparameter_defaults(name)
+    defaults = OBJECTIVES[name].defaults
     assert resolve(name, defaults).hyper == defaults
     formula = OBJECTIVES[name].formula
     assert len(formula) > 10
@@ -330,7 +329,7 @@ NEVER = [
 
 
 def test_every_hyperparameter_has_its_range_and_every_range_its_words():
-    every = {key for name in NAMES for key in hyperparameter_defaults(name)}
+    every = {key for name in NAMES for key in OBJECTIVES[name].defaults}
     assert sorted(every) == sorted(RANGES) == sorted(WORDS)
 
 

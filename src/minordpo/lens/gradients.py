@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from minordpo.errors import InputError
-from minordpo.objectives import Objective, ResponseLogps, TokenLogps, gradient
+from minordpo.objectives import Objective, ResponseLogps, gradient
+from minordpo.objectives.logps import alternating
 
 Kind = Literal["logratios", "means", "sums"]
 
@@ -41,6 +42,11 @@ class Plane:
     def middle(self) -> float:
         """Both coordinates of the centre."""
         return (self.low + self.high) / 2
+
+    @property
+    def unit(self) -> str:
+        """What both coordinates are in."""
+        return "nats a token" if self.kind == "means" else "nats"
 
     def centres(self) -> np.ndarray:
         """A coordinate of the cells that the plane is drawn of, ascending."""
@@ -146,34 +152,14 @@ def reference_level(plane: Plane) -> float:
 
 def _responses(objective: Objective, plane: Plane, both: Tensor) -> ResponseLogps:
     """Pairs whose coordinates alternate in `both`: chosen, rejected, chosen, …"""
-    pairs = len(both) // 2
-    ref = None
+    ref, logps = None, both
     if plane.kind == "logratios":
         ref = torch.full_like(both, reference_level(plane))
-    logps = both if ref is None else ref + both
+        logps = ref + both
     if plane.kind == "means":
         logps = both * plane.length
-    return ResponseLogps(
-        logps=logps,
-        ref_logps=ref,
-        tokens=torch.full((2 * pairs,), plane.length),
-        groups=torch.arange(pairs).repeat_interleave(2),
-        grades=torch.tensor([1.0, 0.0], dtype=both.dtype).repeat(pairs),
-        by_token=None if objective.alternatives is None else _tokens(logps, plane.length),
-    )
-
-
-def _tokens(logps: Tensor, length: int) -> TokenLogps:
-    """All tokens of a response alike, and to each rejected one an alternative that is as likely."""
-    sequences = torch.arange(len(logps)).repeat_interleave(length)
-    by_token = (logps / length)[sequences]
-    members = torch.nonzero(sequences % 2 == 1)[:, 0]
-    return TokenLogps(
-        by_token,
-        sequences,
-        alternative_logps=by_token[members],
-        alternative_members=members,
-    )
+    tokens = torch.full((len(both),), plane.length)
+    return alternating(logps, ref, tokens, by_token=objective.alternatives is not None)
 
 
 def main_hyperparameter(objective: Objective) -> str | None:

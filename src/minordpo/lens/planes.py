@@ -24,12 +24,6 @@ ARROWS = 12  # a side; even, so that none starts on an axis, where minordpo's pu
 STRENGTH = LinearSegmentedColormap.from_list("strength", ["#ffffff", "#cfe1f2", "#93c4de", "#5ba3cf"])
 STEPS = LinearSegmentedColormap.from_list("steps", ["#ffe08a", "#f98e3c", "#d4342c", "#7a0a2a"])
 
-_AXES = {
-    "logratios": ("chosen: log π/π_ref (nats)", "rejected: log π/π_ref (nats)"),
-    "means": ("chosen: log π (nats a token)", "rejected: log π (nats a token)"),
-    "sums": ("chosen: log π (nats)", "rejected: log π (nats)"),
-}
-
 
 @dataclass(frozen=True, eq=False)
 class View:
@@ -90,8 +84,9 @@ def draw_plane(axis: Axes, view: View, strongest: float) -> ScalarMappable:
     _draw_arrows(axis, view, strongest)
     _draw_words(axis, view)
     axis.set(xlim=limits, ylim=limits)
-    axis.set_xlabel(_AXES[plane.kind][0], fontsize=9)
-    axis.set_ylabel(_AXES[plane.kind][1], fontsize=9)
+    quantity = f"{'log π/π_ref' if plane.kind == 'logratios' else 'log π'} ({plane.unit})"
+    axis.set_xlabel(f"chosen: {quantity}", fontsize=9)
+    axis.set_ylabel(f"rejected: {quantity}", fontsize=9)
     axis.xaxis.set_major_locator(MaxNLocator(6))
     axis.yaxis.set_major_locator(MaxNLocator(6))
     axis.tick_params(labelsize=8.5, color=GREY)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import textwrap
 
-from minordpo.objectives.resolve import OBJECTIVES
+from minordpo.objectives.resolve import KINDS, OBJECTIVES
 from minordpo.objectives.spec import Spec
-
-_KINDS = {"pairs": "pairs", "labelled": "labelled responses", "ranked": "ranked responses"}
 
 
 def describe_objectives() -> str:
@@ -45,8 +43,7 @@ def objectives_table() -> str:
 
 def kinds(spec: Spec) -> str:
     """The data it takes, in words."""
-    found = [words for kind, words in _KINDS.items() if kind in spec.data]
-    text = ", ".join(found)
+    text = ", ".join(words.partition(" (")[0] for kind, words in KINDS.items() if kind in spec.data)
     return text if spec.undesirable else f"{text} (desirable ones)"
 
 

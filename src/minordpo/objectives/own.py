@@ -13,8 +13,8 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from minordpo.errors import InputError, did_you_mean
-from minordpo.objectives.logps import ResponseLogps, TokenLogps
+from minordpo.objectives.logps import ResponseLogps, alternating
 from minordpo.objectives.spec import PAIRS, Spec
 
 # `objective.name`, and the arguments of PreferenceTrainer, beside which it takes hyper-parameters.
@@ -59,24 +59,24 @@ def own_spec(given: Any, name: str) -> Spec:
         )
     spec = given if isinstance(given, Spec) else Spec(function, reference=None)
     try:
-        first, *others = inspect.signature(function).parameters.values()
-    except ValueError:  # no parameter, or none that Python can read
+        signature = inspect.signature(function)
+    except ValueError:  # written in C
+        signature = inspect.Signature()
+    first, others = [*signature.parameters.values()][:1], [*signature.parameters.values()][1:]
+    by_place = [each for each in first if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+    named = [
+        each for each in others if each.kind is each.KEYWORD_ONLY and isinstance(each.default, int | float)
+    ]
+    if not by_place or named != others:
         raise InputError(
-            f"objective {name} takes no argument, but it is given log-probs. Write it as {_FORM}"
-        ) from None
-    if first.kind not in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD):
-        raise InputError(f"objective {name} takes no argument by place, but needs one. Write it as {_FORM}")
-    for each in others:
-        if each.kind is not each.KEYWORD_ONLY or not isinstance(each.default, int | float):
-            raise InputError(
-                f"objective {name} has a parameter {each}, but a hyper-parameter stands behind * and has a number, "
-                f"true or false as its default. Write the function as {_FORM}"
-            )
-        if each.name in RESERVED:
-            raise InputError(
-                f"objective {name} has a hyper-parameter {each.name!r}, which is also a setting of the trainer. Give "
-                "the hyper-parameter another name"
-            )
+            f"objective {name} takes {signature}, but log-probs by place are needed, and hyper-"
+            f"parameters behind * with a number, true or false as default. Write it as {_FORM}"
+        )
+    if taken := RESERVED & spec.defaults.keys():
+        raise InputError(
+            f"objective {name} has a hyper-parameter {min(taken)!r}, which is also a setting of the trainer. Give the "
+            "hyper-parameter another name"
+        )
     if not spec.data >= PAIRS or (spec.alternatives and "top_k" not in spec.defaults):
         raise InputError(
             f"the Spec of objective {name} leaves out pairs, or has alternatives and no hyper-parameter top_k. Every "
@@ -164,18 +164,7 @@ def _made_up() -> ResponseLogps:
     ratios = torch.tensor([3.0, -2.0, -4.0, 1.5, 2.0, 5.0, -1.0, -6.0, 0.0, 0.0])
     tokens = torch.arange(10) % 4 + 3
     ref = -1.5 * tokens - 0.25 * torch.arange(10) - 8
-    logps = (ref + ratios).requires_grad_()
-    sequences = torch.arange(10).repeat_interleave(tokens)
-    members = torch.nonzero(sequences % 2 == 1)[:, 0]
-    by_token = (logps / tokens)[sequences]
-    return ResponseLogps(
-        logps,
-        ref,
-        tokens,
-        groups=torch.arange(10) // 2,
-        grades=torch.tensor([1.0, 0.0]).repeat(5),
-        by_token=TokenLogps(by_token, sequences, by_token[members] - 0.5, members),
-    )
+    return alternating((ref + ratios).requires_grad_(), ref, tokens, by_token=True)
 
 
 # ---- package.module:function ----
@@ -223,23 +212,6 @@ def refuse_import(name: str) -> Any:
         "Code that a file names runs only with --allow-code on the command line (in Python allow_code=True). Give it "
         "if you trust that module"
     )
-
-
-@dataclass(frozen=True)
-class NotImported(Spec):
-    """What stands for the function that a finished run was trained with: the hyper-parameters given there, no loss."""
-
-    given: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def defaults(self) -> dict[str, Any]:
-        """The hyper-parameters of the run."""
-        return dict(self.given)
-
-
-def not_imported(name: str, hyper: Mapping[str, Any]) -> Spec:
-    """What stands for the function "package.module:function" where a finished run is read."""
-    return NotImported(lambda *_, **__: refuse_import(name), given=hyper)
 
 
 def _file_of(module: str) -> str | None:

@@ -128,8 +128,10 @@ def recorded(name: str, hyperparameters: Mapping[str, Any]) -> Objective:
     Raises:
         InputError: as `resolve`.
     """
-    parts = _parts(name, lambda code: own.not_imported(code, hyperparameters))
-    return _bound(name, parts, hyperparameters)
+    if ":" not in name:
+        return resolve(name, hyperparameters)
+    unknown = Spec(lambda *_, **__: own.refuse_import(name))
+    return Objective(name, (Term(1.0, name, dict(hyperparameters), unknown),))
 
 
 def parse(objective: Given, *, allow_code: bool = False) -> list[Part]:
@@ -190,11 +192,6 @@ def _refuse_disagreement(name: str, terms: Iterable[Term]) -> None:
                 )
 
 
-def hyperparameter_defaults(name: str) -> dict[str, Any]:
-    """The hyper-parameters of a built-in objective and their defaults."""
-    return OBJECTIVES[name].defaults
-
-
 def refuse_data(objective: Objective, kind: str, grades: Iterable[Iterable[float]], source: str) -> None:
     """Refuse data that the objective cannot use.
 
@@ -204,7 +201,7 @@ def refuse_data(objective: Objective, kind: str, grades: Iterable[Iterable[float
     if kind not in objective.data:
         able = ", ".join(sorted(name for name, spec in OBJECTIVES.items() if kind in spec.data))
         raise InputError(
-            f"{source} holds {_KINDS[kind]}, but the objective {objective.name} needs "
+            f"{source} holds {KINDS[kind]}, but the objective {objective.name} needs "
             f"{listed_kinds(objective.data)}. Objectives for this data: {able}"
         )
     if kind == "labelled" and not objective.undesirable:
@@ -216,7 +213,7 @@ def refuse_data(objective: Objective, kind: str, grades: Iterable[Iterable[float
             )
 
 
-_KINDS = {
+KINDS = {
     "pairs": "pairs (prompt, chosen, rejected)",
     "labelled": "labelled responses (prompt, completion, label)",
     "ranked": "ranked responses (prompt, responses, ranks or scores)",
@@ -225,7 +222,7 @@ _KINDS = {
 
 def listed_kinds(kinds: Iterable[str]) -> str:
     """The kinds of data in words, with their columns."""
-    return " or ".join(_KINDS[kind] for kind in sorted(kinds, key=list(_KINDS).index))
+    return " or ".join(KINDS[kind] for kind in KINDS if kind in kinds)
 
 
 @dataclass(frozen=True, eq=False)

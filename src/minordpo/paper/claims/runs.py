@@ -210,7 +210,7 @@ def named(objective: objectives.Objective) -> str:
         f"{key} {value}"
         for term in objective.terms
         for key, value in term.hyper.items()
-        if key != "beta" and value != term.spec.defaults[key]
+        if key != "beta" and value != term.spec.defaults.get(key)
     ]
     return ", ".join([objective.name, *dict.fromkeys(others)])
 
