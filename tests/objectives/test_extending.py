@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from helpers.claim_runs import runs
 from helpers.tiny_runs import RENAMED, arguments, metric_rows, tiny_model, token_pairs, tokenizer
 from minordpo.cli import main
 from minordpo.errors import InputError
@@ -16,6 +17,7 @@ from minordpo.lens.lens import lens
 from minordpo.objectives import OBJECTIVES, resolve
 from minordpo.objectives.describe import describe_objectives, objectives_table
 from minordpo.paper.claims import judged, tables
+from minordpo.paper.claims.runs import Gathered
 from minordpo.train.metrics import METRICS
 from minordpo.train.trainer import PreferenceTrainer
 
@@ -26,6 +28,7 @@ from torch.nn.functional import relu
 
 from minordpo.objectives.logps import PairLogps
 from minordpo.objectives.spec import NotNegative, Positive, Spec, by_name
+from minordpo.paper.claims.evidence import Undecidable
 from minordpo.paper.claims.verdict import Claim
 from minordpo.train.metrics import Metric
 
@@ -41,7 +44,7 @@ def gap(logps: PairLogps, *, target_gap: Positive = 4.0, softness: NotNegative =
 
 
 def decide(runs):
-    raise NotImplementedError
+    raise Undecidable("no gap is measured")
 
 
 OBJECTIVE = by_name(Spec(gap, reference=False, axes="sums"))
@@ -126,4 +129,6 @@ def test_a_metric_is_measured_logged_and_known_as_what_the_best_model_is_kept_by
 
 def test_a_claim_is_judged_and_in_the_table_of_the_docs(added):
     assert "| C99 | A gap opens | §9 | The gap is above 0. | gap runs |" in tables.claims_table()
-    assert added.CLAIM in judged.CLAIMS
+    (alone, _) = judged.judge_all(Gathered(tuple(runs("gap", seeds=[0])), ()))
+    (verdict,) = [each for each in alone.verdicts if each.claim is added.CLAIM]
+    assert (verdict.state, verdict.missing) == ("not decidable", "no gap is measured")

@@ -92,7 +92,10 @@ class ObjectiveConfig:
     """What to optimise; `hyper` is checked against the objective by `minordpo.objectives`."""
 
     name: str = field(
-        metadata=_about("objective, such as minordpo or dpo, or a weighted sum, minordpo + 0.1*sft")
+        metadata=_about(
+            "objective, such as minordpo or dpo, a weighted sum, minordpo + 0.1*sft, or package.module:function, which "
+            "needs --allow-code"
+        )
     )
     hyper: dict[str, Any] = field(
         default_factory=dict, metadata=_about("hyper-parameters of the objective, such as beta", rest=True)

@@ -1,4 +1,4 @@
-"""Objectives, and maybe a run → one picture of where each pushes a pair (read `lens` first)."""
+"""The command: objectives, and maybe a run → one picture of where each pushes a pair."""
 
 from __future__ import annotations
 
