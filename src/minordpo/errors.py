@@ -1,4 +1,9 @@
-"""Everything that a user may meet as an error."""
+"""Everything that a user may meet as an error, and the hint at a name that is meant."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 
 
 class InputError(ValueError):
@@ -13,3 +18,10 @@ class TrainingStopped(RuntimeError):
 
     The command line prints it without a traceback and exits with status 1.
     """
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The known name that is nearest to a wrong one, in brackets for a message; empty where none is near."""
+    by_lower_case = {each.lower(): each for each in known}
+    close = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
+    return f" (did you mean {by_lower_case[close[0]]}?)" if close else ""

@@ -16,7 +16,7 @@ from minordpo.cli import main
 from minordpo.config import describe_config, load_config
 from minordpo.config.foreign import LLAMA_FACTORY, TOOLS, TRL
 from minordpo.errors import InputError
-from minordpo.objectives import OBJECTIVES, hyperparameter_defaults
+from minordpo.objectives import OBJECTIVES
 
 # As the tool's own examples of preference training are laid out.
 LLAMA_FACTORY_YAML = """
@@ -107,7 +107,7 @@ def test_every_place_is_a_key_of_minordpo(tool):
     here = {line.partition("  (")[0] for line in describe_config().splitlines() if not line.startswith(" ")}
     here |= {f"training.{field.name}" for field in dataclasses.fields(TrainingArguments)}
     here |= {f"lora.{field.name}" for field in dataclasses.fields(LoraConfig)}
-    here |= {f"objective.{key}" for name in OBJECTIVES for key in hyperparameter_defaults(name)}
+    here |= {f"objective.{key}" for name in OBJECTIVES for key in OBJECTIVES[name].defaults}
     for place in (*tool.places.values(), *tool.needless.values()):
         for named in re.findall(r"\b(?:model|data|objective|training|lora)\.\w+", place):
             assert named in here

@@ -22,6 +22,7 @@ from minordpo.engine import attention
 from minordpo.engine.attention import NAME, attention_switched
 from minordpo.engine.head import LogitTransform
 from minordpo.engine.logprobs import install, packed_logps, sequence_logps
+from minordpo.errors import InputError
 
 # transformers 5.23 renames gradient checkpointing, which 5.17 and peft 0.21 know under its old names.
 pytestmark = [
@@ -259,3 +260,17 @@ def test_a_fault_in_the_row_breaks_the_tolerance_a_hundredfold(
     errors = compare(tiny(architecture), items, batch=fault(pack(items)))
     assert errors.values > 100 * TOLERANCE
     assert errors.gradients > 100 * TOLERANCE
+
+
+# ---- what a model tells its attention ----
+def test_a_keyword_that_packed_rows_cannot_honour_is_refused_with_the_architecture():
+    module = tiny("Gemma2").model.layers[0].self_attn
+    batch = pack(odd_shapes()[:1])
+    inputs = [torch.randn(1, 2, len(batch.input_ids), 4) for _ in range(3)]
+    kept = {"position_ids": torch.arange(3), "use_cache": False, "is_causal": True, "cu_seq_lens_q": None}
+    attention.tree_attention(module, *inputs, None, tree=batch.tree, **kept)
+    message = r"\(architecture gemma2, Gemma2Attention\) is called with position_bias, alibi, which packed rows cannot"
+    with pytest.raises(InputError, match=message):
+        attention.tree_attention(module, *inputs, None, tree=batch.tree, position_bias=inputs[0], alibi=1.0)
+    with pytest.raises(InputError, match=r"is called with is_causal=False, which packed rows cannot honour"):
+        attention.tree_attention(module, *inputs, None, tree=batch.tree, is_causal=False)

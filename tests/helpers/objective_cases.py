@@ -14,7 +14,6 @@ from minordpo.objectives import (
     PairLogps,
     ResponseLogps,
     TokenLogps,
-    hyperparameter_defaults,
 )
 
 TOKENS = (4, 5)
@@ -135,4 +134,4 @@ def cases(draw: Any, name: str) -> tuple[list[list[Answer]], float | None, dict[
             grades = sorted(draw(st.lists(st.integers(1, 3), min_size=2, max_size=4)), reverse=True)
         prompts.append([draw(answers(float(grade))) for grade in grades])
     mismatched = draw(st.none() | _LOGPS | _LOGPS.map(abs)) if spec.mismatched else None
-    return prompts, mismatched, {key: draw(_HYPER[key]) for key in hyperparameter_defaults(name)}
+    return prompts, mismatched, {key: draw(_HYPER[key]) for key in OBJECTIVES[name].defaults}

@@ -8,7 +8,7 @@ import pytest
 
 from helpers.places import ROOT
 from minordpo.cli import main
-from minordpo.objectives import OBJECTIVES, hyperparameter_defaults
+from minordpo.objectives import OBJECTIVES
 from minordpo.objectives.describe import describe_objectives, objectives_table
 
 DOCS = ROOT / "docs" / "objectives.md"
@@ -26,7 +26,7 @@ def test_every_objective_says_what_it_assumes_takes_and_needs():
     for name, part in parts.items():
         for fact in ("assumes: ", "data: ", "hyper-parameters: ", "usual: "):
             assert fact in part, name
-        for key in hyperparameter_defaults(name):
+        for key in OBJECTIVES[name].defaults:
             assert f"{key} = " in part
     assert "needs a reference, and responses to other prompts" in parts["kto"]
     assert "no reference needed" in parts["simpo"]

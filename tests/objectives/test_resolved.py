@@ -17,12 +17,11 @@ from minordpo.objectives import (
     ResponseLogps,
     TokenLogps,
     gradient,
-    hyperparameter_defaults,
     refuse_data,
     resolve,
 )
-from minordpo.objectives.resolve import RANGES, check_ranges
-from minordpo.objectives.spec import PAIRS, Spec
+from minordpo.objectives.resolve import RANGES
+from minordpo.objectives.spec import Spec, by_name
 
 NAMES = sorted(OBJECTIVES)
 PROMPTS = [
@@ -37,9 +36,9 @@ def found(name: str, **hyper: Any) -> Gradient:
 
 # ---- hyper-parameters ----
 def test_hyperparameters_are_the_keyword_arguments_and_nothing_else():
-    assert hyperparameter_defaults("minordpo") == {"beta": 0.1}
-    assert hyperparameter_defaults("dpop") == {"beta": 0.1, "dpop_lambda": 50.0}  # λ as in Xie et al. 2024
-    assert hyperparameter_defaults("rrhf") == {
+    assert OBJECTIVES["minordpo"].defaults == {"beta": 0.1}
+    assert OBJECTIVES["dpop"].defaults == {"beta": 0.1, "dpop_lambda": 50.0}  # λ as in Xie et al. 2024
+    assert OBJECTIVES["rrhf"].defaults == {
         "rank_weight": 1.0,
         "per_token": False,
     }  # the paper's plain sum
@@ -47,7 +46,7 @@ def test_hyperparameters_are_the_keyword_arguments_and_nothing_else():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_defaults_lie_in_their_ranges_and_the_formula_is_one_line(name):
-    defaults = hyperparameter_defaults(name)
+    defaults = OBJECTIVES[name].defaults
     assert resolve(name, defaults).hyper == defaults
     formula = OBJECTIVES[name].formula
     assert len(formula) > 10
@@ -330,16 +329,21 @@ NEVER = [
 
 
 def test_every_hyperparameter_has_its_range_and_every_range_its_words():
-    every = {key for name in NAMES for key in hyperparameter_defaults(name)}
+    every = {key for name in NAMES for key in OBJECTIVES[name].defaults}
     assert sorted(every) == sorted(RANGES) == sorted(WORDS)
 
 
-def test_who_adds_a_hyperparameter_without_a_range_is_told_at_import():
-    def tilted(logps: PairLogps, *, beta: float = 0.1, tilt: float = 0.0) -> Any:
-        raise NotImplementedError
+def test_who_adds_an_objective_without_words_for_it_is_told_at_import():
+    def tilted(logps: PairLogps, *, beta: float = 0.1) -> Any:
+        """margin.
 
-    with pytest.raises(TypeError, match="tilt of objective tilted has no range"):
-        check_ranges({"tilted": Spec(tilted, PAIRS, assumes="", usual="")})
+        Assumes: nothing.
+        """
+
+    with pytest.raises(
+        TypeError, match="the docstring of objective tilted needs lines Assumes: … and Usual: …"
+    ):
+        by_name(Spec(tilted))
 
 
 def test_the_nearest_name_is_found_in_any_case():

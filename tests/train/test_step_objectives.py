@@ -131,7 +131,10 @@ def test_how_a_step_is_cut_into_rows_changes_nothing(name):
 
 
 def measured(records: list[StepRecord]) -> dict[str, float]:
-    return response_metrics(records, beta=0.1, reduce=lambda sums: sums, device=torch.device("cpu"))
+    reports = sorted(records[0].reports)
+    return response_metrics(
+        records, beta=0.1, reduce=lambda sums: sums, device=torch.device("cpu"), reports=reports
+    )
 
 
 # ---- responses to other prompts ----

@@ -31,6 +31,7 @@ FOLDERS = argument(
     type=Path,
     metavar="DIR",
 )
+ALLOW_CODE = flag("--allow-code", "import an objective.name of the form package.module:function")
 DTYPE = argument("--dtype", "type of the weights", choices=("float32", "bfloat16"), default="float32")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from minordpo.cli.command import argument, command, flag
+from minordpo.cli.command import ALLOW_CODE, argument, command, flag
 
 EXAMPLE = """\
 run: recipes/minordpo-smollm2.yaml       # or the sections of a run config; its output is not used
@@ -35,6 +35,7 @@ output: runs/rates
     argument("--only", "only runs whose name matches, as 'dpo-*-seed0'", metavar="PATTERN"),
     flag("--retry", "run again what has failed"),
     flag("--dry-run", "check everything, list what would run, estimate its time"),
+    ALLOW_CODE,
     parts=lambda: {"example": EXAMPLE},
     goes_on=lambda options: "the same command goes on",
 )

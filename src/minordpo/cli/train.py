@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from minordpo.cli.command import argument, command, flag
+from minordpo.cli.command import ALLOW_CODE, argument, command, flag
 
 
 def _parts() -> dict[str, str]:
@@ -21,10 +22,11 @@ def _parts() -> dict[str, str]:
     argument("overrides", "override a key", nargs="*", metavar="section.key=value"),
     flag("--resume", "go on with the run in the output folder"),
     flag("--dry-run", "check config, data, template and model; estimate time and memory"),
+    ALLOW_CODE,
     parts=_parts,
     goes_on=lambda options: "go on with the same command and --resume",
 )
-def train(config: Path, overrides: list[str], resume: bool, dry_run: bool) -> None:
+def train(config: Path, overrides: list[str], dry_run: bool, **options: Any) -> None:
     """Train as CONFIG.yaml says; the output folder gets the model, metrics.jsonl, samples.jsonl, probes.jsonl
     and figures/rewards.png. Several processes: torchrun --nproc_per_node N -m minordpo train CONFIG.yaml
 
@@ -46,8 +48,8 @@ def train(config: Path, overrides: list[str], resume: bool, dry_run: bool) -> No
     if dry_run:
         from minordpo.train.dry_run import estimate
 
-        estimate.dry_run(loaded, resume=resume)
+        estimate.dry_run(loaded, **options)
         return
     from minordpo.train.run import run
 
-    run(loaded, resume=resume)
+    run(loaded, **options)

@@ -77,7 +77,10 @@ class DataConfig:
 class ObjectiveConfig:
     """What to optimise; `hyper` is checked against the objective by `minordpo.objectives`."""
 
-    name: str = _key("objective, such as minordpo or dpo, or a weighted sum, minordpo + 0.1*sft")
+    name: str = _key(
+        "objective, such as minordpo or dpo, a weighted sum, minordpo + 0.1*sft, or package.module:function, which "
+        "needs --allow-code"
+    )
     hyper: dict[str, Any] = _key("hyper-parameters of the objective, such as beta", rest=True)
 
 

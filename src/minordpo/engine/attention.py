@@ -29,6 +29,19 @@ from minordpo.data.packing import Node, Tree
 from minordpo.errors import InputError
 
 NAME = "minordpo_tree"
+# What models also pass to their attention, and which changes nothing here: positions are in the rotary embeddings, and
+# a packed row has no cache and returns no weights.
+_HARMLESS = {
+    *(
+        "position_ids",
+        "cache_position",
+        "use_cache",
+        "past_key_values",
+        "output_attentions",
+        "output_hidden_states",
+    ),
+    *("output_router_logits", "return_dict", "num_items_in_batch", "deterministic"),
+}
 _HALF = (torch.bfloat16, torch.float16)
 _GROUPED = "enable_gqa" in inspect.signature(varlen_attn).parameters  # since torch 2.12
 
@@ -56,7 +69,9 @@ def tree_attention(
     Raises:
         RuntimeError: no tree came with the call, or a mask did. Attention without its tree would be silently
             wrong.
+        InputError: the model passes a keyword that may change its attention, and that is not known here.
     """
+    _refuse_unknown(module, kwargs)
     if tree is None or attention_mask is not None:
         raise RuntimeError(
             f"{type(module).__name__} called the tree attention "
@@ -72,6 +87,18 @@ def tree_attention(
         q, k, v = (x.to(lowered) for x in (query, key, value))
         return _in_one_call(q, k, v, tree, scaling, sliding_window), None
     return _node_by_node(query, key, value, tree, scaling, sliding_window, dropout, softcap, s_aux), None
+
+
+def _refuse_unknown(module: nn.Module, keywords: dict[str, Any]) -> None:
+    causal = keywords.pop("is_causal", None) is not False
+    unknown = [name for name, value in keywords.items() if value is not None and name not in _HARMLESS]
+    if unknown or not causal:
+        kind = getattr(getattr(module, "config", None), "model_type", "unknown")
+        raise InputError(
+            f"the attention of this model (architecture {kind}, {type(module).__name__}) is called with "
+            f"{', '.join(unknown) or 'is_causal=False'}, which packed rows cannot honour. Train a model of another "
+            "architecture, or report this one"
+        )
 
 
 # ---- node by node ----

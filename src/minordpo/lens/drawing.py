@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -31,14 +32,8 @@ _NAME = 50  # letters of an objective with its hyper-parameters that fit in one 
 COMPARABLE = 6.0  # times; planes whose strongest pushes are farther apart have colour scales of their own
 VALUES = LinearSegmentedColormap.from_list("values", ["#b9d48a", "#3f9a8c", "#33548f", "#3b0f50"])
 
-_UNITS = {"logratios": "nats", "means": "nats a token", "sums": "nats"}
-_SYMBOLS = {
-    "beta": "β",
-    "orpo_lambda": "λ",
-    "delta": "δ",
-    "rank_weight": "rank weight",
-    "temperature": "temp.",
-}
+_PLAIN: dict[str, Any] = {"fontsize": 8.5, "parse_math": False, "linespacing": 1.35}
+_GREEK = {"alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "lambda": "λ"}
 _READING = (
     "Planes: to the right the chosen response is likelier, upwards the rejected one, compared with the reference "
     "(π_ref) where the objective has one; the aim is right and down. Arrows point where gradient descent on the loss "
@@ -117,36 +112,36 @@ def _header(view: View) -> tuple[list[str], list[str]]:
     for term in view.objective.terms:
         formulas += textwrap.wrap(term.spec.formula.rstrip(".").replace("`", ""), 82)
     drawn = conditions(view.objective, view.plane)
-    assumed = "; ".join(term.spec.assumes for term in view.objective.terms)
-    rest = textwrap.wrap(f"Assumes: {assumed}", 82)
-    return formulas, rest + (textwrap.wrap(f"Drawn for: {drawn}", 82) if drawn else [])
+    assumed = "; ".join(term.spec.assumes for term in view.objective.terms if term.spec.assumes)
+    rest = [f"{title}: {words}" for title, words in (("Assumes", assumed), ("Drawn for", drawn)) if words]
+    return formulas, [line for each in rest for line in textwrap.wrap(each, 82)]
 
 
 def _texts(figure: Figure, top: tuple[str, list[str]], bottom: Sequence[str]) -> None:
     width, height = figure.get_size_inches()
     title, reading = top
-    plain: dict[str, Any] = {"parse_math": False, "linespacing": 1.35}
-    figure.text(
-        0.15 / width, 1 - 0.12 / height, title, va="top", fontsize=13, fontweight="bold", parse_math=False
-    )
-    figure.text(
-        0.15 / width, 1 - (0.14 + _TITLE) / height, "\n".join(reading), va="top", fontsize=8.5, **plain
-    )
-    figure.text(
-        0.15 / width, 0.08 / height, "\n".join(bottom), va="bottom", fontsize=8.5, color=GREY, **plain
-    )
+    left, below_title = 0.15 / width, 1 - (0.14 + _TITLE) / height
+    figure.text(left, 1 - 0.12 / height, title, va="top", parse_math=False, fontsize=13, fontweight="bold")
+    figure.text(left, below_title, "\n".join(reading), va="top", **_PLAIN)
+    figure.text(left, 0.08 / height, "\n".join(bottom), va="bottom", color=GREY, **_PLAIN)
 
 
 def _step_key(figure: Figure, views: Sequence[View], down: float) -> None:
     """The colours of the steps, once for all planes."""
     width, height = figure.get_size_inches()
     axis = figure.add_axes((1.15 / width, 1 - (down + 0.02) / height, 2.6 / width, 0.11 / height))
-    bar = figure.colorbar(steps_scale(views), cax=axis, orientation="horizontal")
+    ticks = MaxNLocator(5, integer=True)
+    _colour_bar(figure, steps_scale(views), axis, ticks, orientation="horizontal")
+    figure.text(0.15 / width, 1 - down / height, "optimizer step", va="center", fontsize=8.5)
+
+
+def _colour_bar(figure: Figure, scale: ScalarMappable, axis: Axes, ticks: MaxNLocator, **options: Any) -> Any:
+    bar = figure.colorbar(scale, cax=axis, **options)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, color=GREY, length=2)
-    bar.locator = MaxNLocator(5, integer=True)
+    bar.locator = ticks
     bar.update_ticks()
-    figure.text(0.15 / width, 1 - down / height, "optimizer step", va="center", fontsize=8.5)
+    return bar
 
 
 def _draw_block(
@@ -166,21 +161,17 @@ def _draw_block(
         return figure.add_axes(((left + x) / width, y / height, across / width, up / height))
 
     x, formula, rest = (left + 0.15) / width, *header
-    plain: dict[str, Any] = {"va": "top", "fontsize": 8.5, "parse_math": False, "linespacing": 1.35}
     name = str(view.objective) if len(str(view.objective)) <= _NAME else view.objective.name
     figure.text(x, top / height, name, va="top", fontsize=11, fontweight="bold", parse_math=False)
-    figure.text(x, (top - 0.24) / height, "\n".join(formula), **plain)
+    figure.text(x, (top - 0.24) / height, "\n".join(formula), va="top", **_PLAIN)
     below = top - 0.24 - _LINE * len(formula)
-    figure.text(x, below / height, "\n".join(rest), color=GREY, **plain)
+    figure.text(x, below / height, "\n".join(rest), va="top", color=GREY, **_PLAIN)
     base = top - _HEADER - _LINE * lines - 0.12 - _PLANE
     plane = axes(_LEFT, base, _PLANE, _PLANE)
     shade = draw_plane(plane, view, strongest)
     extend = "max" if view.push.strength.max() > 1.02 * strongest else "neither"
-    bar = figure.colorbar(shade, cax=axes(_LEFT + _PLANE + 0.1, base, 0.1, _PLANE), extend=extend)
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(labelsize=8, color=GREY, length=2)
-    bar.locator = MaxNLocator(6)
-    bar.update_ticks()
+    beside = axes(_LEFT + _PLANE + 0.1, base, 0.1, _PLANE)
+    bar = _colour_bar(figure, shade, beside, MaxNLocator(6), extend=extend)
     bar.set_label("strength of the push: √($c_w$² + $c_l$²)", fontsize=8.5, color=GREY)
     if view.moves is not None:
         draw_moves(plane, view)
@@ -219,11 +210,17 @@ def _draw_curves(chosen: Axes, rejected: Axes, view: View) -> None:
         axis.xaxis.set_major_locator(MaxNLocator(5))
         axis.yaxis.set_major_locator(MaxNLocator(5))
         axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "−"))
-        axis.set_xlabel(f"chosen − rejected ({_UNITS[view.plane.kind]}),\n{line}", fontsize=8)
+        axis.set_xlabel(f"chosen − rejected ({view.plane.unit}),\n{line}", fontsize=8)
     if not same:
         rejected.annotate("own scale", (1, 0.98), xycoords="axes fraction", ha="right", va="top", fontsize=8)
     if name:
-        _draw_values(chosen, _SYMBOLS[name])
+        _draw_values(chosen, _symbol(name))
+
+
+def _symbol(name: str) -> str:
+    """A hyper-parameter as its formula has it, or in so few letters that five values fit beside it."""
+    words = name.replace("_", " ")
+    return _GREEK.get(words.split()[-1], words if len(words) <= 11 else f"{words[:4]}.")
 
 
 def _draw_values(chosen: Axes, symbol: str) -> None:

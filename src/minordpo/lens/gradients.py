@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from minordpo.errors import InputError
-from minordpo.objectives import Objective, ResponseLogps, TokenLogps, gradient, resolve
+from minordpo.objectives import Objective, ResponseLogps, gradient
+from minordpo.objectives.logps import alternating
 
 Kind = Literal["logratios", "means", "sums"]
 
@@ -21,10 +22,7 @@ CELLS = 160  # a side; even, so that no cell lies on 0, where relu's corner is
 LONGEST = 10_000  # tokens; a token-wise objective is computed token by token
 _AT_ONCE = 256  # pairs; rrhf compares every response with every other, whatever its prompt
 _TOKENS_AT_ONCE = 100_000
-# What the curves vary where there is no beta.
-_MAIN = ("beta", "orpo_lambda", "delta", "rank_weight", "temperature")
 _TIMES = (1.0, 0.2, 0.5, 2.0, 5.0)
-_BY_SUMS = {"slic", "pairwise_cringe"}  # without a reference, and moved by nats a response, not a token
 
 
 @dataclass(frozen=True)
@@ -44,6 +42,11 @@ class Plane:
     def middle(self) -> float:
         """Both coordinates of the centre."""
         return (self.low + self.high) / 2
+
+    @property
+    def unit(self) -> str:
+        """What both coordinates are in."""
+        return "nats a token" if self.kind == "means" else "nats"
 
     def centres(self) -> np.ndarray:
         """A coordinate of the cells that the plane is drawn of, ascending."""
@@ -92,7 +95,7 @@ def kind_of(objective: Objective) -> Kind:
     """What an objective is a function of: log-ratios, mean log-probs or summed ones."""
     if objective.reference:
         return "logratios"
-    return "sums" if any(term.name in _BY_SUMS for term in objective.terms) else "means"
+    return "sums" if any(term.spec.axes == "sums" for term in objective.terms) else "means"
 
 
 def plane_of(objective: Objective, length: int) -> Plane:
@@ -149,39 +152,20 @@ def reference_level(plane: Plane) -> float:
 
 def _responses(objective: Objective, plane: Plane, both: Tensor) -> ResponseLogps:
     """Pairs whose coordinates alternate in `both`: chosen, rejected, chosen, …"""
-    pairs = len(both) // 2
-    ref = None
+    ref, logps = None, both
     if plane.kind == "logratios":
         ref = torch.full_like(both, reference_level(plane))
-    logps = both if ref is None else ref + both
+        logps = ref + both
     if plane.kind == "means":
         logps = both * plane.length
-    return ResponseLogps(
-        logps=logps,
-        ref_logps=ref,
-        tokens=torch.full((2 * pairs,), plane.length),
-        groups=torch.arange(pairs).repeat_interleave(2),
-        grades=torch.tensor([1.0, 0.0], dtype=both.dtype).repeat(pairs),
-        by_token=None if objective.alternatives is None else _tokens(logps, plane.length),
-    )
-
-
-def _tokens(logps: Tensor, length: int) -> TokenLogps:
-    """All tokens of a response alike, and to each rejected one an alternative that is as likely."""
-    sequences = torch.arange(len(logps)).repeat_interleave(length)
-    by_token = (logps / length)[sequences]
-    members = torch.nonzero(sequences % 2 == 1)[:, 0]
-    return TokenLogps(
-        by_token,
-        sequences,
-        alternative_logps=by_token[members],
-        alternative_members=members,
-    )
+    tokens = torch.full((len(both),), plane.length)
+    return alternating(logps, ref, tokens, by_token=objective.alternatives is not None)
 
 
 def main_hyperparameter(objective: Objective) -> str | None:
-    """The hyper-parameter that the curves vary, if there is one."""
-    return next((name for name in _MAIN if name in objective.hyper), None)
+    """The hyper-parameter that the curves vary, if there is one: beta, or else the first term's main one."""
+    mains = [term.spec.main for term in objective.terms]
+    return "beta" if "beta" in mains else next((each for each in mains if each is not None), None)
 
 
 def variants(objective: Objective, betas: Sequence[Any]) -> list[Objective]:
@@ -194,25 +178,17 @@ def variants(objective: Objective, betas: Sequence[Any]) -> list[Objective]:
         return [objective]
     own = objective.hyper[name]
     values = betas if betas and name == "beta" else [float(f"{own * times:.12g}") for times in _TIMES]
-    distinct = dict.fromkeys([own, *values])
-    return [resolve(objective.name, {**objective.hyper, name: value}) for value in distinct]
+    return [objective.having(name, value) for value in dict.fromkeys([own, *values])]
 
 
 def conditions(objective: Objective, plane: Plane) -> str:
     """What the drawing takes for granted, in words; empty where nothing."""
-    names = {term.name for term in objective.terms}
     said = []
     if plane.kind != "logratios" or _length_matters(objective, plane):
         said.append(f"responses of {plane.length} tokens")
     if plane.kind == "logratios" and not all(term.spec.reference for term in objective.terms):
         said.append(f"π_ref gives each response {reference_level(plane):g} nats")
-    if objective.mismatched:
-        said.append("z0 = 0")
-    if "rrhf" in names:
-        said.append("two responses a prompt")
-    if objective.alternatives is not None:
-        said.append("tokens alike, each rejected one as likely as its alternative")
-    return ", ".join(said)
+    return ", ".join([*said, *(term.spec.drawn_for for term in objective.terms if term.spec.drawn_for)])
 
 
 def _length_matters(objective: Objective, plane: Plane) -> bool:

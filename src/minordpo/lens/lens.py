@@ -1,21 +1,20 @@
-"""Objectives, and maybe a run → one picture of where each pushes a pair (read `lens` first)."""
+"""The command: objectives, and maybe a run → one picture of where each pushes a pair."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from minordpo.config.yaml import parse_yaml
-from minordpo.errors import InputError
+from minordpo.errors import InputError, did_you_mean
 from minordpo.figures.canvas import refuse_format
 from minordpo.lens.drawing import draw
 from minordpo.lens.gradients import plane_of, push_over, variants
 from minordpo.lens.planes import View
 from minordpo.lens.run_pairs import read_run_objective, read_run_responses
-from minordpo.objectives import OBJECTIVES, Objective, hyperparameter_defaults, resolve
+from minordpo.objectives import Given, Objective, parse, resolve
 
 MOST = 6  # objectives; more make a picture that no screen shows
 MOST_BETAS = 7
@@ -25,11 +24,12 @@ LENGTH = 100
 def lens(
     out: Path,
     *,
-    objectives: Sequence[str] = (),
+    objectives: Sequence[Given] = (),
     betas: Sequence[str] = (),
     settings: Sequence[str] = (),
     length: int = LENGTH,
     run: Path | None = None,
+    allow_code: bool = False,
 ) -> None:
     """Draw where each objective pushes a pair, and with `run` the run's own pairs over it; a PNG or an SVG.
 
@@ -43,7 +43,7 @@ def lens(
     """
     refuse_format(out, ("png", "svg"))
     own = read_run_objective(run) if run is not None and not objectives else None
-    names = [own[0]] if own else list(dict.fromkeys(objectives))
+    names: list[Given] = [own[0]] if own else list(dict.fromkeys(objectives))
     if not 1 <= len(names) <= MOST:
         raise InputError(
             f"there are {len(names)} objectives, but a picture holds 1 to {MOST}. Name them with --objective, or "
@@ -55,7 +55,11 @@ def lens(
             f"--beta has {len(values)} values, but 1 to {MOST_BETAS} can be told apart. Give fewer."
         )
     given = _given(settings, values)
-    resolved = [resolve(name, (own[1] if own else {}) | _meant_for(name, given)) for name in names]
+    resolved = []
+    for name in names:
+        known = {key for *_, spec in parse(name, allow_code=allow_code) for key in spec.defaults}
+        meant = {key: value for key, value in given.items() if key in known}
+        resolved.append(resolve(name, (own[1] if own else {}) | meant, allow_code=allow_code))
     _refuse_unused(resolved, given)
     responses = read_run_responses(run) if run is not None else None
     views = []
@@ -88,22 +92,13 @@ def _value(text: str) -> Any:
     return parse_yaml(text, f"the value {text!r}")
 
 
-def _meant_for(name: str, given: dict[str, Any]) -> dict[str, Any]:
-    """Those of the hyper-parameters that an objective, or a term of a sum, has."""
-    terms = [part.rpartition("*")[2].strip() for part in name.split("+")]
-    known = {key for term in terms if term in OBJECTIVES for key in hyperparameter_defaults(term)}
-    return {key: value for key, value in given.items() if key in known}
-
-
 def _refuse_unused(objectives: Sequence[Objective], given: Iterable[str]) -> None:
     """Refuse a hyper-parameter that no objective of the picture has."""
     known = list(dict.fromkeys(key for each in objectives for key in each.hyper))
     for key in given:
         if key not in known:
             names = ", ".join(each.name for each in objectives)
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f" (did you mean {close[0]}?)" if close else ""
             raise InputError(
-                f"no objective of {names} has a hyper-parameter {key!r}{hint}. There is: "
+                f"no objective of {names} has a hyper-parameter {key!r}{did_you_mean(key, known)}. There is: "
                 f"{', '.join(known) or 'none'}. Leave it out."
             )

@@ -24,12 +24,6 @@ ARROWS = 12  # a side; even, so that none starts on an axis, where minordpo's pu
 STRENGTH = LinearSegmentedColormap.from_list("strength", ["#ffffff", "#cfe1f2", "#93c4de", "#5ba3cf"])
 STEPS = LinearSegmentedColormap.from_list("steps", ["#ffe08a", "#f98e3c", "#d4342c", "#7a0a2a"])
 
-_AXES = {
-    "logratios": ("chosen: log π/π_ref (nats)", "rejected: log π/π_ref (nats)"),
-    "means": ("chosen: log π (nats a token)", "rejected: log π (nats a token)"),
-    "sums": ("chosen: log π (nats)", "rejected: log π (nats)"),
-}
-
 
 @dataclass(frozen=True, eq=False)
 class View:
@@ -90,8 +84,9 @@ def draw_plane(axis: Axes, view: View, strongest: float) -> ScalarMappable:
     _draw_arrows(axis, view, strongest)
     _draw_words(axis, view)
     axis.set(xlim=limits, ylim=limits)
-    axis.set_xlabel(_AXES[plane.kind][0], fontsize=9)
-    axis.set_ylabel(_AXES[plane.kind][1], fontsize=9)
+    quantity = f"{'log π/π_ref' if plane.kind == 'logratios' else 'log π'} ({plane.unit})"
+    axis.set_xlabel(f"chosen: {quantity}", fontsize=9)
+    axis.set_ylabel(f"rejected: {quantity}", fontsize=9)
     axis.xaxis.set_major_locator(MaxNLocator(6))
     axis.yaxis.set_major_locator(MaxNLocator(6))
     axis.tick_params(labelsize=8.5, color=GREY)
@@ -105,19 +100,12 @@ def _draw_regions(axis: Axes, view: View) -> None:
     for region, hatch, words in regions:
         if not region.any():
             continue
-        drawn = axis.contourf(
-            centres,
-            centres,
-            region.astype(float),
-            levels=[0.5, 1.5],
-            colors="none",
-            hatches=[hatch],
-            zorder=0.5,
-        )
+        style: dict[str, Any] = {"levels": [0.5, 1.5], "colors": "none", "hatches": [hatch], "zorder": 0.5}
+        drawn = axis.contourf(centres, centres, region.astype(float), **style)
         drawn.set_edgecolor("#6a6a6a")
         drawn.set_linewidth(0.0)
-        across, up = _place_for_words(region, view)
-        _word(axis, across, up, words, fontsize=9, fontweight="bold", color="black", zorder=4)
+        style = {"fontsize": 9, "fontweight": "bold", "color": "black", "zorder": 4}
+        _word(axis, _place_for_words(region, view), words, ("center", "center"), alpha=0.9, pad=2.0, **style)
 
 
 def _draw_turn(axis: Axes, view: View) -> None:
@@ -196,29 +184,25 @@ def _draw_words(axis: Axes, view: View) -> None:
             zorder=6,
             path_effects=[patheffects.withStroke(linewidth=2.5, foreground="white")],
         )
-    corners = {(0.015, 0.015): "both unlikely", (0.985, 0.015): "the aim", (0.015, 0.985): "the wrong way"}
-    if plane.kind == "logratios":
-        corners |= {(0.015, 0.015): "both fell", (0.985, 0.985): "both rose"}
-    else:
-        corners[0.985, 0.985] = "both likely"
-    for (x, y), words in corners.items():
-        axis.text(
-            x,
-            y,
-            words,
-            transform=axis.transAxes,
-            ha="left" if x < 0.5 else "right",
-            va="bottom" if y < 0.5 else "top",
-            fontsize=8,
-            fontstyle="italic",
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5},
-            zorder=5,
-        )
+    fell, rose = ("both fell", "both rose") if plane.kind == "logratios" else ("both unlikely", "both likely")
+    low, high = 0.015, 0.985
+    style: dict[str, Any] = {"transform": axis.transAxes, "fontsize": 8, "fontstyle": "italic", "zorder": 5}
+    for x, y, words in (
+        (low, low, fell),
+        (high, low, "the aim"),
+        (low, high, "the wrong way"),
+        (high, high, rose),
+    ):
+        sides = ("left" if x < 0.5 else "right", "bottom" if y < 0.5 else "top")
+        _word(axis, (x, y), words, sides, alpha=0.85, pad=1.5, **style)
 
 
-def _word(axis: Axes, x: float, y: float, words: str, **style: Any) -> None:
-    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.9, "pad": 2.0}
-    axis.text(x, y, words, ha="center", va="center", bbox=box, **style)
+def _word(
+    axis: Axes, place: tuple[float, float], words: str, sides: Any, *, alpha: float, pad: float, **style: Any
+) -> None:
+    """Words on white, so that arrows below them do not disturb."""
+    box = {"facecolor": "white", "edgecolor": "none", "alpha": alpha, "pad": pad}
+    axis.text(*place, words, ha=sides[0], va=sides[1], bbox=box, **style)
 
 
 def draw_moves(axis: Axes, view: View) -> None:

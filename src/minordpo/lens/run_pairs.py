@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 from minordpo.config.yaml import parse_yaml
 from minordpo.errors import InputError
 from minordpo.lens.gradients import Kind
+from minordpo.run_folder import names
 from minordpo.run_folder.files import read_jsonl
 
 _COLUMNS = ("logratios", "logps", "tokens")
@@ -99,16 +100,14 @@ class RunResponses:
 
 def _place(row: Mapping[str, Any], kind: Kind, *, start: bool = False) -> tuple[float, float]:
     """Where a row's pair is, or at the `start` was: with policy = reference, at logps − logratios."""
-    chosen, rejected = ({name: row[name][end] for name in _COLUMNS if name in row} for end in (0, 1))
 
-    def coordinate(values: Mapping[str, float]) -> float:
-        moved = values["logratios"] if kind == "logratios" or start else 0.0
+    def coordinate(end: int) -> float:
         if kind == "logratios":
-            return 0.0 if start else moved
-        logp = values["logps"] - moved
-        return logp / values["tokens"] if kind == "means" else logp
+            return 0.0 if start else row["logratios"][end]
+        logp = row["logps"][end] - (row["logratios"][end] if start else 0.0)
+        return logp / row["tokens"][end] if kind == "means" else logp
 
-    return coordinate(chosen), coordinate(rejected)
+    return coordinate(0), coordinate(1)
 
 
 def read_run_objective(run: Path) -> tuple[str, dict[str, Any]]:
@@ -120,14 +119,14 @@ def read_run_objective(run: Path) -> tuple[str, dict[str, Any]]:
     section = _config(run).get("objective")
     if not isinstance(section, dict) or not isinstance(section.get("name"), str):
         raise InputError(
-            f"{run / 'config.yaml'} has no objective.name, but --run needs one. Name a run folder that minordpo "
+            f"{run / names.CONFIG} has no objective.name, but --run needs one. Name a run folder that minordpo "
             "train wrote, or an objective with --objective."
         )
     return section["name"], {str(key): value for key, value in section.items() if key != "name"}
 
 
 def _config(run: Path) -> dict[str, Any]:
-    path = run / "config.yaml"
+    path = run / names.CONFIG
     try:
         values = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
@@ -144,7 +143,7 @@ def read_run_responses(run: Path) -> RunResponses:
     Raises:
         InputError: no responses.jsonl, a broken line, single responses, or nothing in it.
     """
-    source = run / "responses.jsonl"
+    source = run / names.RESPONSES
     if not source.is_file():
         raise InputError(
             f"{run} has no responses.jsonl, but --run needs what training writes there. Name the output folder of a "
@@ -155,52 +154,50 @@ def read_run_responses(run: Path) -> RunResponses:
         rows += _rows_of(line, f"line {number} of {source}")
     if not rows:
         raise InputError(f"{source} is empty, but pairs of a run are needed. Name a run that has begun.")
-    model = _config(run).get("model") if (run / "config.yaml").is_file() else None
+    model = _config(run).get("model") if (run / names.CONFIG).is_file() else None
     own_reference = not isinstance(model, dict) or model.get("reference") is None
     return RunResponses(source, rows, own_reference)
 
 
 def _rows_of(line: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
-    step, split, ids = line.get("step"), line.get("split"), line.get("rows")
-    if type(step) is not int or step < 0:
-        raise InputError(f"{where} has step={step!r}, but a step from 0 is needed. {_REPAIR}")
-    if split not in ("train", "eval"):
-        raise InputError(f"{where} has split={split!r}, but train or eval is needed. {_REPAIR}")
-    if not isinstance(ids, list) or not all(isinstance(each, int | str) for each in ids):
-        raise InputError(f"{where} has no list of rows, but the rows of the pairs are needed. {_REPAIR}")
-    columns = {name: line[name] for name in _COLUMNS if name in line}
-    for name in ("logps", "tokens"):
-        if name not in columns:
-            raise InputError(f"{where} has no {name}, but logps and tokens are needed. {_REPAIR}")
-    for name, values in columns.items():
-        if not isinstance(values, list) or len(values) != len(ids):
-            raise InputError(
-                f"{where} has {name} of another number of prompts than rows, but one each is needed. {_REPAIR}"
-            )
-        for responses in values:
-            _check_responses(responses, name, where)
+    """A row for each prompt of a line, with the best and the worst response of each quantity."""
+    fault = next(_faults(line), None)
+    if fault is not None:
+        repair = "" if "labelled" in fault else " Drop the line, or train the run again."
+        raise InputError(f"{where} has {fault}.{repair}")
+    columns = [name for name in _COLUMNS if name in line]
     return [
-        {"step": step, "split": split, "row": each}
-        | {name: (values[place][0], values[place][-1]) for name, values in columns.items()}
-        for place, each in enumerate(ids)
+        {"step": line["step"], "split": line["split"], "row": each}
+        | {name: (line[name][place][0], line[name][place][-1]) for name in columns}
+        for place, each in enumerate(line["rows"])
     ]
 
 
-_REPAIR = "Drop the line, or train the run again."
-
-
-def _check_responses(values: Any, name: str, where: str) -> None:
-    if not isinstance(values, list) or not values or not all(_is_number(each) for each in values):
-        raise InputError(
-            f"{where} has {name} that are not a list of finite numbers for each prompt, but these are needed. {_REPAIR}"
-        )
-    if len(values) == 1:
-        raise InputError(
-            f"{where} has single, labelled responses, but the lens draws pairs. Name a run on pairs, or leave --run "
-            "out to see the objective alone."
-        )
-    if name == "tokens" and min(values) < 1:
-        raise InputError(f"{where} has tokens={values}, but numbers from 1 are needed. {_REPAIR}")
+def _faults(line: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with a line and what is needed, in words; where it goes on, all before is right."""
+    step, split, ids = line.get("step"), line.get("split"), line.get("rows")
+    if type(step) is not int or step < 0:
+        yield f"step={step!r}, but a step from 0 is needed"
+    if split not in ("train", "eval"):
+        yield f"split={split!r}, but train or eval is needed"
+    if not isinstance(ids, list) or not all(isinstance(each, int | str) for each in ids):
+        yield "no list of rows, but the rows of the pairs are needed"
+    for name in ("logps", "tokens"):
+        if name not in line:
+            yield f"no {name}, but logps and tokens are needed"
+    for name in [each for each in _COLUMNS if each in line]:
+        if not isinstance(line[name], list) or len(line[name]) != len(ids or ()):
+            yield f"{name} of another number of prompts than rows, but one each is needed"
+        for values in line[name]:
+            if not isinstance(values, list) or not values or not all(map(_is_number, values)):
+                yield f"{name} that are not a list of finite numbers for each prompt, but these are needed"
+            if len(values) == 1:
+                yield (
+                    "single, labelled responses, but the lens draws pairs. Name a run on pairs, or leave --run out to "
+                    "see the objective alone"
+                )
+            if name == "tokens" and min(values) < 1:
+                yield f"tokens={values}, but numbers from 1 are needed"
 
 
 def _is_number(value: Any) -> bool:

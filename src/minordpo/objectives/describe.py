@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import textwrap
 
-from minordpo.objectives.resolve import OBJECTIVES, RANGES, hyperparameter_defaults
+from minordpo.objectives.resolve import KINDS, OBJECTIVES
 from minordpo.objectives.spec import Spec
-
-_KINDS = {"pairs": "pairs", "labelled": "labelled responses", "ranked": "ranked responses"}
 
 
 def describe_objectives() -> str:
@@ -18,7 +16,7 @@ def describe_objectives() -> str:
         facts = [
             f"assumes: {spec.assumes}",
             f"data: {kinds(spec)}; {needs(spec)}",
-            f"hyper-parameters: {hyperparameters(name)}",
+            f"hyper-parameters: {hyperparameters(spec)}",
             f"usual: {spec.usual}",
         ]
         for fact in facts:
@@ -37,7 +35,7 @@ def objectives_table() -> str:
             "yes" if spec.reference else "no",
             spec.assumes,
             spec.usual,
-            source(spec),
+            spec.source,
         ]
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows)
@@ -45,8 +43,7 @@ def objectives_table() -> str:
 
 def kinds(spec: Spec) -> str:
     """The data it takes, in words."""
-    found = [words for kind, words in _KINDS.items() if kind in spec.data]
-    text = ", ".join(found)
+    text = ", ".join(words.partition(" (")[0] for kind, words in KINDS.items() if kind in spec.data)
     return text if spec.undesirable else f"{text} (desirable ones)"
 
 
@@ -57,20 +54,12 @@ def needs(spec: Spec) -> str:
     return "needs a reference, and responses to other prompts" if spec.mismatched else "needs a reference"
 
 
-def hyperparameters(name: str) -> str:
+def hyperparameters(spec: Spec) -> str:
     """Names, defaults and allowed values."""
-    defaults = hyperparameter_defaults(name).items()
-    said = (
-        f"{key} = {str(value).lower() if value in (True, False) else value} ({RANGES[key]})"
-        for key, value in defaults
+    return ", ".join(
+        f"{key} = {str(value).lower() if isinstance(value, bool) else value} ({spec.ranges[key]})"
+        for key, value in spec.defaults.items()
     )
-    return ", ".join(said)
-
-
-def source(spec: Spec) -> str:
-    """The source that the function's docstring names."""
-    _, found, text = (spec.function.__doc__ or "").partition("Source:")
-    return " ".join(text.split()).rstrip(".") if found else "maximum likelihood"
 
 
 if __name__ == "__main__":

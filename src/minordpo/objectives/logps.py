@@ -113,6 +113,26 @@ class ResponseLogps:
         return values.new_zeros(self.prompts).index_add(0, self.groups, values)
 
 
+def alternating(
+    logps: Float[Tensor, "sequences"],
+    ref_logps: Float[Tensor, "sequences"] | None,
+    tokens: Int[Tensor, "sequences"],
+    *,
+    by_token: bool = False,
+) -> ResponseLogps:
+    """Pairs as chosen, rejected, chosen, …; `by_token` adds tokens alike, each rejected one as likely as another."""
+    sequences = torch.arange(len(logps)).repeat_interleave(tokens)
+    each, rejected = (logps / tokens)[sequences], torch.nonzero(sequences % 2 == 1)[:, 0]
+    return ResponseLogps(
+        logps,
+        ref_logps,
+        tokens,
+        groups=torch.arange(len(logps)) // 2,
+        grades=torch.tensor([1.0, 0.0], dtype=logps.dtype).repeat(len(logps) // 2),
+        by_token=TokenLogps(each, sequences, each[rejected], rejected) if by_token else None,
+    )
+
+
 def _needed(ref_logps: Tensor | None) -> Tensor:
     if ref_logps is None:
         raise ValueError("a log-ratio needs reference log-probs, and there are none")

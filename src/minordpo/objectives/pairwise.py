@@ -12,30 +12,36 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, relu
 
 from minordpo.objectives.logps import PairLogps
-from minordpo.objectives.spec import PAIRS, Spec
+from minordpo.objectives.spec import NotNegative, Positive, Smoothing, Spec, by_name
 
 
-def dpo(logps: PairLogps, *, beta: float = 0.1) -> Float[Tensor, "pairs"]:
+def dpo(logps: PairLogps, *, beta: Positive = 0.1) -> Float[Tensor, "pairs"]:
     """−log σ(β (chosen_logratio − rejected_logratio)).
 
+    Assumes: preferences follow Bradley-Terry; nothing keeps the chosen response up, only the difference counts.
+    Usual: beta 0.01 to 0.5, learning rate 5e-7 to 5e-6.
     Source: Rafailov et al. 2023 (arXiv 2305.18290), Eq. 7; Xie et al. 2024 (arXiv 2408.09834), Eq. 2.
     """
     return -logsigmoid(beta * (logps.chosen_logratios - logps.rejected_logratios))
 
 
-def minordpo(logps: PairLogps, *, beta: float = 0.1) -> Float[Tensor, "pairs"]:
+def minordpo(logps: PairLogps, *, beta: Positive = 0.1) -> Float[Tensor, "pairs"]:
     """−log σ(β chosen_logratio − β max(0, rejected_logratio)).
 
     The penalty on a rejected response stops where the policy likes it no more than the reference does. Equality is
     included, as in the paper's text: at a log-ratio of exactly 0, where training starts, no gradient reaches the
     rejected response (`relu`; `torch.clamp` would pass a gradient of 1 there, `torch.maximum` one of ½).
 
+    Assumes: as dpo, but a rejected response that fell to the reference's level is bad enough.
+    Usual: beta 0.02 to 0.2, learning rate 1e-6 to 1e-5.
     Source: Xie et al. 2024 (arXiv 2408.09834), Eq. 6 and §3.4.
     """
     return -logsigmoid(beta * logps.chosen_logratios - beta * relu(logps.rejected_logratios))
 
 
-def dpop(logps: PairLogps, *, beta: float = 0.1, dpop_lambda: float = 50.0) -> Float[Tensor, "pairs"]:
+def dpop(
+    logps: PairLogps, *, beta: Positive = 0.1, dpop_lambda: NotNegative = 50.0
+) -> Float[Tensor, "pairs"]:
     """−log σ(β (chosen_logratio − rejected_logratio − λ max(0, −chosen_logratio))).
 
     The λ term stands inside the log-sigmoid and is multiplied by β.
@@ -43,18 +49,23 @@ def dpop(logps: PairLogps, *, beta: float = 0.1, dpop_lambda: float = 50.0) -> F
     Where the chosen response is exactly as likely as under the reference the penalty has no gradient (`relu`). The
     formula and the default λ are checked against Xie et al. 2024 only.
 
+    Assumes: the chosen response must not fall below the reference.
+    Usual: beta 0.1 to 0.3, dpop_lambda 5 to 50.
     Source: Pal et al. 2024, Smaug (arXiv 2402.13228); Xie et al. 2024 (arXiv 2408.09834), Eq. 5.
     """
     margins = logps.chosen_logratios - logps.rejected_logratios
     return -logsigmoid(beta * (margins - dpop_lambda * relu(-logps.chosen_logratios)))
 
 
-def ipo(logps: PairLogps, *, beta: float = 0.1, per_token: bool = True) -> Float[Tensor, "pairs"]:
+def ipo(logps: PairLogps, *, beta: Positive = 0.1, per_token: bool = True) -> Float[Tensor, "pairs"]:
     """(margin − 1/(2β))², margin being the difference of log-ratios, of each a token with `per_token`.
 
     β is the paper's τ. The paper's formula sums over tokens. TRL averages, and says that the authors confirmed it for
     the paper's results; that is the default here.
 
+    Assumes: a margin of 1/(2·beta) is enough, however certain the preference; with per_token nats a token, so 5 of
+    them at beta 0.1.
+    Usual: beta 0.01 to 1.
     Source: Azar et al. 2023 (arXiv 2310.12036), Eq. 17.
     """
     chosen, rejected = logps.chosen_logratios, logps.rejected_logratios
@@ -63,23 +74,27 @@ def ipo(logps: PairLogps, *, beta: float = 0.1, per_token: bool = True) -> Float
     return (chosen - rejected - 1 / (2 * beta)).square()
 
 
-def simpo(logps: PairLogps, *, beta: float = 2.0, gamma: float = 1.0) -> Float[Tensor, "pairs"]:
+def simpo(logps: PairLogps, *, beta: Positive = 2.0, gamma: NotNegative = 1.0) -> Float[Tensor, "pairs"]:
     """−log σ(β (m_chosen − m_rejected) − γ); without a reference.
 
     The authors' code writes γ as a ratio to β: γ here is β times its `gamma_beta_ratio`, by default half of β.
 
+    Assumes: what is generated first is the likelier response a token; no reference holds the model.
+    Usual: beta 2 to 10, gamma 0 to 1 times beta (0.25 to 1.6 in the paper), learning rate 3e-7 to 1e-6.
     Source: Meng et al. 2024 (arXiv 2405.14734), Eq. 6.
     """
     return -logsigmoid(beta * (logps.chosen_mean_logps - logps.rejected_mean_logps) - gamma)
 
 
-def orpo(logps: PairLogps, *, orpo_lambda: float = 0.1) -> Float[Tensor, "pairs"]:
+def orpo(logps: PairLogps, *, orpo_lambda: NotNegative = 0.1) -> Float[Tensor, "pairs"]:
     """−m_chosen − λ log σ(log-odds_chosen − log-odds_rejected), log-odds = m − log(1 − eᵐ); without a reference.
 
     The NLL is over the response only; TRL's includes the prompt. A chosen response of probability exactly 1 has loss 0
     and the finite limit of the gradient, −1 − λ odds_rejected on its m. A rejected one has an infinite loss, as the
     formula has it, NaN if both are so: it is left to stop the run.
 
+    Assumes: one stage does for SFT and preference; the chosen responses are worth imitating.
+    Usual: orpo_lambda 0.1 to 0.25, learning rate 5e-6 to 8e-6.
     Source: Hong et al. 2024 (arXiv 2403.07691), Eq. 4, 6 and 7.
     """
     return -logps.chosen_mean_logps + orpo_lambda * _odds_ratio_loss(
@@ -101,43 +116,55 @@ def _odds_ratio_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
     return outside + torch.log1p(torch.expm1(-outside) + torch.exp(inside) * doubt)
 
 
-def hinge(logps: PairLogps, *, beta: float = 0.1) -> Float[Tensor, "pairs"]:
+def hinge(logps: PairLogps, *, beta: Positive = 0.1) -> Float[Tensor, "pairs"]:
     """max(0, 1 − β (chosen_logratio − rejected_logratio)): no push on a pair that is won by 1/β nats or more.
 
     β is the paper's γ. The same as TRL's `loss_type="hinge"`; SLiC-HF's own loss has no reference: `slic`.
 
+    Assumes: a pair won by 1/beta nats needs no more push.
+    Usual: beta 0.01 to 0.5.
     Source: Liu et al. 2023, RSO (arXiv 2309.06657), its hinge-norm loss.
     """
     return relu(1 - beta * (logps.chosen_logratios - logps.rejected_logratios))
 
 
-def slic(logps: PairLogps, *, delta: float = 1.0) -> Float[Tensor, "pairs"]:
+def slic(logps: PairLogps, *, delta: NotNegative = 1.0) -> Float[Tensor, "pairs"]:
     """max(0, δ − chosen_logp + rejected_logp), sums in nats; without a reference.
 
     The paper adds a cross-entropy on an SFT target: train "slic + 0.1*sft", with per_token: false for its sum over
     tokens. Which δ and weight it used could not be checked; SimPO's authors tried δ from 0.5 to 10.
 
+    Assumes: the chosen response should be likelier by delta nats; add sft to hold the model.
+    Usual: delta 0.5 to 10.
     Source: Zhao et al. 2023, SLiC-HF (arXiv 2305.10425), §2, first term of its loss.
     """
     return relu(delta - logps.chosen_logps + logps.rejected_logps)
 
 
-def cdpo(logps: PairLogps, *, beta: float = 0.1, label_smoothing: float = 0.1) -> Float[Tensor, "pairs"]:
+def cdpo(
+    logps: PairLogps, *, beta: Positive = 0.1, label_smoothing: Smoothing = 0.1
+) -> Float[Tensor, "pairs"]:
     """(1 − ε) DPO + ε DPO with the labels flipped: labels are wrong with probability ε.
 
     Its least value is at a finite margin, log((1 − ε)/ε)/β nats; beyond it both coefficients change sign.
 
+    Assumes: a share label_smoothing of the labels is wrong, so the margin should stay finite.
+    Usual: label_smoothing 0.1 to 0.4, beta as dpo.
     Source: Mitchell 2023, "A note on DPO with noisy preferences", Eq. 3 (as the DPO authors' code cites it).
     """
     right, flipped = _both_ways(logps, beta)
     return (1 - label_smoothing) * right + label_smoothing * flipped
 
 
-def robust(logps: PairLogps, *, beta: float = 0.1, label_smoothing: float = 0.1) -> Float[Tensor, "pairs"]:
+def robust(
+    logps: PairLogps, *, beta: Positive = 0.1, label_smoothing: Smoothing = 0.1
+) -> Float[Tensor, "pairs"]:
     """((1 − ε) DPO − ε DPO with the labels flipped) / (1 − 2ε): unbiased where labels are wrong with probability ε.
 
     Without bound below: it falls as −ε/(1 − 2ε) β margin where the margin is large.
 
+    Assumes: a share label_smoothing of the labels is wrong; corrects the loss for it on average.
+    Usual: label_smoothing 0.1 to 0.4, beta as dpo.
     Source: Chowdhury et al. 2024, rDPO (arXiv 2403.00409), §3.1.
     """
     right, flipped = _both_ways(logps, beta)
@@ -149,83 +176,29 @@ def _both_ways(logps: PairLogps, beta: float) -> tuple[Tensor, Tensor]:
     return -logsigmoid(logits), -logsigmoid(-logits)
 
 
-def dpo_nll(logps: PairLogps, *, beta: float = 0.1, alpha: float = 1.0) -> Float[Tensor, "pairs"]:
+def dpo_nll(logps: PairLogps, *, beta: Positive = 0.1, alpha: NotNegative = 1.0) -> Float[Tensor, "pairs"]:
     """DPO − α m_chosen: the usual remedy against a falling chosen response.
 
     The length that divides the NLL counts the response only; that the paper's does so too, and its α of 1, are
     unverified.
 
+    Assumes: the chosen responses are worth imitating too.
+    Usual: alpha 0.2 to 2, beta as dpo.
     Source: Pang et al. 2024, iterative RPO (arXiv 2404.19733), Eq. 1.
     """
     return dpo(logps, beta=beta) - alpha * logps.chosen_mean_logps
 
 
-PAIRWISE = {
-    "dpo": Spec(
-        dpo,
-        PAIRS,
-        assumes="preferences follow Bradley-Terry; nothing keeps the chosen response up, only the difference counts",
-        usual="beta 0.01 to 0.5, learning rate 5e-7 to 5e-6",
-    ),
-    "minordpo": Spec(
-        minordpo,
-        PAIRS,
-        assumes="as dpo, but a rejected response that fell to the reference's level is bad enough",
-        usual="beta 0.02 to 0.2, learning rate 1e-6 to 1e-5",
-    ),
-    "dpop": Spec(
-        dpop,
-        PAIRS,
-        assumes="the chosen response must not fall below the reference",
-        usual="beta 0.1 to 0.3, dpop_lambda 5 to 50",
-    ),
-    "ipo": Spec(
-        ipo,
-        PAIRS,
-        assumes="a margin of 1/(2·beta) is enough, however certain the preference; with per_token nats a token, so 5 "
-        "of them at beta 0.1",
-        usual="beta 0.01 to 1",
-    ),
-    "simpo": Spec(
-        simpo,
-        PAIRS,
-        reference=False,
-        assumes="what is generated first is the likelier response a token; no reference holds the model",
-        usual="beta 2 to 10, gamma 0 to 1 times beta (0.25 to 1.6 in the paper), learning rate 3e-7 to 1e-6",
-    ),
-    "orpo": Spec(
-        orpo,
-        PAIRS,
-        reference=False,
-        assumes="one stage does for SFT and preference; the chosen responses are worth imitating",
-        usual="orpo_lambda 0.1 to 0.25, learning rate 5e-6 to 8e-6",
-    ),
-    "hinge": Spec(
-        hinge, PAIRS, assumes="a pair won by 1/beta nats needs no more push", usual="beta 0.01 to 0.5"
-    ),
-    "slic": Spec(
-        slic,
-        PAIRS,
-        reference=False,
-        assumes="the chosen response should be likelier by delta nats; add sft to hold the model",
-        usual="delta 0.5 to 10",
-    ),
-    "cdpo": Spec(
-        cdpo,
-        PAIRS,
-        assumes="a share label_smoothing of the labels is wrong, so the margin should stay finite",
-        usual="label_smoothing 0.1 to 0.4, beta as dpo",
-    ),
-    "robust": Spec(
-        robust,
-        PAIRS,
-        assumes="a share label_smoothing of the labels is wrong; corrects the loss for it on average",
-        usual="label_smoothing 0.1 to 0.4, beta as dpo",
-    ),
-    "dpo_nll": Spec(
-        dpo_nll,
-        PAIRS,
-        assumes="the chosen responses are worth imitating too",
-        usual="alpha 0.2 to 2, beta as dpo",
-    ),
-}
+PAIRWISE = by_name(
+    Spec(dpo),
+    Spec(minordpo),
+    Spec(dpop),
+    Spec(ipo),
+    Spec(simpo, reference=False),
+    Spec(orpo, reference=False),
+    Spec(hinge),
+    Spec(slic, reference=False, axes="sums"),
+    Spec(cdpo),
+    Spec(robust),
+    Spec(dpo_nll),
+)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
 import math
 import re
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,68 +12,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from minordpo.errors import InputError
+from minordpo.errors import InputError, did_you_mean
+from minordpo.objectives import own
 from minordpo.objectives.logps import ResponseLogps
 from minordpo.objectives.pairwise import PAIRWISE
 from minordpo.objectives.responses import RESPONSES
-from minordpo.objectives.spec import Spec
+from minordpo.objectives.spec import Range, Spec, name_of
 
 OBJECTIVES: dict[str, Spec] = {**PAIRWISE, **RESPONSES}
+# Of each hyper-parameter that a built-in objective has.
+RANGES: dict[str, Range] = {key: each for spec in OBJECTIVES.values() for key, each in spec.ranges.items()}
 
-
-@dataclass(frozen=True)
-class Range:
-    """The values a hyper-parameter may take: numbers, whole ones only, or true and false."""
-
-    lowest: float = -math.inf
-    highest: float = math.inf
-    open_below: bool = False  # the lowest itself is refused
-    open_above: bool = False
-    kind: type = float
-
-    def holds(self, value: Any) -> bool:
-        """Whether `value` is one of them."""
-        if self.kind is bool:
-            return isinstance(value, bool)
-        if isinstance(value, bool) or not isinstance(value, int if self.kind is int else int | float):
-            return False
-        if not abs(value) <= sys.float_info.max:
-            return False
-        above = value > self.lowest if self.open_below else value >= self.lowest
-        below = value < self.highest if self.open_above else value <= self.highest
-        return above and below
-
-    def __str__(self) -> str:
-        if self.kind is bool:
-            return "true or false"
-        words = "a whole number" if self.kind is int else "a number"
-        if self.lowest > -math.inf:
-            words += f" {'above' if self.open_below else 'at least'} {self.lowest:g}"
-        if self.highest < math.inf:
-            joint = " and" if self.lowest > -math.inf else ""
-            words += f"{joint} {'below' if self.open_above else 'at most'} {self.highest:g}"
-        return words
-
-
-_POSITIVE, _NOT_NEGATIVE, _SWITCH = Range(0.0, open_below=True), Range(0.0), Range(kind=bool)
-# Of each hyper-parameter, whichever objective has it.
-RANGES: dict[str, Range] = {
-    "alpha": _NOT_NEGATIVE,
-    "beta": _POSITIVE,
-    "delta": _NOT_NEGATIVE,
-    "desirable_weight": _NOT_NEGATIVE,
-    "dpop_lambda": _NOT_NEGATIVE,
-    "gamma": _NOT_NEGATIVE,
-    "gate_gradient": _SWITCH,
-    "label_smoothing": Range(0.0, 0.5, open_above=True),
-    "margin": Range(),
-    "orpo_lambda": _NOT_NEGATIVE,
-    "per_token": _SWITCH,
-    "rank_weight": _NOT_NEGATIVE,
-    "temperature": _POSITIVE,
-    "top_k": Range(1.0, kind=int),
-    "undesirable_weight": _NOT_NEGATIVE,
-}
+Given = str | Callable[..., Tensor] | Spec  # a name, a sum of names, or a function of the user's own
+Part = tuple[float, str, Spec]  # of a sum: weight, name, objective
 
 
 @dataclass(frozen=True)
@@ -86,11 +34,7 @@ class Term:
     weight: float
     name: str
     hyper: dict[str, Any]
-
-    @property
-    def spec(self) -> Spec:
-        """What it is."""
-        return OBJECTIVES[self.name]
+    spec: Spec
 
 
 @dataclass(frozen=True)
@@ -116,7 +60,7 @@ class Objective:
     @property
     def beta(self) -> float:
         """The first term's that has one, else 1; what `rewards/*` are scaled by."""
-        return float(next((term.hyper["beta"] for term in self.terms if "beta" in term.hyper), 1.0))
+        return float(self.hyper.get("beta", 1.0))
 
     @property
     def data(self) -> frozenset[str]:
@@ -138,6 +82,11 @@ class Objective:
         """How many of the likeliest other tokens an alternative to each rejected token is drawn from, if any are."""
         return next((int(t.hyper["top_k"]) for t in self.terms if t.spec.alternatives), None)
 
+    @property
+    def report_names(self) -> list[str]:
+        """The names of the terms' own metrics."""
+        return sorted({name for term in self.terms for name in term.spec.reports})
+
     def reports(self, logps: ResponseLogps) -> dict[str, Float[Tensor, ""]]:
         """The terms' own metrics, by name: scalars of the whole step."""
         return {name: report(logps) for t in self.terms for name, report in t.spec.reports.items()}
@@ -147,32 +96,86 @@ class Objective:
         """Whether every term has a use for labelled responses that are undesirable."""
         return all(term.spec.undesirable for term in self.terms)
 
+    def having(self, name: str, value: Any) -> Objective:
+        """The same objective with another value of a hyper-parameter.
 
-def resolve(name: str, hyperparameters: Mapping[str, Any]) -> Objective:
+        Raises:
+            InputError: the value is out of its range.
+        """
+        return _bound(self.name, [(t.weight, t.name, t.spec) for t in self.terms], self.hyper | {name: value})
+
+
+def resolve(objective: Given, hyperparameters: Mapping[str, Any], *, allow_code: bool = False) -> Objective:
     """The objective of that name, or the weighted sum "minordpo + 0.1*sft", with its hyper-parameters bound.
 
-    A hyper-parameter goes to every term that has it; one whose defaults differ between them must be given.
+    A function of the user's own is an objective too, as itself, in its `Spec`, or by the name
+    "package.module:function", which is imported only with `allow_code`. A hyper-parameter goes to every term that has
+    it; one whose defaults differ between them must be given.
 
     Raises:
         InputError: an unknown objective or hyper-parameter (the nearest is named), one out of its range, or one that
-            the terms of a sum disagree about; an objective named twice, or a weight that is no number above 0.
+            the terms of a sum disagree about; an objective named twice, or a weight that is no number above 0; a
+            function that cannot be imported, or is no objective.
     """
-    weighted = [_weighted(part, name) for part in name.split("+")]
-    names = [each for _, each in weighted]
+    parts = parse(objective, allow_code=allow_code)
+    bound = _bound(objective if isinstance(objective, str) else parts[0][1], parts, hyperparameters)
+    return replace(bound, terms=tuple(map(_tried, bound.terms)))
+
+
+def recorded(name: str, hyperparameters: Mapping[str, Any]) -> Objective:
+    """The objective that the config of a finished run names; a function of the user's own is not imported.
+
+    Raises:
+        InputError: as `resolve`.
+    """
+    if ":" not in name:
+        return resolve(name, hyperparameters)
+    unknown = Spec(lambda *_, **__: own.refuse_import(name))
+    return Objective(name, (Term(1.0, name, dict(hyperparameters), unknown),))
+
+
+def parse(objective: Given, *, allow_code: bool = False) -> list[Part]:
+    """The parts of a sum, each with its weight, its name and its objective; mostly one.
+
+    Raises:
+        InputError: as `resolve`.
+    """
+    if isinstance(objective, str):
+        return _parts(objective, _imported if allow_code else own.refuse_import)
+    if isinstance(objective, Spec) and OBJECTIVES.get(objective.name) is objective:
+        return [(1.0, objective.name, objective)]
+    name = objective.name if isinstance(objective, Spec) else name_of(objective)
+    return [(1.0, name, own.own_spec(objective, name))]
+
+
+def _imported(name: str) -> Spec:
+    return own.own_spec(own.import_objective(name), name)
+
+
+def _tried(term: Term) -> Term:
+    if OBJECTIVES.get(term.name) is term.spec:
+        return term
+    return replace(term, spec=own.tried(term.spec, term.hyper, term.name))
+
+
+def _bound(name: str, parts: Iterable[Part], hyperparameters: Mapping[str, Any]) -> Objective:
+    parts = list(parts)
+    names = [each for _, each, _ in parts]
     if len(set(names)) < len(names):
         raise InputError(f"objective.name is {name!r}, which names an objective twice. Add up their weights")
-    known = list(dict.fromkeys(key for each in names for key in hyperparameter_defaults(each)))
+    known = list(dict.fromkeys(key for *_, spec in parts for key in spec.defaults))
     for key, value in hyperparameters.items():
         if key not in known:
-            which = f"objective {name} has no hyper-parameter {key!r}{_nearest(key, known)}"
+            which = f"objective {name} has no hyper-parameter {key!r}{did_you_mean(key, known)}"
             raise InputError(f"{which}. It has: {', '.join(known) or 'none'}")
-        if not RANGES[key].holds(value):
-            raise InputError(f"objective.{key} is {value!r}, but must be {RANGES[key]}")
+        allowed = [spec.ranges[key] for *_, spec in parts if key in spec.defaults]
+        wrong = next((each for each in allowed if not each.holds(value)), None)
+        if wrong is not None:
+            raise InputError(f"objective.{key} is {value!r}, but must be {wrong}")
     terms = []
-    for weight, each in weighted:
-        defaults = hyperparameter_defaults(each)
-        given = {key: RANGES[key].kind(value) for key, value in hyperparameters.items() if key in defaults}
-        terms.append(Term(weight, each, {**defaults, **given}))
+    for weight, each, spec in parts:
+        given = {k: spec.ranges[k].kind(v) for k, v in hyperparameters.items() if k in spec.defaults}
+        terms.append(Term(weight, each, {**spec.defaults, **given}, spec))
     _refuse_disagreement(name, terms)
     return Objective(name, tuple(terms))
 
@@ -189,27 +192,6 @@ def _refuse_disagreement(name: str, terms: Iterable[Term]) -> None:
                 )
 
 
-def hyperparameter_defaults(name: str) -> dict[str, Any]:
-    """The hyper-parameters of an objective and their defaults: its keyword arguments and nothing else."""
-    parameters = inspect.signature(OBJECTIVES[name].function).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
-
-
-def check_ranges(specs: Mapping[str, Spec]) -> None:
-    """Nothing, where every hyper-parameter has a range; at import, so that who adds an objective is told at once.
-
-    Raises:
-        TypeError: one has none, and help, errors and config could say nothing of it.
-    """
-    for name, spec in specs.items():
-        for parameter in inspect.signature(spec.function).parameters.values():
-            if parameter.kind is inspect.Parameter.KEYWORD_ONLY and parameter.name not in RANGES:
-                raise TypeError(f"{parameter.name} of objective {name} has no range. Give it one in RANGES")
-
-
-check_ranges(OBJECTIVES)
-
-
 def refuse_data(objective: Objective, kind: str, grades: Iterable[Iterable[float]], source: str) -> None:
     """Refuse data that the objective cannot use.
 
@@ -219,7 +201,7 @@ def refuse_data(objective: Objective, kind: str, grades: Iterable[Iterable[float
     if kind not in objective.data:
         able = ", ".join(sorted(name for name, spec in OBJECTIVES.items() if kind in spec.data))
         raise InputError(
-            f"{source} holds {_KINDS[kind]}, but the objective {objective.name} needs "
+            f"{source} holds {KINDS[kind]}, but the objective {objective.name} needs "
             f"{listed_kinds(objective.data)}. Objectives for this data: {able}"
         )
     if kind == "labelled" and not objective.undesirable:
@@ -231,7 +213,7 @@ def refuse_data(objective: Objective, kind: str, grades: Iterable[Iterable[float
             )
 
 
-_KINDS = {
+KINDS = {
     "pairs": "pairs (prompt, chosen, rejected)",
     "labelled": "labelled responses (prompt, completion, label)",
     "ranked": "ranked responses (prompt, responses, ranks or scores)",
@@ -240,7 +222,7 @@ _KINDS = {
 
 def listed_kinds(kinds: Iterable[str]) -> str:
     """The kinds of data in words, with their columns."""
-    return " or ".join(_KINDS[kind] for kind in sorted(kinds, key=list(_KINDS).index))
+    return " or ".join(KINDS[kind] for kind in KINDS if kind in kinds)
 
 
 @dataclass(frozen=True, eq=False)
@@ -294,28 +276,33 @@ def _shown(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else f"{value:g}"
 
 
-def _weighted(part: str, whole: str) -> tuple[float, str]:
-    """ "0.1*sft" → (0.1, "sft")."""
-    match = re.fullmatch(r"\s*(?:(?P<weight>[^*]+?)\s*\*\s*)?(?P<name>[^*]*?)\s*", part)
-    name = match["name"] if match else part.strip()
-    if name not in OBJECTIVES:
-        what = repr(name) if name != whole else repr(whole)
-        within = f" in {whole!r}" if name != whole else ""
-        raise InputError(
-            f"objective.name is {what}{within}, which is no objective{_nearest(name, OBJECTIVES)}. "
-            f"Known: {', '.join(sorted(OBJECTIVES))}; sums are written minordpo + 0.1*sft"
-        )
-    assert match is not None
-    try:
-        weight = float(match["weight"] or 1)
-    except ValueError:
-        weight = math.nan
-    if not 0 < weight < math.inf:
-        raise InputError(
-            f"objective.name is {whole!r}, but the weight {match['weight']!r} is no number above 0. "
-            "Write sums as minordpo + 0.1*sft"
-        )
-    return weight, name
+def _parts(text: str, imported: Callable[[str], Spec]) -> list[Part]:
+    """The terms of "minordpo + 0.1*sft"; `imported` is asked for a name such as "package.module:function"."""
+    parts = []
+    for part in text.split("+"):
+        match = re.fullmatch(r"\s*(?:(?P<weight>[^*]+?)\s*\*\s*)?(?P<name>[^*]*?)\s*", part)
+        name = match["name"] if match else part.strip()
+        is_code = re.fullmatch(r"[\w.]+:\w+", name)
+        if name not in OBJECTIVES and not is_code:
+            what = f"{name!r} in {text!r}" if name != text else repr(text)
+            other = _OTHER_NAMES.get(name)
+            near = f" (did you mean {other}?)" if other else did_you_mean(name, OBJECTIVES)
+            raise InputError(
+                f"objective.name is {what}, which is no objective{near}. "
+                f"Known: {', '.join(sorted(OBJECTIVES))}; sums are written minordpo + 0.1*sft"
+            )
+        assert match is not None
+        try:
+            weight = float(match["weight"] or 1)
+        except ValueError:
+            weight = math.nan
+        if not 0 < weight < math.inf:
+            raise InputError(
+                f"objective.name is {text!r}, but the weight {match['weight']!r} is no number above 0. "
+                "Write sums as minordpo + 0.1*sft"
+            )
+        parts.append((weight, name, imported(name) if is_code else OBJECTIVES[name]))
+    return parts
 
 
 # What other tools call these objectives.
@@ -328,13 +315,3 @@ _OTHER_NAMES = {
     "slic_hf": "slic",
     "nll": "sft",
 }
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    known = list(known)
-    other = [_OTHER_NAMES[name]] if name in _OTHER_NAMES and _OTHER_NAMES[name] in known else []
-    by_lower_case = {each.lower(): each for each in known}
-    close = other or [
-        by_lower_case[each] for each in difflib.get_close_matches(name.lower(), by_lower_case, n=1)
-    ]
-    return f" (did you mean {close[0]}?)" if close else ""

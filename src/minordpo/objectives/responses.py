@@ -8,23 +8,31 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, relu
 
 from minordpo.objectives.logps import ResponseLogps
-from minordpo.objectives.spec import LABELLED, PAIRS, RANKED, Spec
+from minordpo.objectives.spec import LABELLED, PAIRS, RANKED, Count, NotNegative, Positive, Spec, by_name
 
 
 def sft(logps: ResponseLogps, *, per_token: bool = True) -> Float[Tensor, "prompts"]:
     """−m_chosen, or −chosen_logp without `per_token`: imitation of the chosen (desirable, best) response.
 
     Every prompt weighs the same; the usual SFT loss weighs every token of a batch the same.
+
+    Assumes: the chosen responses are worth imitating; rejected ones are not looked at.
+    Usual: learning rate 1e-6 to 2e-5.
+    Source: maximum likelihood.
     """
     return -(logps.mean_logps if per_token else logps.logps)[logps.best]
 
 
-def minor_sft(logps: ResponseLogps, *, beta: float = 0.1, per_token: bool = True) -> Float[Tensor, "prompts"]:
+def minor_sft(
+    logps: ResponseLogps, *, beta: Positive = 0.1, per_token: bool = True
+) -> Float[Tensor, "prompts"]:
     """−(2/(β n)) log σ(β chosen_logratio), n its scored tokens; −log σ(β chosen_logratio) without `per_token`.
 
     With `per_token` the coefficient is the authors' (2/n) σ(−β chosen_logratio), which is SFT's 1/n at the start.
     Without, it is `minordpo` on pairs whose rejected log-ratio is at or below 0.
 
+    Assumes: as sft, less the further a response is above the reference already.
+    Usual: beta 0.02 to 0.2, learning rate as sft.
     Source: Xie et al. 2024 (arXiv 2408.10642), the gradient of its MinorSFT; the loss is its integral.
     """
     losses = -logsigmoid(beta * logps.logratios[logps.best])
@@ -34,9 +42,9 @@ def minor_sft(logps: ResponseLogps, *, beta: float = 0.1, per_token: bool = True
 def kto(
     logps: ResponseLogps,
     *,
-    beta: float = 0.1,
-    desirable_weight: float = 1.0,
-    undesirable_weight: float = 1.0,
+    beta: Positive = 0.1,
+    desirable_weight: NotNegative = 1.0,
+    undesirable_weight: NotNegative = 1.0,
 ) -> Float[Tensor, "prompts"]:
     """Desirable: λ_D (1 − σ(β (logratio − z0))); undesirable: λ_U (1 − σ(β (z0 − logratio))); their mean a prompt.
 
@@ -46,6 +54,8 @@ def kto(
     and rejected ones of pairs included. The paper advises weights such that λ_D n_desirable is 1 to 4/3 times
     λ_U n_undesirable (Eq. 8).
 
+    Assumes: each response is good or bad by itself, and gains and losses saturate as in prospect theory.
+    Usual: beta 0.01 to 0.1; weights such that weight times number is 1 to 4/3 times larger for desirable ones.
     Source: Ethayarajh et al. 2024 (arXiv 2402.01306), Eq. 7 (as TRL cites both).
     """
     distances = logps.logratios - kto_baseline(logps)
@@ -66,7 +76,7 @@ def kto_baseline(logps: ResponseLogps) -> Float[Tensor, ""]:
 
 
 def rrhf(
-    logps: ResponseLogps, *, rank_weight: float = 1.0, per_token: bool = False
+    logps: ResponseLogps, *, rank_weight: NotNegative = 1.0, per_token: bool = False
 ) -> Float[Tensor, "prompts"]:
     """rank_weight Σ over grade_i < grade_j of max(0, m_i − m_j), plus the best response's NLL; without a reference.
 
@@ -74,6 +84,9 @@ def rrhf(
     over tokens (over padded ones too) and a weight of 100, which is per_token: true and rank_weight: 100 here. Two
     responses that are equally likely a token push no further (`relu`), and equal grades never do.
 
+    Assumes: the likelier response a token should be the better one; the best is worth imitating, which with the
+    defaults outweighs the ranking as many times as a response has tokens.
+    Usual: rank_weight 1 as in the paper; to rank, per_token with 1 to 100; learning rate 1e-6 to 2e-5.
     Source: Yuan et al. 2023 (arXiv 2304.05302), Eq. 2 to 4, and the authors' train.py.
     """
     means = logps.mean_logps
@@ -87,10 +100,10 @@ def rrhf(
 def pairwise_cringe(
     logps: ResponseLogps,
     *,
-    alpha: float = 0.01,
+    alpha: NotNegative = 0.01,
     margin: float = 0.0,
-    temperature: float = 10.0,
-    top_k: int = 5,
+    temperature: Positive = 10.0,
+    top_k: Count = 5,
     per_token: bool = True,
     gate_gradient: bool = False,
 ) -> Float[Tensor, "prompts"]:
@@ -106,6 +119,8 @@ def pairwise_cringe(
     of the gate, that it carries no gradient, mean or sum, and the defaults of alpha, margin (the paper's b),
     temperature (its τ) and top_k are unverified.
 
+    Assumes: what the model itself would rather say is better than the rejected token.
+    Usual: alpha 0.005 to 0.5, temperature 1 to 10, margin −10 to 10.
     Source: Adolphs et al. 2022 (arXiv 2211.05826), §3; Xu et al. 2023 (arXiv 2312.16682).
     """
     tokens = logps.by_token
@@ -121,44 +136,17 @@ def pairwise_cringe(
     return gate * (nll[logps.best] + alpha * cringe[logps.worst])
 
 
-RESPONSES = {
-    "sft": Spec(
-        sft,
-        PAIRS | LABELLED | RANKED,
-        reference=False,
-        undesirable=False,
-        assumes="the chosen responses are worth imitating; rejected ones are not looked at",
-        usual="learning rate 1e-6 to 2e-5",
-    ),
-    "minor_sft": Spec(
-        minor_sft,
-        PAIRS | LABELLED | RANKED,
-        undesirable=False,
-        assumes="as sft, less the further a response is above the reference already",
-        usual="beta 0.02 to 0.2, learning rate as sft",
-    ),
-    "kto": Spec(
-        kto,
-        PAIRS | LABELLED,
-        mismatched=True,
-        reports={"z0": kto_baseline},
-        assumes="each response is good or bad by itself, and gains and losses saturate as in prospect theory",
-        usual="beta 0.01 to 0.1; weights such that weight times number is 1 to 4/3 times larger for desirable ones",
-    ),
-    "rrhf": Spec(
-        rrhf,
-        PAIRS | RANKED,
-        reference=False,
-        assumes="the likelier response a token should be the better one; the best is worth imitating, which with the "
-        "defaults outweighs the ranking as many times as a response has tokens",
-        usual="rank_weight 1 as in the paper; to rank, per_token with 1 to 100; learning rate 1e-6 to 2e-5",
-    ),
-    "pairwise_cringe": Spec(
+RESPONSES = by_name(
+    Spec(sft, PAIRS | LABELLED | RANKED, reference=False, undesirable=False),
+    Spec(minor_sft, PAIRS | LABELLED | RANKED, undesirable=False),
+    Spec(kto, PAIRS | LABELLED, mismatched=True, reports={"z0": kto_baseline}, drawn_for="z0 = 0"),
+    Spec(rrhf, PAIRS | RANKED, reference=False, drawn_for="two responses a prompt"),
+    Spec(
         pairwise_cringe,
-        PAIRS,
         reference=False,
         alternatives=True,
-        assumes="what the model itself would rather say is better than the rejected token",
-        usual="alpha 0.005 to 0.5, temperature 1 to 10, margin −10 to 10",
+        axes="sums",
+        varied="temperature",
+        drawn_for="tokens alike, each rejected one as likely as its alternative",
     ),
-}
+)

@@ -25,7 +25,7 @@ from minordpo.errors import InputError
 from minordpo.evaluate.statistics import wilson
 from minordpo.monitor.health import Monitor, Thresholds
 from minordpo.monitor.probe import is_due, means
-from minordpo.objectives import resolve
+from minordpo.objectives import recorded
 from minordpo.run_folder import names
 from minordpo.run_folder.files import read_jsonl
 from minordpo.run_folder.metrics_file import MetricsFile
@@ -75,7 +75,7 @@ def read_run(folder: Path, configuration: str | None = None) -> Watched:
         InputError: the folder has no looks at the text.
     """
     config = load_config(folder / names.CONFIG, [])
-    objective = resolve(config.objective.name, config.objective.hyper)
+    objective = recorded(config.objective.name, config.objective.hyper)
     rate = float(config.training.arguments["learning_rate"])
     rows = of_kind(MetricsFile(folder / names.METRICS).rows(), StepRow)
     file = folder / names.PROBES

@@ -122,7 +122,7 @@ def _setting(run: Run) -> Setting:
         return Setting("", None, None)
     hyper = dict(run.config["objective"])
     name = str(hyper.pop("name", ""))
-    objective = objectives.resolve(name, hyper)
+    objective = objectives.recorded(name, hyper)
     beta = objective.beta if any("beta" in term.hyper for term in objective.terms) else None
     rate = (run.config.get("training") or {}).get("learning_rate", 5e-5)
     return Setting(name, beta, float(rate))

@@ -128,7 +128,7 @@ def _measured(cell: Cell, plan: SweepPlan) -> _Kind:
             config, seconds = _on_a_sketch(config, cell.world, Path(aside) / "world")
         tokenizer = load_run_tokenizer(config)
         data = load_data(config, tokenizer)
-        trainer = build_trainer(config, tokenizer, data, Path(aside) / "run")
+        trainer = build_trainer(config, tokenizer, data, Path(aside) / "run", allow_code=plan.allow_code)
         steps = plan_steps(trainer)
         found = measure_row(trainer, steps.typical_row)
         pairs = _pairs(config, len(trainer.examples), 1)

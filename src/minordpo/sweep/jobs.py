@@ -58,6 +58,7 @@ class CellJob:
     evaluation: EvaluationConfig | None = None
     retention: Path | None = None  # a world's other tasks
     launch: Launch | None = None  # None: it is trained in the worker itself
+    allow_code: bool = False
 
     @property
     def name(self) -> str:
@@ -98,7 +99,8 @@ def do_job(job: WorldJob | UntunedJob | CellJob, say: Callable[[str], None]) -> 
         if not finished(folder):
             say("training")
             if job.launch is None:
-                run(job.config, resume=True, quiet=True, data=_tokenised(job.config))
+                data = _tokenised(job.config)
+                run(job.config, resume=True, quiet=True, data=data, allow_code=job.allow_code)
             else:
                 _give_back_memory()  # of the untuned model, say: the first of the processes trains on the same GPU
                 train_by_processes(job.config, job.launch, say)

@@ -54,6 +54,7 @@ class Launch:
 
     processes: int
     logs: Path
+    allow_code: bool = False
 
 
 # ---- what this machine can do ----
@@ -114,10 +115,11 @@ def train_by_processes(config: RunConfig, launch: Launch, say: Callable[[str], N
             return
         os.truncate(handle, 0)
         os.write(handle, dump_config(config).encode())
+        code = ["--allow-code"] if launch.allow_code else []
         with log.open("ab") as out:
             begun = out.tell()
             status = _ended(
-                [*_TORCHRUN, str(launch.processes), "-m", "minordpo", "train", str(file), "--resume"],
+                [*_TORCHRUN, str(launch.processes), "-m", "minordpo", "train", str(file), "--resume", *code],
                 out.fileno(),
                 held=handle,
                 environment={} if on_gpus else {"ACCELERATE_USE_CPU": "true"},

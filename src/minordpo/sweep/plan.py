@@ -63,6 +63,7 @@ class SweepPlan:
     evaluate: dict[str, Any] | None
     notes: tuple[str, ...] = ()  # what was decided that the file does not say
     processes: int = 1  # that train a run
+    allow_code: bool = False  # that a run names as its objective
 
     @property
     def worlds(self) -> dict[Path, World]:
@@ -99,7 +100,7 @@ class SweepPlan:
         return self.output / UNTUNED / name, asked
 
 
-def load_plan(path: Path, overrides: Sequence[str] = ()) -> SweepPlan:
+def load_plan(path: Path, overrides: Sequence[str] = (), *, allow_code: bool = False) -> SweepPlan:
     """The runs of the sweep in a YAML file, `section.key=value` overrides laid over it; every config is checked.
 
     Raises:
@@ -118,16 +119,19 @@ def load_plan(path: Path, overrides: Sequence[str] = ()) -> SweepPlan:
     sections = _run_sections(values.get("run"))
     world = None if "world" not in values else dict(_mapping(values["world"], "world", origin))
     entries = _entries(values, origin)
-    settings, notes = _applicable(entries, sections)
+    settings, notes = _applicable(entries, sections, allow_code)
     if world is not None:
         notes += on_world.replaced(sections)
     output, processes = Path(values["output"]), launched_processes(values.get("launch"), origin)
-    cells = [replace(_cell(each, sections, world, output, origin), processes=processes) for each in settings]
+    cells = [
+        replace(_cell(each, sections, world, output, origin, allow_code), processes=processes)
+        for each in settings
+    ]
     _refuse_twins(cells, path)
     keys = in_order({key for each in settings for key in each})
     evaluate = _evaluate(values.get("evaluate"), world is not None, origin)
     base = {"run": {name: each for name, each in sections.items() if name != "output"}, "world": world}
-    return SweepPlan(output, tuple(cells), tuple(keys), base, evaluate, tuple(notes), processes)
+    return SweepPlan(output, tuple(cells), tuple(keys), base, evaluate, tuple(notes), processes, allow_code)
 
 
 # ---- the file ----
@@ -243,14 +247,14 @@ def _dotted(entry: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, A
 
 # ---- the cells ----
 def _applicable(
-    entries: list[list[dict[str, Any]]], sections: dict[str, Any]
+    entries: list[list[dict[str, Any]]], sections: dict[str, Any], allow_code: bool
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Settings without the hyper-parameters that their own objective lacks and another of the sweep has: those runs are
     one, not copies; and a note on each."""
     objective = sections.get("objective")
     own = objective.get("name") if isinstance(objective, dict) else None
     named = [own, *(each.get("objective.name", own) for entry in entries for each in entry)]
-    known = {name: _hyperparameters(name) for name in named if isinstance(name, str)}
+    known = {name: _hyperparameters(name, allow_code) for name in named if isinstance(name, str)}
     somewhere = {key for keys in known.values() for key in keys}
     found: list[dict[str, Any]] = []
     merged: dict[tuple[str, str], None] = {}
@@ -278,17 +282,13 @@ def _applicable(
     return found, notes
 
 
-def _hyperparameters(name: str) -> set[str]:
+def _hyperparameters(name: str, allow_code: bool) -> set[str]:
     """Those of an objective or a weighted sum.
 
     Raises:
         InputError: there is no such objective.
     """
-    terms = [part.split("*")[-1].strip() for part in name.split("+")]
-    for term in terms:
-        if term not in objectives.OBJECTIVES:
-            objectives.resolve(name, {})  # which names the nearest
-    return {key for term in terms for key in objectives.hyperparameter_defaults(term)}
+    return {key for *_, spec in objectives.parse(name, allow_code=allow_code) for key in spec.defaults}
 
 
 def _cell(
@@ -297,6 +297,7 @@ def _cell(
     world: dict[str, Any] | None,
     output: Path,
     origin: Origin,
+    allow_code: bool,
 ) -> Cell:
     values, name = copy.deepcopy(sections), cell_name(settings)
     places = dict(settings)
@@ -314,7 +315,7 @@ def _cell(
         )
     for key, value in places.items():
         set_key(values, key, value, said=f"{origin('grid')}: the grid")
-    _drop_strange_hyperparameters(values, settings)
+    _drop_strange_hyperparameters(values, settings, allow_code)
     made = None
     if world is not None:
         made = build(World, world | in_world, "world.", origin)
@@ -325,18 +326,20 @@ def _cell(
     if made is not None:
         config = on_world.within_positions(config)
     try:
-        validate(config)
+        validate(config, allow_code=allow_code)
     except InputError as error:
         raise InputError(f"{origin('grid')}: {name}: {error}") from None
     return Cell(name, settings, config, made)
 
 
-def _drop_strange_hyperparameters(values: dict[str, Any], settings: Mapping[str, Any]) -> None:
+def _drop_strange_hyperparameters(
+    values: dict[str, Any], settings: Mapping[str, Any], allow_code: bool
+) -> None:
     """Where the sweep names the objective, `run`'s hyper-parameters are for those objectives that have them."""
     objective = values.get("objective")
     if not isinstance(settings.get("objective.name"), str) or not isinstance(objective, dict):
         return
-    known = _hyperparameters(objective["name"])
+    known = _hyperparameters(objective["name"], allow_code)
     for key in [each for each in objective if each in RANGES and each not in known]:
         if f"objective.{key}" not in settings:
             del objective[key]

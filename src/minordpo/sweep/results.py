@@ -187,7 +187,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     chosen = dict(config["objective"])
     training = config.get("training") or {}
     return {
-        "objective": str(objectives.resolve(chosen.pop("name"), chosen)),
+        "objective": str(objectives.recorded(chosen.pop("name"), chosen)),
         "learning_rate": training.get("learning_rate", 5e-5),
         "seed": training.get("seed", _DEFAULT_SEED),
         "model": config["model"]["path"],

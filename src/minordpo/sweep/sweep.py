@@ -49,20 +49,22 @@ def sweep(
     only: str | None = None,
     retry: bool = False,
     dry_run: bool = False,
+    allow_code: bool = False,
     start: str = "spawn",
     say: Callable[[str], None] = print,
 ) -> int:
     """Do what the sweep's file says and is not done yet; the number of its runs that have failed.
 
     `jobs` runs go at a time (unless told as many as there are GPUs for, or one). `only` is a pattern such as
-    "minordpo-*" for names; `retry` runs failed ones again. `start`: as `Workers`.
+    "minordpo-*" for names; `retry` runs failed ones again. `allow_code` lets runs import the function that they name
+    as their objective. `start`: as `Workers`.
 
     Raises:
         InputError: the file or the output folder cannot be used; nothing was run then.
     """
     if jobs is not None and jobs < 1:
         raise InputError(f"--jobs is {jobs}, but at least 1 is needed. Raise it")
-    plan = load_plan(path, overrides)
+    plan = load_plan(path, overrides, allow_code=allow_code)
     gpus = len(visible_gpus())
     at_a_time = runs_at_a_time(jobs, plan.processes, gpus)
     if dry_run:
@@ -241,8 +243,12 @@ class _Loop:
         retention = None
         if cell.world is not None and evaluation is not None:
             retention = self.plan.world_folder(cell.world) / "retention.jsonl"
-        launch = Launch(cell.processes, self.plan.output / LOGS) if cell.processes > 1 else None
-        return CellJob(cell.config, evaluation, retention, launch)
+        launch = (
+            Launch(cell.processes, self.plan.output / LOGS, self.plan.allow_code)
+            if cell.processes > 1
+            else None
+        )
+        return CellJob(cell.config, evaluation, retention, launch, self.plan.allow_code)
 
     def _next(self, queue: deque[Job]) -> Job | None:
         """The first job that waits for no world."""

@@ -14,7 +14,6 @@ from minordpo.engine.models import REFERENCE_ADAPTER
 from minordpo.generate.generation import Answer
 from minordpo.generate.text_measures import summarize
 from minordpo.monitor.summary import for_card
-from minordpo.objectives.describe import source
 from minordpo.run_folder import records
 from minordpo.version import __version__
 
@@ -118,7 +117,7 @@ def _objective(trainer: PreferenceTrainer) -> str:
         parts += [
             f"{weight}{_code(term.name)}{f' with {hyper}' if hyper else ''}, a loss for each prompt:",
             f"    {term.spec.formula.rstrip('.')}",
-            f"Source: {source(term.spec)}.",
+            f"Source: {term.spec.source}.",
         ]
     parts.append(
         "A log-ratio is log π/π_ref of a response, summed over its tokens, in nats: how much likelier the tuned model "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -16,10 +15,10 @@ from transformers import IntervalStrategy, PreTrainedModel, PreTrainedTokenizerB
 from minordpo.data.checks import prepare_examples
 from minordpo.data.read.examples import examples_from_rows
 from minordpo.data.tokens import TokenExample, TokenOptions
-from minordpo.errors import InputError
+from minordpo.errors import InputError, did_you_mean
 from minordpo.objectives import Objective, refuse_data
 from minordpo.run_folder.records import EvaluationRow
-from minordpo.train.metrics import NAMES, largest_logratio
+from minordpo.train.metrics import METRICS, largest_logratio
 from minordpo.train.step import StepRecord
 
 # Largest |log-ratio| before the first step, in nats: float32 per response, bfloat16 per √token. Policy and reference
@@ -114,7 +113,7 @@ def refuse_wrong_types(model: Any, peft_config: Any, invalid: Any) -> None:
         raise InputError(f"invalid is {invalid!r}, but must be refuse or drop")
 
 
-def refuse_unmeasured(args: TrainingArguments, *, held_out: bool) -> None:
+def refuse_unmeasured(args: TrainingArguments, objective: Objective, *, held_out: bool) -> None:
     """Refuse settings that measure on held-out examples where there are none, or that would not be looked at.
 
     Raises:
@@ -131,13 +130,11 @@ def refuse_unmeasured(args: TrainingArguments, *, held_out: bool) -> None:
             f"training.eval_steps is {args.eval_steps:g}, but training.eval_strategy is no, so it would not be looked "
             "at. Set training.eval_strategy=steps, or leave eval_steps out"
         )
-    best = args.metric_for_best_model
-    known = NAMES
+    best, known = args.metric_for_best_model, [*METRICS, *objective.report_names]
     if best is not None and best.removeprefix(EvaluationRow.PREFIX) not in known:
-        near = difflib.get_close_matches(best.removeprefix(EvaluationRow.PREFIX), known, n=1)
         raise InputError(
             f"training.metric_for_best_model is {best}, which is not measured"
-            f"{f' (did you mean {near[0]}?)' if near else ''}. Measured are: {', '.join(NAMES)}"
+            f"{did_you_mean(best.removeprefix(EvaluationRow.PREFIX), known)}. Measured are: {', '.join(known)}"
         )
 
 

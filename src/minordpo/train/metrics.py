@@ -7,35 +7,132 @@ labelled responses, the desirable and the undesirable ones.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from minordpo.objectives import OBJECTIVES
 from minordpo.run_folder import records as keys
 from minordpo.train.step import Reduce, StepRecord
 
 SATURATED = 0.01  # share of its coefficients before training below which a prompt is hardly pushed any more
 
 
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A step's record as metrics see it, with the places of chosen and rejected among its responses."""
+
+    record: StepRecord
+    beta: float
+
+    @cached_property
+    def chosen(self) -> Tensor:
+        """Places of the chosen responses."""
+        logps = self.record.logps
+        return (logps.grades > 0).nonzero()[:, 0] if logps.are_single else logps.best
+
+    @cached_property
+    def rejected(self) -> Tensor:
+        """Places of the rejected responses."""
+        logps = self.record.logps
+        return (logps.grades <= 0).nonzero()[:, 0] if logps.are_single else logps.worst
+
+    @cached_property
+    def up(self) -> Tensor:
+        """Log-ratios of the chosen responses."""
+        return self.record.logps.logratios[self.chosen]
+
+    @cached_property
+    def down(self) -> Tensor:
+        """Log-ratios of the rejected responses."""
+        return self.record.logps.logratios[self.rejected]
+
+    @property
+    def margins(self) -> Tensor:
+        """Differences of log-ratios; pairs and ranked responses have them."""
+        return self.up - self.down
+
+    @property
+    def coefficients(self) -> Tensor:
+        """d loss / d log-prob of each response."""
+        return self.record.gradient.sequences
+
+    def saturated(self) -> Tensor:
+        """Whether a prompt is hardly pushed any more, against before training."""
+        assert self.record.at_start is not None
+        logps, before = self.record.logps, self.record.at_start.sequences
+        return logps.per_prompt(self.coefficients.abs()) <= SATURATED * logps.per_prompt(before.abs())
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A value for each prompt or response, whose mean is logged, and what has to be there for it to be measured."""
+
+    values: Callable[[Measured], Tensor]
+    reference: bool = False
+    both: bool = False  # a chosen and a rejected response to each prompt
+    at_start: bool = False
+
+    def measured(self, record: StepRecord) -> bool:
+        """Whether the record has what it needs."""
+        return not (
+            (self.reference and record.logps.ref_logps is None)
+            or (self.both and record.logps.are_single)
+            or (self.at_start and record.at_start is None)
+        )
+
+
+# What is logged, in the order of a row; a metric is added by its line here. An objective's own are in its `Spec`.
+METRICS: dict[str, Metric] = {
+    keys.LOSS: Metric(lambda m: m.record.gradient.losses),
+    keys.CHOSEN_LOGRATIO: Metric(lambda m: m.up, reference=True),
+    keys.REJECTED_LOGRATIO: Metric(lambda m: m.down, reference=True),
+    keys.LOGRATIO_MARGIN: Metric(lambda m: m.margins, reference=True, both=True),
+    keys.CHOSEN_REWARD: Metric(lambda m: m.beta * m.up, reference=True),
+    keys.REJECTED_REWARD: Metric(lambda m: m.beta * m.down, reference=True),
+    keys.REWARD_MARGIN: Metric(lambda m: m.beta * m.margins, reference=True, both=True),
+    keys.ACCURACY: Metric(lambda m: m.up > m.down, reference=True, both=True),
+    keys.CHOSEN_LOGP: Metric(lambda m: m.record.logps.logps[m.chosen]),
+    keys.REJECTED_LOGP: Metric(lambda m: m.record.logps.logps[m.rejected]),
+    keys.CHOSEN_COEFFICIENT: Metric(lambda m: m.coefficients[m.chosen]),
+    keys.REJECTED_COEFFICIENT: Metric(lambda m: m.coefficients[m.rejected]),
+    keys.NO_REJECTED_GRADIENT: Metric(lambda m: m.coefficients[m.rejected] == 0),
+    keys.SATURATED: Metric(Measured.saturated, at_start=True),
+    keys.CHOSEN_BELOW: Metric(lambda m: m.up < 0, reference=True),
+    keys.REJECTED_AT_OR_BELOW: Metric(lambda m: m.down <= 0, reference=True),
+}
+
+
 def response_metrics(
-    records: Iterable[StepRecord], *, beta: float, reduce: Reduce, device: torch.device
+    records: Iterable[StepRecord],
+    *,
+    beta: float,
+    reduce: Reduce,
+    device: torch.device,
+    reports: Sequence[str] = (),
 ) -> dict[str, float]:
-    """Means over the prompts of all records and all ranks; names without any value are left out."""
-    sums = torch.zeros(2, len(NAMES), dtype=torch.float64, device=device)
+    """Means over the prompts of all records and all ranks; names without any value are left out.
+
+    `reports` are the names of the objective's own metrics.
+    """
+    names = [*METRICS, *reports]
+    sums = torch.zeros(2, len(names), dtype=torch.float64, device=device)
     for record in records:
-        columns = _columns(record, beta)
-        for place, name in enumerate(NAMES):
-            if name in columns:
-                sums[0, place] += columns[name].double().sum()
-                sums[1, place] += len(columns[name])
-            elif name in record.reports:  # every row of the step says the same
-                sums[0, place] += record.reports[name].double()
-                sums[1, place] += 1
+        measured = Measured(record, beta)
+        for place, name in enumerate(names):
+            if name not in METRICS:  # every row of the step says the same
+                values = record.reports[name].reshape(1)
+            elif METRICS[name].measured(record):
+                values = METRICS[name].values(measured)
+            else:
+                continue
+            sums[0, place] += values.double().sum()
+            sums[1, place] += len(values)
     sums = reduce(sums)
-    return {name: total / count for name, total, count in zip(NAMES, *sums.tolist(), strict=True) if count}
+    return {name: total / count for name, total, count in zip(names, *sums.tolist(), strict=True) if count}
 
 
 def largest_logratio(records: Iterable[StepRecord]) -> tuple[float, float]:
@@ -46,65 +143,6 @@ def largest_logratio(records: Iterable[StepRecord]) -> tuple[float, float]:
         largest = max(largest, ratios.max().item())
         per_root = max(per_root, (ratios / record.logps.tokens.sqrt()).max().item())
     return largest, per_root
-
-
-NAMES = (
-    keys.LOSS,
-    keys.CHOSEN_LOGRATIO,
-    keys.REJECTED_LOGRATIO,
-    keys.LOGRATIO_MARGIN,
-    keys.CHOSEN_REWARD,
-    keys.REJECTED_REWARD,
-    keys.REWARD_MARGIN,
-    keys.ACCURACY,
-    keys.CHOSEN_LOGP,
-    keys.REJECTED_LOGP,
-    keys.CHOSEN_COEFFICIENT,
-    keys.REJECTED_COEFFICIENT,
-    keys.NO_REJECTED_GRADIENT,
-    keys.SATURATED,
-    keys.CHOSEN_BELOW,
-    keys.REJECTED_AT_OR_BELOW,
-    *sorted({name for spec in OBJECTIVES.values() for name in spec.reports}),
-)
-
-
-def _columns(record: StepRecord, beta: float) -> dict[str, Tensor]:
-    logps, coefficients = record.logps, record.gradient.sequences
-    if logps.are_single:
-        chosen, rejected = (logps.grades > 0).nonzero()[:, 0], (logps.grades <= 0).nonzero()[:, 0]
-    else:
-        chosen, rejected = logps.best, logps.worst
-    columns = {
-        keys.LOSS: record.gradient.losses,
-        keys.CHOSEN_LOGP: logps.logps[chosen],
-        keys.REJECTED_LOGP: logps.logps[rejected],
-        keys.CHOSEN_COEFFICIENT: coefficients[chosen],
-        keys.REJECTED_COEFFICIENT: coefficients[rejected],
-        keys.NO_REJECTED_GRADIENT: (coefficients[rejected] == 0).double(),
-    }
-    if record.at_start is not None:
-        push = logps.per_prompt(coefficients.abs())
-        at_start = logps.per_prompt(record.at_start.sequences.abs())
-        columns[keys.SATURATED] = (push <= SATURATED * at_start).double()
-    if logps.ref_logps is None:
-        return columns
-    up, down = logps.logratios[chosen], logps.logratios[rejected]
-    columns |= {
-        keys.CHOSEN_LOGRATIO: up,
-        keys.REJECTED_LOGRATIO: down,
-        keys.CHOSEN_REWARD: beta * up,
-        keys.REJECTED_REWARD: beta * down,
-        keys.CHOSEN_BELOW: (up < 0).double(),
-        keys.REJECTED_AT_OR_BELOW: (down <= 0).double(),
-    }
-    if not logps.are_single:
-        columns |= {
-            keys.LOGRATIO_MARGIN: up - down,
-            keys.REWARD_MARGIN: beta * (up - down),
-            keys.ACCURACY: (up > down).double(),
-        }
-    return columns
 
 
 def response_rows(records: Iterable[StepRecord], rows: Sequence[int]) -> list[dict[str, Any]]:

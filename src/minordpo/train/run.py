@@ -61,16 +61,24 @@ class RunData:
     report: str
 
 
-def run(config: RunConfig, *, resume: bool = False, quiet: bool = False, data: RunData | None = None) -> Path:
+def run(
+    config: RunConfig,
+    *,
+    resume: bool = False,
+    quiet: bool = False,
+    data: RunData | None = None,
+    allow_code: bool = False,
+) -> Path:
     """Train as the config says and return the run folder, complete; `quiet` leaves only the progress bars.
 
-    `data` is what `load_data` returned for a config of the same data and tokenizer, where it is there already.
+    `data` is what `load_data` returned for a config of the same data and tokenizer, where it is there already. An
+    objective that the config names as package.module:function is imported only with `allow_code`.
 
     Raises:
         InputError: anything the user can correct; what was there before is untouched.
     """
     folder = Path(config.output)
-    validate(config)
+    validate(config, allow_code=allow_code)
     going_on = refuse_foreign(folder, config, resume)
     if resume and finished(folder):
         print(f"{folder} is a finished run; there is nothing to resume")
@@ -83,7 +91,7 @@ def run(config: RunConfig, *, resume: bool = False, quiet: bool = False, data: R
             refuse_foreign(
                 folder, config, resume
             )  # another run may have come and gone while the data were read
-        return _run(config, tokenizer, data, folder, going_on=going_on, quiet=quiet)
+        return _run(config, tokenizer, data, folder, going_on=going_on, quiet=quiet, allow_code=allow_code)
 
 
 def _run(
@@ -94,8 +102,9 @@ def _run(
     *,
     going_on: bool,
     quiet: bool,
+    allow_code: bool,
 ) -> Path:
-    trainer = build_trainer(config, tokenizer, data, folder)
+    trainer = build_trainer(config, tokenizer, data, folder, allow_code=allow_code)
     main = trainer.is_world_process_zero()
     samples = _Samples(config, tokenizer, data, folder / names.SAMPLES)
     with ranks(trainer.args).first_works() as go_on:  # answers may take longer than a collective waits
@@ -134,9 +143,9 @@ def _run(
     return folder
 
 
-def validate(config: RunConfig) -> None:
+def validate(config: RunConfig, *, allow_code: bool = False) -> None:
     """Refuse what can be seen in the config alone."""
-    objective = objectives.resolve(config.objective.name, config.objective.hyper)
+    objective = objectives.resolve(config.objective.name, config.objective.hyper, allow_code=allow_code)
     with_reference(objective, measure=config.metrics.reference)
     if config.model.dtype == "bfloat16" and config.lora is None:
         raise InputError(
@@ -218,7 +227,12 @@ def reassemble(
 
 
 def build_trainer(
-    config: RunConfig, tokenizer: PreTrainedTokenizerBase, data: RunData, folder: Path
+    config: RunConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    data: RunData,
+    folder: Path,
+    *,
+    allow_code: bool = False,
 ) -> PreferenceTrainer:
     """The trainer that `PreferenceTrainer` users would build by hand."""
     model = config.model
@@ -244,6 +258,7 @@ def build_trainer(
         measure_reference=config.metrics.reference,
         cache=cache_folder() / names.CACHED_REFERENCE,
         metrics_file=folder / names.METRICS,
+        allow_code=allow_code,
         **config.objective.hyper,
     )
 
@@ -271,7 +286,7 @@ def build_monitor(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> list
 
 def draw(folder: Path, config: RunConfig) -> None:
     """The run's figure, from its files."""
-    objective = objectives.resolve(config.objective.name, config.objective.hyper)
+    objective = objectives.recorded(config.objective.name, config.objective.hyper)
     rate = config.training.arguments.get("learning_rate", 5e-5)
     (folder / names.FIGURES).mkdir(exist_ok=True)
     reward_figure(

@@ -78,9 +78,11 @@ class PreferenceTrainer(Monitored):
 
     `train_dataset` is a `datasets.Dataset` or list of rows in any layout `minordpo.data.read` knows (TRL's among
     them), or a list of `TokenExample`. A step's prompts are `per_device_train_batch_size ×
-    gradient_accumulation_steps` a device. `hyperparameters` are the objective's own. With `peft_config` a new adapter
-    is trained and the reference is the model without it; without `ref_model` the reference is the model as it is
-    given. Where the objective needs no reference, `measure_reference=False` leaves it out, with its metrics.
+    gradient_accumulation_steps` a device. `objective` is a name, a sum such as "minordpo + 0.1*sft", or a function of
+    `PairLogps`, as it is or in its `Spec`; `hyperparameters` are its own. "package.module:function" is imported only
+    with `allow_code`. With `peft_config` a new adapter is trained and the reference is the model without it; without
+    `ref_model` the reference is the model as it is given. Where the objective needs no reference,
+    `measure_reference=False` leaves it out, with its metrics.
 
     Raises:
         InputError: arguments, data, model or objective that cannot be used; the message says what to do.
@@ -90,7 +92,7 @@ class PreferenceTrainer(Monitored):
         self,
         model: PreTrainedModel | PeftModel | str,
         *,
-        objective: str = "minordpo",
+        objective: objectives.Given = "minordpo",
         args: TrainingArguments | None = None,
         train_dataset: Any,
         eval_dataset: Any = None,
@@ -106,9 +108,12 @@ class PreferenceTrainer(Monitored):
         measure_reference: bool = True,
         cache: Path | None = None,
         metrics_file: Path | None = None,
+        allow_code: bool = False,
         **hyperparameters: int | float | bool,
     ) -> None:
-        self.objective: objectives.Objective = objectives.resolve(objective, hyperparameters)
+        self.objective: objectives.Objective = objectives.resolve(
+            objective, hyperparameters, allow_code=allow_code
+        )
         refuse_wrong_types(model, peft_config, invalid)
         if isinstance(model, str):
             model = load_model(model)
@@ -127,7 +132,7 @@ class PreferenceTrainer(Monitored):
             for name, rows in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset or []))
         ]
         refuse_lone_prompts(self.objective, pairs_per_device * args.world_size)
-        refuse_unmeasured(args, held_out=bool(self.held_out))
+        refuse_unmeasured(args, self.objective, held_out=bool(self.held_out))
         everything = [*self.examples, *self.held_out]
         longest = max(longest_sequence(example) for example in everything)
         refuse_unknown_tokens(model, everything, remedy="Name a model with its own tokenizer")
@@ -339,7 +344,11 @@ class PreferenceTrainer(Monitored):
 
     def _reduced(self, records: list[StepRecord]) -> dict[str, float]:
         return response_metrics(
-            records, beta=self.objective.beta, reduce=self._sum_over_ranks, device=self.args.device
+            records,
+            beta=self.objective.beta,
+            reduce=self._sum_over_ranks,
+            device=self.args.device,
+            reports=self.objective.report_names,
         )
 
     def _sum_over_ranks(self, sums: Tensor) -> Tensor:

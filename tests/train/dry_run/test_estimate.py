@@ -372,7 +372,7 @@ def test_what_is_trained_and_kept_is_counted_by_hand(
     made = trainer(tmp_path)
     weights = sum(p.numel() for p in made.model.parameters())
     plan = plan_steps(made)
-    found = measure.Measured(0.5, 2.0, 1e9 / plan.largest_row)
+    found = measure.RowCost(0.5, 2.0, 1e9 / plan.largest_row)
     (memory, *_) = estimate._memory_lines(made, plan, found, 8.0)
     # 4 bytes of weight and gradient each, 8 of AdamW: 16 a weight beside the activations' 1 GB.
     assert memory[1].startswith(f"about {1 + 16 * weights / 1e9:.2g} GB at its peak")

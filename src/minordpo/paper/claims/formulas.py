@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from minordpo import objectives
-from minordpo.objectives import ResponseLogps
+from minordpo.objectives.logps import alternating
 from minordpo.paper.claims.evidence import Run
 from minordpo.paper.claims.verdict import Finding
 
@@ -21,14 +21,7 @@ SLIGHTLY = 0.1  # of β, which is the most that a coefficient can be
 def push(objective: str, beta: float, chosen: Sequence[float], rejected: Sequence[float]) -> list[float]:
     """How strongly the objective pushes the chosen response of each pair of log-ratios up, by its own gradient."""
     ratios = torch.tensor([chosen, rejected], dtype=torch.float64).T.reshape(-1)
-    pairs = len(chosen)
-    logps = ResponseLogps(
-        logps=ratios - 50,
-        ref_logps=torch.full_like(ratios, -50),
-        tokens=torch.full((2 * pairs,), 50),
-        groups=torch.arange(pairs).repeat_interleave(2),
-        grades=torch.tensor([1.0, 0.0]).repeat(pairs),
-    )
+    logps = alternating(ratios - 50, torch.full_like(ratios, -50), torch.full((len(ratios),), 50))
     found = objectives.gradient(objectives.resolve(objective, {"beta": beta}), logps)
     return [-each for each in found.sequences[::2].tolist()]
 

@@ -111,7 +111,7 @@ def gather_runs(found: find.Found) -> Gathered:
             said.append(f"{each.label} is left out: {row['status']}")
             continue
         hyper = {k: v for k, v in each.config["objective"].items() if k != "name"}
-        objective = objectives.resolve(str(each.config["objective"].get("name")), hyper)
+        objective = objectives.recorded(str(each.config["objective"].get("name")), hyper)
         name, beta = named(objective), _beta(objective)
         with in_our_form(each.folder):
             rows = MetricsFile(each.folder / names.METRICS).rows()
@@ -212,7 +212,7 @@ def named(objective: objectives.Objective) -> str:
         f"{key} {value}"
         for term in objective.terms
         for key, value in term.hyper.items()
-        if key != "beta" and value != objectives.hyperparameter_defaults(term.name)[key]
+        if key != "beta" and value != term.spec.defaults.get(key)
     ]
     return ", ".join([objective.name, *dict.fromkeys(others)])
 

@@ -24,6 +24,7 @@ from typing import Any
 from minordpo.errors import InputError
 from minordpo.paper.worlds.pairs import Rejected, rejected
 from minordpo.paper.worlds.questions import MIXTURE, Distance, Family, Question, draw, draw_task
+from minordpo.run_folder import names
 from minordpo.run_folder.files import write_jsonl
 
 TRAINED = "trained.json"
@@ -137,7 +138,7 @@ def _refuse(folder: Path, world: World) -> None:
     refuse_impossible(world)
     file = folder / "world.json"
     if not file.exists():
-        ours = {"pairs.jsonl", "held_out.jsonl", "validation.jsonl", "test.jsonl", "retention.jsonl", "base"}
+        ours = {"pairs.jsonl", "held_out.jsonl", "validation.jsonl", "test.jsonl", names.RETENTION, "base"}
         if folder.exists() and any(
             each.name not in ours and ".writing" not in each.name for each in folder.iterdir()
         ):
@@ -181,7 +182,7 @@ def _write_questions(folder: Path, world: World) -> set[str]:
                 for q in asked
             ),
         )
-    write_jsonl(folder / "retention.jsonl", ({"question": t, "answer": a} for t, a in tasks.items()))
+    write_jsonl(folder / names.RETENTION, ({"question": t, "answer": a} for t, a in tasks.items()))
     kept = {q.text for asked in (*scored.values(), held_out, trained) for q in asked}
     return kept | set(tasks)
 

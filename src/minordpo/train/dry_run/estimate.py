@@ -25,7 +25,7 @@ from minordpo.engine.models import causal_model
 from minordpo.errors import InputError
 from minordpo.run_folder.ownership import existing_above, refuse_foreign, refuse_unwritable
 from minordpo.train.dry_run.answer_times import Answering, probes, samples
-from minordpo.train.dry_run.measure import Measured, measure_row, optimizer_state_bytes
+from minordpo.train.dry_run.measure import RowCost, measure_row, optimizer_state_bytes
 from minordpo.train.loader import mismatched
 from minordpo.train.run import build_trainer, load_data, load_run_tokenizer, validate
 from minordpo.train.trainer import PreferenceTrainer
@@ -34,7 +34,13 @@ from minordpo.train.trainer import PreferenceTrainer
 _ADAMW_STATE = 8.0
 
 
-def dry_run(config: RunConfig, *, resume: bool = False, say: Callable[[str], None] = print) -> None:
+def dry_run(
+    config: RunConfig,
+    *,
+    resume: bool = False,
+    allow_code: bool = False,
+    say: Callable[[str], None] = print,
+) -> None:
     """Say what the data are like and what a run of this config would cost; nothing is written but temporary files.
 
     Times are one measured row's, scaled by tokens; memory is counted from the tensors. Both are estimates of the whole
@@ -45,7 +51,7 @@ def dry_run(config: RunConfig, *, resume: bool = False, say: Callable[[str], Non
     """
     refused = _folder_refusal(config, resume)
     try:
-        say(_report(config, usable=refused is None))
+        say(_report(config, usable=refused is None, allow_code=allow_code))
     except InputError as error:
         if refused is None:
             raise
@@ -64,12 +70,12 @@ def _folder_refusal(config: RunConfig, resume: bool) -> InputError | None:
     return None
 
 
-def _report(config: RunConfig, *, usable: bool) -> str:
-    validate(config)
+def _report(config: RunConfig, *, usable: bool, allow_code: bool) -> str:
+    validate(config, allow_code=allow_code)
     tokenizer = load_run_tokenizer(config)
     data = load_data(config, tokenizer)
     with tempfile.TemporaryDirectory(prefix="minordpo-dry-run-") as aside:
-        trainer = build_trainer(config, tokenizer, data, Path(aside))
+        trainer = build_trainer(config, tokenizer, data, Path(aside), allow_code=allow_code)
         plan = plan_steps(trainer)
         missing = _missing(trainer)
         measured = measure_row(trainer, plan.typical_row)
@@ -173,7 +179,7 @@ def _tokens_line(plan: Plan) -> str:
 
 
 def _time_lines(
-    trainer: PreferenceTrainer, plan: Plan, measured: Measured, missing: list[TokenExample]
+    trainer: PreferenceTrainer, plan: Plan, measured: RowCost, missing: list[TokenExample]
 ) -> list[tuple[str, str]]:
     held_out = trainer.held_out
     if trainer.reference is None:
@@ -225,7 +231,7 @@ def evaluations(args: TrainingArguments, steps: int, steps_an_epoch: int) -> int
 
 
 def _memory_lines(
-    trainer: PreferenceTrainer, plan: Plan, measured: Measured, state: float | None
+    trainer: PreferenceTrainer, plan: Plan, measured: RowCost, state: float | None
 ) -> list[tuple[str, str]]:
     args = trainer.args
     model: Any = trainer.model

@@ -28,7 +28,7 @@ class RowTooLarge(InputError):
 
 
 @dataclass(frozen=True)
-class Measured:
+class RowCost:
     """What one row took, by the token."""
 
     reference_seconds: float  # a token, forward alone
@@ -36,7 +36,7 @@ class Measured:
     activation_bytes: float  # a token, kept between forward and backward
 
 
-def measure_row(trainer: PreferenceTrainer, members: list[int]) -> Measured:
+def measure_row(trainer: PreferenceTrainer, members: list[int]) -> RowCost:
     """Run one row of pairs through the reference's forward, then through a training step without its update.
 
     Raises:
@@ -59,7 +59,7 @@ def measure_row(trainer: PreferenceTrainer, members: list[int]) -> Measured:
             f"memory runs out on a row of {tokens} tokens. Lower training.token_budget, set "
             "training.gradient_checkpointing=true, or train an adapter (lora)"
         ) from error
-    return Measured(reference_seconds / tokens, training_seconds / tokens, activations / tokens)
+    return RowCost(reference_seconds / tokens, training_seconds / tokens, activations / tokens)
 
 
 def _refer_once(

@@ -1,0 +1,242 @@
+"""A user's own objective: a function, given in Python or named in a file, checked as the built-in ones are.
+
+The checks of its signature and of what it returns for a few made-up pairs run once, before anything slow. What it
+returns is checked in every step too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from minordpo.errors import InputError, did_you_mean
+from minordpo.objectives.logps import ResponseLogps, alternating
+from minordpo.objectives.spec import PAIRS, Spec
+
+# `objective.name`, and the arguments of PreferenceTrainer, beside which it takes hyper-parameters.
+RESERVED = {
+    *(
+        "name",
+        "self",
+        "model",
+        "objective",
+        "args",
+        "train_dataset",
+        "eval_dataset",
+        "processing_class",
+        "ref_model",
+    ),
+    *("peft_config", "callbacks", "optimizers", "token_options", "invalid", "token_budget", "dropout"),
+    *("measure_reference", "cache", "metrics_file", "allow_code"),
+}
+_FORM = "def my_loss(logps, *, beta: float = 0.1)"
+
+
+# ---- a function, or its Spec ----
+def own_spec(given: Any, name: str) -> Spec:
+    """The `Spec` of a user's function, or of a user's `Spec`, with a function that checks what it returns.
+
+    Raises:
+        InputError: no function, or a signature from which hyper-parameters cannot be read.
+    """
+    function = given.function if isinstance(given, Spec) else given
+    if not callable(function) or isinstance(function, type):
+        raise InputError(
+            f"objective {name} is of type {type(function).__name__}, but a name or a function of PairLogps is "
+            f"needed, as in {_FORM}. Pass one"
+        )
+    spec = given if isinstance(given, Spec) else Spec(function, reference=None)
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # written in C
+        signature = inspect.Signature()
+    first, others = [*signature.parameters.values()][:1], [*signature.parameters.values()][1:]
+    by_place = [each for each in first if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+    named = [
+        each for each in others if each.kind is each.KEYWORD_ONLY and isinstance(each.default, int | float)
+    ]
+    if not by_place or named != others:
+        raise InputError(
+            f"objective {name} takes {signature}, but log-probs by place are needed, and hyper-"
+            f"parameters behind * with a number, true or false as default. Write it as {_FORM}"
+        )
+    if taken := RESERVED & spec.defaults.keys():
+        raise InputError(
+            f"objective {name} has a hyper-parameter {min(taken)!r}, which is also a setting of the trainer. Give the "
+            "hyper-parameter another name"
+        )
+    if not spec.data >= PAIRS or (spec.alternatives and "top_k" not in spec.defaults):
+        raise InputError(
+            f"the Spec of objective {name} leaves out pairs, or has alternatives and no hyper-parameter top_k. Every "
+            "objective takes pairs, and alternatives are drawn from the top_k likeliest tokens"
+        )
+    return replace(spec, function=_checked(function, name))
+
+
+def _checked(function: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
+    """The function, with its errors and wrong results told in one line that names it."""
+
+    @functools.wraps(function)
+    def checked(logps: Any, **hyper: Any) -> Tensor:
+        try:
+            losses = function(logps, **hyper)
+        except (InputError, torch.OutOfMemoryError):  # the step makes room and tries again
+            raise
+        except Exception as error:
+            frames = traceback.extract_tb(error.__traceback__)[1:2]
+            where = "".join(f" on line {each.lineno} of {Path(each.filename).name}" for each in frames)
+            said = " ".join(str(error).split())
+            raise InputError(
+                f"objective {name} raised {type(error).__name__}{where}: {said}. Correct the function"
+            ) from error
+        _refuse_result(losses, logps, name)
+        return losses
+
+    checked.__name__ = name
+    return checked
+
+
+def _refuse_result(losses: Any, logps: Any, name: str) -> None:
+    seen = logps.logps if isinstance(logps, ResponseLogps) else logps.chosen_logps
+    prompts = logps.prompts if isinstance(logps, ResponseLogps) else len(seen)
+    if not isinstance(losses, Tensor):
+        found = f"a value of type {type(losses).__name__}"
+    elif losses.shape != (prompts,):
+        found = f"a tensor of shape {tuple(losses.shape)}"
+    elif not losses.is_floating_point():
+        found = f"a tensor of {losses.dtype}"
+    elif seen.requires_grad and not losses.requires_grad:
+        found = "a tensor without a gradient"
+    else:
+        return
+    raise InputError(
+        f"objective {name} returned {found} for {prompts} pairs, but a loss for each is needed, of shape ({prompts},), "
+        "computed from the log-probs and not averaged. Correct the function"
+    )
+
+
+# ---- tried on made-up pairs ----
+def tried(spec: Spec, hyper: dict[str, Any], name: str) -> Spec:
+    """The spec, once its function has returned losses with a gradient for made-up pairs.
+
+    A spec whose `reference` is None learns here whether its loss is made of reference log-probs: whether the function
+    fails without them, or returns something else. Where the loss is not, its plane is of sums unless lengths matter.
+
+    Raises:
+        InputError: the function raises an error, or returns something that is no loss a pair with a gradient.
+    """
+    logps = _made_up()
+    alone = replace(logps, ref_logps=None)
+    losses = spec.losses(alone if spec.reference is False else logps, hyper)
+    found = torch.autograd.grad(losses.sum(), logps.logps, allow_unused=True)
+    if found[0] is None:
+        raise InputError(
+            f"objective {name} returned losses that have no gradient with respect to the responses' log-probs, so "
+            "nothing would be trained. Correct the function"
+        )
+
+    def same(other: ResponseLogps) -> bool:
+        try:
+            return torch.equal(spec.losses(other, hyper).nan_to_num(), losses.nan_to_num())
+        except InputError:
+            return False
+
+    if spec.reference is not None:
+        return spec
+    axes: Literal["sums", "means"] = "sums" if same(replace(logps, tokens=logps.tokens + 1)) else "means"
+    return replace(spec, reference=not same(alone), axes=axes)
+
+
+def _made_up() -> ResponseLogps:
+    """Five pairs whose log-ratios have all signs and 0."""
+    ratios = torch.tensor([3.0, -2.0, -4.0, 1.5, 2.0, 5.0, -1.0, -6.0, 0.0, 0.0])
+    tokens = torch.arange(10) % 4 + 3
+    ref = -1.5 * tokens - 0.25 * torch.arange(10) - 8
+    return alternating((ref + ratios).requires_grad_(), ref, tokens, by_token=True)
+
+
+# ---- package.module:function ----
+def import_objective(name: str) -> Any:
+    """The function or `Spec` that "package.module:function" names, imported from sys.path or the current folder.
+
+    Raises:
+        InputError: there is no such module or function, or the module raises an error.
+    """
+    module, _, function = name.partition(":")
+    try:
+        with _current_folder():
+            found = importlib.import_module(module)
+    except Exception as error:
+        missing = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
+        if missing is not None and f"{module}.".startswith(f"{missing}."):
+            raise InputError(
+                f"objective.name is {name!r}, but there is no module {missing} on sys.path or in {os.getcwd()}. "
+                "Correct the name, or change to the folder that holds the module"
+            ) from None
+        raise InputError(
+            f"objective.name is {name!r}, but importing {module} raised {type(error).__name__}: "
+            f"{' '.join(str(error).split())}. Correct the module"
+        ) from error
+    if not hasattr(found, function):
+        raise InputError(
+            f"objective.name is {name!r}, but {module} has no {function}{did_you_mean(function, vars(found))}. Correct "
+            "the name"
+        )
+    return getattr(found, function)
+
+
+def refuse_import(name: str) -> Any:
+    """Refuse to import what "package.module:function" names; nothing of it is executed.
+
+    Raises:
+        InputError: always, with what would be imported and how to allow it.
+    """
+    module, _, function = name.partition(":")
+    with _current_folder():
+        file = _file_of(module)
+    where = file or "which is not on sys.path or in the current folder"
+    raise InputError(
+        f"objective.name is {name!r}, so the module {module} ({where}) would be imported and its {function} called. "
+        "Code that a file names runs only with --allow-code on the command line (in Python allow_code=True). Give it "
+        "if you trust that module"
+    )
+
+
+def _file_of(module: str) -> str | None:
+    """Where a module would be imported from, found without executing it or its packages; None where it is not."""
+    path, origin, parts = None, None, module.split(".")
+    for depth in range(1, len(parts) + 1):
+        finders = (each for each in sys.meta_path if hasattr(each, "find_spec"))
+        found = (each.find_spec(".".join(parts[:depth]), path) for each in finders)
+        spec = next((each for each in found if each is not None), None)
+        if spec is None or (depth < len(parts) and spec.submodule_search_locations is None):
+            return None
+        path, origin = spec.submodule_search_locations, spec.origin or "a folder"
+    return origin
+
+
+@contextlib.contextmanager
+def _current_folder() -> Iterator[None]:
+    """The current folder is looked in last."""
+    folder = os.getcwd()
+    importlib.invalidate_caches()
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # the module may have changed the path
+            sys.path.reverse()
+            sys.path.remove(folder)
+        sys.path.reverse()
