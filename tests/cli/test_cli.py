@@ -265,9 +265,9 @@ def test_help_is_quick_because_nothing_heavy_is_imported():
     code = """
 import contextlib, io, sys
 from minordpo.cli import COMMANDS, main
-from minordpo.cli.command import Group
+from minordpo.cli.command import CommandGroup
 for each in COMMANDS:
-    for below in each.commands if isinstance(each, Group) else [None]:
+    for below in each.commands if isinstance(each, CommandGroup) else [None]:
         if each.name != "train":
             with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
                 main([each.name, *([below.name] if below else []), "--help"])

@@ -72,7 +72,7 @@ def command(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
+class CommandGroup:
     """A command whose first argument names one of several others."""
 
     name: str
@@ -103,7 +103,7 @@ class Parser(argparse.ArgumentParser):
             self.description, self.epilog = self.command.texts()
         return super().format_help()
 
-    def add_commands(self, commands: Sequence[Command | Group], metavar: str = "COMMAND") -> None:
+    def add_commands(self, commands: Sequence[Command | CommandGroup], metavar: str = "COMMAND") -> None:
         """Take one of the commands as the first argument."""
         below = self.add_subparsers(required=True, metavar=metavar)
         for each in commands:

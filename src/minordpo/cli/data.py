@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from minordpo.cli.command import Group, argument, command, flag
+from minordpo.cli.command import CommandGroup, argument, command, flag
 
 _OTHER_PROBLEMS = argument("--seed", "another seed, other problems (default 0)", default=0)
 _OVERWRITE = flag("--overwrite", "replace OUT if it exists")
@@ -96,7 +96,7 @@ def symbolic(folder: Path, **options: Any) -> None:
         print(f"{file}: {sizes[part]} problems")
 
 
-DATA = Group(
+DATA = CommandGroup(
     name="data",
     help="make data: worked problems, close pairs",
     description="Make data to train on.",

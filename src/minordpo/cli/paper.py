@@ -8,7 +8,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from minordpo.cli.command import FOLDERS, Argument, Group, argument, command
+from minordpo.cli.command import FOLDERS, Argument, CommandGroup, argument, command
 from minordpo.errors import InputError
 
 
@@ -103,7 +103,7 @@ def world(out: Path, **options: Any) -> None:
     print(describe_base(out))
 
 
-PAPER = Group(
+PAPER = CommandGroup(
     name="paper",
     help="the MinorDPO paper's claims, and toy worlds to test them in",
     description="The laboratory of the MinorDPO paper.",

@@ -96,7 +96,7 @@ def with_reference(objective: Objective, *, measure: bool) -> bool:
     return measure
 
 
-def refuse_wrong_types(model: Any, peft_config: Any, invalid: Any) -> None:
+def refuse_wrong_types(model: Any, peft_config: Any, invalid: Any, token_budget: Any) -> None:
     """Refuse arguments that are not what they are called, before anything slow.
 
     Raises:
@@ -111,6 +111,8 @@ def refuse_wrong_types(model: Any, peft_config: Any, invalid: Any) -> None:
             raise InputError(f"{name} is a {type(value).__name__}, but a {wanted} is needed. Pass one")
     if invalid not in ("refuse", "drop"):
         raise InputError(f"invalid is {invalid!r}, but must be refuse or drop")
+    if token_budget is not None and token_budget < 1:
+        raise InputError(f"token_budget is {token_budget}, but a row holds at least 1 token. Raise it")
 
 
 def refuse_unmeasured(args: TrainingArguments, objective: Objective, *, held_out: bool) -> None:

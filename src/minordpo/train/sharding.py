@@ -20,11 +20,16 @@ from minordpo.errors import InputError
 
 
 def refuse_sharding(args: TrainingArguments, *, own_optimizer: bool) -> None:
-    """Refuse settings of sharding that the Trainer, or a run's start on whole weights, would fail on.
+    """Refuse settings of several devices that the Trainer, or a run's start on whole weights, would fail on.
 
     Raises:
         InputError: one of them, by its key.
     """
+    if args.n_gpu > 1:
+        raise InputError(
+            f"{args.n_gpu} GPUs are visible to one process. Start one process a GPU with torchrun, or show one "
+            "with CUDA_VISIBLE_DEVICES"
+        )
     _refuse_deepspeed(args)
     # `accelerate launch` turns FSDP on by environment variables, and leaves args.fsdp alone.
     if not (args.fsdp or _flag("ACCELERATE_USE_FSDP")):

@@ -36,20 +36,9 @@ from minordpo.engine.weights import InitialWeights
 from minordpo.errors import InputError
 from minordpo.generate.answer_cache import InitialAnswers
 from minordpo.run_folder import names
+from minordpo.run_folder import records as keys
 from minordpo.run_folder.metrics_file import MetricsFile, StepLines
-from minordpo.run_folder.records import (
-    EPOCH,
-    GRAD_NORM,
-    LARGEST_LOGRATIO,
-    LEARNING_RATE,
-    LOSS,
-    PADDED_TOKENS,
-    SECONDS,
-    STEP,
-    TOKENS,
-    EvaluationRow,
-    StepRow,
-)
+from minordpo.run_folder.records import EvaluationRow, StepRow
 from minordpo.train.adapters import add_adapter
 from minordpo.train.arguments import own_copy
 from minordpo.train.checks import (
@@ -111,21 +100,12 @@ class PreferenceTrainer(Monitored):
         allow_code: bool = False,
         **hyperparameters: int | float | bool,
     ) -> None:
-        self.objective: objectives.Objective = objectives.resolve(
-            objective, hyperparameters, allow_code=allow_code
-        )
-        refuse_wrong_types(model, peft_config, invalid)
+        self.objective = objectives.resolve(objective, hyperparameters, allow_code=allow_code)
+        refuse_wrong_types(model, peft_config, invalid, token_budget)
         if isinstance(model, str):
             model = load_model(model)
         args, pairs_per_device = own_copy(args or TrainingArguments(output_dir="preference-tuned"))
         refuse_sharding(args, own_optimizer=any(each is not None for each in optimizers))
-        if args.n_gpu > 1:
-            raise InputError(
-                f"{args.n_gpu} GPUs are visible to one process. Start one process a GPU with torchrun, or show one "
-                "with CUDA_VISIBLE_DEVICES"
-            )
-        if token_budget is not None and token_budget < 1:
-            raise InputError(f"token_budget is {token_budget}, but a row holds at least 1 token. Raise it")
         options = token_options or TokenOptions()
         self.examples, self.held_out = [
             prepare_rows(rows, name, processing_class, options, invalid, self.objective)
@@ -140,10 +120,6 @@ class PreferenceTrainer(Monitored):
         if peft_config is not None:
             set_seed(args.seed)  # the Trainer does so only after the adapter has been drawn
             model = add_adapter(model, peft_config)
-        elif isinstance(model, PeftModel) and not any(p.requires_grad for p in model.parameters()):
-            raise InputError(
-                "every weight of the model is frozen; pass peft_config to train a new adapter on top of it"
-            )
         refuse_narrow_weights(model)
         dropouts = switch_off_dropout(model)
         check_packing(model, longest=longest)
@@ -295,23 +271,24 @@ class PreferenceTrainer(Monitored):
         first = self.state.global_step == 0
         at_reference = self.reference is not None and self.reference.is_policy and not self._has_trained
         if first and at_reference and not self.dropout:
-            metrics[LARGEST_LOGRATIO] = refuse_mismatch(records, bf16=self.args.bf16)
-        stop_unless_finite("loss", metrics[LOSS], self.state.global_step + 1)
-        counts = torch.tensor(
-            [sum(len(b.input_ids) for b in step.batches), 0], dtype=torch.float64, device=self.args.device
-        )
-        counts[1] = sum(b.padded_tokens * w for b, w in zip(step.batches, step.weights, strict=True))
-        tokens, padded = self._sum_over_ranks(counts).tolist()
+            metrics[keys.LARGEST_LOGRATIO] = refuse_mismatch(records, bf16=self.args.bf16)
+        stop_unless_finite("loss", metrics[keys.LOSS], self.state.global_step + 1)
+        counts = [
+            sum(len(batch.input_ids) for batch in step.batches),
+            sum(b.padded_tokens * weight for b, weight in zip(step.batches, step.weights, strict=True)),
+        ]
+        together = torch.tensor(counts, dtype=torch.float64, device=self.args.device)
+        tokens, padded = self._sum_over_ranks(together).tolist()
         row = {
             **metrics,
-            LEARNING_RATE: self.learning_rate_now,
-            TOKENS: int(tokens),
-            PADDED_TOKENS: int(padded),
-            SECONDS: round(time.perf_counter() - started, 4),
+            keys.LEARNING_RATE: self.learning_rate_now,
+            keys.TOKENS: int(tokens),
+            keys.PADDED_TOKENS: int(padded),
+            keys.SECONDS: round(time.perf_counter() - started, 4),
         }
         self._pending = row, self._responses(records, self.examples, "train")
         self._since_log.append(metrics)
-        return torch.tensor(metrics[LOSS], device=self.args.device)
+        return torch.tensor(metrics[keys.LOSS], device=self.args.device)
 
     def _accumulate(self, model: nn.Module, step: StepBatch) -> list[StepRecord]:
         return preference_step(
@@ -369,16 +346,16 @@ class PreferenceTrainer(Monitored):
         if self._pending is not None:
             metrics, responses = self._pending
             step = self.state.global_step
-            row = StepRow(step, {EPOCH: self.state.epoch, **metrics, GRAD_NORM: grad_norm})
+            row = StepRow(step, {keys.EPOCH: self.state.epoch, **metrics, keys.GRAD_NORM: grad_norm})
             self._pending, self.last_step = None, row
             self.metrics_file.write(row)
-            self.responses_file.append({STEP: step, **responses})
+            self.responses_file.append({keys.STEP: step, **responses})
             stop_unless_finite("gradient norm", grad_norm, step)
         super().after_step(grad_norm)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the objective's metrics, as means over the steps since the last log."""
-        if self._since_log and LOSS in logs:
+        if self._since_log and keys.LOSS in logs:
             for name in dict.fromkeys(name for metrics in self._since_log for name in metrics):
                 values = [metrics[name] for metrics in self._since_log if name in metrics]
                 logs[name] = float(np.mean(values))
@@ -408,9 +385,9 @@ class PreferenceTrainer(Monitored):
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in reduced.items()}
         self._evaluated_at = now = self.state.global_step
         self.last_evaluation = EvaluationRow(now, reduced)
-        self.metrics_file.append_instead({STEP: now, **metrics})
+        self.metrics_file.append_instead({keys.STEP: now, **metrics})
         responses = self._responses(records, self.held_out, "eval")
-        self.responses_file.append_instead({STEP: now, **responses})
+        self.responses_file.append_instead({keys.STEP: now, **responses})
         self.log({**metrics, f"{metric_key_prefix}_seconds": round(time.perf_counter() - started, 4)})
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
