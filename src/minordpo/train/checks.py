@@ -31,7 +31,7 @@ def prepare_rows(
     rows: Any,
     name: str,
     tokenizer: PreTrainedTokenizerBase | None,
-    options: TokenOptions,
+    options: TokenOptions | None,
     invalid: Literal["refuse", "drop"],
     objective: Objective,
 ) -> list[TokenExample]:
@@ -59,7 +59,7 @@ def prepare_rows(
     if isinstance(rows, Mapping):
         raise InputError(f"{name} is a dict of data sets; pass one data set")
     loaded = examples_from_rows(rows, source=name)
-    prepared = prepare_examples(loaded, tokenizer, options, invalid=invalid, progress=True)
+    prepared = prepare_examples(loaded, tokenizer, options or TokenOptions(), invalid=invalid, progress=True)
     refuse_unsuited(objective, prepared.examples, name)
     print(prepared.report)
     return prepared.examples

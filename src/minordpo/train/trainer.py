@@ -106,9 +106,8 @@ class PreferenceTrainer(Monitored):
             model = load_model(model)
         args, pairs_per_device = own_copy(args or TrainingArguments(output_dir="preference-tuned"))
         refuse_sharding(args, own_optimizer=any(each is not None for each in optimizers))
-        options = token_options or TokenOptions()
         self.examples, self.held_out = [
-            prepare_rows(rows, name, processing_class, options, invalid, self.objective)
+            prepare_rows(rows, name, processing_class, token_options, invalid, self.objective)
             for name, rows in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset or []))
         ]
         refuse_lone_prompts(self.objective, pairs_per_device * args.world_size)
@@ -148,8 +147,7 @@ class PreferenceTrainer(Monitored):
         )
         set_up_sharding(self.args, self.accelerator)
         tell_slow_bfloat16(self.args)
-        self.new_adapter = peft_config is not None
-        self.initial_weights = InitialWeights(self.policy, other, new_adapter=self.new_adapter)
+        self.initial_weights = InitialWeights(self.policy, other, new_adapter=peft_config is not None)
         self.reference = None
         if measured:
             self.reference = ReferencePass(

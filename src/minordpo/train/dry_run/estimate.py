@@ -280,7 +280,7 @@ def _disk_lines(
     """Against what is left on the disk of the output folder; without one that can be used, the size alone."""
     args = trainer.args
     model: Any = trainer.model
-    saved = [p for p in model.parameters() if p.requires_grad or not trainer.new_adapter]
+    saved = [p for p in model.parameters() if p.requires_grad or not trainer.initial_weights.new_adapter]
     final = sum(p.nbytes for p in saved)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     checkpoint = final + (_ADAMW_STATE if state is None else state) * trained
