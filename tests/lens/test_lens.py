@@ -21,7 +21,7 @@ from minordpo.lens.gradients import (
     variants,
 )
 from minordpo.lens.lens import lens
-from minordpo.objectives import OBJECTIVES, resolve
+from minordpo.objectives import OBJECTIVES, Spec, resolve
 
 N = 100
 # Places of a plane of log-ratios in nats: the four quadrants, and both axes.
@@ -336,6 +336,21 @@ def test_a_failed_write_leaves_the_old_picture_and_nothing_else(tmp_path, monkey
         lens(out, objectives=["sft"])
     assert out.read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_a_function_of_the_users_own_is_drawn_as_itself_and_in_its_spec(tmp_path, drawn):
+    def calm(logps, *, calmness: float = 2.0):
+        """margin / calm."""
+        return (logps.rejected_logratios - logps.chosen_logratios) / calmness
+
+    lens(tmp_path / "a.png", objectives=[calm, Spec(calm, drawn_for="nothing else")], settings=["calmness=4"])
+    texts = [text.get_text() for text in drawn[0].texts]
+    assert texts.count("calm, calmness 4") == 2
+    assert {"margin / calm", "Drawn for: nothing else"} <= set(texts)
+    (plane, chosen, _), _ = panels(drawn[0])
+    assert plane.images[0].get_array() == pytest.approx(np.full((160, 160), 2**0.5 / 4))
+    labels = {line.get_label() for line in chosen.get_lines()}
+    assert {"4 (plane)", "0.8", "2", "8", "20"} <= labels
 
 
 # ---- what the user can correct ----

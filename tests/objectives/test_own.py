@@ -233,6 +233,11 @@ def test_a_result_is_checked_in_every_step_too():
     assert gradient(resolve(fragile, {}), one).losses.tolist() == [-1.0]
 
 
+def test_it_is_tried_with_a_gradient_where_gradients_are_off():
+    with torch.no_grad():
+        assert resolve(tilted, {}).reference
+
+
 def test_a_full_memory_is_passed_on_so_that_the_step_can_make_room():
     def full(logps: PairLogps) -> Tensor:
         raise torch.OutOfMemoryError("no room")
@@ -335,6 +340,8 @@ def test_what_a_finished_run_was_trained_with_is_read_without_importing_it(packa
     objective = recorded(f"dpo + 0.5*{NAMED}", {"beta": 0.2, "calm": 3})
     assert str(objective) == f"dpo + 0.5*{NAMED}, beta 0.2, calm 3"
     assert objective.beta == 0.2
+    with pytest.raises(InputError, match="'mod: f', which is no objective"):
+        recorded("mod: f", {})
     assert str(recorded("dpop", {"beta": 0.2})) == "dpop, beta 0.2, dpop_lambda 50"
     with pytest.raises(InputError, match="--allow-code"):
         objective(responses(PROMPTS))

@@ -32,7 +32,7 @@ from minordpo.monitor.advice import advise
 from minordpo.objectives import PairLogps
 from minordpo.report.find import find
 from minordpo.report.gather import gather
-from minordpo.sweep import launch
+from minordpo.sweep import jobs, launch
 from minordpo.sweep.launch import Launch, train_by_processes
 from minordpo.sweep.results import run_row
 from minordpo.sweep.sweep import sweep
@@ -187,6 +187,16 @@ def test_a_sweep_needs_the_option_too_and_gives_it_to_its_runs(folder, monkeypat
     assert [name for name in pretended.done if not name.startswith("untuned")] == names
     rows = yaml.safe_load((folder / "out" / "sweep.json").read_text())
     assert list(rows["runs"]) == names
+
+
+def test_the_job_of_a_run_has_the_option_where_the_sweep_has(folder, monkeypatch):
+    seen: list[bool] = []
+    monkeypatch.setattr(jobs, "run", lambda config, **options: seen.append(options["allow_code"]))
+    monkeypatch.setattr(jobs, "_tokenised", lambda config: None)
+    (cell,) = plan_of(folder, grid={"seed": [0]}).cells
+    for allowed in (True, False):
+        jobs.do_job(jobs.CellJob(cell.config, allow_code=allowed), print)
+    assert seen == [True, False]
 
 
 def test_launched_processes_are_given_the_option(folder, monkeypatch):

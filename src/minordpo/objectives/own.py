@@ -27,19 +27,9 @@ from minordpo.objectives.spec import PAIRS, Spec
 
 # `objective.name`, and the arguments of PreferenceTrainer, beside which it takes hyper-parameters.
 RESERVED = {
-    *(
-        "name",
-        "self",
-        "model",
-        "objective",
-        "args",
-        "train_dataset",
-        "eval_dataset",
-        "processing_class",
-        "ref_model",
-    ),
-    *("peft_config", "callbacks", "optimizers", "token_options", "invalid", "token_budget", "dropout"),
-    *("measure_reference", "cache", "metrics_file", "allow_code"),
+    *("name", "self", "model", "objective", "args", "train_dataset", "eval_dataset", "processing_class"),
+    *("ref_model", "peft_config", "callbacks", "optimizers", "token_options", "invalid", "token_budget"),
+    *("dropout", "measure_reference", "cache", "metrics_file", "allow_code"),
 }
 _FORM = "def my_loss(logps, *, beta: float = 0.1)"
 
@@ -62,12 +52,16 @@ def own_spec(given: Any, name: str) -> Spec:
         signature = inspect.signature(function)
     except ValueError:  # written in C
         signature = inspect.Signature()
-    first, others = [*signature.parameters.values()][:1], [*signature.parameters.values()][1:]
-    by_place = [each for each in first if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
-    named = [
-        each for each in others if each.kind is each.KEYWORD_ONLY and isinstance(each.default, int | float)
+    parameters = [*signature.parameters.values()]
+    by_place = [
+        each for each in parameters[:1] if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
     ]
-    if not by_place or named != others:
+    numbers = [
+        each
+        for each in parameters
+        if each.kind is each.KEYWORD_ONLY and isinstance(each.default, int | float)
+    ]
+    if not by_place or by_place + numbers != parameters:
         raise InputError(
             f"objective {name} takes {signature}, but log-probs by place are needed, and hyper-"
             f"parameters behind * with a number, true or false as default. Write it as {_FORM}"
@@ -128,6 +122,7 @@ def _refuse_result(losses: Any, logps: Any, name: str) -> None:
 
 
 # ---- tried on made-up pairs ----
+@torch.enable_grad()
 def tried(spec: Spec, hyper: dict[str, Any], name: str) -> Spec:
     """The spec, once its function has returned losses with a gradient for made-up pairs.
 

@@ -23,6 +23,7 @@ OBJECTIVES: dict[str, Spec] = {**PAIRWISE, **RESPONSES}
 # Of each hyper-parameter that a built-in objective has.
 RANGES: dict[str, Range] = {key: each for spec in OBJECTIVES.values() for key, each in spec.ranges.items()}
 
+_CODE = r"[\w.]+:\w+"  # package.module:function
 Given = str | Callable[..., Tensor] | Spec  # a name, a sum of names, or a function of the user's own
 Part = tuple[float, str, Spec]  # of a sum: weight, name, objective
 
@@ -128,7 +129,7 @@ def recorded(name: str, hyperparameters: Mapping[str, Any]) -> Objective:
     Raises:
         InputError: as `resolve`.
     """
-    if ":" not in name:
+    if not re.search(_CODE, name):
         return resolve(name, hyperparameters)
     unknown = Spec(lambda *_, **__: own.refuse_import(name))
     return Objective(name, (Term(1.0, name, dict(hyperparameters), unknown),))
@@ -282,7 +283,7 @@ def _parts(text: str, imported: Callable[[str], Spec]) -> list[Part]:
     for part in text.split("+"):
         match = re.fullmatch(r"\s*(?:(?P<weight>[^*]+?)\s*\*\s*)?(?P<name>[^*]*?)\s*", part)
         name = match["name"] if match else part.strip()
-        is_code = re.fullmatch(r"[\w.]+:\w+", name)
+        is_code = re.fullmatch(_CODE, name)
         if name not in OBJECTIVES and not is_code:
             what = f"{name!r} in {text!r}" if name != text else repr(text)
             other = _OTHER_NAMES.get(name)

@@ -59,7 +59,7 @@ Smoothing = Annotated[float, Range(0.0, 0.5, open_above=True)]
 Count = Annotated[int, Range(1.0, kind=int)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Spec:
     """An objective: its function, the kinds of data it takes, and its needs.
 
