@@ -144,8 +144,7 @@ def prepare_examples(
     `options.overlong` decides about rows over `max_length`, `invalid` about all other rows that cannot be
     used, and, where responses are cut, about prompts that leave no room for one.
 
-    Raises:
-        InputError: rows that cannot be used, all of them counted; or a source in which none can.
+    Raises: InputError for rows that cannot be used, all of them counted, or a source in which none can.
     """
     if not loaded.examples:
         raise InputError(f"{loaded.source} has no rows, but at least one is needed. Name another file.")

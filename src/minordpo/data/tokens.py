@@ -80,8 +80,7 @@ def tokenize_examples(
     turn), the parts are tokenised apart, as they are at inference, and `notes["boundary"]` says so. Tokens
     after the last scored one are left out. The tokenizer is called once for all, so that a fast one uses every core.
 
-    Raises:
-        InputError: the tokenizer lacks what the rows need (a chat template, an end-of-text token).
+    Raises: InputError where the tokenizer lacks what the rows need (a chat template, an end-of-text token).
     """
     rendered = [_or_problem(render, example, tokenizer) for example in examples]
     usable = [item for item in rendered if isinstance(item, Rendered)]

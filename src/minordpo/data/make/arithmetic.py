@@ -74,14 +74,13 @@ class _Parser:
 
     def product(self) -> Fraction:
         value = self.signed()
-        while self.kind() in ("times", "over", "open"):  # "40(.10)" multiplies too
-            operator = "times" if self.kind() == "open" else self.kind()
-            if self.kind() != "open":
+        while (kind := self.kind()) in ("times", "over", "open"):  # "40(.10)" multiplies too
+            if kind != "open":
                 self.take()
             factor = self.signed()
-            if operator == "over" and factor == 0:
+            if kind == "over" and factor == 0:
                 raise ArithmeticProblem("division by zero")
-            value = value * factor if operator == "times" else value / factor
+            value = value / factor if kind == "over" else value * factor
         return value
 
     def signed(self) -> Fraction:

@@ -27,23 +27,19 @@ class Person(NamedTuple):
 
     name: str
     she: str
+    She: str
     her: str
 
     def __str__(self) -> str:
         return self.name
-
-    @property
-    def She(self) -> str:
-        """The pronoun at the beginning of a sentence."""
-        return self.she.capitalize()
 
 
 _WOMEN = (
     "Bianca Chiara Dorota Elif Freya Greta Hana Ines Jana Keiko Leila Mina Noor Olga Petra Rosa Selma Vera"
 )
 _MEN = "Bruno Cyril Dario Emre Felix Goran Hugo Ivan Jonas Karim Marek Nico Omar Pablo Rafi Stefan Viktor"
-_PEOPLE = [Person(name, "she", "her") for name in _WOMEN.split()]
-_PEOPLE += [Person(name, "he", "his") for name in _MEN.split()]
+_PEOPLE = [Person(name, "she", "She", "her") for name in _WOMEN.split()]
+_PEOPLE += [Person(name, "he", "He", "his") for name in _MEN.split()]
 
 Values = dict[str, Any]
 
