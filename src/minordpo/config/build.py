@@ -177,7 +177,7 @@ def _check(value: Any, hint: Any, key: str, origin: Origin, about: Mapping[str, 
 
 
 def _refuse_blank(value: Any, key: str, origin: Origin, item: dataclasses.Field) -> None:
-    """Every text of ours names something; left empty by a script's unset variable, it would name the working folder."""
+    """Refuse blank text: every text of ours names something, and an empty name would be the working folder."""
     if isinstance(value, str) and not value.strip():
         otherwise = " or null" if item.default is None else ""
         raise InputError(

@@ -134,13 +134,13 @@ def refuse_foreign_config(values: Mapping[Any, Any], path: Path, sections: Itera
     training = [key for key in others if key in {item.name for item in dataclasses.fields(library)}]
     needless = [f"{key} ({tool.needless[key]})" for key in values if key in tool.needless]
     homeless = [str(key) for key in others if key not in training]
-    said = {
-        f"{path} is a config of {tool.name}, but minordpo's keys stand in sections": places,
+    others_by_fate = {
         "as they are, in the section training": training,
         "to be left out": needless,
         "without a place here": homeless,
     }
-    parts = [f"{what}: {', '.join(keys)}" for what, keys in said.items() if keys or keys is places]
+    parts = [f"{path} is a config of {tool.name}, but minordpo's keys stand in sections: {', '.join(places)}"]
+    parts += [f"{fate}: {', '.join(keys)}" for fate, keys in others_by_fate.items() if keys]
     raise InputError(f"{'; '.join(parts)}. Write a config of these keys; {tool.recipe} is one to begin with")
 
 

@@ -39,7 +39,7 @@ def parse_yaml(text: str, source: str) -> Any:
 
 
 def _refuse_odd(node: yaml.Node | None, source: str, seen: set[int], around: tuple[int, ...]) -> None:
-    """What YAML allows and no config means.
+    """Refuse what YAML allows and no config means: repeated keys, keys that are no text, aliases to oneself.
 
     PyYAML keeps the last of two equal keys in silence; a half-edited file would mean the wrong one.
     """

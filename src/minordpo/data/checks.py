@@ -226,7 +226,7 @@ def _report(
 
 
 def _note(example: TokenExample, kept: dict[str, RowFinding], seen: dict[bytes, int]) -> None:
-    """Count what `example` has to say for itself, and whether an earlier row has the same responses.
+    """Count the notes of `example`, and whether an earlier row has the same responses.
 
     `seen` holds the first row of each prompt with its responses, and of each judgement on these.
     """

@@ -84,11 +84,10 @@ class _Parser:
         return value
 
     def signed(self) -> Fraction:
-        negative = False
+        sign = 1
         while self.kind() == "sign":
-            negative ^= self.take() != "+"
-        value = self.atom()
-        return -value if negative else value
+            sign *= 1 if self.take() == "+" else -1
+        return sign * self.atom()
 
     def atom(self) -> Fraction:
         kind = self.kind()
