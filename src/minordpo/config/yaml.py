@@ -55,13 +55,13 @@ def _refuse_odd(node: yaml.Node | None, source: str, seen: set[int], around: tup
     for item in node.value:
         if isinstance(node, yaml.MappingNode):
             key, item = item
-            line = key.start_mark.line + 1
             if key.tag != "tag:yaml.org,2002:merge":
-                _refuse_key(key, source, line, lines)
+                _refuse_key(key, source, lines)
         _refuse_odd(item, source, seen, (*around, id(node)))
 
 
-def _refuse_key(key: yaml.Node, source: str, line: int, lines: dict[str, int]) -> None:
+def _refuse_key(key: yaml.Node, source: str, lines: dict[str, int]) -> None:
+    line = key.start_mark.line + 1
     if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
         said = f" {key.value}" if isinstance(key, yaml.ScalarNode) else ""
         raise InputError(f"{source}: line {line} has a key{said} that is not text. Put it in quotes.")

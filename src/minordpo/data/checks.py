@@ -125,11 +125,6 @@ class PreparedExamples:
     examples: list[TokenExample]
     report: DataReport
 
-    @property
-    def kind(self) -> Kind:
-        """Whether they are pairs, labelled responses or ranked ones."""
-        return self.report.kind
-
 
 def prepare_examples(
     loaded: LoadedExamples,

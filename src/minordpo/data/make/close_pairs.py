@@ -83,11 +83,8 @@ def corrupt_row(
     solution = read_solution(row, where)
     if isinstance(solution, Unusable):
         return solution
-    steps = [
-        (number, step)
-        for number, step in enumerate(solution.steps[:-1], 1)
-        if step.value != solution.answer_value
-    ]
+    numbered = enumerate(solution.steps[:-1], 1)
+    steps = [(number, step) for number, step in numbered if step.value != solution.answer_value]
     if not steps:
         return _explain_no_step(solution)
     # Seeded by the row's own content, so that rows added before it do not change its pair.

@@ -158,9 +158,9 @@ def _problem(template: int, row: dict[str, str]) -> SymbolicProblem | None:
     solution = read_solution(gsm8k_row(row["question"], row["solution"], row["answer"]))
     if not isinstance(solution, Solution) or not solution.steps:
         return None
-    problem = SymbolicProblem(template, solution.question, solution)
     if solution.steps[-1].value != solution.answer_value:
         return None
+    problem = SymbolicProblem(template, solution.question, solution)
     return problem if isinstance(corrupt_row(problem.row()), ClosePair) else None
 
 
