@@ -236,7 +236,7 @@ def test_labelled_responses_are_counted_by_label_and_named_as_completions():
     texts = [("Answer:", " Yes", True), ("Answer:", " No", False), ("Answer:", " Yes No", False)]
     prepared = prepare(load_labelled(*texts))
     text = str(prepared.report)
-    assert prepared.kind == "labelled"
+    assert prepared.report.kind == "labelled"
     assert text.split("\n") == [
         "labels.jsonl: 3 rows read as TRL unpaired text, 3 used",
         "  nothing dropped, cut, repeated, contradicted or tokenised apart",
@@ -297,7 +297,7 @@ def test_responses_ranked_in_another_order_are_reported_and_kept():
 def test_ranked_responses_are_counted_together_and_cost_a_padded_row_each():
     prepared = prepare(load_ranked(("Answer:", " Yes Yes", " Yes No No", " Yes"), ("Answer:", " No", " Yes")))
     text = str(prepared.report)
-    assert prepared.kind == "ranked"
+    assert prepared.report.kind == "ranked"
     assert text.split("\n")[1:8] == [
         "  nothing dropped, cut, repeated, contradicted or tokenised apart",
         "  2.5 responses to a prompt on average, 3 at most",

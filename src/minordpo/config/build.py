@@ -34,8 +34,7 @@ _GONE = {
 def lay_over(values: dict[Any, Any], text: str) -> str:
     """Set one `section.key=value` in `values`; return its dotted key.
 
-    Raises:
-        InputError: text of another form, or a key inside something that is no section.
+    Raises: InputError for text of another form, or a key inside something that is no section.
     """
     key, equals, value = text.partition("=")
     key = key.strip()
@@ -50,8 +49,7 @@ def lay_over(values: dict[Any, Any], text: str) -> str:
 def set_key(values: dict[Any, Any], key: str, value: Any, *, said: str) -> None:
     """Set the dotted `key` in `values`; `said` is what sets it, for the message.
 
-    Raises:
-        InputError: a key inside something that is no section.
+    Raises: InputError for a key inside something that is no section.
     """
     *sections, last = key.split(".")
     node = values
@@ -71,8 +69,7 @@ def set_key(values: dict[Any, Any], key: str, value: Any, *, said: str) -> None:
 def build(cls: Any, values: Any, prefix: str, origin: Origin) -> Any:
     """An instance of the section `cls`; `prefix` is "" or the section with its dot.
 
-    Raises:
-        InputError: an unknown or missing key, or a value of the wrong type; `origin` says who set it.
+    Raises: InputError for an unknown or missing key, or a value of the wrong type; `origin` says who set it.
     """
     values = {} if values is None else values
     section = prefix.removesuffix(".")
@@ -180,7 +177,7 @@ def _check(value: Any, hint: Any, key: str, origin: Origin, about: Mapping[str, 
 
 
 def _refuse_blank(value: Any, key: str, origin: Origin, item: dataclasses.Field) -> None:
-    """Every text of ours names something; left empty by a script's unset variable, it would name the working folder."""
+    """Refuse blank text: every text of ours names something, and an empty name would be the working folder."""
     if isinstance(value, str) and not value.strip():
         otherwise = " or null" if item.default is None else ""
         raise InputError(

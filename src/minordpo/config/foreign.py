@@ -123,8 +123,7 @@ TOOLS = (LLAMA_FACTORY, TRL)
 def refuse_foreign_config(values: Mapping[Any, Any], path: Path, sections: Iterable[str]) -> None:
     """Refuse a config of another tool by the tool's name; `sections` are ours, which none of theirs has.
 
-    Raises:
-        InputError: for each of its keys, what it is called here.
+    Raises: InputError that says for each of its keys what it is called here.
     """
     tool = _recognise(values, sections)
     if tool is None:
@@ -135,13 +134,13 @@ def refuse_foreign_config(values: Mapping[Any, Any], path: Path, sections: Itera
     training = [key for key in others if key in {item.name for item in dataclasses.fields(library)}]
     needless = [f"{key} ({tool.needless[key]})" for key in values if key in tool.needless]
     homeless = [str(key) for key in others if key not in training]
+    others_by_fate = {
+        "as they are, in the section training": training,
+        "to be left out": needless,
+        "without a place here": homeless,
+    }
     parts = [f"{path} is a config of {tool.name}, but minordpo's keys stand in sections: {', '.join(places)}"]
-    if training:
-        parts.append(f"as they are, in the section training: {', '.join(training)}")
-    if needless:
-        parts.append(f"to be left out: {', '.join(needless)}")
-    if homeless:
-        parts.append(f"without a place here: {', '.join(homeless)}")
+    parts += [f"{fate}: {', '.join(keys)}" for fate, keys in others_by_fate.items() if keys]
     raise InputError(f"{'; '.join(parts)}. Write a config of these keys; {tool.recipe} is one to begin with")
 
 

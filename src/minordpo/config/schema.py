@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -154,21 +155,17 @@ class RunConfig:
 
 def describe_config() -> str:
     """The reference of all keys, as text: key, type, default, meaning."""
-    lines: list[str] = []
+    return "\n".join(_describe(RunConfig, ""))
 
-    def describe(cls: Any, prefix: str) -> None:
-        hints = typing.get_type_hints(cls)
-        for item in dataclasses.fields(cls):
-            if dataclasses.is_dataclass(hints[item.name]):
-                describe(hints[item.name], f"{item.name}.")
-                continue
-            required = item.default is dataclasses.MISSING
-            facts = (
-                f"{needed(hints[item.name])}; {'required' if required else f'default {shown(item.default)}'}"
-            )
-            rest = item.metadata.get("rest")
-            lines.append(f"{prefix}{'*' if rest else item.name}  ({'anything; optional' if rest else facts})")
-            lines.append(f"    {item.metadata['meaning']}")
 
-    describe(RunConfig, "")
-    return "\n".join(lines)
+def _describe(cls: Any, prefix: str) -> Iterator[str]:
+    hints = typing.get_type_hints(cls)
+    for item in dataclasses.fields(cls):
+        hint = hints[item.name]
+        if dataclasses.is_dataclass(hint):
+            yield from _describe(hint, f"{item.name}.")
+        elif item.metadata.get("rest"):
+            yield f"{prefix}*  (anything; optional)\n    {item.metadata['meaning']}"
+        else:
+            default = "required" if item.default is dataclasses.MISSING else f"default {shown(item.default)}"
+            yield f"{prefix}{item.name}  ({needed(hint)}; {default})\n    {item.metadata['meaning']}"

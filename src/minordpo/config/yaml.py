@@ -39,7 +39,7 @@ def parse_yaml(text: str, source: str) -> Any:
 
 
 def _refuse_odd(node: yaml.Node | None, source: str, seen: set[int], around: tuple[int, ...]) -> None:
-    """What YAML allows and no config means.
+    """Refuse what YAML allows and no config means: repeated keys, keys that are no text, aliases to oneself.
 
     PyYAML keeps the last of two equal keys in silence; a half-edited file would mean the wrong one.
     """
@@ -55,13 +55,13 @@ def _refuse_odd(node: yaml.Node | None, source: str, seen: set[int], around: tup
     for item in node.value:
         if isinstance(node, yaml.MappingNode):
             key, item = item
-            line = key.start_mark.line + 1
             if key.tag != "tag:yaml.org,2002:merge":
-                _refuse_key(key, source, line, lines)
+                _refuse_key(key, source, lines)
         _refuse_odd(item, source, seen, (*around, id(node)))
 
 
-def _refuse_key(key: yaml.Node, source: str, line: int, lines: dict[str, int]) -> None:
+def _refuse_key(key: yaml.Node, source: str, lines: dict[str, int]) -> None:
+    line = key.start_mark.line + 1
     if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
         said = f" {key.value}" if isinstance(key, yaml.ScalarNode) else ""
         raise InputError(f"{source}: line {line} has a key{said} that is not text. Put it in quotes.")

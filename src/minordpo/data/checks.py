@@ -125,11 +125,6 @@ class PreparedExamples:
     examples: list[TokenExample]
     report: DataReport
 
-    @property
-    def kind(self) -> Kind:
-        """Whether they are pairs, labelled responses or ranked ones."""
-        return self.report.kind
-
 
 def prepare_examples(
     loaded: LoadedExamples,
@@ -144,8 +139,7 @@ def prepare_examples(
     `options.overlong` decides about rows over `max_length`, `invalid` about all other rows that cannot be
     used, and, where responses are cut, about prompts that leave no room for one.
 
-    Raises:
-        InputError: rows that cannot be used, all of them counted; or a source in which none can.
+    Raises: InputError for rows that cannot be used, all of them counted, or a source in which none can.
     """
     if not loaded.examples:
         raise InputError(f"{loaded.source} has no rows, but at least one is needed. Name another file.")
@@ -227,7 +221,7 @@ def _report(
 
 
 def _note(example: TokenExample, kept: dict[str, RowFinding], seen: dict[bytes, int]) -> None:
-    """Count what `example` has to say for itself, and whether an earlier row has the same responses.
+    """Count the notes of `example`, and whether an earlier row has the same responses.
 
     `seen` holds the first row of each prompt with its responses, and of each judgement on these.
     """

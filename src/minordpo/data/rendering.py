@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jinja2
@@ -105,21 +106,15 @@ def _render_chat(example: Example, prompt: list[Message], tokenizer: PreTrainedT
             "the prompt ends with an assistant message, but one that the assistant answers is needed. "
             "Move that message to the beginning of each response",
         )
-    head = _apply_template(example, prompt, tokenizer, asks=True)
-    responses = (
-        _render_response(example, prompt, head, name, response, tokenizer)
-        for name, response in zip(example.names, example.responses, strict=True)
-    )
-    return Rendered(head, tuple(responses), is_chat=True)
+    write = partial(_apply_template, example, tokenizer)
+    head = write(prompt, asks=True)
+    named = zip(example.names, example.responses, strict=True)
+    responses = tuple(_render_response(prompt, head, name, response, write) for name, response in named)
+    return Rendered(head, responses, is_chat=True)
 
 
 def _render_response(
-    example: Example,
-    prompt: list[Message],
-    head: str,
-    name: str,
-    response: Text,
-    tokenizer: PreTrainedTokenizerBase,
+    prompt: list[Message], head: str, name: str, response: Text, write: Callable[..., str]
 ) -> Response:
     """The rendering up to the end of the last assistant turn, cut where assistant turns begin and end."""
     assert isinstance(response, list)
@@ -130,12 +125,11 @@ def _render_response(
         begins = f"begins with a message of {response[0]['role']!r}"
         raise RowProblem("response_role", f"the {name} {begins}, but an assistant's is needed")
     response = response[: turns[-1] + 1]
-    whole = _apply_template(example, prompt + response, tokenizer)
+    whole = write(prompt + response)
     cuts: list[int] = []
     for i in turns:
-        before = head if i == 0 else _apply_template(example, prompt + response[:i], tokenizer, asks=True)
-        last = i == turns[-1]
-        after = whole if last else _apply_template(example, prompt + response[: i + 1], tokenizer)
+        before = head if i == 0 else write(prompt + response[:i], asks=True)
+        after = whole if i == turns[-1] else write(prompt + response[: i + 1])
         what = f"the {name}" if i == 0 else f"message {i + 1} of the {name}"
         _check_prefix(before, whole, f"what stands before {what}" if i else f"the prompt before {what}")
         _check_prefix(after, whole, f"{what} as the last turn")
@@ -150,7 +144,7 @@ def _says_something(message: Message) -> bool:
 
 
 def _apply_template(
-    example: Example, messages: list[Message], tokenizer: PreTrainedTokenizerBase, *, asks: bool = False
+    example: Example, tokenizer: PreTrainedTokenizerBase, messages: list[Message], *, asks: bool = False
 ) -> str:
     """The messages as text, with the generation prompt behind them if `asks`."""
     tools: list[Any] | None = example.tools
@@ -160,7 +154,8 @@ def _apply_template(
         )
     except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
         # Templates raise on purpose (roles that do not alternate) and by accident (no content).
-        raise RowProblem("template_error", f"the chat template fails on it: {_one_line(error)}") from error
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise RowProblem("template_error", f"the chat template fails on it: {said}") from error
     assert isinstance(text, str)
     if half := half_character(text):  # it may come from tools or template_kwargs
         raise RowProblem("template_error", f"{half[0]} stands in its messages or tools")
@@ -179,7 +174,3 @@ def _check_prefix(head: str, whole: str, what: str) -> None:
         f"{dots + whole[start : parts + 30]!r} in the whole conversation, so where scoring starts is "
         "unknown. Use a template that leaves earlier text as it was (or other chat_template_kwargs)",
     )
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -36,9 +36,7 @@ class TokenExample:
     notes: dict[str, str] = field(default_factory=dict)  # by "cut" or "boundary": what was done to the row
 
     @classmethod
-    def pair(
-        cls, prompt_ids: np.ndarray, chosen: TokenResponse, rejected: TokenResponse, row: int
-    ) -> TokenExample:
+    def pair(cls, prompt_ids: np.ndarray, chosen: TokenResponse, rejected: TokenResponse, row: int) -> Self:
         """A chosen and a rejected response."""
         return cls(prompt_ids, (chosen, rejected), (1.0, 0.0), row)
 
@@ -80,8 +78,7 @@ def tokenize_examples(
     turn), the parts are tokenised apart, as they are at inference, and `notes["boundary"]` says so. Tokens
     after the last scored one are left out. The tokenizer is called once for all, so that a fast one uses every core.
 
-    Raises:
-        InputError: the tokenizer lacks what the rows need (a chat template, an end-of-text token).
+    Raises: InputError where the tokenizer lacks what the rows need (a chat template, an end-of-text token).
     """
     rendered = [_or_problem(render, example, tokenizer) for example in examples]
     usable = [item for item in rendered if isinstance(item, Rendered)]
@@ -104,7 +101,7 @@ def _or_problem(step: Callable[..., T], *arguments: Any) -> T | RowProblem:
 
 
 class Coder:
-    """What is asked of the tokenizer beside its template."""
+    """Text to ids and back, with all that depends on the tokenizer's habits."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str] = ()):
         self.tokenizer = tokenizer
@@ -187,10 +184,8 @@ def _assemble(
         if pieces is None:
             pieces = coder.encode_apart(ids[item.prompt], response, ids[response.text])
             notes.setdefault("boundary", f"tokenised apart at {response.around}")
-        lengths = [
-            _scored_length(piece, coder, options) if item.is_chat and i % 2 == 0 else len(piece)
-            for i, piece in enumerate(pieces)
-        ]
+        score_end = options.score_end if item.is_chat else "template"
+        lengths = [0 if i % 2 else _scored_length(piece, coder, score_end) for i, piece in enumerate(pieces)]
         responses.append(_token_response(pieces, lengths))
     for name, each in zip(example.names, responses, strict=True):
         if not each.scored.any():
@@ -219,9 +214,9 @@ def _split(
     return [joint[a:b] for a, b in zip(starts, [*starts[1:], len(joint)], strict=True)]
 
 
-def _scored_length(piece: list[int], coder: Coder, options: TokenOptions) -> int:
+def _scored_length(piece: list[int], coder: Coder, score_end: str) -> int:
     """How many tokens of an assistant turn are scored: all, or those through the end-of-turn token."""
-    if options.score_end == "template":
+    if score_end == "template":
         return len(piece)
     for i in range(len(piece) - 1, -1, -1):
         if piece[i] in coder.special_ids:
@@ -235,14 +230,9 @@ def _scored_length(piece: list[int], coder: Coder, options: TokenOptions) -> int
 
 
 def _token_response(pieces: list[list[int]], lengths: list[int]) -> TokenResponse:
-    """A response of alternately scored and unscored pieces, without the tokens after the last scored one."""
+    """A response of pieces, each scored for a length, without the tokens after the last scored one."""
     ids = np.array([i for piece in pieces for i in piece], np.int32)
-    scored = np.zeros(len(ids), np.bool_)
-    start = 0
-    for i, (piece, length) in enumerate(zip(pieces, lengths, strict=True)):
-        if i % 2 == 0:
-            scored[start : start + length] = True
-        start += len(piece)
+    scored = np.concatenate([np.arange(len(p)) < length for p, length in zip(pieces, lengths, strict=True)])
     end = int(np.flatnonzero(scored)[-1]) + 1 if scored.any() else 0
     return TokenResponse(ids[:end], scored[:end])
 

@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
-from minordpo.data.make.problems import MAX_PROBLEMS, generate_problems, write_problems
-from minordpo.data.make.stories import stories
+from minordpo.data.make import problems as problems_module
+from minordpo.data.make.problems import MAX_PROBLEMS, Story, generate_problems, stories, write_problems
 from minordpo.errors import InputError
 
 ANNOTATED = re.compile(r"([\d+*/ -]+) = \$?<<([\d+*/-]+)=(\d+)>>(\d+)")
@@ -145,3 +145,12 @@ def test_an_impossible_number_of_problems_is_refused(tmp_path, n):
     with pytest.raises(InputError, match=rf"{n} problems were asked for, but between 1 and {MAX_PROBLEMS}"):
         write_problems(tmp_path / "problems.jsonl", n=n, seed=0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_story_that_never_comes_out_even_ends_in_an_error(monkeypatch):
+    odd = Story("odd", {"many": "3 to 3"}, "Each gets {share = many / 2} nuts.", "How many nuts?")
+    monkeypatch.setattr(problems_module, "stories", lambda: (odd,))
+    with pytest.raises(
+        RuntimeError, match="the story odd found no numbers that come out even in 20000 draws"
+    ):
+        generate_problems(1, seed=0)

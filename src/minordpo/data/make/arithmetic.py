@@ -74,22 +74,20 @@ class _Parser:
 
     def product(self) -> Fraction:
         value = self.signed()
-        while self.kind() in ("times", "over", "open"):  # "40(.10)" multiplies too
-            operator = "times" if self.kind() == "open" else self.kind()
-            if self.kind() != "open":
+        while (kind := self.kind()) in ("times", "over", "open"):  # "40(.10)" multiplies too
+            if kind != "open":
                 self.take()
             factor = self.signed()
-            if operator == "over" and factor == 0:
+            if kind == "over" and factor == 0:
                 raise ArithmeticProblem("division by zero")
-            value = value * factor if operator == "times" else value / factor
+            value = value / factor if kind == "over" else value * factor
         return value
 
     def signed(self) -> Fraction:
-        negative = False
+        sign = 1
         while self.kind() == "sign":
-            negative ^= self.take() != "+"
-        value = self.atom()
-        return -value if negative else value
+            sign *= 1 if self.take() == "+" else -1
+        return sign * self.atom()
 
     def atom(self) -> Fraction:
         kind = self.kind()

@@ -83,11 +83,8 @@ def corrupt_row(
     solution = read_solution(row, where)
     if isinstance(solution, Unusable):
         return solution
-    steps = [
-        (number, step)
-        for number, step in enumerate(solution.steps[:-1], 1)
-        if step.value != solution.answer_value
-    ]
+    numbered = enumerate(solution.steps[:-1], 1)
+    steps = [(number, step) for number, step in numbered if step.value != solution.answer_value]
     if not steps:
         return _explain_no_step(solution)
     # Seeded by the row's own content, so that rows added before it do not change its pair.
@@ -212,7 +209,7 @@ def corrupt_file(
 def _nothing_usable(source: Path, report: CorruptReport) -> InputError:
     if not report.read:
         return InputError(f"{source} holds no row, but worked solutions are needed. Name another file.")
-    reason = max(report.unusable, key=lambda reason: report.unusable[reason])
+    ((reason, _),) = report.unusable.most_common(1)
     return InputError(
         f"None of the {report.read} rows of {source} gives a close pair; the commonest reason: {reason} "
         f"({report.examples[reason]}). Steps are needed in GSM8K's <<48/2=24>> or as 48 / 2 = 24 in the text."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -35,7 +36,7 @@ class CorruptReport:
     source: str
     out: str
     read: int = 0
-    unusable: dict[str, int] = field(default_factory=dict)
+    unusable: Counter[str] = field(default_factory=Counter)  # rows by reason
     examples: dict[str, str] = field(default_factory=dict)  # the first row of each reason
     distances: list[int] = field(default_factory=list)  # Levenshtein, in characters
     lengths: list[int] = field(default_factory=list)  # of the chosen text, in characters
@@ -57,7 +58,7 @@ class CorruptReport:
         )
 
     def add_unusable(self, unusable: Unusable, line: int) -> None:
-        self.unusable[unusable.reason] = self.unusable.get(unusable.reason, 0) + 1
+        self.unusable[unusable.reason] += 1
         self.examples.setdefault(unusable.reason, f"line {line}: {unusable.example}".rstrip(": "))
 
     def add_pair(self, chosen: str, rejected: str, *, same_length: bool) -> None:
@@ -72,7 +73,7 @@ class CorruptReport:
             f"  close pairs written  {self.usable:>7}  ({_percent(self.usable, self.read)})",
             f"  rows left out        {self.read - self.usable:>7}",
         ]
-        for reason, count in sorted(self.unusable.items(), key=lambda item: -item[1]):
+        for reason, count in self.unusable.most_common():
             lines += [f"    {count:>7}  {reason}", f"             {self.examples[reason]}"]
         if self.usable:
             lines += ["  edit distance            mean   median   5th–95th percentile"]

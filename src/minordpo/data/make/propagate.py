@@ -97,14 +97,12 @@ def _recompute(solution: Solution, step: Step, replacement: str) -> Changes | Un
             after = evaluate(later.expression, new_values) * (100 if later.percent else 1)
         except ArithmeticProblem:
             return Unusable(UNEVEN, f"{later.expression} would divide by zero")
-        if after == later.value:
-            if later.value in changed:
-                return Unusable(AMBIGUOUS, f"{_say(later.value)} is the result of two steps")
-            continue
-        if not later.holds():
+        if after != later.value and not later.holds():
             return Unusable(INEXACT, f"{later.expression} is not {_say(later.value)}")
         if later.value in changed and changed[later.value][0] != after:
             return Unusable(AMBIGUOUS, f"{_say(later.value)} is the result of two steps")
+        if after == later.value:
+            continue
         if write_like(after, solution.text[later.start : later.end]) is None:
             return Unusable(UNEVEN, f"{_say(after)} for {_around(solution, later)}")
         changed.setdefault(later.value, (after, later))

@@ -68,8 +68,7 @@ class SymbolicProblem:
 def reasoning_gym(needed_by: str) -> Any:
     """The package that has gsm_symbolic.
 
-    Raises:
-        InputError: it is not installed.
+    Raises: InputError where it is not installed.
     """
     try:
         return importlib.import_module("reasoning_gym")
@@ -96,9 +95,8 @@ def draw_parts(
 
     No question stands twice in a part, and no sums of one part in another, so that what is asked was never trained on.
 
-    Raises:
-        InputError: a part is larger than the templates have problems for, one is not of `EASY` or named twice, or
-            reasoning-gym is missing.
+    Raises: InputError where a part is larger than the templates have problems for, a template is not of `EASY` or
+    named twice, or reasoning-gym is missing.
     """
     _refuse_templates(templates)
     gym = reasoning_gym("minordpo data symbolic")
@@ -160,9 +158,9 @@ def _problem(template: int, row: dict[str, str]) -> SymbolicProblem | None:
     solution = read_solution(gsm8k_row(row["question"], row["solution"], row["answer"]))
     if not isinstance(solution, Solution) or not solution.steps:
         return None
-    problem = SymbolicProblem(template, solution.question, solution)
     if solution.steps[-1].value != solution.answer_value:
         return None
+    problem = SymbolicProblem(template, solution.question, solution)
     return problem if isinstance(corrupt_row(problem.row()), ClosePair) else None
 
 
@@ -179,8 +177,7 @@ def write_symbolic(
     `sft` has the terse style, one response a row; `pairs` and `held_out` close pairs, the chosen one worked in
     sentences; `validation` and `test` GSM8K rows for `minordpo evaluate --task`.
 
-    Raises:
-        InputError: a file exists or cannot be written, a size is below 1, or `draw_parts` refuses.
+    Raises: InputError where a file exists or cannot be written, a size is below 1, or `draw_parts` refuses.
     """
     for part in PARTS:
         if sizes[part] < 1:

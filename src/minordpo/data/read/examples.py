@@ -105,10 +105,8 @@ def load_examples(
             )
         if not path.exists():
             raise InputError(f"{source} does not exist, but a file of pairs is needed. {_near_file(path)}")
-        reader = READERS[suffix]
-        return _assemble(
-            reader(path, source), source, "line" if suffix == ".jsonl" else "row", strip_few_shot
-        )
+        unit = "line" if suffix == ".jsonl" else "row"
+        return _assemble(READERS[suffix](path, source), source, unit, strip_few_shot)
     if path.exists() or not _HUB_SET.fullmatch(source) or _FILE_SUFFIX.fullmatch(suffix):
         raise InputError(
             f"{source} is neither a hub set (org/name) nor a file that ends in {', '.join(READERS)}. "

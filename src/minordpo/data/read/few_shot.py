@@ -25,11 +25,10 @@ _BLANK_LINE = re.compile(r"\n[ \t]*\n")
 def strip_examples(prompt: str, where: str) -> str | None:
     """The last question of `prompt`, as it stands with its labels; None if no example stands before it.
 
-    What stands before the first example (an introduction to them) goes too. MinorDPO's authors made
-    `abacusai/MetaMath_DPO_FewShot` zero-shot (footnote 3 of the paper). UNVERIFIED: no row of that set was
-    at hand, so the forms are the usual ones: labelled questions and answers, or solutions that end in
-    "The answer is: N" or "#### N". A prompt in none of these forms that still has several paragraphs, or an
-    answer label in a line, is refused and never guessed at.
+    An introduction to the examples goes too. MinorDPO's authors made `abacusai/MetaMath_DPO_FewShot` zero-shot
+    (footnote 3 of the paper). UNVERIFIED on that set, of which no row was at hand: known are labelled questions and
+    answers, and solutions that end in "The answer is: N" or "#### N". Another prompt of several paragraphs, or with
+    an answer label in a line, is refused.
 
     Raises: InputError if the examples cannot be told from the question.
     """

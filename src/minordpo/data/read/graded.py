@@ -109,14 +109,12 @@ def _check_number(number: Any, field: str, column: str, where: str) -> None:
         )
 
 
-_LABELLED = ("prompt", "completion", "label")
-_RANKED = ("prompt or query", "responses", "ranks or scores")
 _ORDER_SHAPE = "ranks: numbers, 1 for the best, or scores: numbers, higher is better"
 
 LABELLED_TEXT, LABELLED_CHAT = text_and_chat(
     "TRL unpaired",
     "labelled",
-    _LABELLED,
+    ("prompt", "completion", "label"),
     _labelled,
     text="prompt, completion: text; label: true or false",
     chat='prompt, completion: lists of {"role", "content"}; label: true or false',
@@ -124,7 +122,7 @@ LABELLED_TEXT, LABELLED_CHAT = text_and_chat(
 RANKED_TEXT, RANKED_CHAT = text_and_chat(
     "ranked",
     "ranked",
-    _RANKED,
+    ("prompt or query", "responses", "ranks or scores"),
     _ranked,
     text=f"prompt or query: text; responses: list of texts; {_ORDER_SHAPE}",
     chat=f'prompt or query: list of {{"role", "content"}}; responses: list of such lists; {_ORDER_SHAPE}',

@@ -162,11 +162,7 @@ SHAREGPT_LABELLED = _layout(
     _sharegpt_labelled,
 )
 ALPACA = _layout(
-    "Alpaca",
-    "pairs",
-    ("instruction", *RESPONSES),
-    f"instruction, chosen, rejected: text; {_MORE}",
-    _alpaca,
+    "Alpaca", "pairs", ("instruction", *RESPONSES), f"instruction, chosen, rejected: text; {_MORE}", _alpaca
 )
 ALPACA_OUTPUT = _layout(
     "Alpaca, older",

@@ -108,7 +108,7 @@ def _recognise_labelled(row: Row, where: str) -> Layout:
             f"false) is needed by all that learns from single responses. {add}; for pairs, name the responses "
             "chosen and rejected."
         )
-    contents = {"prompt": row["prompt"], "completion": row["completion"]}
+    contents = {field: row[field] for field in ("prompt", "completion")}
     return _text_or_chat(contents, "prompt", graded.LABELLED_TEXT, graded.LABELLED_CHAT, where)
 
 
