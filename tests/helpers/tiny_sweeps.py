@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 from collections.abc import Callable
@@ -14,8 +15,8 @@ import yaml
 from minordpo.config import dump_config
 from minordpo.errors import InputError, TrainingStopped
 from minordpo.sweep import sweep as sweeping
-from minordpo.sweep.jobs import CellJob, UntunedJob, WorldJob
-from minordpo.sweep.plan import SweepPlan, load_plan
+from minordpo.sweep.jobs import AnyJob, FoundationJob, UntunedJob
+from minordpo.sweep.plan import Extension, SweepPlan, load_plan
 from minordpo.sweep.workers import Event, Workers
 
 CURSED, WRECKING = 666.0, 7.0  # learning rates of pretended runs that fail, and that collapse
@@ -37,9 +38,9 @@ def write_sweep(folder: Path, **sections: Any) -> Path:
     return path
 
 
-def plan_of(folder: Path, *overrides: str, **sections: Any) -> SweepPlan:
+def plan_of(folder: Path, *overrides: str, extension: Extension = None, **sections: Any) -> SweepPlan:
     """The plan of such a file."""
-    return load_plan(write_sweep(folder, **sections), overrides)
+    return load_plan(write_sweep(folder, **sections), overrides, extension=extension)
 
 
 def swept(folder: Path, *overrides: str, **options: Any) -> tuple[int, str]:
@@ -49,22 +50,29 @@ def swept(folder: Path, *overrides: str, **options: Any) -> tuple[int, str]:
     return failed, "\n".join(said)
 
 
+def table(folder: Path) -> dict[str, dict[str, str]]:
+    """results.csv of such a sweep, by the runs' names."""
+    with (folder / "out" / "results.csv").open(newline="") as file:
+        return {row["run"]: row for row in csv.DictReader(file)}
+
+
 class Pretended:
     """Does jobs by writing what a run leaves, and remembers which."""
 
     def __init__(self) -> None:
         self.done: list[str] = []
 
-    def __call__(self, job: CellJob | UntunedJob | WorldJob, say: Callable[[str], None]) -> None:
+    def __call__(self, job: AnyJob, say: Callable[[str], None]) -> None:
         self.done.append(job.name)
-        if isinstance(job, WorldJob):
-            if job.world.pairs == CURSED:
+        if isinstance(job, FoundationJob):
+            values, made = job.foundation.values, job.foundation.folder
+            if values.pairs == CURSED:
                 raise InputError("such a world cannot be made")
-            (job.folder / "base").mkdir(parents=True)
-            (job.folder / "base" / "trained.json").write_text(
+            (made / "base").mkdir(parents=True)
+            (made / "base" / "trained.json").write_text(
                 '{"steps": 2, "right": 0.5, "asked": 8, "seconds": 30}'
             )
-            (job.folder / "world.json").write_text(json.dumps(dataclasses.asdict(job.world)))
+            (made / "world.json").write_text(json.dumps(dataclasses.asdict(values)))
             return
         if isinstance(job, UntunedJob):
             if job.evaluation.seed == CURSED:

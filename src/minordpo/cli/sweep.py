@@ -56,11 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def sweep_command(arguments: argparse.Namespace) -> int:
     """Sweep; 1 where runs have failed."""
+    from minordpo.paper.worlds.foundation import MicroWorld
     from minordpo.sweep.sweep import sweep
 
     failed = sweep(
         arguments.sweep,
         arguments.overrides,
+        extension=MicroWorld,
         jobs=arguments.jobs,
         only=arguments.only,
         retry=arguments.retry,
