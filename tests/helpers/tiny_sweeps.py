@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,12 @@ def swept(folder: Path, *overrides: str, **options: Any) -> tuple[int, str]:
 
 def table(folder: Path) -> dict[str, dict[str, str]]:
     """results.csv of such a sweep, by the runs' names."""
-    with (folder / "out" / "results.csv").open(newline="") as file:
-        return {row["run"]: row for row in csv.DictReader(file)}
+    return {row["run"]: row for row in _rows(folder / "out")}
+
+
+def _rows(output: Path) -> list[dict[str, str]]:
+    with (output / "results.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 class Pretended:
@@ -131,3 +136,32 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Pretended:
     monkeypatch.setattr(sweeping, "do_job", pretended)
     monkeypatch.setattr(sweeping, "Workers", InThisProcess)
     return pretended
+
+
+@dataclasses.dataclass(frozen=True)
+class Begun:
+    """A copy of a sweep's folder, which another version has written, as the working folder."""
+
+    pretended: Pretended
+    extension: Extension
+    before: list[dict[str, str]]  # rows of results.csv
+
+    def swept(self, *overrides: str, **options: Any) -> tuple[int, str]:
+        """How many failed, and what was said."""
+        said: list[str] = []
+        path = Path("sweep.yaml")
+        failed = sweeping.sweep(path, overrides, extension=self.extension, say=said.append, **options)
+        return failed, "\n".join(said)
+
+    def rows_are_as_before(self) -> bool:
+        """Whether results.csv has the same values in every column that it had."""
+        return [{key: row[key] for key in self.before[0]} for row in _rows(Path("out"))] == self.before
+
+
+def copy_begun(
+    source: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, extension: Extension = None
+) -> Begun:
+    """Copy the sweep and go there; runs are only pretended."""
+    shutil.copytree(source, folder)
+    monkeypatch.chdir(folder)
+    return Begun(pretend(monkeypatch), extension, _rows(Path("out")))

@@ -13,13 +13,15 @@ from typing import Any
 
 import pytest
 
-from helpers.places import ROOT
+from helpers.places import ROOT, TESTS
 from helpers.tiny_runs import RENAMED
 from helpers.tiny_sweeps import (
     CURSED,
     RUN,
+    Begun,
     InThisProcess,
     Pretended,
+    copy_begun,
     plan_of,
     pretend,
     swept,
@@ -356,3 +358,40 @@ def test_a_sweep_tells_of_the_world_that_its_runs_wait_for(real: dict[str, Any])
 def test_what_no_world_can_be_is_refused_in_words(tmp_path: Path, sections: dict[str, Any], said: str):
     with pytest.raises(InputError, match=said):
         plan_on_worlds(tmp_path, **sections)
+
+
+# ---- begun by another version ----
+@pytest.fixture
+def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Begun:
+    """Written by `minordpo sweep` of 0.1.0 with four questions of each kind; weights and figures are taken out."""
+    source = TESTS / "paper" / "folder_of_version_0_1"
+    return copy_begun(source, tmp_path / "copy", monkeypatch, MicroWorld)
+
+
+def test_a_sweep_on_a_world_begun_by_the_version_before_has_nothing_left_to_do(begun: Begun):
+    failed, said = begun.swept()
+    assert (failed, begun.pretended.done) == (0, [])
+    assert "micro worlds: 1, 1 of them made; runs on one share it" in said
+    assert "1 done; 0 begun; 0 to do" in said
+    assert begun.rows_are_as_before()
+
+
+def test_a_world_s_key_that_came_since_has_its_default_and_one_that_is_gone_is_named(begun: Begun):
+    file = Path("out/sweep.json")
+    known = json.loads(file.read_text())
+    world = known["runs"]["seed0"]["identity"]["world"]
+    del world["rejected"]
+    file.write_text(json.dumps(known))
+    assert begun.swept()[0] == 0
+    assert begun.pretended.done == []
+    with pytest.raises(InputError, match=r'seed0 was begun with world\.rejected "result", not "quarter"'):
+        begun.swept("world.rejected=quarter")
+    world["colour"] = "red"
+    file.write_text(json.dumps(known))
+    with pytest.raises(InputError, match=r"out/sweep\.json, seed0: world\.colour is not a key of minordpo"):
+        begun.swept()
+
+
+def test_without_the_extension_the_section_is_none_of_a_sweep(begun: Begun):
+    with pytest.raises(InputError, match=r"sweep\.yaml: world is not a section of a sweep"):
+        dataclasses.replace(begun, extension=None).swept()

@@ -364,6 +364,18 @@ def test_another_world_in_the_folder_is_refused_by_the_difference(tmp_path: Path
         make_world(tmp_path / "world", World(base_accuracy=None, seed=1, pairs=2, base_steps=1))
 
 
+def test_a_world_made_by_another_version_is_known_but_for_a_key_that_is_gone(tmp_path: Path, small: None):
+    wanted = World(base_accuracy=None, pairs=2, base_steps=1)
+    file = make_world(tmp_path / "world", wanted) / "world.json"
+    stored = json.loads(file.read_text())
+    del stored["distance"]
+    file.write_text(json.dumps(stored))
+    assert make_world(tmp_path / "world", wanted) == tmp_path / "world"
+    file.write_text(json.dumps(stored | {"colour": "red"}))
+    with pytest.raises(InputError, match=r"world\.json: world\.colour is not a key of minordpo"):
+        make_world(tmp_path / "world", wanted)
+
+
 def test_a_folder_with_something_else_is_refused(tmp_path: Path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="holds no world"):

@@ -110,12 +110,15 @@ def content_of(path: str) -> str | None:
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """The first key in which two identities differ, in words."""
     old, new = dict(dotted(before)), dict(dotted(now))
-    differing = [key for key in {*old, *new} if (key in old, old.get(key)) != (key in new, new.get(key))]
-    # A key that is null in one and not there in the other is told only where nothing else differs.
-    key = min(differing, key=lambda key: (old.get(key) == new.get(key), key))
+    values = {key: (old.get(key), new.get(key)) for key in sorted({*old, *new})}
+    differing = [
+        key for key, (was, wanted) in values.items() if was != wanted or (key in old) != (key in new)
+    ]
+    # A key that is null in one and not there in the other, or an empty section, is told where nothing else differs.
+    key = min(differing, key=lambda key: values[key] == (None, None) or {} in values[key])
     part, _, name = key.partition(".")
     if part == "files":
         return f"other content of {name}"
-    nothing = "left out" if old.get(key) == new.get(key) else "null"
+    nothing = "left out" if values[key] == (None, None) else "null"
     was, wanted = (json.dumps(flat[key]) if key in flat else nothing for flat in (old, new))
     return f"{name if part == 'config' else key} {was}, not {wanted}"

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from minordpo.config.build import build
 from minordpo.errors import InputError
 from minordpo.paper.worlds.base import MIXTURE, Distance, train_base
 from minordpo.paper.worlds.pairs import Rejected, rejected
@@ -142,12 +143,12 @@ def _refuse(folder: Path, world: World) -> None:
         ):
             raise InputError(f"{folder} exists and holds no world. Name another folder")
         return
-    found = json.loads(file.read_text(encoding="utf-8"))
-    asked = json.loads(json.dumps(dataclasses.asdict(world)))
-    other = next((name for name in asked if found.get(name) != asked[name]), None)
+    found = build(World, json.loads(file.read_text(encoding="utf-8")), "world.", lambda _: str(file))
+    before, asked = (json.loads(json.dumps(dataclasses.asdict(each))) for each in (found, world))
+    other = next((name for name in asked if before[name] != asked[name]), None)
     if other is not None:
         raise InputError(
-            f"{folder} holds a world of {other} {found.get(other)}, not {asked[other]}. Name another folder"
+            f"{folder} holds a world of {other} {before[other]}, not {asked[other]}. Name another folder"
         )
 
 
