@@ -19,6 +19,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Literal
 
+from minordpo.errors import InputError, TrainingStopped
+
 PATIENCE = 20.0  # seconds that a worker has to end in
 Kind = Literal["doing", "done", "failed"]
 Doing = Callable[[Any, Callable[[str], None]], None]  # a job, and what to tell what is being done
