@@ -21,7 +21,7 @@ from minordpo.sweep import cost, launch
 from minordpo.sweep import sweep as sweeping
 from minordpo.sweep import workers as sweep_workers
 from minordpo.sweep.jobs import RunJob, do_job
-from minordpo.sweep.launch import Launch, describe_launch, refuse_too_few_gpus, runs_at_a_time, why
+from minordpo.sweep.launch import describe_launch, refuse_too_few_gpus, runs_at_a_time, why
 from minordpo.sweep.plan import RunPlan, SweepPlan
 from minordpo.sweep.sweep import sweep
 from minordpo.sweep.workers import Workers, environments
@@ -42,7 +42,7 @@ def in_place_of_torchrun(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
 def job_of(folder: Path) -> RunJob:
     """A run of the tiny sweep, to be trained by two processes."""
     (run,) = plan_of(folder, grid={"seed": [0]}, launch=TWO).runs
-    return RunJob(run.name, None, run.config, launch=Launch(run.processes, folder / "logs"))
+    return RunJob(run.name, None, run.config, processes=run.processes, logs=folder / "logs")
 
 
 # ---- what may be asked for ----
@@ -191,7 +191,7 @@ def test_a_launch_that_fails_says_why_from_this_starts_part_of_the_log(
 def _starts(script: str, job: RunJob) -> None:
     """A sweep of that one job, until it is killed."""
     launch._TORCHRUN = ("-c", script)
-    with Workers(do_job, 1, job.launch.logs, method="fork") as workers:
+    with Workers(do_job, 1, job.logs, method="fork") as workers:
         workers.give(job)
         while True:
             workers.events(60.0)
@@ -199,7 +199,7 @@ def _starts(script: str, job: RunJob) -> None:
 
 def started(job: RunJob) -> Callable[[], int]:
     def read() -> int:
-        file = job.launch.logs / "seed0.yaml.pid"
+        file = job.logs / "seed0.yaml.pid"
         return int(file.read_text() or 0) if file.exists() else 0
 
     return read
@@ -279,5 +279,5 @@ def test_what_an_earlier_start_has_finished_meanwhile_is_not_trained_again(
     job = job_of(tmp_path)
     in_place_of_torchrun(monkeypatch, FAILING)
     monkeypatch.setattr(launch, "finished", lambda folder: True)
-    launch.train_by_processes(job.config, job.launch, print)
+    launch.train_by_processes(job.config, job.processes, job.logs, print)
     assert not (tmp_path / "logs" / "seed0.txt").exists()

@@ -25,7 +25,7 @@ from minordpo.run_folder import names
 from minordpo.run_folder.files import write_jsonl, written_whole
 from minordpo.run_folder.ownership import finished
 from minordpo.sweep.foundation import Foundation
-from minordpo.sweep.launch import Launch, train_by_processes
+from minordpo.sweep.launch import train_by_processes
 from minordpo.train.run import RunData, load_data, load_run_tokenizer, run
 
 _KEPT = 2  # tokenised sets that a worker holds at a time
@@ -73,20 +73,21 @@ class RunJob(Job):
 
     config: RunConfig
     evaluation: EvaluationConfig | None = None
-    launch: Launch | None = None  # None: it is trained in the worker itself
+    processes: int = 1  # one is the worker itself; several are launched,
+    logs: Path = Path("logs")  # which leave here what they say
 
     def do(self, say: Say) -> None:
         """What is there already is not done again."""
         folder = Path(self.config.output)
         (folder / names.FAILED).unlink(missing_ok=True)
-        with _counted(folder, memory=self.launch is None):
+        with _counted(folder, memory=self.processes == 1):
             if not finished(folder):
                 say("training")
-                if self.launch is None:
+                if self.processes == 1:
                     run(self.config, resume=True, quiet=True, data=_tokenised(self.config))
                 else:
                     _give_back_memory()  # of the untuned model, say: the first process trains on the same GPU
-                    train_by_processes(self.config, self.launch, say)
+                    train_by_processes(self.config, self.processes, self.logs, say)
             if self.evaluation is not None:
                 self._ask(folder, self.evaluation, say)
         _give_back_memory()

@@ -48,14 +48,6 @@ def launched_processes(launch: Any, origin: Origin) -> int:
     return 1 if launch is None else build(LaunchConfig, launch, "launch.", origin).processes
 
 
-@dataclass(frozen=True)
-class Launch:
-    """What a job needs to know of it."""
-
-    processes: int
-    logs: Path
-
-
 # ---- what this machine can do ----
 def refuse_too_few_gpus(processes: int, gpus: int) -> None:
     """Nothing where each process can have a GPU, and where there is none at all: a CPU trains by gloo.
@@ -98,7 +90,7 @@ def _visible(gpus: int) -> str:
 
 
 # ---- a run ----
-def train_by_processes(config: RunConfig, launch: Launch, say: Callable[[str], None]) -> None:
+def train_by_processes(config: RunConfig, processes: int, logs: Path, say: Callable[[str], None]) -> None:
     """Train in several processes, or go on with what an earlier start left; returns when the run is finished.
 
     Processes that outlived the sweep which started them are waited for, since two would train one run.
@@ -107,7 +99,7 @@ def train_by_processes(config: RunConfig, launch: Launch, say: Callable[[str], N
         TrainingStopped: they ended otherwise; why, as far as their log tells.
     """
     name = Path(config.output).name
-    file, log = launch.logs / f"{name}.yaml", launch.logs / f"{name}.txt"
+    file, log = logs / f"{name}.yaml", logs / f"{name}.txt"
     on_gpus = torch.cuda.is_available() and not config.training.arguments.get("use_cpu")
     with _alone(file, say) as handle:
         if finished(Path(config.output)):
@@ -117,13 +109,13 @@ def train_by_processes(config: RunConfig, launch: Launch, say: Callable[[str], N
         with log.open("ab") as out:
             begun = out.tell()
             status = _ended(
-                [*_TORCHRUN, str(launch.processes), "-m", "minordpo", "train", str(file), "--resume"],
+                [*_TORCHRUN, str(processes), "-m", "minordpo", "train", str(file), "--resume"],
                 out.fileno(),
                 held=handle,
                 environment={} if on_gpus else {"ACCELERATE_USE_CPU": "true"},
             )
     if status != 0:
-        raise TrainingStopped(why(status, _since(log, begun), launch.processes))
+        raise TrainingStopped(why(status, _since(log, begun), processes))
 
 
 @contextlib.contextmanager
@@ -173,9 +165,8 @@ def _since(log: Path, begun: int) -> str:
 def why(status: int, said: str, processes: int) -> str:
     """In a line: how the first process that failed ended, and the last error that was written before torchrun's own."""
     failed = _FAILED.search(said)
-    if failed is None:
-        ended = f"torchrun: {how_it_ended(status)}"
-    else:
+    ended = f"torchrun: {how_it_ended(status)}"
+    if failed is not None:
         ended = f"process {int(failed[2]) + 1} of {processes}: {how_it_ended(int(failed[1]))}"
     lines = said[: failed.start() if failed else None].splitlines()
     error = next((line for line in reversed(lines) if _ERROR.match(line)), None)

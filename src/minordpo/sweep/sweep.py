@@ -31,7 +31,7 @@ from minordpo.sweep.cost import estimate, seconds_before, unmade
 from minordpo.sweep.folder import SweepFolder
 from minordpo.sweep.foundation import Foundation
 from minordpo.sweep.jobs import AnyJob, FoundationJob, RunJob, UntunedJob, do_job
-from minordpo.sweep.launch import Launch, describe_launch, refuse_too_few_gpus, runs_at_a_time
+from minordpo.sweep.launch import describe_launch, refuse_too_few_gpus, runs_at_a_time
 from minordpo.sweep.plan import RunPlan, SweepPlan, load_plan
 from minordpo.sweep.results import results_table
 from minordpo.sweep.workers import Event, Workers, one_gpu, visible_gpus
@@ -228,8 +228,8 @@ class _Loop:
             if run.foundation in waiting:
                 waiting.remove(run.foundation)
                 jobs.append(FoundationJob(run.foundation.folder.name, run.foundation))
-            launch = Launch(run.processes, self.plan.output / names.SWEEP_LOGS) if run.processes > 1 else None
-            jobs.append(RunJob(run.name, run.foundation, run.config, self.plan.evaluation(run), launch))
+            asked, logs = self.plan.evaluation(run), self.plan.output / names.SWEEP_LOGS
+            jobs.append(RunJob(run.name, run.foundation, run.config, asked, run.processes, logs))
         return jobs
 
     def _next(self) -> AnyJob | None:
