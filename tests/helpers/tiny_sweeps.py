@@ -16,8 +16,9 @@ import yaml
 from minordpo.config import dump_config
 from minordpo.errors import InputError, TrainingStopped
 from minordpo.sweep import sweep as sweeping
+from minordpo.sweep.foundation import Extension
 from minordpo.sweep.jobs import AnyJob, FoundationJob, UntunedJob
-from minordpo.sweep.plan import Extension, SweepPlan, load_plan
+from minordpo.sweep.plan import SweepPlan, load_plan
 from minordpo.sweep.workers import Event, Workers
 
 CURSED, WRECKING = 666.0, 7.0  # learning rates of pretended runs that fail, and that collapse

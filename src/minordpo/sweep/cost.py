@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from minordpo.config import RunConfig
 from minordpo.data.packing import tree_size
@@ -108,9 +109,9 @@ def _before_them(missing: Sequence[Foundation], took: Sequence[float], jobs: int
 def _kind(run: RunPlan) -> str:
     """What runs have in common whose rows cost the same: foundations of different seeds do."""
     config, foundation, arguments = run.config, run.foundation, run.config.training.arguments
-    stands_on = (
-        (config.model, config.data) if foundation is None else dataclasses.replace(foundation.values, seed=0)
-    )
+    stands_on: Any = (config.model, config.data)
+    if foundation is not None:
+        stands_on = dataclasses.replace(foundation.values, seed=0)
     precision = (config.model.dtype, arguments.get("bf16"), arguments.get("gradient_checkpointing"))
     return repr((stands_on, config.lora, precision, config.training.token_budget))
 
@@ -149,24 +150,21 @@ def _alone(config: RunConfig) -> RunConfig:
 
 
 def _by_one(processes: int) -> str:
-    if processes == 1:
-        return ""
-    return (
+    said = (
         f" by one process with whole weights. Each run has {processes} processes: at best it takes 1/{processes} of "
         "that, and what they lose by waiting for each other and for the network is not measured"
     )
+    return said if processes > 1 else ""
 
 
 def _pairs(config: RunConfig, epoch: int, processes: int) -> float:
     """How many pairs the run trains on, over all its steps; `epoch` is how many there are."""
-    arguments = config.training.arguments
-    a_step = arguments.get("per_device_train_batch_size", 8) * arguments.get("gradient_accumulation_steps", 1)
-    steps = arguments.get("max_steps", -1)
-    return float(
-        steps * min(a_step * processes, epoch)
-        if steps > 0
-        else arguments.get("num_train_epochs", 3.0) * epoch
+    given = config.training.arguments
+    steps, epochs = given.get("max_steps", -1), given.get("num_train_epochs", 3.0)
+    a_step = (
+        given.get("per_device_train_batch_size", 8) * given.get("gradient_accumulation_steps", 1) * processes
     )
+    return float(steps * min(a_step, epoch) if steps > 0 else epochs * epoch)
 
 
 def _duration(seconds: float) -> str:

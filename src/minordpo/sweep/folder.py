@@ -20,9 +20,10 @@ from minordpo.evaluate.folder import EvaluationFolder, model_identity
 from minordpo.run_folder import names
 from minordpo.run_folder.files import written_whole
 from minordpo.run_folder.ownership import finished, refuse_unwritable
+from minordpo.sweep.foundation import Extension
 from minordpo.sweep.identity import content_of, difference, digest_of, identity_of, normalised
 from minordpo.sweep.names import in_order
-from minordpo.sweep.plan import Extension, RunPlan, SweepPlan
+from minordpo.sweep.plan import RunPlan, SweepPlan
 from minordpo.sweep.results import COLUMNS, EVALUATION, FAILED, RETENTION, run_row, write_results
 from minordpo.train.metrics import MetricsFile
 from minordpo.version import __version__
@@ -86,10 +87,10 @@ class SweepFolder:
             return None
         try:
             known = json.loads(self._file.read_text(encoding="utf-8"))
-            base, evaluate = {"run": dict(known["base"]["run"])}, known["evaluate"]
-            for run in known["runs"].values():
-                dict(run["identity"]["config"], **run["settings"])
-            return {"questions": None, **known, "base": known["base"] | base, "evaluate": evaluate}
+            parts = [known["base"]["run"], *(run["identity"]["config"] for run in known["runs"].values())]
+            if not all(isinstance(part, dict) for part in parts):
+                raise TypeError("a config is no mapping")
+            return {"questions": None, "minordpo": None} | known | {"evaluate": known["evaluate"]}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"{self._file} cannot be read ({type(error).__name__}: {error}). Put it back from a copy, or name "
@@ -104,9 +105,8 @@ class SweepFolder:
         """
         found = {}
         for name, run in known["runs"].items():
-            said = f"{self._file}, {name}"
             try:
-                found[name] = normalised(run["identity"], extension, lambda _, said=said: said)  # type: ignore[misc]
+                found[name] = self._normalised(run["identity"], extension, f", {name}")
             except InputError as error:
                 if _has_begun(self.path / name):
                     raise InputError(
@@ -115,12 +115,12 @@ class SweepFolder:
                     ) from error
         return found
 
+    def _normalised(self, stored: Mapping[str, Any], extension: Extension, whose: str = "") -> dict[str, Any]:
+        return normalised(stored, extension, lambda _: f"{self._file}{whose}")
+
     def _is_another(self, base: Mapping[str, Any], plan: SweepPlan) -> bool:
         """Whether a sweep of that base is another than the plan's."""
-        before, now = (
-            normalised(each, plan.extension, lambda _: str(self._file)) for each in (base, plan.base)
-        )
-        return before != now
+        return self._normalised(base, plan.extension) != self._normalised(plan.base, plan.extension)
 
     def _refuse_other_questions(self, known: Mapping[str, Any], plan: SweepPlan) -> None:
         if known["evaluate"] is None or plan.evaluate is None:
@@ -145,7 +145,7 @@ class SweepFolder:
                 "evaluate the runs by `minordpo evaluate`"
             )
         # The untuned model is asked before the runs are, so a sweep that was stopped early has its answers alone.
-        if any(asked[0].exists() for run in plan.runs if (asked := plan.untuned(run))):
+        if any(folder.exists() for folder in plan.untuned_models()):
             raise InputError(
                 f"{self.path}: the untuned model was evaluated with {what}, and the runs are to be compared with it. "
                 f"Put it back, or remove {self.path / names.UNTUNED}, so that it is asked again"
@@ -153,8 +153,7 @@ class SweepFolder:
 
     def _refuse_other_untuned(self, plan: SweepPlan) -> None:
         """Raise InputError if an untuned model has answered with other weights than it has now."""
-        models = {asked[0]: run.config.model.path for run in plan.runs if (asked := plan.untuned(run))}
-        for folder, model in models.items():
+        for folder, model in plan.untuned_models().items():
             path = Path(model_folder(model))
             if not path.is_dir():  # a hub id, or a foundation that is to be made
                 continue

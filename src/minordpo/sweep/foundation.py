@@ -80,3 +80,6 @@ class Foundation(ABC):
     @abstractmethod
     def retained(self, run: Path) -> list[dict[str, Any]]:
         """Answers of the run's model to tasks that tuning should not unlearn, each with `right`."""
+
+
+Extension = type[Foundation] | None  # what is given to a sweep

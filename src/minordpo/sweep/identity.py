@@ -18,7 +18,8 @@ import xxhash
 from minordpo.config import RunConfig
 from minordpo.config.build import Origin, as_mapping, build
 from minordpo.engine.models import model_folder
-from minordpo.sweep.plan import Extension, RunPlan, dotted
+from minordpo.sweep.foundation import Extension
+from minordpo.sweep.plan import RunPlan, dotted
 
 _NEEDED = (("model", "path"), ("data", "train"), ("objective", "name"))  # keys without a default
 _SMALL = 1 << 20  # bytes; of larger files of a model, its weights, the size stands for the content

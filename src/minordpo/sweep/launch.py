@@ -50,11 +50,7 @@ def launched_processes(launch: Any, origin: Origin) -> int:
 
 # ---- what this machine can do ----
 def refuse_too_few_gpus(processes: int, gpus: int) -> None:
-    """Nothing where each process can have a GPU, and where there is none at all: a CPU trains by gloo.
-
-    Raises:
-        InputError: there are some, but fewer.
-    """
+    """Raise InputError if there are GPUs, but fewer than processes; without any, a CPU trains by gloo."""
     if 0 < gpus < processes:
         raise InputError(
             f"launch.processes is {processes}, and each needs a GPU, but {_visible(gpus)}. Show more, or lower it and "
@@ -80,8 +76,7 @@ def runs_at_a_time(jobs: int | None, processes: int, gpus: int) -> int:
 def describe_launch(processes: int, gpus: int) -> str:
     """The plan's line on it."""
     where = "one a GPU" if gpus else "on the CPU, since no GPU is visible"
-    if 0 < gpus < processes:
-        where = f"one a GPU, but {_visible(gpus)}: this machine cannot run it"
+    where += f", but {_visible(gpus)}: this machine cannot run it" if 0 < gpus < processes else ""
     return f"each run is trained by {processes} processes, {where}"
 
 
@@ -115,7 +110,10 @@ def train_by_processes(config: RunConfig, processes: int, logs: Path, say: Calla
                 environment={} if on_gpus else {"ACCELERATE_USE_CPU": "true"},
             )
     if status != 0:
-        raise TrainingStopped(why(status, _since(log, begun), processes))
+        with log.open("rb") as opened:
+            opened.seek(max(begun, log.stat().st_size - _READ))
+            said = opened.read().decode("utf-8", errors="replace")
+        raise TrainingStopped(why(status, said, processes))
 
 
 @contextlib.contextmanager
@@ -156,12 +154,6 @@ def _ended(arguments: list[str], out: int, *, held: int, environment: dict[str, 
 
 
 # ---- why it failed ----
-def _since(log: Path, begun: int) -> str:
-    with log.open("rb") as opened:
-        opened.seek(max(begun, log.stat().st_size - _READ))
-        return opened.read().decode("utf-8", errors="replace")
-
-
 def why(status: int, said: str, processes: int) -> str:
     """In a line: how the first process that failed ended, and the last error that was written before torchrun's own."""
     failed = _FAILED.search(said)

@@ -18,7 +18,7 @@ from minordpo.config import RunConfig
 from minordpo.config.build import Origin, library_class
 from minordpo.errors import InputError
 from minordpo.objectives.resolve import RANGES
-from minordpo.sweep.foundation import Foundation
+from minordpo.sweep.foundation import Extension
 
 LONGEST_VALUE, LONGEST_NAME = 40, 120  # beyond them a digest stands for the end
 _SHORT = {
@@ -82,11 +82,10 @@ def _shortened(name: str, longest: int, *, of: str | None = None) -> str:
 
 
 # ---- keys ----
-def refuse_unknown_key(key: str, where: str, origin: Origin, extension: type[Foundation] | None) -> None:
-    """Raise InputError if the key is no key within a section, which is checked with the run configs, and not `seed`.
+def refuse_unknown_key(key: str, where: str, origin: Origin, extension: Extension) -> None:
+    """Raise InputError if the key is neither `seed` nor within a section; what it may mean is named.
 
-    Raises:
-        InputError: a bare name, often of a key without its section, which is then named; or `output`.
+    Whether a section has such a key is checked with the run configs.
     """
     sections = {*RunConfig.__dataclass_fields__, *([] if extension is None else [extension.section])}
     if key == "seed" or ("." in key and key.partition(".")[0] in sections):
@@ -105,7 +104,7 @@ def refuse_unknown_key(key: str, where: str, origin: Origin, extension: type[Fou
     raise InputError(f"{origin(where)}: {where} has {said}")
 
 
-def _full_names(extension: type[Foundation] | None) -> dict[str, str]:
+def _full_names(extension: Extension) -> dict[str, str]:
     """Last part → dotted key, of all that a run config and the extension's section have."""
     hints = typing.get_type_hints(RunConfig)
     free = ("objective", "training")  # their keys are those of the objectives and of a library

@@ -25,13 +25,12 @@ from minordpo.evaluate.evaluation import EvaluationConfig
 from minordpo.evaluate.tasks import load_task
 from minordpo.objectives.resolve import RANGES
 from minordpo.run_folder import names
-from minordpo.sweep.foundation import Foundation
+from minordpo.sweep.foundation import Extension, Foundation
 from minordpo.sweep.launch import launched_processes
 from minordpo.sweep.names import in_order, model_name, refuse_unknown_key, run_name
 from minordpo.train.run import validate
 
 SEEDED = ("training.seed", "training.data_seed")  # what `seed` stands for, and a foundation's seed
-Extension = type[Foundation] | None
 
 
 @dataclass(frozen=True)
@@ -76,6 +75,10 @@ class SweepPlan:
         if values.get("samples") and values.get("reference") is None:
             values["reference"] = run.config.model.reference or run.config.model.path
         return EvaluationConfig(**values)
+
+    def untuned_models(self) -> dict[Path, str]:
+        """The models that runs start from and that can be asked, by the folders of their evaluations."""
+        return {asked[0]: run.config.model.path for run in self.runs if (asked := self.untuned(run))}
 
     def untuned(self, run: RunPlan) -> tuple[Path, EvaluationConfig] | None:
         """Where the model that the run starts from is asked the same, and what; None where it cannot be.
@@ -225,9 +228,8 @@ def _multiplied(
                 f"{origin(f'{where}.{key}')}: {where}.{key} is an empty list, so there would be no run. Give at least "
                 "one value, or leave the key out."
             )
-    seeded = (*SEEDED, *([] if extension is None else [f"{extension.section}.seed"]))
-    other = next((key for key in seeded if key in lists), None)
-    if "seed" in lists and other is not None:
+    seeded = SEEDED if extension is None else (*SEEDED, f"{extension.section}.seed")
+    if "seed" in lists and (other := next((key for key in seeded if key in lists), None)):
         raise InputError(
             f"{origin(where)}: {where} has seed and {other}, but seed stands for {other} too. Leave one out."
         )
@@ -279,11 +281,7 @@ def _applicable(
 
 
 def _hyperparameters(name: str) -> set[str]:
-    """Those of an objective or a weighted sum.
-
-    Raises:
-        InputError: there is no such objective.
-    """
+    """Those of an objective or a weighted sum; raise InputError if there is no such objective."""
     terms = [part.split("*")[-1].strip() for part in name.split("+")]
     if any(term not in objectives.OBJECTIVES for term in terms):
         objectives.resolve(name, {})  # which names the nearest

@@ -18,7 +18,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from minordpo.run_folder import names
 from minordpo.run_folder.ownership import only_here
 from minordpo.sweep.cost import estimate, seconds_before, unmade
 from minordpo.sweep.folder import SweepFolder
-from minordpo.sweep.foundation import Foundation
+from minordpo.sweep.foundation import Extension
 from minordpo.sweep.jobs import AnyJob, FoundationJob, RunJob, UntunedJob, do_job
 from minordpo.sweep.launch import describe_launch, refuse_too_few_gpus, runs_at_a_time
 from minordpo.sweep.plan import RunPlan, SweepPlan, load_plan
@@ -44,7 +44,7 @@ def sweep(
     path: Path,
     overrides: Sequence[str] = (),
     *,
-    extension: type[Foundation] | None = None,
+    extension: Extension = None,
     jobs: int | None = None,
     only: str | None = None,
     retry: bool = False,
@@ -153,11 +153,10 @@ def describe(plan: SweepPlan, folder: SweepFolder, todo: Sequence[RunPlan], *, r
         lines.append(f"  {kind}s: {len(foundations)}, {made} of them made; runs on one share it")
     references = {_reference(run) for run in plan.runs if run.config.metrics.reference}
     lines.append(f"  reference passes: {len(references)}, each shared by its runs")
-    untuned = [plan.untuned(run) for run in plan.runs]
-    if folders := {asked[0] for asked in untuned if asked is not None}:
-        done = sum((path / names.RESULTS).exists() for path in folders)
-        lines.append(f"  untuned models: {len(folders)} to be asked the same, {done} of them done")
-    if plan.evaluate is not None and None in untuned:
+    if untuned := plan.untuned_models():
+        done = sum((path / names.RESULTS).exists() for path in untuned)
+        lines.append(f"  untuned models: {len(untuned)} to be asked the same, {done} of them done")
+    if plan.evaluate is not None and None in map(plan.untuned, plan.runs):
         lines.append(
             "  untuned models with gguf_file, revision or trust_remote_code are not asked: nothing is told against them"
         )
@@ -175,28 +174,27 @@ def _reference(run: RunPlan) -> str:
     return repr((config.model, config.data, config.training.arguments.get("bf16", False)))
 
 
+@dataclass
 class _Loop:
     """Gives jobs to workers as they become free, and keeps what they tell."""
 
-    def __init__(
-        self,
-        plan: SweepPlan,
-        folder: SweepFolder,
-        workers: Workers,
-        todo: list[RunPlan],
-        untuned: list[UntunedJob],
-        say: Say,
-    ) -> None:
-        self.plan, self.folder, self.workers, self.say = plan, folder, workers, say
-        self.runs = {run.name: run for run in todo}
-        self.unmade = unmade(todo)
-        self.queue = self._jobs(untuned)
+    plan: SweepPlan
+    folder: SweepFolder
+    workers: Workers
+    todo: list[RunPlan]
+    untuned: list[UntunedJob]
+    say: Say
+
+    def __post_init__(self) -> None:
+        self.runs = {run.name: run for run in self.todo}
+        self.unmade = unmade(self.todo)
+        self.queue = self._jobs()
         self.doing: dict[str, str] = {}
         self.given: dict[str, float] = {}  # when each job was
         self.took: dict[type, list[float]] = defaultdict(
             list
         )  # seconds of each kind of job, since this start
-        self.before = dict(zip((RunJob, FoundationJob), seconds_before(plan, folder), strict=True))
+        self.before = dict(zip((RunJob, FoundationJob), seconds_before(self.plan, self.folder), strict=True))
         self.ended = 0
         self.unasked: list[str] = []
 
@@ -220,9 +218,9 @@ class _Loop:
                     self.bar.set_postfix_str(self._doing())
         return self.unasked
 
-    def _jobs(self, untuned: Sequence[UntunedJob]) -> list[AnyJob]:
+    def _jobs(self) -> list[AnyJob]:
         """The untuned models, then the runs in their order, a foundation not made yet before the first of its runs."""
-        jobs: list[AnyJob] = [*untuned]
+        jobs: list[AnyJob] = [*self.untuned]
         waiting = [*self.unmade]
         for run in self.runs.values():
             if run.foundation in waiting:

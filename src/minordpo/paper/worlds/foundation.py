@@ -18,9 +18,8 @@ from minordpo.generate.generation import generate_answers
 from minordpo.generate.prompts import question_prompts
 from minordpo.paper.worlds.world import (
     World,
-    base_seconds,
+    base_facts,
     describe_base,
-    is_made,
     make_world,
     refuse_impossible,
 )
@@ -74,7 +73,7 @@ class MicroWorld(Foundation):
     @property
     def made(self) -> bool:
         """Whether the world is there whole."""
-        return is_made(self.folder)
+        return (self.folder / "world.json").exists()
 
     def make(self) -> None:
         """Make the world, or go on with what an earlier start left of it."""
@@ -85,8 +84,9 @@ class MicroWorld(Foundation):
         return describe_base(self.folder)
 
     def seconds(self) -> float | None:
-        """What training its base took; None where that is not known."""
-        return base_seconds(self.folder)
+        """What training its base took; None where that was not written down."""
+        seconds = base_facts(self.folder).get("seconds")
+        return None if seconds is None else float(seconds)
 
     def sketched(self, config: RunConfig, aside: Path) -> tuple[RunConfig, float]:
         """The config on a world whose base has hardly been trained, and what the whole world would take to make."""

@@ -56,27 +56,17 @@ def make_world(folder: Path, world: World, *, quiet: bool = False) -> Path:
     return folder
 
 
-def is_made(folder: Path) -> bool:
-    """Whether a world stands there whole."""
-    return (folder / "world.json").exists()
-
-
-def base_seconds(folder: Path) -> float | None:
-    """Of a world that is made, how long its base took; None where that was not written down."""
-    seconds = _facts(folder).get("seconds")
-    return None if seconds is None else float(seconds)
+def base_facts(folder: Path) -> dict[str, Any]:
+    """Of a world that is made, how its base came about (`BaseFacts`), and in how many seconds."""
+    return dict(json.loads((folder / "base" / FACTS).read_text(encoding="utf-8")))
 
 
 def describe_base(folder: Path) -> str:
     """Of a world that is made, how its base came out, in words."""
-    facts = _facts(folder)
+    facts = base_facts(folder)
     share = facts["right"]
     right = "" if share is None else f" and is right in {share:.0%} of {facts['asked']} questions"
     return f"its base took {facts['steps']} steps{right}"
-
-
-def _facts(folder: Path) -> dict[str, Any]:
-    return dict(json.loads((folder / "base" / FACTS).read_text(encoding="utf-8")))
 
 
 def _write_json(file: Path, values: dict[str, Any]) -> None:
