@@ -98,10 +98,9 @@ class SweepFolder:
             ) from error
 
     def _identities(self, known: Mapping[str, Any], extension: Extension) -> dict[str, dict[str, Any]]:
-        """The stored identities as this version has them; without those that cannot be read of runs not begun.
+        """The stored identities as this version has them.
 
-        Raises:
-            InputError: the config of a run that has begun has a key that this version lacks.
+        Raise InputError if a run that has begun has a key that this version lacks; runs that have not are left out.
         """
         found = {}
         for name, run in known["runs"].items():
@@ -169,11 +168,7 @@ class SweepFolder:
         return identity_of(run, self._content_of)
 
     def begin(self, plan: SweepPlan) -> None:
-        """Write the plan down; runs that are no longer in the grid stay known where they have begun.
-
-        Raises:
-            InputError: nothing can be written there.
-        """
+        """Write the plan down; runs that are no longer in the grid stay known where they have begun."""
         known = self._known() or {"runs": {}, "evaluate": None, "questions": None}
         stored = self._identities(known, plan.extension)
         runs = {name: run for name, run in known["runs"].items() if (self.path / name).exists()}
@@ -196,8 +191,7 @@ class SweepFolder:
     def state(self, run: RunPlan, plan: SweepPlan) -> State:
         """A run is done with its model written and, where questions are asked, its answers there.
 
-        Raises:
-            InputError: the run has trained, and its config.yaml is lost.
+        Raise InputError if the run has trained, and its config.yaml is lost.
         """
         if (run.folder / FAILED).exists():
             return "failed"

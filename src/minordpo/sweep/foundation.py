@@ -35,19 +35,11 @@ class Foundation(ABC):
     @classmethod
     @abstractmethod
     def described(cls, section: Mapping[str, Any], output: Path, origin: Origin) -> Foundation:
-        """The foundation of those keys, with its folder in the sweep's output.
-
-        Raises:
-            InputError: a key that there is not, a value of the wrong type, or a foundation that cannot be made.
-        """
+        """The foundation of those keys, with its folder in the sweep's output; raise InputError if there is none."""
 
     @abstractmethod
     def config(self, sections: dict[str, Any], origin: Origin) -> RunConfig:
-        """The run config of those sections on the foundation.
-
-        Raises:
-            InputError: a key that there is not, or a value of the wrong type.
-        """
+        """The run config of those sections on the foundation; raise InputError as `build` does."""
 
     def asked(self, evaluate: Mapping[str, Any]) -> dict[str, Any]:
         """The keys of an evaluation of the foundation's models, where a sweep's section `evaluate` has these."""

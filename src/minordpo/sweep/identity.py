@@ -55,11 +55,7 @@ def identity_of(run: RunPlan, content_of: Callable[[str], str | None]) -> dict[s
 
 
 def normalised(stored: Mapping[str, Any], extension: Extension, origin: Origin) -> dict[str, Any]:
-    """A stored identity, or a sweep's base, with every key that this version has.
-
-    Raises:
-        InputError: a key that this version does not have.
-    """
+    """A stored identity or base with all keys of this version; raise InputError if it has one that is gone."""
     found = {
         name: each for name, each in stored.items() if each is not None
     }  # versions before 0.2 kept nulls

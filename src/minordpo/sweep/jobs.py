@@ -88,17 +88,13 @@ class RunJob(Job):
                 else:
                     _give_back_memory()  # of the untuned model, say: the first process trains on the same GPU
                     train_by_processes(self.config, self.processes, self.logs, say)
-            if self.evaluation is not None:
-                self._ask(folder, self.evaluation, say)
+            if self.evaluation is not None and not (folder / names.EVALUATION / names.RESULTS).exists():
+                say("answering questions")
+                _evaluate(str(folder), self.evaluation, folder / names.EVALUATION, self.foundation)
+            if self.evaluation and self.foundation and not (folder / names.RETENTION).exists():
+                say("doing other tasks")
+                write_jsonl(folder / names.RETENTION, self.foundation.retained(folder))
         _give_back_memory()
-
-    def _ask(self, folder: Path, evaluation: EvaluationConfig, say: Say) -> None:
-        if not (folder / names.EVALUATION / names.RESULTS).exists():
-            say("answering questions")
-            _evaluate(str(folder), evaluation, folder / names.EVALUATION, self.foundation)
-        if self.foundation is not None and not (folder / names.RETENTION).exists():
-            say("doing other tasks")
-            write_jsonl(folder / names.RETENTION, self.foundation.retained(folder))
 
 
 AnyJob = FoundationJob | UntunedJob | RunJob

@@ -40,11 +40,7 @@ class LaunchConfig:
 
 
 def launched_processes(launch: Any, origin: Origin) -> int:
-    """Processes a run by the section `launch`, which may be left out: one, the worker itself.
-
-    Raises:
-        InputError: no whole number of two or more.
-    """
+    """Processes a run by the section `launch`, two or more; without the section one, the worker itself."""
     return 1 if launch is None else build(LaunchConfig, launch, "launch.", origin).processes
 
 
@@ -59,11 +55,7 @@ def refuse_too_few_gpus(processes: int, gpus: int) -> None:
 
 
 def runs_at_a_time(jobs: int | None, processes: int, gpus: int) -> int:
-    """`jobs`, or unless told as many as there are GPUs for, and one at least.
-
-    Raises:
-        InputError: the GPUs are not enough for so many runs of several processes.
-    """
+    """`jobs`, or as many as there are GPUs for; raise InputError if the GPUs are not enough for `jobs`."""
     count = max(1, gpus // processes) if jobs is None else jobs
     if processes > 1 and count > 1 and count * processes > gpus:
         raise InputError(

@@ -191,9 +191,8 @@ class _Loop:
         self.queue = self._jobs()
         self.doing: dict[str, str] = {}
         self.given: dict[str, float] = {}  # when each job was
-        self.took: dict[type, list[float]] = defaultdict(
-            list
-        )  # seconds of each kind of job, since this start
+        # Seconds of each kind of job, since this start and before it.
+        self.took: dict[type, list[float]] = defaultdict(list)
         self.before = dict(zip((RunJob, FoundationJob), seconds_before(self.plan, self.folder), strict=True))
         self.ended = 0
         self.unasked: list[str] = []
@@ -222,7 +221,7 @@ class _Loop:
         """The untuned models, then the runs in their order, a foundation not made yet before the first of its runs."""
         jobs: list[AnyJob] = [*self.untuned]
         waiting = [*self.unmade]
-        for run in self.runs.values():
+        for run in self.todo:
             if run.foundation in waiting:
                 waiting.remove(run.foundation)
                 jobs.append(FoundationJob(run.foundation.folder.name, run.foundation))

@@ -34,8 +34,7 @@ HELD_OUT, VALIDATION, TEST, RETENTION = 256, 512, 1024, 512
 def make_world(folder: Path, world: World, *, quiet: bool = False) -> Path:
     """Write the world's folder, or find it written; one that was cut short goes on. `quiet`: without a progress bar.
 
-    Raises:
-        InputError: the folder holds another world or something else, or the world cannot be made.
+    Raise InputError if the folder holds another world or something else, or the world cannot be made.
     """
     _refuse(folder, world)
     file = folder / "world.json"
@@ -92,10 +91,8 @@ def _refuse(folder: Path, world: World) -> None:
     refuse_impossible(world)
     file = folder / "world.json"
     if not file.exists():
-        ours = {
-            "base",
-            *(f"{name}.jsonl" for name in ("pairs", "held_out", "validation", "test", "retention")),
-        }
+        files = ("pairs", "held_out", "validation", "test", "retention")
+        ours = {"base", *(f"{name}.jsonl" for name in files)}
         found = [each.name for each in folder.iterdir()] if folder.exists() else []
         if any(name not in ours and ".writing" not in name for name in found):
             raise InputError(f"{folder} exists and holds no world. Name another folder")
