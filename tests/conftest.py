@@ -23,7 +23,7 @@ LONG = (
     "train/test_resume.py",
     "engine/test_shared_passes.py",
     "engine/test_models.py",
-    "sweep/test_sweep.py",
+    "paper/test_sweeps_on_worlds.py",
 )
 
 

@@ -5,6 +5,7 @@ import pytest
 from helpers.places import ROOT
 from minordpo.config import build_lora_config, build_training_arguments, dump_config, load_config
 from minordpo.objectives import resolve
+from minordpo.paper.worlds.foundation import MicroWorld
 from minordpo.sweep.plan import load_plan
 
 PAPER = ROOT / "recipes" / "paper"
@@ -51,5 +52,5 @@ def test_a_sweeps_recipe_plans_runs_that_are_all_valid(recipe, monkeypatch):
     monkeypatch.chdir(ROOT)  # one names another recipe
     asks = "evaluate:" in recipe.read_text(encoding="utf-8")
     few = ["evaluate.task=problems", "evaluate.n=2"]  # not those of the hub, and not hundreds
-    plan = load_plan(recipe, few if asks else [])
-    assert len({cell.name for cell in plan.cells}) == len(plan.cells) > 1
+    plan = load_plan(recipe, few if asks else [], extension=MicroWorld)
+    assert len({run.name for run in plan.runs}) == len(plan.runs) > 1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,8 @@ import yaml
 from minordpo.config import dump_config
 from minordpo.errors import InputError, TrainingStopped
 from minordpo.sweep import sweep as sweeping
-from minordpo.sweep.jobs import CellJob, UntunedJob, WorldJob
+from minordpo.sweep.foundation import Extension
+from minordpo.sweep.jobs import AnyJob, FoundationJob, UntunedJob
 from minordpo.sweep.plan import SweepPlan, load_plan
 from minordpo.sweep.workers import Event, Workers
 
@@ -37,9 +40,9 @@ def write_sweep(folder: Path, **sections: Any) -> Path:
     return path
 
 
-def plan_of(folder: Path, *overrides: str, **sections: Any) -> SweepPlan:
+def plan_of(folder: Path, *overrides: str, extension: Extension = None, **sections: Any) -> SweepPlan:
     """The plan of such a file."""
-    return load_plan(write_sweep(folder, **sections), overrides)
+    return load_plan(write_sweep(folder, **sections), overrides, extension=extension)
 
 
 def swept(folder: Path, *overrides: str, **options: Any) -> tuple[int, str]:
@@ -49,22 +52,33 @@ def swept(folder: Path, *overrides: str, **options: Any) -> tuple[int, str]:
     return failed, "\n".join(said)
 
 
+def table(folder: Path) -> dict[str, dict[str, str]]:
+    """results.csv of such a sweep, by the runs' names."""
+    return {row["run"]: row for row in _rows(folder / "out")}
+
+
+def _rows(output: Path) -> list[dict[str, str]]:
+    with (output / "results.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 class Pretended:
     """Does jobs by writing what a run leaves, and remembers which."""
 
     def __init__(self) -> None:
         self.done: list[str] = []
 
-    def __call__(self, job: CellJob | UntunedJob | WorldJob, say: Callable[[str], None]) -> None:
+    def __call__(self, job: AnyJob, say: Callable[[str], None]) -> None:
         self.done.append(job.name)
-        if isinstance(job, WorldJob):
-            if job.world.pairs == CURSED:
+        if isinstance(job, FoundationJob):
+            values, made = job.foundation.values, job.foundation.folder
+            if values.pairs == CURSED:
                 raise InputError("such a world cannot be made")
-            (job.folder / "base").mkdir(parents=True)
-            (job.folder / "base" / "trained.json").write_text(
+            (made / "base").mkdir(parents=True)
+            (made / "base" / "trained.json").write_text(
                 '{"steps": 2, "right": 0.5, "asked": 8, "seconds": 30}'
             )
-            (job.folder / "world.json").write_text(json.dumps(dataclasses.asdict(job.world)))
+            (made / "world.json").write_text(json.dumps(dataclasses.asdict(values)))
             return
         if isinstance(job, UntunedJob):
             if job.evaluation.seed == CURSED:
@@ -123,3 +137,32 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Pretended:
     monkeypatch.setattr(sweeping, "do_job", pretended)
     monkeypatch.setattr(sweeping, "Workers", InThisProcess)
     return pretended
+
+
+@dataclasses.dataclass(frozen=True)
+class Begun:
+    """A copy of a sweep's folder, which another version has written, as the working folder."""
+
+    pretended: Pretended
+    extension: Extension
+    before: list[dict[str, str]]  # rows of results.csv
+
+    def swept(self, *overrides: str, **options: Any) -> tuple[int, str]:
+        """How many failed, and what was said."""
+        said: list[str] = []
+        path = Path("sweep.yaml")
+        failed = sweeping.sweep(path, overrides, extension=self.extension, say=said.append, **options)
+        return failed, "\n".join(said)
+
+    def rows_are_as_before(self) -> bool:
+        """Whether results.csv has the same values in every column that it had."""
+        return [{key: row[key] for key in self.before[0]} for row in _rows(Path("out"))] == self.before
+
+
+def copy_begun(
+    source: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, extension: Extension = None
+) -> Begun:
+    """Copy the sweep and go there; runs are only pretended."""
+    shutil.copytree(source, folder)
+    monkeypatch.chdir(folder)
+    return Begun(pretend(monkeypatch), extension, _rows(Path("out")))

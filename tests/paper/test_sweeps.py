@@ -47,8 +47,8 @@ def at_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def pairs_a_step(plan: SweepPlan, tmp_path: Path) -> set[int]:
     sizes = set()
-    for cell in plan.cells:
-        arguments = build_training_arguments(cell.config, output_dir=str(tmp_path), use_cpu=True)
+    for planned in plan.runs:
+        arguments = build_training_arguments(planned.config, output_dir=str(tmp_path), use_cpu=True)
         per_process = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps
         sizes.add(per_process * plan.processes)
     return sizes
@@ -62,34 +62,34 @@ def test_a_recipe_plans_the_papers_grid(tmp_path: Path, recipe: Path, processes:
     assert plan.processes == processes
     settings = {
         (
-            c.config.objective.name,
-            c.config.objective.hyper["beta"],
-            c.config.training.arguments["learning_rate"],
+            each.config.objective.name,
+            each.config.objective.hyper["beta"],
+            each.config.training.arguments["learning_rate"],
         )
-        for c in plan.cells
+        for each in plan.runs
     }
     betas = {beta for _, beta, _ in settings}
     assert {0.02, 0.04, 0.2} <= betas
     assert (min(betas), max(betas)) == (0.02, 0.2)
     assert settings == {(n, b, r) for n in ("dpo", "dpop", "minordpo") for b in betas for r in rates}
-    assert len(plan.cells) == len(settings) == 30
+    assert len(plan.runs) == len(settings) == 30
     assert pairs_a_step(plan, tmp_path) == {128}
-    for cell in plan.cells:
-        hyper, data = cell.config.objective.hyper, cell.config.data
-        assert hyper.get("dpop_lambda") == (50 if cell.config.objective.name == "dpop" else None)
+    for planned in plan.runs:
+        hyper, data = planned.config.objective.hyper, planned.config.data
+        assert hyper.get("dpop_lambda") == (50 if planned.config.objective.name == "dpop" else None)
         assert (data.train, data.strip_few_shot) == ("abacusai/MetaMath_DPO_FewShot", True)
-        assert cell.config.model.path == "Qwen/Qwen1.5-7B-Chat"
-        given = cell.config.training.arguments
+        assert planned.config.model.path == "Qwen/Qwen1.5-7B-Chat"
+        given = planned.config.training.arguments
         assert (given["num_train_epochs"], given["lr_scheduler_type"], given["warmup_steps"]) == (
             1,
             "linear",
             0.1,
         )
-        assert plan.evaluation(cell).answered is None  # greedy
+        assert plan.evaluation(planned).answered is None  # greedy
 
 
 def test_every_weight_is_tuned_in_shards_and_an_adapter_on_a_frozen_base_in_bfloat16():
-    whole, lora = (load_plan(recipe, [PROBLEMS]).cells[0].config for recipe in (WHOLE, LORA))
+    whole, lora = (load_plan(recipe, [PROBLEMS]).runs[0].config for recipe in (WHOLE, LORA))
     assert (whole.model.dtype, whole.lora, whole.training.arguments["fsdp"]) == ("float32", None, True)
     assert lora.model.dtype == "bfloat16"
     assert build_lora_config(lora) is not None
@@ -103,14 +103,14 @@ def test_more_seeds_keep_the_runs_that_are_there(tmp_path: Path, recipe: Path):
     folder = SweepFolder(tmp_path)
     one = load_plan(recipe, [PROBLEMS])
     seven = load_plan(recipe, [PROBLEMS, "grid.seed=[42, 1, 2, 3, 4, 5, 6]"])
-    assert len(seven.cells) == 7 * len(one.cells)
-    identities = [folder.identity(cell) for cell in seven.cells]
-    assert all(folder.identity(cell) in identities for cell in one.cells)
+    assert len(seven.runs) == 7 * len(one.runs)
+    identities = [folder.identity(planned) for planned in seven.runs]
+    assert all(folder.identity(planned) in identities for planned in one.runs)
 
 
 def test_samples_for_kl_are_an_option_against_the_untuned_model():
     plan = load_plan(WHOLE, [PROBLEMS, "evaluate.samples=4"])
-    asked = plan.evaluation(plan.cells[0])
+    asked = plan.evaluation(plan.runs[0])
     assert (asked.samples, asked.reference) == (4, "Qwen/Qwen1.5-7B-Chat")
 
 
@@ -168,13 +168,13 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         failed = sweep(WHOLE, small, say=said.append)
         plan = load_plan(WHOLE, small)
         alone = {}
-        for cell in plan.cells[:1]:
-            arguments = cell.config.training.arguments | {"per_device_train_batch_size": 4}
-            training = dataclasses.replace(cell.config.training, arguments=arguments)
+        for planned in plan.runs[:1]:
+            arguments = planned.config.training.arguments | {"per_device_train_batch_size": 4}
+            training = dataclasses.replace(planned.config.training, arguments=arguments)
             config = dataclasses.replace(
-                cell.config, training=training, output=str(folder / "alone" / cell.name)
+                planned.config, training=training, output=str(folder / "alone" / planned.name)
             )
-            alone[cell.name] = run(config, quiet=True)
+            alone[planned.name] = run(config, quiet=True)
     with (folder / "out" / "results.csv").open(newline="") as file:
         rows = {row["run"]: row for row in csv.DictReader(file)}
     return {
@@ -188,27 +188,27 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_runs_trained_by_two_processes_end_with_models_answers_and_rows(launched: dict[str, Any]):
-    done = launched["plan"].cells[:1]
-    assert [cell.config.objective.name for cell in done] == ["minordpo"]
-    for cell in done:
-        row = launched["rows"][cell.name]
-        assert finished(cell.folder)
+    done = launched["plan"].runs[:1]
+    assert [planned.config.objective.name for planned in done] == ["minordpo"]
+    for planned in done:
+        row = launched["rows"][planned.name]
+        assert finished(planned.folder)
         assert (row["status"], row["steps"], row["questions"]) == ("finished", "2", "3")
         assert float(row["total_seconds"]) > float(row["training_seconds"]) > 0
         assert row["peak_resident_bytes"] == ""  # the processes' own is not known
-        facts = json.loads((cell.folder / "environment.json").read_text())
+        facts = json.loads((planned.folder / "environment.json").read_text())
         assert facts["processes"] == 2
         logs = launched["folder"] / "out" / "logs"
-        assert f"{PAIRS} of {PAIRS} prompts" in (logs / f"{cell.name}.txt").read_text()
-        assert load_config(logs / f"{cell.name}.yaml", []) == cell.config
-        samples = (cell.folder / "samples.jsonl").read_text()
+        assert f"{PAIRS} of {PAIRS} prompts" in (logs / f"{planned.name}.txt").read_text()
+        assert load_config(logs / f"{planned.name}.yaml", []) == planned.config
+        samples = (planned.folder / "samples.jsonl").read_text()
         assert "Question:" in samples
         assert EXAMPLES.splitlines()[0] not in samples
 
 
 def test_ranks_do_not_change_what_is_optimised(launched: dict[str, Any]):
-    for cell in launched["plan"].cells[:1]:
-        one, two = launched["alone"][cell.name], cell.folder
+    for planned in launched["plan"].runs[:1]:
+        one, two = launched["alone"][planned.name], planned.folder
         weights, wanted = (load_file(each / "model" / "model.safetensors") for each in (two, one))
         base = load_file(launched["folder"] / "qwen2" / "model.safetensors")
         assert weights.keys() == wanted.keys()
@@ -221,7 +221,7 @@ def test_ranks_do_not_change_what_is_optimised(launched: dict[str, Any]):
 
 def test_a_launch_that_fails_is_written_down_and_the_rest_goes_on(launched: dict[str, Any]):
     assert launched["failed"] == 1
-    bad = launched["plan"].cells[1]
+    bad = launched["plan"].runs[1]
     error = launched["rows"][bad.name]["error"]
     assert error.startswith("data.eval holds out 1000 pairs")
     assert "(process" in error

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from helpers.places import ROOT
+from minordpo.paper.worlds.foundation import MicroWorld
 from minordpo.sweep.plan import SweepPlan, load_plan
 
 FOLDER = ROOT / "recipes" / "paper"
@@ -17,7 +18,7 @@ LOOKS = {"eval_strategy", "eval_steps", "eval_on_start"}  # change no weight
 
 
 def plan(name: str) -> SweepPlan:
-    return load_plan(FOLDER / f"micro-{name}.yaml")
+    return load_plan(FOLDER / f"micro-{name}.yaml", extension=MicroWorld)
 
 
 @pytest.fixture(scope="module")
@@ -26,21 +27,22 @@ def plans() -> dict[str, SweepPlan]:
 
 
 def rates(found: SweepPlan) -> set[float]:
-    return {cell.config.training.arguments["learning_rate"] for cell in found.cells}
+    return {run.config.training.arguments["learning_rate"] for run in found.runs}
 
 
 def seeds(found: SweepPlan) -> set[int]:
-    return {cell.config.training.arguments["seed"] for cell in found.cells}
+    return {run.config.training.arguments["seed"] for run in found.runs}
 
 
 def protocol(found: SweepPlan) -> list[dict[str, Any]]:
     """The distinct ways to train and to make a world, of what no sweep is about."""
     ways = []
-    for cell in found.cells:
-        arguments = cell.config.training.arguments
-        assert cell.world is not None
+    for run in found.runs:
+        arguments = run.config.training.arguments
+        assert run.foundation is not None
         way = {key: value for key, value in arguments.items() if key not in VARIED | LOOKS}
-        way |= {"pairs": cell.world.pairs, "base": (cell.world.base_steps, cell.world.base_accuracy)}
+        world = run.foundation.values
+        way |= {"pairs": world.pairs, "base": (world.base_steps, world.base_accuracy)}
         if way not in ways:
             ways.append(way)
     return ways
@@ -58,7 +60,7 @@ def test_the_two_rates_are_ten_times_apart_and_were_tried_by_imitation_on_seeds_
     plans: dict[str, SweepPlan],
 ):
     tried = plans["rates"]
-    assert {cell.config.objective.name for cell in tried.cells} == {"sft"}
+    assert {run.config.objective.name for run in tried.runs} == {"sft"}
     low, high = sorted(rates(plans["decides"]))
     assert high == pytest.approx(10 * low)
     assert high in rates(tried)
@@ -72,7 +74,7 @@ def test_every_comparison_has_the_papers_arms_and_those_that_only_imitate(
     plans: dict[str, SweepPlan],
 ):
     for name in ("confirms", "decides", "dials", "shows", "tuned"):
-        assert {cell.config.objective.name for cell in plans[name].cells} == ARMS
+        assert {run.config.objective.name for run in plans[name].runs} == ARMS
 
 
 def test_what_decides_is_what_shows_on_eight_seeds(plans: dict[str, SweepPlan]):
@@ -80,7 +82,7 @@ def test_what_decides_is_what_shows_on_eight_seeds(plans: dict[str, SweepPlan]):
     assert (shown.evaluate, shown.base) == (decided.evaluate, decided.base)
     assert seeds(decided) == seeds(plans["confirms"]) == set(range(8))
     settings = [
-        Counter(str(sorted((k, v) for k, v in cell.settings.items() if k != "seed")) for cell in found.cells)
+        Counter(str(sorted((k, v) for k, v in run.settings.items() if k != "seed")) for run in found.runs)
         for found in (shown, decided)
     ]
     assert set(settings[0].values()) == {1}
@@ -90,7 +92,7 @@ def test_what_decides_is_what_shows_on_eight_seeds(plans: dict[str, SweepPlan]):
 
 def test_each_objective_that_is_tuned_has_sixteen_trials_a_seed(plans: dict[str, SweepPlan]):
     found = plans["tuned"]
-    trials = Counter((cell.config.objective.name, cell.settings["seed"]) for cell in found.cells)
+    trials = Counter((run.config.objective.name, run.settings["seed"]) for run in found.runs)
     assert trials == {(arm, seed): 16 for arm in ARMS for seed in range(8)}
     assert found.evaluate is not None
     assert found.evaluate["task"] == "validation"
@@ -99,8 +101,8 @@ def test_each_objective_that_is_tuned_has_sixteen_trials_a_seed(plans: dict[str,
 def test_the_dials_are_turned_to_every_place_and_the_second_family_is_in_one_sweep(
     plans: dict[str, SweepPlan],
 ):
-    dials = {(cell.world.distance, cell.world.rejected) for cell in plans["dials"].cells}
+    dials = {(run.foundation.values.distance, run.foundation.values.rejected) for run in plans["dials"].runs}
     assert dials == {(d, r) for d in ("none", "half", "full") for r in ("result", "quarter", "independent")}
-    families = {name: {cell.world.family for cell in found.cells} for name, found in plans.items()}
+    families = {name: {run.foundation.values.family for run in found.runs} for name, found in plans.items()}
     assert families.pop("confirms") == {"scale"}
     assert all(each == {"chain"} for each in families.values())

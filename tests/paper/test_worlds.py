@@ -17,9 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from minordpo.errors import InputError
 from minordpo.paper.worlds import base, world
 from minordpo.paper.worlds.base import CHARACTERS, character_tokenizer, small_llama, train_base
-from minordpo.paper.worlds.pairs import rejected
-from minordpo.paper.worlds.questions import Question, draw, draw_task
-from minordpo.paper.worlds.world import World, make_world
+from minordpo.paper.worlds.questions import Calculation, World, draw, draw_task, rejected
+from minordpo.paper.worlds.world import make_world
 from minordpo.run_folder.files import read_jsonl
 
 FAMILIES = ("chain", "scale")
@@ -62,7 +61,7 @@ def test_every_worked_step_goes_on_from_the_one_before_and_holds(family: str):
 
 
 def test_the_two_styles_of_a_question_worked_by_hand():
-    question = Question("87+73-62?\n", (("87+73", 160), ("160-62", 98)))
+    question = Calculation("87+73-62?\n", (("87+73", 160), ("160-62", 98)))
     assert question.terse() == "160,98=98"
     assert question.worked() == "87+73=160\n160-62=98\nSo the answer is: 98"
 
@@ -121,9 +120,9 @@ def test_an_independent_answer_is_wrong_and_whole():
 def test_tasks_are_sorted_digits_and_letters_turned_round():
     rng = random.Random(5)
     for _ in range(50):
-        task = draw_task(rng)
-        kind, given = task.text.rstrip("?\n").split(" ")
-        assert task.answer == ("".join(sorted(given)) if kind == "sort" else given[::-1])
+        text, answer = draw_task(rng)
+        kind, given = text.rstrip("?\n").split(" ")
+        assert answer == ("".join(sorted(given)) if kind == "sort" else given[::-1])
 
 
 def test_the_tokenizer_gives_back_every_character_and_knows_all_that_is_written():
@@ -146,7 +145,7 @@ def test_the_mixture_of_a_base_is_what_its_distance_says():
 def test_a_base_learns_and_is_the_same_from_the_same_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(base, "BATCH", 16)
     for name in ("one", "two"):
-        train_base(tmp_path / name, family="chain", distance="full", seed=3, steps=20, accuracy=None)
+        train_base(tmp_path / name, World(seed=3, base_steps=20, base_accuracy=None))
     one, two = (AutoModelForCausalLM.from_pretrained(tmp_path / name) for name in ("one", "two"))
     assert all(a.equal(b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
     tokenizer, rng = AutoTokenizer.from_pretrained(tmp_path / "one"), random.Random(8)
@@ -183,7 +182,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float]], _Watched]:
     def told(shares: list[float]) -> _Watched:
         left = iter(shares)
 
-        def asked(model: object, tokenizer: object, questions: list[Question]) -> float:
+        def asked(model: object, tokenizer: object, questions: list[Calculation]) -> float:
             seen.counts.append(len(questions))
             return next(left)
 
@@ -197,8 +196,8 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float]], _Watched]:
 
 def _train(
     folder: Path, steps: int = 50, accuracy: tuple[float, float] | None = (0.45, 0.65)
-) -> base.Trained:
-    return train_base(folder, family="chain", distance="full", seed=0, steps=steps, accuracy=accuracy)
+) -> base.BaseFacts:
+    return train_base(folder, World(base_steps=steps, base_accuracy=accuracy))
 
 
 TRUNK = [0.5, 0.98, 0.96, 0.94, 0.92, 0.9, 0.88, 0.86, 0.84]  # warm-up of 2 steps, a decay over 50
@@ -208,7 +207,7 @@ def test_a_base_that_is_seldom_right_is_not_tried_and_one_within_bounds_is_taken
     tmp_path: Path, watch: Callable[[list[float]], _Watched]
 ):
     seen = watch([0.05, 0.1, 0.45])
-    assert _train(tmp_path / "base") == base.Trained(steps=14, cool_down=8, right=0.45, asked=256)
+    assert _train(tmp_path / "base") == base.BaseFacts(steps=14, cool_down=8, right=0.45, asked=256)
     assert seen.counts == [64, 64, 256]
     assert seen.rates == pytest.approx([*TRUNK[:6], *(0.88 * left / 8 for left in range(8, 0, -1))])
 
@@ -250,7 +249,7 @@ def test_too_much_after_a_trial_is_met_by_shorter_cool_downs_from_the_same_step(
     tmp_path: Path, watch: Callable[[list[float]], _Watched]
 ):
     seen = watch([0.1, 0.7, 0.3, 0.65])
-    assert _train(tmp_path / "base") == base.Trained(steps=9, cool_down=6, right=0.65, asked=256)
+    assert _train(tmp_path / "base") == base.BaseFacts(steps=9, cool_down=6, right=0.65, asked=256)
     lengths = [8, 4, 6]
     down = [0.94 * left / length for length in lengths for left in range(length, 0, -1)]
     assert seen.rates == pytest.approx([*TRUNK[:3], *down])
@@ -261,7 +260,7 @@ def test_the_end_of_all_steps_is_tried_whatever_was_seen_before_it(
     tmp_path: Path, watch: Callable[[list[float]], _Watched]
 ):
     watch([0.0, 0.5])
-    assert _train(tmp_path / "base", steps=5) == base.Trained(steps=5, cool_down=0, right=0.5, asked=256)
+    assert _train(tmp_path / "base", steps=5) == base.BaseFacts(steps=5, cool_down=0, right=0.5, asked=256)
 
 
 @pytest.mark.parametrize(
@@ -285,7 +284,7 @@ def test_a_base_of_any_accuracy_takes_all_steps_and_is_never_asked(
     tmp_path: Path, watch: Callable[[list[float]], _Watched]
 ):
     seen = watch([])
-    assert _train(tmp_path / "base", accuracy=None) == base.Trained(steps=50, cool_down=0)
+    assert _train(tmp_path / "base", accuracy=None) == base.BaseFacts(steps=50, cool_down=0)
     assert len(seen.rates) == 50
 
 
@@ -345,15 +344,7 @@ def test_the_base_meets_no_prompt_that_is_kept_out(tmp_path: Path, monkeypatch: 
         return loss(model, tokenizer, drawn, device)
 
     monkeypatch.setattr(base, "_loss", watched)
-    train_base(
-        tmp_path,
-        family="chain",
-        distance="full",
-        seed=0,
-        steps=2,
-        accuracy=None,
-        allowed=lambda text: text < "5",
-    )
+    train_base(tmp_path, World(base_steps=2, base_accuracy=None), allowed=lambda text: text < "5")
     assert trained
     assert all(prompt < "5" for prompt in trained)
 
@@ -362,6 +353,18 @@ def test_another_world_in_the_folder_is_refused_by_the_difference(tmp_path: Path
     make_world(tmp_path / "world", World(base_accuracy=None, pairs=2, base_steps=1))
     with pytest.raises(InputError, match="holds a world of seed 0, not 1"):
         make_world(tmp_path / "world", World(base_accuracy=None, seed=1, pairs=2, base_steps=1))
+
+
+def test_a_world_made_by_another_version_is_known_but_for_a_key_that_is_gone(tmp_path: Path, small: None):
+    wanted = World(base_accuracy=None, pairs=2, base_steps=1)
+    file = make_world(tmp_path / "world", wanted) / "world.json"
+    stored = json.loads(file.read_text())
+    del stored["distance"]
+    file.write_text(json.dumps(stored))
+    assert make_world(tmp_path / "world", wanted) == tmp_path / "world"
+    file.write_text(json.dumps(stored | {"colour": "red"}))
+    with pytest.raises(InputError, match=r"world\.json: world\.colour is not a key of minordpo"):
+        make_world(tmp_path / "world", wanted)
 
 
 def test_a_folder_with_something_else_is_refused(tmp_path: Path):

@@ -86,7 +86,7 @@ def test_answers_of_an_untuned_model_of_other_weights_are_refused(tmp_path: Path
     run = RUN | {"model": {"path": str(base)}}
     write_sweep(tmp_path, run=run, grid={"seed": [0]}, evaluate=evaluate)
     plan = load_plan(tmp_path / "s.yaml")
-    asked = plan.untuned(plan.cells[0])
+    asked = plan.untuned(plan.runs[0])
     assert asked is not None
     folder = SweepFolder(plan.output)
     plan.output.mkdir()
@@ -95,7 +95,7 @@ def test_answers_of_an_untuned_model_of_other_weights_are_refused(tmp_path: Path
     (asked[0] / "base" / "answers.jsonl").write_text("")
     models = {"base": {"path": str(base), "identity": model_identity(str(base))}}
     (asked[0] / "evaluation.json").write_text(json.dumps({"settings": {}, "models": models}))
-    assert folder.reconciled(plan).cells == plan.cells
+    assert folder.reconciled(plan).runs == plan.runs
     (base / "config.json").write_text('{"weights": 2}')
     with pytest.raises(
         InputError, match=r"has answers of .*base as it was, .* Remove .*untuned.*asked again"

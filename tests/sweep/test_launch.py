@@ -20,9 +20,9 @@ from minordpo.errors import InputError, TrainingStopped
 from minordpo.sweep import cost, launch
 from minordpo.sweep import sweep as sweeping
 from minordpo.sweep import workers as sweep_workers
-from minordpo.sweep.jobs import CellJob, do_job
-from minordpo.sweep.launch import Launch, describe_launch, refuse_too_few_gpus, runs_at_a_time, why
-from minordpo.sweep.plan import Cell, SweepPlan
+from minordpo.sweep.jobs import RunJob, do_job
+from minordpo.sweep.launch import describe_launch, refuse_too_few_gpus, runs_at_a_time, why
+from minordpo.sweep.plan import RunPlan, SweepPlan
 from minordpo.sweep.sweep import sweep
 from minordpo.sweep.workers import Workers, environments
 from minordpo.train.dry_run.measure import RowTooLarge
@@ -39,10 +39,10 @@ def in_place_of_torchrun(monkeypatch: pytest.MonkeyPatch, script: str) -> None:
     monkeypatch.setattr(launch, "_TORCHRUN", ("-c", script))
 
 
-def job_of(folder: Path) -> CellJob:
+def job_of(folder: Path) -> RunJob:
     """A run of the tiny sweep, to be trained by two processes."""
-    (cell,) = plan_of(folder, grid={"seed": [0]}, launch=TWO).cells
-    return CellJob(cell.config, launch=Launch(cell.processes, folder / "logs"))
+    (run,) = plan_of(folder, grid={"seed": [0]}, launch=TWO).runs
+    return RunJob(run.name, None, run.config, processes=run.processes, logs=folder / "logs")
 
 
 # ---- what may be asked for ----
@@ -50,7 +50,7 @@ def test_each_run_has_as_many_processes_as_the_section_says_and_one_without_it(t
     grid = {"seed": [0, 1]}
     for section, expected in ((None, 1), (TWO, 2)):
         plan = plan_of(tmp_path, grid=grid, launch=section)
-        assert (plan.processes, [cell.processes for cell in plan.cells]) == (expected, [expected] * 2)
+        assert (plan.processes, [run.processes for run in plan.runs]) == (expected, [expected] * 2)
     assert plan_of(tmp_path, "launch=null", grid=grid, launch=TWO).processes == 1
 
 
@@ -131,7 +131,7 @@ def test_a_worker_has_the_gpus_of_its_processes_and_the_cores_of_one(monkeypatch
 def test_a_dry_run_tells_no_time_where_the_model_does_not_fit_in_one_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def too_large(cell: Cell, plan: SweepPlan) -> None:
+    def too_large(run: RunPlan, plan: SweepPlan) -> None:
         raise RowTooLarge("memory runs out on a row of 9 tokens. Lower training.token_budget")
 
     monkeypatch.setattr(cost, "_measured", too_large)
@@ -188,18 +188,18 @@ def test_a_launch_that_fails_says_why_from_this_starts_part_of_the_log(
 
 
 # ---- who ends whom ----
-def _starts(script: str, job: CellJob) -> None:
+def _starts(script: str, job: RunJob) -> None:
     """A sweep of that one job, until it is killed."""
     launch._TORCHRUN = ("-c", script)
-    with Workers(do_job, 1, job.launch.logs, method="fork") as workers:
+    with Workers(do_job, 1, job.logs, method="fork") as workers:
         workers.give(job)
         while True:
             workers.events(60.0)
 
 
-def started(job: CellJob) -> Callable[[], int]:
+def started(job: RunJob) -> Callable[[], int]:
     def read() -> int:
-        file = job.launch.logs / "seed0.yaml.pid"
+        file = job.logs / "seed0.yaml.pid"
         return int(file.read_text() or 0) if file.exists() else 0
 
     return read
@@ -279,5 +279,5 @@ def test_what_an_earlier_start_has_finished_meanwhile_is_not_trained_again(
     job = job_of(tmp_path)
     in_place_of_torchrun(monkeypatch, FAILING)
     monkeypatch.setattr(launch, "finished", lambda folder: True)
-    launch.train_by_processes(job.config, job.launch, print)
+    launch.train_by_processes(job.config, job.processes, job.logs, print)
     assert not (tmp_path / "logs" / "seed0.txt").exists()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,12 @@ from helpers.places import ROOT
 from helpers.tiny_sweeps import RUN, plan_of, write_sweep
 from minordpo.cli.sweep import EXAMPLE
 from minordpo.errors import InputError
-from minordpo.paper.worlds.world import World
-from minordpo.sweep.names import cell_name
+from minordpo.sweep.names import run_name
 from minordpo.sweep.plan import SweepPlan, load_plan
 
 
 def names(plan: SweepPlan) -> list[str]:
-    return [cell.name for cell in plan.cells]
+    return [run.name for run in plan.runs]
 
 
 def test_a_grid_is_multiplied_out_with_every_setting_tried_once_before_a_second_seed(tmp_path: Path):
@@ -36,7 +34,7 @@ def test_a_grid_is_multiplied_out_with_every_setting_tried_once_before_a_second_
         "minordpo-lr1e-4-seed1",
         "minordpo-lr0.02-seed1",
     ]
-    last = plan.cells[-1].config
+    last = plan.runs[-1].config
     assert (last.objective.name, last.objective.hyper) == ("minordpo", {"beta": 0.1})
     assert last.output == str(tmp_path / "out" / "minordpo-lr0.02-seed1")
     settings = {"learning_rate": 0.02, "seed": 1, "data_seed": 1}
@@ -59,7 +57,7 @@ def test_runs_stand_beside_the_grid_and_multiply_their_own_lists(tmp_path: Path)
         "minordpo+0.1xsft-seed4",
         "dpo-data.limit5",
     ]
-    assert plan.cells[-1].config.data.limit == 5
+    assert plan.runs[-1].config.data.limit == 5
 
 
 def test_an_objective_without_a_hyperparameter_has_one_run_for_all_its_values(tmp_path: Path):
@@ -74,7 +72,7 @@ def test_an_objective_without_a_hyperparameter_has_one_run_for_all_its_values(tm
         "sft-seed1",
     ]
     assert plan.notes == ("sft has no beta: one run of it, not one a value",)
-    assert all(cell.config.objective.hyper == {} for cell in plan.cells if cell.name.startswith("sft"))
+    assert all(run.config.objective.hyper == {} for run in plan.runs if run.name.startswith("sft"))
 
 
 def test_a_name_does_not_depend_on_the_order_of_keys():
@@ -90,7 +88,7 @@ def test_a_name_does_not_depend_on_the_order_of_keys():
     expected = "dpop-beta0.1-dpop_lambda50-lora.r8-bf16_true-lr5e-7-seed2"
     for seed in range(5):
         keys = random.Random(seed).sample(list(settings), len(settings))
-        assert cell_name({key: settings[key] for key in keys}) == expected
+        assert run_name({key: settings[key] for key in keys}) == expected
 
 
 @pytest.mark.parametrize(
@@ -107,62 +105,15 @@ def test_a_name_does_not_depend_on_the_order_of_keys():
     ],
 )
 def test_a_value_is_named_as_people_write_it(value: Any, part: str):
-    assert cell_name({"lora.x": value}) == f"lora.x{part}"
+    assert run_name({"lora.x": value}) == f"lora.x{part}"
 
 
 def test_long_names_end_in_a_digest_and_stay_apart():
-    long = [cell_name({f"data.key{i}": "/".join([str(n)] * 40) for i in range(9)}) for n in (100, 200)]
+    long = [run_name({f"data.key{i}": "/".join([str(n)] * 40) for i in range(9)}) for n in (100, 200)]
     assert long[0] != long[1]
     assert max(map(len, long)) <= 120
-    both = [cell_name({"data.train": "x" * 50 + end}) for end in "ab"]
+    both = [run_name({"data.train": "x" * 50 + end}) for end in "ab"]
     assert both[0] != both[1]
-
-
-def test_a_world_is_named_by_the_accuracy_of_its_base_where_that_is_not_the_default(tmp_path: Path):
-    grid = {"world.base_accuracy": [[0.45, 0.65], [0.6, 0.8], None]}
-    plan = plan_of(tmp_path, world={"pairs": 16}, grid=grid)
-    assert [folder.name for folder in plan.worlds] == [
-        "chain-full-result-16x2600-seed0",
-        "chain-full-result-16x2600-right0.6to0.8-seed0",
-        "chain-full-result-16x2600-anyright-seed0",
-    ]
-
-
-def test_a_world_stands_in_place_of_model_and_data_and_its_seed_is_the_runs(tmp_path: Path):
-    grid = {"world.distance": ["none", "full"], "seed": [0, 1]}
-    plan = plan_of(tmp_path, world={"pairs": 16}, grid=grid, evaluate={"samples": 2, "n": 4})
-    assert [cell.world for cell in plan.cells][:2] == [
-        World(distance="none", pairs=16, seed=0),
-        World(distance="full", pairs=16, seed=0),
-    ]
-    assert len(plan.worlds) == 4
-    cell = plan.cells[1]
-    folder = tmp_path / "out" / "worlds" / "chain-full-result-16x2600-seed0"
-    assert (cell.config.model.path, cell.config.data.train) == (
-        str(folder / "base"),
-        str(folder / "pairs.jsonl"),
-    )
-    assert cell.config.data.eval == str(folder / "held_out.jsonl")
-    assert cell.config.model.reference == str(folder / "base")
-    assert plan.notes == ("the micro world stands in place of run's model.path, data.train",)
-    asked = plan.evaluation(cell)
-    assert asked is not None
-    assert (asked.task, asked.prompt, asked.plain_text) == (
-        str(folder / "validation.jsonl"),
-        "{question}\n",
-        True,
-    )
-    assert (asked.n, asked.reference) == (4, str(folder / "base"))
-
-
-@pytest.mark.parametrize(
-    ("samples", "longest"), [({}, 96), ({"max_new_tokens": 20}, 20), ({"prompts": 0}, 256)]
-)
-def test_samples_of_a_run_on_a_world_are_no_longer_than_its_base_can_answer(
-    tmp_path: Path, samples: dict[str, int], longest: int
-):
-    plan = plan_of(tmp_path, run=RUN | {"samples": samples}, world={"pairs": 16}, grid={"seed": [0]})
-    assert plan.cells[0].config.samples.max_new_tokens == longest
 
 
 def test_a_run_config_may_be_a_file_and_overrides_reach_into_it(tmp_path: Path):
@@ -170,8 +121,8 @@ def test_a_run_config_may_be_a_file_and_overrides_reach_into_it(tmp_path: Path):
     path = write_sweep(tmp_path, run=str(tmp_path / "run.yaml"), grid={"seed": [0, 1]})
     plan = load_plan(path, ["run.training.max_steps=9", "grid.seed=[5]", f"output={tmp_path}/b"])
     assert names(plan) == ["seed5"]
-    assert plan.cells[0].config.training.arguments["max_steps"] == 9
-    assert plan.cells[0].config.output == f"{tmp_path}/b/seed5"
+    assert plan.runs[0].config.training.arguments["max_steps"] == 9
+    assert plan.runs[0].config.output == f"{tmp_path}/b/seed5"
 
 
 def test_the_example_of_the_help_is_a_sweep(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -212,10 +163,6 @@ def test_the_example_of_the_help_is_a_sweep(monkeypatch: pytest.MonkeyPatch, tmp
             {"grid": {"objective": ["dpo"]}},
             r"grid has objective, .* section.* Write a key of it, as objective\.",
         ),
-        (
-            {"grid": {"world": [{}]}, "world": {}},
-            r"grid has world, .* section.* Write a key of it, as world\.",
-        ),
         ({"grid": {"output": ["a"]}}, "every run gets its own folder"),
         ({"grid": {"training.learning_rat": [1]}}, r"s\.yaml: .* Did you mean training\.learning_rate\?"),
         ({"grid": {"objective.bata": [1]}}, r"no hyper-parameter 'bata' \(did you mean beta\?\)"),
@@ -233,25 +180,16 @@ def test_the_example_of_the_help_is_a_sweep(monkeypatch: pytest.MonkeyPatch, tmp
             {"grid": {"seed": [0], "training": {"seed": [1]}, "training.seed": [2]}},
             "gives training.seed twice",
         ),
-        ({"grid": {"world.seed": [0]}}, r"world\.seed varies, but there is no world"),
-        (
-            {"grid": {"world.pears": [0]}, "world": {}},
-            r"world\.pears is not a key .* Did you mean world\.pairs\?",
-        ),
-        (
-            {"grid": {"world.family": ["ring"]}, "world": {}},
-            r'world\.family is "ring", but chain or scale is needed',
-        ),
-        ({"grid": {"world.pairs": [0]}, "world": {}}, "a world of 0 pairs was asked for"),
-        (
-            {"grid": {"seed": [0]}, "world": {"base_accuracy": ["most"]}},
-            r"world\.base_accuracy is a list of 1, but a list of a number or null is needed",
-        ),
-        ({"grid": {"seed": [0]}, "world": {"base_accuracy": [0.6, 0.5]}}, r"base_accuracy is \[0\.6, 0\.5\]"),
         ({"grid": [1]}, "grid is a list of 1, but keys with values are needed"),
         ({"runs": {"seed": 0}}, "runs is a mapping .* but a list is needed"),
         ({"runs": [{"seed": 0}, None]}, r"s\.yaml: runs\[1\] is empty\. Give it keys"),
         ({"runs": [3]}, r"runs\[0\] is 3, but keys with values are needed"),
+        # A sweep that is given nothing for its runs to stand on knows no such section.
+        (
+            {"grid": {"seed": [0]}, "world": {}},
+            r"s\.yaml: world is not a section of a sweep\. Known: run, grid, runs",
+        ),
+        ({"grid": {"world.pairs": [16]}}, r"grid has world\.pairs, which is no key of a run config"),
         ({"gird": {"seed": [0]}}, r"gird is not a section of a sweep\. Did you mean grid\?"),
         ({"grid": {"seed": [0]}, "output": None}, "output is missing"),
         ({"grid": {"seed": [0]}, "output": 3}, "output is 3, but text is needed"),
@@ -264,21 +202,20 @@ def test_the_example_of_the_help_is_a_sweep(monkeypatch: pytest.MonkeyPatch, tmp
         ({"grid": {"seed": [0]}, "run": 3}, "run is 3, but a run config is needed"),
         ({"grid": {"seed": [0]}, "run": "nowhere.yaml"}, r"nowhere\.yaml does not exist"),
         (
-            {"grid": {"seed": [0]}, "evaluate": {"kl_samples": 4}, "world": {}},
+            {"grid": {"seed": [0]}, "evaluate": {"task": "problems", "kl_samples": 4}},
             r"Did you mean evaluate\.samples\?",
         ),
         (
-            {"grid": {"seed": [0]}, "evaluate": {"n": "all"}, "world": {}},
+            {"grid": {"seed": [0]}, "evaluate": {"task": "problems", "n": "all"}},
             r'evaluate\.n is "all", but a whole number',
         ),
         ({"grid": {"seed": [0]}, "evaluate": {"n": 4}}, r"evaluate\.task is missing"),
-        ({"grid": {"seed": [0]}, "evaluate": {"task": "test"}}, "is test, which is a micro world's"),
         (
             {"grid": {"seed": [0]}, "evaluate": {"task": "gsm9k"}},
             r"s\.yaml: evaluate\.task is 'gsm9k'.* gsm8k",
         ),
         (
-            {"grid": {"seed": [0]}, "evaluate": {"samples": -1}, "world": {}},
+            {"grid": {"seed": [0]}, "evaluate": {"task": "problems", "samples": -1}},
             r"s\.yaml: evaluate\.samples is -1",
         ),
     ],
@@ -304,18 +241,9 @@ def test_a_wrong_override_is_told_from_the_file(tmp_path: Path, override: str, s
 def test_an_override_reaches_into_a_grid_of_sections(tmp_path: Path):
     grid = {"objective": {"beta": [0.1, 0.2]}, "seed": [0]}
     plan = plan_of(tmp_path, "grid.objective.beta=[0.3]", grid=grid)
-    assert [cell.settings for cell in plan.cells] == [{"objective.beta": 0.3, "seed": 0}]
+    assert [run.settings for run in plan.runs] == [{"objective.beta": 0.3, "seed": 0}]
 
 
 def test_a_sweep_that_is_not_there_is_refused(tmp_path: Path):
     with pytest.raises(InputError, match="A sweep in YAML is needed"):
         load_plan(tmp_path / "none.yaml")
-
-
-def test_the_example_of_the_docs_is_a_sweep(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.chdir(ROOT)
-    (example,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "sweep.md").read_text(), re.DOTALL)
-    (tmp_path / "s.yaml").write_text(example)
-    plan = load_plan(tmp_path / "s.yaml")
-    assert len(plan.cells) == 2 * (8 + 8 + 4) + 2
-    assert len(plan.worlds) == 4

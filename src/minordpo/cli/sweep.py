@@ -57,6 +57,7 @@ def sweep(sweep: Path, overrides: list[str], **options: Any) -> int:
       minordpo sweep sweep.yaml --only 'minordpo-*' --retry
       minordpo sweep sweep.yaml run.training.max_steps=20 'grid.seed=[0]' output=runs/try
     """
+    from minordpo.paper.worlds.foundation import MicroWorld
     from minordpo.sweep.sweep import sweep as run_sweep
 
-    return 1 if run_sweep(sweep, overrides, **options) else 0
+    return 1 if run_sweep(sweep, overrides, extension=MicroWorld, **options) else 0

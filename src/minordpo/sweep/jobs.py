@@ -1,7 +1,7 @@
-"""What a worker does: make a micro world, ask the untuned model questions, or run a cell, ask its model, and write down
+"""What a worker does: make a foundation, ask an untuned model questions, or train a run, ask its model and write down
 what it took.
 
-A worker lives for many cells, so pairs that runs share are tokenised once.
+A worker lives for many runs, so pairs that runs share are tokenised once.
 """
 
 from __future__ import annotations
@@ -15,103 +15,102 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import nn
 
 from minordpo.config import DataConfig, ModelConfig, ObjectiveConfig, RunConfig
-from minordpo.engine.models import load_model, load_tokenizer
 from minordpo.evaluate.evaluation import EvaluationConfig, evaluate
-from minordpo.generate.generation import generate_answers
-from minordpo.generate.prompts import question_prompts
-from minordpo.paper.worlds.world import World, make_world
-from minordpo.run_folder.files import read_jsonl, write_jsonl, written_whole
+from minordpo.run_folder import names
+from minordpo.run_folder.files import write_jsonl, written_whole
 from minordpo.run_folder.ownership import finished
-from minordpo.sweep.launch import Launch, train_by_processes
-from minordpo.sweep.results import COST, EVALUATION, FAILED, RETENTION
+from minordpo.sweep.foundation import Foundation
+from minordpo.sweep.launch import train_by_processes
 from minordpo.train.run import RunData, load_data, load_run_tokenizer, run
 
-WORLD_BATCH = 256  # answers at a time of a micro world's model, whose cache is small
-RETENTION_TOKENS = 16  # the tasks' answers have six characters
 _KEPT = 2  # tokenised sets that a worker holds at a time
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class WorldJob:
-    """Make a micro world."""
+class Job:
+    """Something that a worker does; `name` is what it is told and logged as."""
 
-    folder: Path
-    world: World
-
-    @property
-    def name(self) -> str:
-        """As it is told and logged."""
-        return self.folder.name
+    name: str
+    foundation: Foundation | None  # that it makes, or that must be made before
 
 
 @dataclass(frozen=True)
-class CellJob:
-    """Run a cell, and evaluate its model; what is there already is not done again."""
+class FoundationJob(Job):
+    """Make a foundation."""
 
-    config: RunConfig
-    evaluation: EvaluationConfig | None = None
-    retention: Path | None = None  # a world's other tasks
-    launch: Launch | None = None  # None: it is trained in the worker itself
-    allow_code: bool = False
+    foundation: Foundation
 
-    @property
-    def name(self) -> str:
-        """As it is told and logged."""
-        return Path(self.config.output).name
+    def do(self, say: Say) -> None:
+        """Make it, or go on with what is there."""
+        say(f"making the {self.foundation.section}")
+        self.foundation.make()
 
 
 @dataclass(frozen=True)
-class UntunedJob:
+class UntunedJob(Job):
     """Ask the model that runs start from what they are asked, once for all of them."""
 
     folder: Path  # of the evaluation
     model: str
     evaluation: EvaluationConfig
-    world: Path | None = None  # that the model is of
 
-    @property
-    def name(self) -> str:
-        """As it is told and logged."""
-        return f"untuned-{self.folder.name}"
-
-
-def do_job(job: WorldJob | UntunedJob | CellJob, say: Callable[[str], None]) -> None:
-    """Do it in this process; `say` is told what is being done."""
-    if isinstance(job, WorldJob):
-        say("making the world")
-        make_world(job.folder, job.world)
-        return
-    if isinstance(job, UntunedJob):
+    def do(self, say: Say) -> None:
+        """Ask it, or go on with the answers that are there."""
         say("answering questions")
-        job.folder.parent.mkdir(exist_ok=True)
-        batch = None if job.world is None else WORLD_BATCH
-        evaluate([job.model], job.evaluation, out=job.folder, batch_size=batch)
-        return
-    folder = Path(job.config.output)
-    (folder / FAILED).unlink(missing_ok=True)
-    with _counted(folder, memory=job.launch is None):
-        if not finished(folder):
-            say("training")
-            if job.launch is None:
-                data = _tokenised(job.config)
-                run(job.config, resume=True, quiet=True, data=data, allow_code=job.allow_code)
-            else:
-                _give_back_memory()  # of the untuned model, say: the first of the processes trains on the same GPU
-                train_by_processes(job.config, job.launch, say)
-        if job.evaluation is not None and not (folder / EVALUATION / "results.json").exists():
-            say("answering questions")
-            batch = None if job.retention is None else WORLD_BATCH
-            evaluate([str(folder)], job.evaluation, out=folder / EVALUATION, batch_size=batch)
-        if job.retention is not None and not (folder / RETENTION).exists():
-            say("doing other tasks")
-            write_jsonl(folder / RETENTION, _retention(folder, job.retention))
-    _give_back_memory()
+        self.folder.parent.mkdir(exist_ok=True)
+        _evaluate(self.model, self.evaluation, self.folder, self.foundation)
+
+
+@dataclass(frozen=True)
+class RunJob(Job):
+    """Train a run, and evaluate its model."""
+
+    config: RunConfig
+    evaluation: EvaluationConfig | None = None
+    processes: int = 1  # one is the worker itself; several are launched,
+    logs: Path = Path("logs")  # which leave here what they say
+    allow_code: bool = False
+
+    def do(self, say: Say) -> None:
+        """What is there already is not done again."""
+        folder = Path(self.config.output)
+        (folder / names.FAILED).unlink(missing_ok=True)
+        with _counted(folder, memory=self.processes == 1):
+            if not finished(folder):
+                say("training")
+                if self.processes == 1:
+                    data = _tokenised(self.config)
+                    run(self.config, resume=True, quiet=True, data=data, allow_code=self.allow_code)
+                else:
+                    _give_back_memory()  # of the untuned model, say: the first process trains on the same GPU
+                    train_by_processes(
+                        self.config, self.processes, self.logs, say, allow_code=self.allow_code
+                    )
+            if self.evaluation is not None and not (folder / names.EVALUATION / names.RESULTS).exists():
+                say("answering questions")
+                _evaluate(str(folder), self.evaluation, folder / names.EVALUATION, self.foundation)
+            if self.evaluation and self.foundation and not (folder / names.RETENTION).exists():
+                say("doing other tasks")
+                write_jsonl(folder / names.RETENTION, self.foundation.retained(folder))
+        _give_back_memory()
+
+
+AnyJob = FoundationJob | UntunedJob | RunJob
+
+
+def do_job(job: AnyJob, say: Say) -> None:
+    """Do the job in this process; `say` is told what is being done."""
+    job.do(say)
+
+
+def _evaluate(model: str, config: EvaluationConfig, out: Path, foundation: Foundation | None) -> None:
+    evaluate([model], config, out=out, batch_size=None if foundation is None else foundation.batch_size)
 
 
 def _give_back_memory() -> None:
@@ -132,23 +131,6 @@ def _tokenised_once(model: ModelConfig, data: DataConfig) -> RunData:
     return load_data(config, load_run_tokenizer(config))
 
 
-def _retention(folder: Path, tasks: Path) -> list[dict[str, Any]]:
-    """The model's answers to a world's other tasks; right is right to the character."""
-    rows = [row for _, row in read_jsonl(tasks)]
-    tokenizer, model = load_tokenizer(str(folder)), load_model(str(folder))
-    cast(nn.Module, model).to("cuda" if torch.cuda.is_available() else "cpu")
-    prompts = question_prompts(
-        tokenizer, [row["question"] for row in rows], prompt="{question}", plain_text=True
-    )
-    answers = generate_answers(
-        model, tokenizer, prompts, max_new_tokens=RETENTION_TOKENS, batch_size=WORLD_BATCH
-    )
-    return [
-        row | {"given": answer.text, "right": answer.stopped and answer.text.strip() == row["answer"]}
-        for row, answer in zip(rows, answers, strict=True)
-    ]
-
-
 # ---- what it takes ----
 @contextlib.contextmanager
 def _counted(folder: Path, *, memory: bool) -> Iterator[None]:
@@ -164,17 +146,18 @@ def _counted(folder: Path, *, memory: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        if (folder / "config.yaml").exists():  # else nothing may lie in the way of the next start
-            file = folder / COST
-            before = _known_cost(file)
-            cost = {
-                "seconds": round(before.get("seconds", 0.0) + time.perf_counter() - started, 3),
-                "peak_gpu_bytes": _most(
-                    before, "peak_gpu_bytes", torch.cuda.max_memory_allocated() if gpu else None
-                ),
-                "peak_resident_bytes": _most(before, "peak_resident_bytes", _peak() if resident else None),
+        if (folder / names.CONFIG).exists():  # else nothing may lie in the way of the next start
+            before = _known_cost(folder / names.COST)
+            peaks = {
+                "peak_gpu_bytes": torch.cuda.max_memory_allocated() if gpu else None,
+                "peak_resident_bytes": _peak() if resident else None,
             }
-            with written_whole(file) as aside:
+            cost = {"seconds": round(before.get("seconds", 0.0) + time.perf_counter() - started, 3)}
+            for name, peak in peaks.items():
+                cost[name] = max(
+                    (each for each in (before.get(name), peak) if each is not None), default=None
+                )
+            with written_whole(folder / names.COST) as aside:
                 aside.write_text(json.dumps(cost) + "\n", encoding="utf-8")
 
 
@@ -187,24 +170,17 @@ def _known_cost(file: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _most(before: dict[str, Any], name: str, now: int | None) -> int | None:
-    values = [value for value in (before.get(name), now) if value is not None]
-    return max(values, default=None)
-
-
 def _reset_peak() -> bool:
     """Begin the process's peak of resident memory anew; only Linux can, elsewhere it is that of all runs so far."""
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return False
-    return _peak() is not None
+        return _peak() is not None
+    return False
 
 
 def _peak() -> int | None:
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    line = next((each for each in lines if each.startswith("VmHWM:")), None)
-    return None if line is None else int(line.split()[1]) * 1024
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return None

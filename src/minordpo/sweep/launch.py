@@ -6,13 +6,11 @@ The worker that has the run waits for them. What they are told is in LOGS/NAME.y
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ import torch
 from minordpo.config import RunConfig, dump_config
 from minordpo.config.build import Origin, build
 from minordpo.errors import InputError, TrainingStopped
+from minordpo.run_folder.lock import locked
 from minordpo.run_folder.ownership import finished
 from minordpo.sweep.workers import how_it_ended
 
@@ -40,30 +39,13 @@ class LaunchConfig:
 
 
 def launched_processes(launch: Any, origin: Origin) -> int:
-    """Processes a run by the section `launch`, which may be left out: one, the worker itself.
-
-    Raises:
-        InputError: no whole number of two or more.
-    """
+    """Processes a run by the section `launch`, two or more; without the section one, the worker itself."""
     return 1 if launch is None else build(LaunchConfig, launch, "launch.", origin).processes
-
-
-@dataclass(frozen=True)
-class Launch:
-    """What a job needs to know of it."""
-
-    processes: int
-    logs: Path
-    allow_code: bool = False
 
 
 # ---- what this machine can do ----
 def refuse_too_few_gpus(processes: int, gpus: int) -> None:
-    """Nothing where each process can have a GPU, and where there is none at all: a CPU trains by gloo.
-
-    Raises:
-        InputError: there are some, but fewer.
-    """
+    """Raise InputError if there are GPUs, but fewer than processes; without any, a CPU trains by gloo."""
     if 0 < gpus < processes:
         raise InputError(
             f"launch.processes is {processes}, and each needs a GPU, but {_visible(gpus)}. Show more, or lower it and "
@@ -72,11 +54,7 @@ def refuse_too_few_gpus(processes: int, gpus: int) -> None:
 
 
 def runs_at_a_time(jobs: int | None, processes: int, gpus: int) -> int:
-    """`jobs`, or unless told as many as there are GPUs for, and one at least.
-
-    Raises:
-        InputError: the GPUs are not enough for so many runs of several processes.
-    """
+    """`jobs`, or as many as there are GPUs for; raise InputError if the GPUs are not enough for `jobs`."""
     count = max(1, gpus // processes) if jobs is None else jobs
     if processes > 1 and count > 1 and count * processes > gpus:
         raise InputError(
@@ -89,8 +67,7 @@ def runs_at_a_time(jobs: int | None, processes: int, gpus: int) -> int:
 def describe_launch(processes: int, gpus: int) -> str:
     """The plan's line on it."""
     where = "one a GPU" if gpus else "on the CPU, since no GPU is visible"
-    if 0 < gpus < processes:
-        where = f"one a GPU, but {_visible(gpus)}: this machine cannot run it"
+    where += f", but {_visible(gpus)}: this machine cannot run it" if 0 < gpus < processes else ""
     return f"each run is trained by {processes} processes, {where}"
 
 
@@ -99,7 +76,14 @@ def _visible(gpus: int) -> str:
 
 
 # ---- a run ----
-def train_by_processes(config: RunConfig, launch: Launch, say: Callable[[str], None]) -> None:
+def train_by_processes(
+    config: RunConfig,
+    processes: int,
+    logs: Path,
+    say: Callable[[str], None],
+    *,
+    allow_code: bool = False,
+) -> None:
     """Train in several processes, or go on with what an earlier start left; returns when the run is finished.
 
     Processes that outlived the sweep which started them are waited for, since two would train one run.
@@ -108,42 +92,34 @@ def train_by_processes(config: RunConfig, launch: Launch, say: Callable[[str], N
         TrainingStopped: they ended otherwise; why, as far as their log tells.
     """
     name = Path(config.output).name
-    file, log = launch.logs / f"{name}.yaml", launch.logs / f"{name}.txt"
+    file, log = logs / f"{name}.yaml", logs / f"{name}.txt"
     on_gpus = torch.cuda.is_available() and not config.training.arguments.get("use_cpu")
-    with _alone(file, say) as handle:
+
+    def busy() -> None:
+        say("waiting for the processes of an earlier start, which still train it")
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    # torchrun inherits the lock and so keeps it for as long as it lives.
+    with locked(file, busy=busy, flags=os.O_RDWR | os.O_CREAT | os.O_APPEND) as handle:
+        say("training")
         if finished(Path(config.output)):
             return
         os.truncate(handle, 0)
         os.write(handle, dump_config(config).encode())
-        code = ["--allow-code"] if launch.allow_code else []
+        code = ["--allow-code"] if allow_code else []
         with log.open("ab") as out:
             begun = out.tell()
             status = _ended(
-                [*_TORCHRUN, str(launch.processes), "-m", "minordpo", "train", str(file), "--resume", *code],
+                [*_TORCHRUN, str(processes), "-m", "minordpo", "train", str(file), "--resume", *code],
                 out.fileno(),
                 held=handle,
                 environment={} if on_gpus else {"ACCELERATE_USE_CPU": "true"},
             )
     if status != 0:
-        raise TrainingStopped(why(status, _since(log, begun), launch.processes))
-
-
-@contextlib.contextmanager
-def _alone(file: Path, say: Callable[[str], None]) -> Iterator[int]:
-    """The file opened and locked; torchrun inherits the lock and so keeps it for as long as it lives."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                say("waiting for the processes of an earlier start, which still train it")
-                fcntl.flock(handle, fcntl.LOCK_EX)
-                say("training")
-        yield handle
-    finally:
-        os.close(handle)
+        with log.open("rb") as opened:
+            opened.seek(max(begun, log.stat().st_size - _READ))
+            said = opened.read().decode("utf-8", errors="replace")
+        raise TrainingStopped(why(status, said, processes))
 
 
 def _ended(arguments: list[str], out: int, *, held: int, environment: dict[str, str]) -> int:
@@ -166,18 +142,11 @@ def _ended(arguments: list[str], out: int, *, held: int, environment: dict[str, 
 
 
 # ---- why it failed ----
-def _since(log: Path, begun: int) -> str:
-    with log.open("rb") as opened:
-        opened.seek(max(begun, log.stat().st_size - _READ))
-        return opened.read().decode("utf-8", errors="replace")
-
-
 def why(status: int, said: str, processes: int) -> str:
     """In a line: how the first process that failed ended, and the last error that was written before torchrun's own."""
     failed = _FAILED.search(said)
-    if failed is None:
-        ended = f"torchrun: {how_it_ended(status)}"
-    else:
+    ended = f"torchrun: {how_it_ended(status)}"
+    if failed is not None:
         ended = f"process {int(failed[2]) + 1} of {processes}: {how_it_ended(int(failed[1]))}"
     lines = said[: failed.start() if failed else None].splitlines()
     error = next((line for line in reversed(lines) if _ERROR.match(line)), None)

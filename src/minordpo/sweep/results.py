@@ -42,45 +42,32 @@ HEALTHS: tuple[str, ...] = typing.get_args(Health)  # from the best to the worst
 _DEFAULT_SEED = 42  # transformers' own
 
 _HEAD: dict[str, type] = {
-    "run": str,
-    "status": str,  # finished, unfinished or failed
-    "error": str,
-    "objective": str,  # with all its hyper-parameters
+    **dict.fromkeys(("run", "status", "error"), str),  # finished, unfinished or failed, and why
+    "objective": str,
     "learning_rate": float,
-    "seed": int,
-    "model": str,
-    "data": str,
+    "seed": int,  # the objective with all its hyper-parameters
+    **dict.fromkeys(("model", "data"), str),
 }
 _HEALTH: dict[str, type] = {
-    "health": str,  # at the end
-    "worst_health": str,
+    **dict.fromkeys(("health", "worst_health"), str),  # at the end, and of the whole run
     **{f"{name}_step": int for name in HEALTHS[1:]},  # the first step of each
     "rolled_back_to": int,
 }
+_INTERVAL = ("", "_low", "_high")
 _EVALUATED: dict[str, type] = {
     "questions": int,
-    **{
-        f"{name}{end}": float
-        for name in ("strict_accuracy", "flexible_accuracy")
-        for end in ("", "_low", "_high")
-    },
+    **{f"{name}{end}": float for name in ("strict_accuracy", "flexible_accuracy") for end in _INTERVAL},
     **dict.fromkeys(("asked_format", "repeated_4grams", "looping", "stopped", "empty", "mean_tokens"), float),
     **{f"kl_per_{unit}{end}": float for unit in ("token", "sequence") for end in ("", "_error")},
     "kl_cut": float,
     "retention_questions": int,
-    **{f"retention_accuracy{end}": float for end in ("", "_low", "_high")},
+    **{f"retention_accuracy{end}": float for end in _INTERVAL},
 }
 _COST: dict[str, type] = {
-    "steps": int,
-    "tokens": int,
-    "median_step_seconds": float,
-    "training_seconds": float,
-    "total_seconds": float,
-    "peak_gpu_bytes": int,
-    "peak_resident_bytes": int,
-    "machine": str,
-    "minordpo": str,
-    "torch": str,
+    **dict.fromkeys(("steps", "tokens"), int),
+    **dict.fromkeys(("median_step_seconds", "training_seconds", "total_seconds"), float),
+    **dict.fromkeys(("peak_gpu_bytes", "peak_resident_bytes"), int),
+    **dict.fromkeys(("machine", "minordpo", "torch"), str),
 }
 COLUMNS: dict[str, type] = _HEAD | _HEALTH | _EVALUATED | _COST
 
@@ -286,13 +273,8 @@ def write_results(folder: Path, rows: Sequence[Mapping[str, Any]], settings: Seq
     ):
         writer = csv.writer(file)
         writer.writerow(types)
-        writer.writerows([_cell(row.get(name)) for name in types] for row in rows)
-    kinds = {
-        str: pyarrow.string(),
-        int: pyarrow.int64(),
-        float: pyarrow.float64(),
-        bool: pyarrow.bool_(),
-    }
+        writer.writerows([_as_text(row.get(name)) for name in types] for row in rows)
+    kinds = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64(), bool: pyarrow.bool_()}
     schema = pyarrow.schema([(name, kinds[kind]) for name, kind in types.items()])
     columns = {name: [_typed(row.get(name), kind) for row in rows] for name, kind in types.items()}
     with written_whole(folder / names.RESULTS_PARQUET) as aside:
@@ -323,17 +305,14 @@ def _type_of(values: Sequence[Any]) -> type:
 def _typed(value: Any, kind: type) -> Any:
     if value is None:
         return None
-    if kind is str:
-        return str(_cell(value))
-    return kind(value)
+    return str(_as_text(value)) if kind is str else kind(value)
 
 
-def _cell(value: Any) -> Any:
-    if value is None or isinstance(value, str):
-        return "" if value is None else value
+def _as_text(value: Any) -> Any:
+    """The value as results.csv has it; the csv module writes text and whole numbers itself."""
     if isinstance(value, bool | list | dict):
         return json.dumps(value, ensure_ascii=False)
-    return repr(value) if isinstance(value, float) else value
+    return "" if value is None else repr(value) if isinstance(value, float) else value
 
 
 # ---- for a terminal ----
@@ -357,30 +336,23 @@ _SHOWN: dict[str, tuple[str, str]] = {  # column → its head, and how its value
 def results_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows' main columns, aligned, and below them each failure in a line; columns without values are left out."""
     shown = [name for name in _SHOWN if any(row.get(name) is not None for row in rows)]
-    lines = [[_SHOWN[name][0] for name in shown]]
-    for row in rows:
-        lines.append([_short(row, name) for name in shown])
+    lines = [[_SHOWN[name][0] for name in shown], *([_short(row, name) for name in shown] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    table = [
-        "  ".join(
-            text.ljust(width) if place == 0 else text.rjust(width)
-            for place, (text, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
-    failures = [f"{row['run']} failed: {row['error']}" for row in rows if row["status"] == "failed"]
-    failures += [
-        f"{row['run']} cannot be read: {row['error']}" for row in rows if row["status"] == "unreadable"
-    ]
-    return "\n".join([*table, *failures])
+    table = []
+    for first, *others in lines:
+        right = [text.rjust(width) for text, width in zip(others, widths[1:], strict=True)]
+        table.append("  ".join([first.ljust(widths[0]), *right]).rstrip())
+    for status, said in (("failed", "failed"), ("unreadable", "cannot be read")):
+        table += [f"{row['run']} {said}: {row['error']}" for row in rows if row["status"] == status]
+    return "\n".join(table)
 
 
 def _short(row: Mapping[str, Any], name: str) -> str:
     value = row.get(name)
     if name == "health" and row["status"] != "finished":
         return str(row["status"])
-    strict = name in ("strict_accuracy", "flexible_accuracy", "retention_accuracy")
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "" if value is None else "nan"
     text = _SHOWN[name][1].format(value)
-    return f"{text} [{100 * row[f'{name}_low']:.0f}, {100 * row[f'{name}_high']:.0f}]" if strict else text
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    return text if low is None or high is None else f"{text} [{100 * low:.0f}, {100 * high:.0f}]"

@@ -1,9 +1,9 @@
 """`minordpo sweep`: many runs from one file, side by side, into one table. Read this first.
 
-SWEEP.yaml ─► plan: cells, worlds             plan      names: names, what a world replaces: on_world
-plan × what is on disk ─► what is to be done  folder    sweep.json, failed.txt; other sweeps are refused
-jobs ─► workers                               workers   what a job does: cell, of several processes: launch
-each run's end ─► its row                     ../results: results.csv, results.parquet
+SWEEP.yaml ─► plan: run plans                 plan      names: names, what runs may stand on: foundation
+plan × what is on disk ─► what is to be done  folder    sweep.json, failed.txt; other sweeps are refused: identity
+jobs ─► workers                               workers   what a job does: jobs, of several processes: launch
+each run's end ─► its row                     results   results.csv, results.parquet
 
 Everything is kept in run folders as it comes, so a sweep that is stopped, killed or unplugged goes on by the same
 command.
@@ -16,59 +16,59 @@ import json
 import statistics
 import sys
 import time
-from collections import deque
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from minordpo.errors import InputError
-from minordpo.paper.worlds.world import describe_base, is_made
-from minordpo.run_folder import records
+from minordpo.run_folder import names, records
 from minordpo.run_folder.lock import only_here
-from minordpo.sweep.cost import estimate, seconds_before
+from minordpo.sweep.cost import estimate, seconds_before, unmade
 from minordpo.sweep.folder import SweepFolder
-from minordpo.sweep.jobs import CellJob, UntunedJob, WorldJob, do_job
-from minordpo.sweep.launch import Launch, describe_launch, refuse_too_few_gpus, runs_at_a_time
-from minordpo.sweep.plan import Cell, SweepPlan, load_plan
+from minordpo.sweep.foundation import Extension
+from minordpo.sweep.jobs import AnyJob, FoundationJob, RunJob, UntunedJob, do_job
+from minordpo.sweep.launch import describe_launch, refuse_too_few_gpus, runs_at_a_time
+from minordpo.sweep.plan import RunPlan, SweepPlan, load_plan
 from minordpo.sweep.results import results_table
 from minordpo.sweep.workers import Event, Workers, one_gpu, visible_gpus
 
-LOGS, RESULTS = "logs", "results.json"
-_WAIT = 1.0  # seconds between looks at the clock
-Job = CellJob | UntunedJob | WorldJob
+_WAIT = 1.0  # seconds after which the clock is read again
+Say = Callable[[str], None]
 
 
 def sweep(
     path: Path,
     overrides: Sequence[str] = (),
     *,
+    extension: Extension = None,
     jobs: int | None = None,
     only: str | None = None,
     retry: bool = False,
     dry_run: bool = False,
     allow_code: bool = False,
     start: str = "spawn",
-    say: Callable[[str], None] = print,
+    say: Say = print,
 ) -> int:
     """Do what the sweep's file says and is not done yet; the number of its runs that have failed.
 
-    `jobs` runs go at a time (unless told as many as there are GPUs for, or one). `only` is a pattern such as
-    "minordpo-*" for names; `retry` runs failed ones again. `allow_code` lets runs import the function that they name
-    as their objective. `start`: as `Workers`.
+    `extension` is what the runs may stand on, which adds a section to the file. `jobs` runs go at a time (unless told
+    as many as there are GPUs for, or one). `only` is a pattern such as "minordpo-*" for names; `retry` runs failed ones
+    again. `allow_code` lets runs import the function that they name as their objective. `start`: as `Workers`.
 
     Raises:
         InputError: the file or the output folder cannot be used; nothing was run then.
     """
     if jobs is not None and jobs < 1:
         raise InputError(f"--jobs is {jobs}, but at least 1 is needed. Raise it")
-    plan = load_plan(path, overrides, allow_code=allow_code)
+    plan = load_plan(path, overrides, extension=extension, allow_code=allow_code)
     gpus = len(visible_gpus())
     at_a_time = runs_at_a_time(jobs, plan.processes, gpus)
+    folder = SweepFolder(plan.output)
     if dry_run:
-        folder = SweepFolder(plan.output)
         plan = _chosen(folder.reconciled(plan), only)
         todo = _todo(plan, folder, retry)
         say(describe(plan, folder, todo, retry=retry))
@@ -80,8 +80,8 @@ def sweep(
             say(estimate(plan, folder, todo, jobs=at_a_time))
         return 0
     refuse_too_few_gpus(plan.processes, gpus)
+    logs = plan.output / names.SWEEP_LOGS
     with only_here(plan.output, doing="sweeping"):
-        folder = SweepFolder(plan.output)
         plan = folder.reconciled(plan)
         chosen = _chosen(plan, only)
         folder.begin(plan)
@@ -92,17 +92,15 @@ def sweep(
         unasked: list[str] = []
         if todo or untuned:
             count = min(at_a_time, len(todo) + len(untuned))
-            with Workers(
-                do_job, count, plan.output / LOGS, processes=plan.processes, method=start
-            ) as workers:
+            with Workers(do_job, count, logs, processes=plan.processes, method=start) as workers:
                 unasked = _Loop(chosen, folder, workers, todo, untuned, say).run()
-            rows = folder.rows([cell.name for cell in todo])
+            rows = folder.rows([run.name for run in todo])
         folder.write_results(rows)
     say("\n" + results_table(rows) if rows else "")
-    failed = [cell for cell in plan.cells if folder.state(cell, plan) == "failed"]
+    failed = [run for run in plan.runs if folder.state(run, plan) == "failed"]
     say(
         f"\n{plan.output}: results.csv and results.parquet hold {len(rows)} rows, each run its own folder"
-        + (f"; {len(failed)} failed, run them again by --retry ({LOGS}/ has more)" if failed else "")
+        + (f"; {len(failed)} failed, run them again by --retry ({logs.name}/ has more)" if failed else "")
         + "".join(f"; {name} was not asked, the same command asks it again" for name in unasked)
     )
     return len(failed) + len(unasked) + sum(row["status"] == "unreadable" for row in rows)
@@ -112,204 +110,177 @@ def _chosen(plan: SweepPlan, only: str | None) -> SweepPlan:
     """The plan of those runs alone whose name is matched."""
     if only is None:
         return plan
-    cells = tuple(cell for cell in plan.cells if fnmatch.fnmatchcase(cell.name, only))
-    if not cells:
-        names = [cell.name for cell in plan.cells]
+    runs = tuple(run for run in plan.runs if fnmatch.fnmatchcase(run.name, only))
+    if not runs:
         raise InputError(
-            f"--only is {only!r}, which matches none of the {len(names)} runs ({names[0]}, …). Correct it; * stands "
-            "for anything"
+            f"--only is {only!r}, which matches none of the {len(plan.runs)} runs ({plan.runs[0].name}, …). Correct "
+            "it; * stands for anything"
         )
-    return replace(plan, cells=cells)
+    return replace(plan, runs=runs)
 
 
-def _todo(plan: SweepPlan, folder: SweepFolder, retry: bool) -> list[Cell]:
+def _todo(plan: SweepPlan, folder: SweepFolder, retry: bool) -> list[RunPlan]:
     wanted = {"new", "begun", "failed"} if retry else {"new", "begun"}
-    return [cell for cell in plan.cells if folder.state(cell, plan) in wanted]
+    return [run for run in plan.runs if folder.state(run, plan) in wanted]
 
 
-def untuned_jobs(plan: SweepPlan, folder: SweepFolder, todo: Sequence[Cell]) -> list[UntunedJob]:
+def untuned_jobs(plan: SweepPlan, folder: SweepFolder, todo: Sequence[RunPlan]) -> list[UntunedJob]:
     """The models that runs start from and that are not asked yet, each once; not those of runs that stay failed."""
     jobs: dict[Path, UntunedJob] = {}
-    names = {cell.name for cell in todo}
-    for cell in plan.cells:
-        asked = plan.untuned(cell)
-        if asked is None or (asked[0] / RESULTS).exists():
+    to_run = {run.name for run in todo}
+    for run in plan.runs:
+        out, asked = plan.untuned(run) or (None, None)
+        if out is None or asked is None or (out / names.RESULTS).exists():
             continue
-        if cell.name in names or folder.state(cell, plan) == "done":
-            world = None if cell.world is None else plan.world_folder(cell.world)
-            jobs.setdefault(asked[0], UntunedJob(asked[0], cell.config.model.path, asked[1], world))
+        if run.name in to_run or folder.state(run, plan) == "done":
+            name, model = f"untuned-{out.name}", run.config.model.path
+            jobs.setdefault(out, UntunedJob(name, run.foundation, out, model, asked))
     return list(jobs.values())
 
 
-def describe(plan: SweepPlan, folder: SweepFolder, todo: Sequence[Cell], *, retry: bool) -> str:
+def describe(plan: SweepPlan, folder: SweepFolder, todo: Sequence[RunPlan], *, retry: bool) -> str:
     """The plan in words: what varies, what is shared, how much is there already."""
-    lines = [f"{plan.output}: {len(plan.cells)} {'run' if len(plan.cells) == 1 else 'runs'}"]
+    lines = [f"{plan.output}: {len(plan.runs)} {'run' if len(plan.runs) == 1 else 'runs'}"]
     for key in plan.keys:
-        values = dict.fromkeys(json.dumps(c.settings[key]) for c in plan.cells if key in c.settings)
+        values = dict.fromkeys(json.dumps(run.settings[key]) for run in plan.runs if key in run.settings)
         if values:
             lines.append(f"  {key}: {', '.join(value.strip(chr(34)) for value in values)}")
     lines += [f"  {note}" for note in plan.notes]
     if plan.processes > 1:
         lines.append(f"  {describe_launch(plan.processes, len(visible_gpus()))}")
-    if plan.worlds:
-        made = sum(map(is_made, plan.worlds))
-        lines.append(f"  micro worlds: {len(plan.worlds)}, {made} of them made; runs on one share it")
-    references = {_reference(cell) for cell in plan.cells if cell.config.metrics.reference}
+    if foundations := plan.foundations:
+        made = sum(each.made for each in foundations)
+        kind = foundations[0].kind
+        lines.append(f"  {kind}s: {len(foundations)}, {made} of them made; runs on one share it")
+    references = {_reference(run) for run in plan.runs if run.config.metrics.reference}
     lines.append(f"  reference passes: {len(references)}, each shared by its runs")
-    untuned = {asked[0] for cell in plan.cells if (asked := plan.untuned(cell)) is not None}
-    if untuned:
-        asked_before = sum((path / RESULTS).exists() for path in untuned)
-        lines.append(f"  untuned models: {len(untuned)} to be asked the same, {asked_before} of them done")
-    if plan.evaluate is not None and any(plan.untuned(cell) is None for cell in plan.cells):
+    if untuned := plan.untuned_models():
+        done = sum((path / names.RESULTS).exists() for path in untuned)
+        lines.append(f"  untuned models: {len(untuned)} to be asked the same, {done} of them done")
+    if plan.evaluate is not None and None in map(plan.untuned, plan.runs):
         lines.append(
             "  untuned models with gguf_file, revision or trust_remote_code are not asked: nothing is told against them"
         )
-    states = [folder.state(cell, plan) for cell in plan.cells]
+    states = [folder.state(run, plan) for run in plan.runs]
     counted = [f"{states.count('done')} done", f"{states.count('begun')} begun"]
-    failed = states.count("failed")
-    if failed:
+    if failed := states.count("failed"):
         counted.append(f"{failed} failed" + ("" if retry else ", run again only with --retry"))
     lines.append(f"  {'; '.join(counted)}; {len(todo)} to do")
     return "\n".join(lines)
 
 
-def _reference(cell: Cell) -> str:
+def _reference(run: RunPlan) -> str:
     """What runs of one reference pass have in common, as far as the configs tell."""
-    config = cell.config
-    arguments = config.training.arguments
-    return repr((config.model, config.data, arguments.get("bf16", False)))
+    config = run.config
+    return repr((config.model, config.data, config.training.arguments.get("bf16", False)))
 
 
+@dataclass
 class _Loop:
     """Gives jobs to workers as they become free, and keeps what they tell."""
 
-    def __init__(
-        self,
-        plan: SweepPlan,
-        folder: SweepFolder,
-        workers: Workers,
-        todo: list[Cell],
-        untuned: list[UntunedJob],
-        say: Callable[[str], None],
-    ) -> None:
-        self.plan, self.folder, self.workers, self.say = plan, folder, workers, say
-        self.cells = {cell.name: cell for cell in todo}
-        needed = {cell.world for cell in todo}
-        self.worlds = {  # not made yet
-            path: world for path, world in plan.worlds.items() if world in needed and not is_made(path)
-        }
-        self.untuned = untuned
+    plan: SweepPlan
+    folder: SweepFolder
+    workers: Workers
+    todo: list[RunPlan]
+    untuned: list[UntunedJob]
+    say: Say
+
+    def __post_init__(self) -> None:
+        self.runs = {run.name: run for run in self.todo}
+        self.unmade = unmade(self.todo)
+        self.queue = self._jobs()
         self.doing: dict[str, str] = {}
         self.given: dict[str, float] = {}  # when each job was
-        self.took: dict[type[Job], list[float]] = {CellJob: [], WorldJob: []}  # seconds, since this start
-        self.before = dict(zip(self.took, seconds_before(plan, folder), strict=True))
+        # Seconds of each kind of job, since this start and before it.
+        self.took: dict[type, list[float]] = defaultdict(list)
+        self.before = dict(zip((RunJob, FoundationJob), seconds_before(self.plan, self.folder), strict=True))
         self.ended = 0
         self.unasked: list[str] = []
 
     def run(self) -> list[str]:
         """Until every run has ended; the untuned models that could not be asked."""
-        queue = self._queue()
         if left := _left(self._seconds_left()):
             self.say(f"  {left.removeprefix('; ')}, by those that are done")
-        terminal, total = sys.stderr.isatty(), len(self.cells)
-        # Its own estimate is left out: it would take worlds that were made first for a part of each run.
+        terminal, total = sys.stderr.isatty(), len(self.runs)
+        # Its own estimate is left out: it would take foundations that were made first for a part of each run.
         bar = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
         with tqdm(total=total, desc="runs", bar_format=bar, dynamic_ncols=True) as self.bar:
-            while queue or self.workers.busy:
-                while self.workers.free and (job := self._next(queue)) is not None:
+            while self.queue or self.workers.busy:
+                while self.workers.free and (job := self._next()) is not None:
                     self.doing[job.name], self.given[job.name] = "starting", time.perf_counter()
-                    if isinstance(job, WorldJob):
-                        self._tell(f"{job.name}: making this micro world, for which its runs wait")
+                    if isinstance(job, FoundationJob):
+                        self._tell(f"{job.name}: making this {job.foundation.kind}, for which its runs wait")
                     self.workers.give(job)
                 for event in self.workers.events(_WAIT):
-                    self._take(event, queue)
+                    self._take(event)
                 if terminal:
                     self.bar.set_postfix_str(self._doing())
         return self.unasked
 
-    def _queue(self) -> deque[Job]:
-        """The untuned models, then the runs in their order, each world not made yet before the first of its runs."""
-        jobs: list[Job] = [*self.untuned]
-        waiting = dict(self.worlds)
-        for cell in self.cells.values():
-            path = None if cell.world is None else self.plan.world_folder(cell.world)
-            if path in waiting:
-                jobs.append(WorldJob(path, waiting.pop(path)))
-            jobs.append(self._job(cell))
-        return deque(jobs)
+    def _jobs(self) -> list[AnyJob]:
+        """The untuned models, then the runs in their order, a foundation not made yet before the first of its runs."""
+        jobs: list[AnyJob] = [*self.untuned]
+        waiting = [*self.unmade]
+        for run in self.todo:
+            if run.foundation in waiting:
+                waiting.remove(run.foundation)
+                jobs.append(FoundationJob(run.foundation.folder.name, run.foundation))
+            asked, logs = self.plan.evaluation(run), self.plan.output / names.SWEEP_LOGS
+            code = self.plan.allow_code
+            jobs.append(RunJob(run.name, run.foundation, run.config, asked, run.processes, logs, code))
+        return jobs
 
-    def _job(self, cell: Cell) -> CellJob:
-        evaluation = self.plan.evaluation(cell)
-        retention = None
-        if cell.world is not None and evaluation is not None:
-            retention = self.plan.world_folder(cell.world) / "retention.jsonl"
-        launch = (
-            Launch(cell.processes, self.plan.output / LOGS, self.plan.allow_code)
-            if cell.processes > 1
-            else None
-        )
-        return CellJob(cell.config, evaluation, retention, launch, self.plan.allow_code)
-
-    def _next(self, queue: deque[Job]) -> Job | None:
-        """The first job that waits for no world."""
-        for job in queue:
-            if isinstance(job, WorldJob) or self._world_of(job) not in self.worlds:
-                queue.remove(job)
+    def _next(self) -> AnyJob | None:
+        """The first job that waits for no foundation."""
+        for job in self.queue:
+            if isinstance(job, FoundationJob) or job.foundation not in self.unmade:
+                self.queue.remove(job)
                 return job
         return None
 
-    def _world_of(self, job: CellJob | UntunedJob) -> Path | None:
-        if isinstance(job, UntunedJob):
-            return job.world
-        world = self.cells[job.name].world
-        return None if world is None else self.plan.world_folder(world)
-
-    def _take(self, event: Event, queue: deque[Job]) -> None:
+    def _take(self, event: Event) -> None:
         job = event.job
         if event.kind == "doing":
             self.doing[job.name] = event.text
             return
         self.doing.pop(job.name, None)
-        if event.kind == "done" and type(job) in self.took:
+        error = event.text if event.kind == "failed" else None
+        if error is None:
             self.took[type(job)].append(time.perf_counter() - self.given[job.name])
-        if isinstance(job, CellJob):
-            self._end(job, event.text if event.kind == "failed" else None)
-            return
-        if isinstance(job, UntunedJob):
-            if event.kind == "failed":
+        if isinstance(job, RunJob):
+            self._end(job.name, error)
+        elif isinstance(job, UntunedJob):
+            if error is not None:
                 self.unasked.append(job.name)
-                self._tell(f"{job.name}: not asked, so nothing can be told against it: {event.text}")
-            return
-        self.worlds.pop(job.folder)
-        if event.kind == "done":
-            self._tell(f"{job.name}: {describe_base(job.folder)}")
-            return
-        for waiting in [each for each in queue if not isinstance(each, WorldJob)]:
-            if self._world_of(waiting) != job.folder:
-                continue
-            queue.remove(waiting)
-            if isinstance(waiting, CellJob):
-                self._end(waiting, f"its world could not be made: {event.text}")
+                self._tell(f"{job.name}: not asked, so nothing can be told against it: {error}")
+        else:
+            self.unmade.remove(job.foundation)
+            if error is None:
+                self._tell(f"{job.name}: {job.foundation.outcome()}")
+                return
+            waiting = [each for each in self.queue if each.foundation == job.foundation]
+            self.queue = [each for each in self.queue if each not in waiting]
+            for each in waiting:
+                if isinstance(each, RunJob):
+                    self._end(each.name, f"its {job.foundation.section} could not be made: {error}")
 
-    def _end(self, job: CellJob, error: str | None) -> None:
+    def _end(self, name: str, error: str | None) -> None:
         """A run has ended: write its row, and say in a line what came of it."""
-        cell = self.cells[job.name]
         if error is not None:
-            self.folder.fail(cell, error)
-        rows = self.folder.rows([cell.name])
+            self.folder.fail(self.runs[name], error)
+        rows = self.folder.rows([name])
         self.folder.write_results(rows)
-        row = next(each for each in rows if each["run"] == cell.name)
+        row = next(each for each in rows if each["run"] == name)
         self.ended += 1
-        self._tell(
-            f"[{self.ended}/{len(self.cells)}] {cell.name}: {_outcome(row)}{_left(self._seconds_left())}"
-        )
+        self._tell(f"[{self.ended}/{len(self.runs)}] {name}: {_outcome(row)}{_left(self._seconds_left())}")
         self.bar.update()
 
     def _seconds_left(self) -> float:
-        """By what runs and worlds took since this start, or before it; 0 where that is not known, or none is left."""
-        left = {CellJob: len(self.cells) - self.ended, WorldJob: len(self.worlds)}
+        """By what jobs took since this start, or before it; 0 where that is not known, or none is left."""
+        left = {RunJob: len(self.runs) - self.ended, FoundationJob: len(self.unmade)}
         took = {kind: self.took[kind] or self.before[kind] for kind in left}
-        if not took[CellJob] or not left[CellJob]:
+        if not took[RunJob] or not left[RunJob]:
             return 0.0
         seconds = sum(statistics.median(took[kind]) * count for kind, count in left.items() if took[kind])
         return seconds / self.workers.count
@@ -322,7 +293,7 @@ class _Loop:
         """What the workers are at; steps are counted from the run's own file."""
         said = []
         for name, what in self.doing.items():
-            step = _last_step(self.plan.output / name / "metrics.jsonl") if what == "training" else None
+            step = _last_step(self.plan.output / name / names.METRICS) if what == "training" else None
             said.append(f"{name}: {what}" + ("" if step is None else f", step {step}"))
         return "; ".join(said)
 

@@ -93,13 +93,11 @@ class Workers:
         """Have a free worker do the job; one is started where there is none."""
         for place in [p for p, w in self._workers.items() if w.job is None and not w.process.is_alive()]:
             self._retire(place)
-        idle = [p for p, worker in self._workers.items() if worker.job is None]
-        if idle:
-            place = idle[0]
-        else:
-            place = next(p for p in range(len(self._environments)) if p not in self._workers)
-            self._workers[place] = _Worker(self._context, self._do, self._environments[place], self._logs)
-        worker = self._workers[place]
+        worker = next((each for each in self._workers.values() if each.job is None), None)
+        if worker is None:
+            place = next(each for each in range(self.count) if each not in self._workers)
+            worker = _Worker(self._context, self._do, self._environments[place], self._logs)
+            self._workers[place] = worker
         worker.job = job
         with contextlib.suppress(BrokenPipeError):  # it has died; that is seen below
             worker.conn.send(job)
@@ -147,15 +145,12 @@ def environments(count: int, processes: int = 1) -> list[dict[str, str]]:
     Cores are those of one process.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    shared: dict[str, str] = {}
-    if "OMP_NUM_THREADS" not in os.environ:
-        shared["OMP_NUM_THREADS"] = str(max(1, cores // (count * processes)))
+    threads = {"OMP_NUM_THREADS": str(max(1, cores // (count * processes)))}
+    shared = {} if "OMP_NUM_THREADS" in os.environ else threads
     gpus = visible_gpus()
-    shares = [",".join(gpus[at : at + processes]) for at in range(0, len(gpus), processes)]
-    return [
-        shared | ({"CUDA_VISIBLE_DEVICES": shares[place % len(shares)]} if shares else {})
-        for place in range(count)
-    ]
+    places = range(0, len(gpus), processes)
+    shares = [{"CUDA_VISIBLE_DEVICES": ",".join(gpus[at : at + processes])} for at in places] or [{}]
+    return [shared | shares[place % len(shares)] for place in range(count)]
 
 
 def visible_gpus() -> Sequence[str]:
@@ -185,11 +180,11 @@ def one_gpu() -> Iterator[None]:
 
 def how_it_ended(code: int | None) -> str:
     """Of a process that did not end well, its exit status in words."""
-    if code is not None and code < 0:
-        name = signal.Signals(-code).name
-        why = ", as the system does where memory runs out" if name == "SIGKILL" else ""
-        return f"its process was ended by {name}{why}"
-    return f"its process ended with status {code} in the middle of it"
+    if code is None or code >= 0:
+        return f"its process ended with status {code} in the middle of it"
+    name = signal.Signals(-code).name
+    why = ", as the system does where memory runs out" if name == "SIGKILL" else ""
+    return f"its process was ended by {name}{why}"
 
 
 # ---- in the worker ----
@@ -209,10 +204,9 @@ def _work(conn: Connection, do: Doing, environment: dict[str, str], logs: Path) 
             return
         logs.mkdir(parents=True, exist_ok=True)
         with (logs / f"{job.name}.txt").open("a", encoding="utf-8") as log:
-            for stream in (sys.stdout, sys.stderr):
+            for number, stream in ((1, sys.stdout), (2, sys.stderr)):
                 stream.flush()
-            os.dup2(log.fileno(), 1)
-            os.dup2(log.fileno(), 2)
+                os.dup2(log.fileno(), number)
         kind, text, sound = _done(job, do, conn)
         conn.send((kind, text, sound))
         if not sound:  # a GPU that met an error may answer every later call with it

@@ -20,7 +20,16 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from minordpo.errors import InputError
 from minordpo.generate.generation import generate_answers
 from minordpo.generate.text_measures import last_number
-from minordpo.paper.worlds.questions import MIXTURE, SLIP, Distance, Family, Question, draw, draw_task
+from minordpo.paper.worlds.questions import (
+    MIXTURE,
+    SLIP,
+    Calculation,
+    Distance,
+    Family,
+    World,
+    draw,
+    draw_task,
+)
 
 CHARACTERS = "\n 0123456789+-*/=?,.:abcdefghijklmnopqrstuvwxyzS"
 BATCH, RATE = 32, 2e-3
@@ -75,18 +84,14 @@ def example(family: Family, distance: Distance, rng: random.Random) -> tuple[str
     """What the base is trained on: a prompt and its answer."""
     terse, worked = MIXTURE[distance]
     kind = rng.random()
-    if kind < terse:
-        question = draw(family, rng)
-        return question.text, question.terse()
-    if kind < terse + worked:
-        question = draw(family, rng, slip=SLIP)
-        return question.text, question.worked()
-    task = draw_task(rng)
-    return task.text, task.answer
+    if kind >= terse + worked:
+        return draw_task(rng)
+    question = draw(family, rng, slip=0.0 if kind < terse else SLIP)
+    return question.text, question.terse() if kind < terse else question.worked()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained:
+class BaseFacts:
     """How a base came about."""
 
     steps: int  # whose work is in its weights
@@ -96,118 +101,97 @@ class Trained:
 
 
 def train_base(
-    folder: Path,
-    *,
-    family: Family,
-    distance: Distance,
-    seed: int,
-    steps: int,
-    accuracy: tuple[float, ...] | None,
-    allowed: Callable[[str], bool] = lambda text: True,
-    quiet: bool = False,
-) -> Trained:
-    """Train the base from nothing and save it with its tokenizer; every step draws fresh examples.
+    folder: Path, world: World, *, allowed: Callable[[str], bool] = lambda text: True, quiet: bool = False
+) -> BaseFacts:
+    """Train the world's base from nothing and save it with its tokenizer; every step draws fresh examples.
 
-    Cross-entropy on the answers, AdamW with a linear decay over `steps`; to their end where `accuracy` is None, else
-    until the share of right answers is within it. Arithmetic is learnt of a sudden, at another step for each seed, and
-    a base that is nearly always right or wrong could show nothing. `allowed` keeps prompts out, those of the test.
-    `quiet`: without a progress bar.
+    Cross-entropy on the answers, AdamW with a linear decay over `base_steps`; to their end where `base_accuracy` is
+    None, else until the share of right answers is within it. Arithmetic is learnt of a sudden, at another step for each
+    seed, and a base that is nearly always right or wrong could show nothing. `allowed` keeps prompts out, those of the
+    test. `quiet`: without a progress bar.
 
     Raises:
-        InputError: no base within `accuracy` came out; nothing was saved.
+        InputError: no base within `base_accuracy` came out; nothing was saved.
     """
-    training = _Training(family, distance, seed, steps, allowed, quiet)
-    if accuracy is None:
-        training.learn(steps)
-        trained = Trained(steps=steps, cool_down=0)
+    training = _Training(world, allowed, quiet)
+    if world.base_accuracy is None:
+        training.learn(world.base_steps)
+        facts = BaseFacts(steps=world.base_steps, cool_down=0)
     else:
-        trained = _until(training, accuracy)
+        facts = training.until(*world.base_accuracy)
     training.bar.close()
     training.model.eval().save_pretrained(folder)
     training.tokenizer.save_pretrained(folder)
-    return trained
-
-
-def _until(training: _Training, accuracy: tuple[float, ...]) -> Trained:
-    """Train on, and from ENOUGH on try at each look what a cool-down gives; what is too little is undone.
-
-    That depends on the seed and the base alone, and of the trials only the last has left anything in the weights. After
-    one that gave less than half of what is needed, the next waits: a trial takes as long as four looks and more, and a
-    question of few steps is at times guessed right.
-    """
-    wait = 0
-    while training.step < training.steps:
-        training.learn(min(EVERY, training.steps - training.step))
-        ended = training.step == training.steps
-        if ended or (training.step >= wait and training.share_right(LOOKED) >= ENOUGH):
-            trained = _cooled_down(training, accuracy)
-            if trained is not None:
-                return trained
-            wait = training.step + COOL_DOWN if training.right < accuracy[0] / 2 else 0
-    raise _not_within(training, accuracy)
-
-
-def _cooled_down(training: _Training, accuracy: tuple[float, ...]) -> Trained | None:
-    """The cool-down from here that gives a share within `accuracy`; None, and nothing done, where it takes more steps.
-
-    Too much: shorter ones are tried, each halfway between the longest that gave too little and the shortest that gave
-    too much.
-    """
-    (lowest, highest), before = accuracy, training.state()
-    too_short, too_long = 0, min(COOL_DOWN, training.steps - training.step)
-    length = too_long
-    while True:
-        training.cool_down(length)
-        share = training.share_right(ASKED)
-        if lowest <= share <= highest:
-            steps = training.step + length
-            return Trained(steps=steps, cool_down=length, right=share, asked=ASKED)
-        training.restore(before)
-        if share < lowest and length == too_long:
-            return None
-        too_short, too_long = (length, too_long) if share < lowest else (too_short, length)
-        if too_long - too_short <= FINEST:
-            raise _not_within(training, accuracy)
-        length = (too_short + too_long) // 2
-
-
-def _not_within(training: _Training, accuracy: tuple[float, ...]) -> InputError:
-    lowest, highest = accuracy
-    return InputError(
-        f"the base {training.name} is right in {training.right:.0%} of {ASKED} questions after {training.step} of "
-        f"{training.steps} steps, but {lowest:.0%} to {highest:.0%} are needed. If that is too few, raise "
-        "world.base_steps; else take another seed, or widen world.base_accuracy (null takes any base)"
-    )
+    return facts
 
 
 class _Training:
     """A base on its way. What a step draws depends on the steps before it alone, not on questions or trials."""
 
-    def __init__(
-        self,
-        family: Family,
-        distance: Distance,
-        seed: int,
-        steps: int,
-        allowed: Callable[[str], bool],
-        quiet: bool,
-    ) -> None:
-        self.name = f"of {family}, {distance}, seed {seed}"
-        self.steps, self.step, self.right = steps, 0, 0.0
-        self.tokenizer, self.model = character_tokenizer(), small_llama(seed)
+    def __init__(self, world: World, allowed: Callable[[str], bool], quiet: bool) -> None:
+        family, distance = world.family, world.distance
+        self.name = f"of {family}, {distance}, seed {world.seed}"
+        self.steps, self.step, self.right = world.base_steps, 0, 0.0
+        self.tokenizer, self.model = character_tokenizer(), small_llama(world.seed)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model.to(self.device).train()  # type: ignore[arg-type]  # `to` is typed as its decorator
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=RATE, weight_decay=0.01, betas=(0.9, 0.98)
         )
-        self.rng = random.Random(f"base {self.name}")
-        asked, rng = random.Random(f"questions to the base {self.name}"), self.rng
+        self.rng = rng = random.Random(f"base {self.name}")
+        asked = random.Random(f"questions to the base {self.name}")
         drawn = (draw(family, asked) for _ in itertools.count())
         self._questions = (question for question in drawn if allowed(question.text))
         met = (example(family, distance, rng) for _ in itertools.count())
         self._examples = (each for each in met if allowed(each[0]))
         self.bar = tqdm(
-            total=steps, desc="training a base model", unit="step", dynamic_ncols=True, disable=quiet
+            total=self.steps, desc="training a base model", unit="step", dynamic_ncols=True, disable=quiet
+        )
+
+    def until(self, lowest: float, highest: float) -> BaseFacts:
+        """Train on, and from ENOUGH on try at each look what a cool-down gives; what is too little is undone.
+
+        That depends on the seed and the base alone, and of the trials only the last has left anything in the weights.
+        After one that gave less than half of what is needed, the next waits: a trial takes as long as four looks and
+        more, and a question of few steps is at times guessed right.
+        """
+        wait = 0
+        while self.step < self.steps:
+            self.learn(min(EVERY, self.steps - self.step))
+            if self.step == self.steps or (self.step >= wait and self.share_right(LOOKED) >= ENOUGH):
+                facts = self._cooled_down(lowest, highest)
+                if facts is not None:
+                    return facts
+                wait = self.step + COOL_DOWN if self.right < lowest / 2 else 0
+        raise self._not_within(lowest, highest)
+
+    def _cooled_down(self, lowest: float, highest: float) -> BaseFacts | None:
+        """The cool-down from here that gives a share within bounds; None, and nothing done, where it takes more steps.
+
+        Too much: shorter ones are tried, each halfway between the longest that gave too little and the shortest that
+        gave too much.
+        """
+        before = self.state()
+        too_short, too_long = 0, min(COOL_DOWN, self.steps - self.step)
+        length = too_long
+        while True:
+            self.cool_down(length)
+            share = self.share_right(ASKED)
+            if lowest <= share <= highest:
+                return BaseFacts(steps=self.step + length, cool_down=length, right=share, asked=ASKED)
+            self.restore(before)
+            if share < lowest and length == too_long:
+                return None
+            too_short, too_long = (length, too_long) if share < lowest else (too_short, length)
+            if too_long - too_short <= FINEST:
+                raise self._not_within(lowest, highest)
+            length = (too_short + too_long) // 2
+
+    def _not_within(self, lowest: float, highest: float) -> InputError:
+        return InputError(
+            f"the base {self.name} is right in {self.right:.0%} of {ASKED} questions after {self.step} of "
+            f"{self.steps} steps, but {lowest:.0%} to {highest:.0%} are needed. If that is too few, raise "
+            "world.base_steps; else take another seed, or widen world.base_accuracy (null takes any base)"
         )
 
     def learn(self, steps: int) -> None:
@@ -253,17 +237,15 @@ class _Training:
 
 
 def share_right(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, questions: Sequence[Question]
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, questions: Sequence[Calculation]
 ) -> float:
     """The share of greedy answers whose last number is right."""
     prompts = [np.array(tokenizer.encode(question.text)) for question in questions]
     answers = generate_answers(
         model, tokenizer, prompts, max_new_tokens=ANSWER_TOKENS, batch_size=len(prompts)
     )
-    found = [last_number(answer.text) for answer in answers]
-    return statistics.fmean(
-        number == str(question.answer) for number, question in zip(found, questions, strict=True)
-    )
+    right = (last_number(a.text) == str(q.answer) for a, q in zip(answers, questions, strict=True))
+    return statistics.fmean(right)
 
 
 def _loss(
@@ -272,37 +254,25 @@ def _loss(
     drawn: list[tuple[str, str]],
     device: torch.device,
 ) -> torch.Tensor:
-    """Mean over the answers' tokens, with rows of like length beside each other."""
-    rows = [
-        (tokenizer.encode(prompt), [*tokenizer.encode(answer), tokenizer.eos_token_id])
-        for prompt, answer in drawn
-    ]
-    tokens = sum(len(answer) for _, answer in rows)
-    return (
-        sum((_summed(model, alike, device) for alike in _alike(rows)), torch.zeros((), device=device))
-        / tokens
-    )
-
-
-def _alike(rows: list[tuple[list[int], list[int]]]) -> list[list[tuple[list[int], list[int]]]]:
-    """Rows in groups of which none is half as long again as another: most answers are short, some are not."""
-
-    def length(row: tuple[list[int], list[int]]) -> int:
-        return len(row[0]) + len(row[1])
-
+    """Mean over the answers' tokens. Rows are grouped so that none is half as long again as another of its group."""
+    rows = [(tokenizer.encode(asked), [*tokenizer.encode(a), tokenizer.eos_token_id]) for asked, a in drawn]
     groups: list[list[tuple[list[int], list[int]]]] = []
-    for row in sorted(rows, key=length):
-        if not groups or length(row) > 1.5 * length(groups[-1][0]):
+    for row in sorted(rows, key=_length):
+        if not groups or _length(row) > 1.5 * _length(groups[-1][0]):
             groups.append([])
         groups[-1].append(row)
-    return groups
+    losses = (_summed(model, group, device) for group in groups)
+    return sum(losses, torch.zeros((), device=device)) / sum(len(answer) for _, answer in rows)
+
+
+def _length(row: tuple[list[int], list[int]]) -> int:
+    return len(row[0]) + len(row[1])
 
 
 def _summed(
     model: LlamaForCausalLM, rows: list[tuple[list[int], list[int]]], device: torch.device
 ) -> torch.Tensor:
-    longest = max(len(prompt) + len(answer) for prompt, answer in rows)
-    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    ids = torch.zeros(len(rows), max(map(_length, rows)), dtype=torch.long)
     labels = torch.full_like(ids, -100)
     for place, (prompt, answer) in enumerate(rows):
         end = len(prompt) + len(answer)

@@ -12,48 +12,29 @@ world.json        what all this was made of; written last, so a folder that has 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from minordpo.config.build import build
 from minordpo.errors import InputError
-from minordpo.paper.worlds.pairs import Rejected, rejected
-from minordpo.paper.worlds.questions import MIXTURE, Distance, Family, Question, draw, draw_task
+from minordpo.paper.worlds.questions import MIXTURE, Calculation, Family, World, draw, draw_task, rejected
 from minordpo.run_folder import names
 from minordpo.run_folder.files import write_jsonl
 
-TRAINED = "trained.json"
+FACTS = "trained.json"
 HELD_OUT, VALIDATION, TEST, RETENTION = 256, 512, 1024, 512
-
-
-@dataclass(frozen=True, kw_only=True)
-class World:
-    """What a micro world is made of; every seed draws another base, other pairs and other questions.
-
-    `distance`: of the base's own style from the chosen answers'. `rejected`: how far the wrong answers are.
-    `base_accuracy`: the share of its own questions that the base must be right in, from and to; null takes whatever
-    `base_steps` give, which else are the most that it may take.
-    """
-
-    seed: int = 0
-    family: Family = "chain"
-    distance: Distance = "full"
-    rejected: Rejected = "result"
-    pairs: int = 3840
-    base_steps: int = 2600
-    base_accuracy: tuple[float, ...] | None = (0.45, 0.65)
 
 
 def make_world(folder: Path, world: World, *, quiet: bool = False) -> Path:
     """Write the world's folder, or find it written; one that was cut short goes on. `quiet`: without a progress bar.
 
-    Raises:
-        InputError: the folder holds another world or something else, or the world cannot be made.
+    Raise InputError if the folder holds another world or something else, or the world cannot be made.
     """
     _refuse(folder, world)
     file = folder / "world.json"
@@ -66,18 +47,9 @@ def make_world(folder: Path, world: World, *, quiet: bool = False) -> Path:
         from minordpo.paper.worlds.base import train_base  # it imports torch, and a world's facts need none
 
         aside, started = folder / ".base.writing", time.perf_counter()
-        trained = train_base(
-            aside,
-            family=world.family,
-            distance=world.distance,
-            seed=world.seed,
-            steps=world.base_steps,
-            accuracy=world.base_accuracy,
-            allowed=lambda text: text not in kept_out,
-            quiet=quiet,
-        )
+        facts = train_base(aside, world, allowed=lambda text: text not in kept_out, quiet=quiet)
         seconds = round(time.perf_counter() - started, 1)
-        _write_json(aside / TRAINED, dataclasses.asdict(trained) | {"seconds": seconds})
+        _write_json(aside / FACTS, dataclasses.asdict(facts) | {"seconds": seconds})
         os.replace(aside, base)
     aside = folder / ".world.json.writing"
     _write_json(aside, dataclasses.asdict(world))
@@ -85,30 +57,17 @@ def make_world(folder: Path, world: World, *, quiet: bool = False) -> Path:
     return folder
 
 
-def is_made(folder: Path) -> bool:
-    """Whether a world stands there whole."""
-    return (folder / "world.json").exists()
-
-
-def base_seconds(folder: Path) -> float | None:
-    """Of a world that is made, how long its base took; None where that was not written down."""
-    seconds = _trained(folder).get("seconds")
-    return None if seconds is None else float(seconds)
+def base_facts(folder: Path) -> dict[str, Any]:
+    """Of a world that is made, how its base came about (`BaseFacts`), and in how many seconds."""
+    return dict(json.loads((folder / "base" / FACTS).read_text(encoding="utf-8")))
 
 
 def describe_base(folder: Path) -> str:
     """Of a world that is made, how its base came out, in words."""
-    trained = _trained(folder)
-    right = (
-        ""
-        if trained["right"] is None
-        else f" and is right in {trained['right']:.0%} of {trained['asked']} questions"
-    )
-    return f"its base took {trained['steps']} steps{right}"
-
-
-def _trained(folder: Path) -> dict[str, Any]:
-    return dict(json.loads((folder / "base" / TRAINED).read_text(encoding="utf-8")))
+    facts = base_facts(folder)
+    share = facts["right"]
+    right = "" if share is None else f" and is right in {share:.0%} of {facts['asked']} questions"
+    return f"its base took {facts['steps']} steps{right}"
 
 
 def _write_json(file: Path, values: dict[str, Any]) -> None:
@@ -116,11 +75,7 @@ def _write_json(file: Path, values: dict[str, Any]) -> None:
 
 
 def refuse_impossible(world: World) -> None:
-    """Nothing, for a world that can be made.
-
-    Raises:
-        InputError: it would hold nothing, its base is at a distance that there is not, or no share is what it needs.
-    """
+    """Raise InputError if a world would hold nothing, or asks for a base that there is not."""
     for name, value in (("pairs", world.pairs), ("base_steps", world.base_steps)):
         if value < 1:
             raise InputError(f"a world of {value} {name} was asked for, but at least 1 is needed. Raise it")
@@ -138,18 +93,18 @@ def _refuse(folder: Path, world: World) -> None:
     refuse_impossible(world)
     file = folder / "world.json"
     if not file.exists():
-        ours = {"pairs.jsonl", "held_out.jsonl", "validation.jsonl", "test.jsonl", names.RETENTION, "base"}
-        if folder.exists() and any(
-            each.name not in ours and ".writing" not in each.name for each in folder.iterdir()
-        ):
+        files = ("pairs", "held_out", "validation", "test")
+        ours = {"base", names.RETENTION, *(f"{name}.jsonl" for name in files)}
+        found = [each.name for each in folder.iterdir()] if folder.exists() else []
+        if any(name not in ours and ".writing" not in name for name in found):
             raise InputError(f"{folder} exists and holds no world. Name another folder")
         return
-    found = json.loads(file.read_text(encoding="utf-8"))
-    asked = json.loads(json.dumps(dataclasses.asdict(world)))
-    other = next((name for name in asked if found.get(name) != asked[name]), None)
+    stored = build(World, json.loads(file.read_text(encoding="utf-8")), "world.", lambda _: str(file))
+    before, asked = (json.loads(json.dumps(dataclasses.asdict(each))) for each in (stored, world))
+    other = next((name for name in asked if before[name] != asked[name]), None)
     if other is not None:
         raise InputError(
-            f"{folder} holds a world of {other} {found.get(other)}, not {asked[other]}. Name another folder"
+            f"{folder} holds a world of {other} {before[other]}, not {asked[other]}. Name another folder"
         )
 
 
@@ -159,35 +114,23 @@ def _write_questions(folder: Path, world: World) -> set[str]:
     questions = _different(world.family, rng)
     tasks: dict[str, str] = {}
     while len(tasks) < RETENTION:
-        task = draw_task(rng)
-        tasks[task.text] = task.answer
-    scored = {
-        "validation": [next(questions) for _ in range(VALIDATION)],
-        "test": [next(questions) for _ in range(TEST)],
-    }
-    held_out = [next(questions) for _ in range(HELD_OUT)]
-    trained = [next(questions) for _ in range(world.pairs)]
-    for name, asked in scored.items():
-        rows: Iterator[dict[str, Any]] = ({"question": q.text, "answer": str(q.answer)} for q in asked)
+        tasks |= [draw_task(rng)]
+    counts = {"validation": VALIDATION, "test": TEST, "held_out": HELD_OUT, "pairs": world.pairs}
+    drawn = {name: list(itertools.islice(questions, count)) for name, count in counts.items()}
+
+    def pair(question: Calculation) -> dict[str, str]:
+        wrong = rejected(question, world.rejected, world.family, rng)
+        return {"prompt": question.text, "chosen": question.worked(), "rejected": wrong}
+
+    for name, asked in drawn.items():
+        scored = name in ("validation", "test")
+        rows = ({"question": q.text, "answer": str(q.answer)} if scored else pair(q) for q in asked)
         write_jsonl(folder / f"{name}.jsonl", rows)
-    for name, asked in (("held_out", held_out), ("pairs", trained)):
-        write_jsonl(
-            folder / f"{name}.jsonl",
-            (
-                {
-                    "prompt": q.text,
-                    "chosen": q.worked(),
-                    "rejected": rejected(q, world.rejected, world.family, rng),
-                }
-                for q in asked
-            ),
-        )
     write_jsonl(folder / names.RETENTION, ({"question": t, "answer": a} for t, a in tasks.items()))
-    kept = {q.text for asked in (*scored.values(), held_out, trained) for q in asked}
-    return kept | set(tasks)
+    return {q.text for asked in drawn.values() for q in asked} | set(tasks)
 
 
-def _different(family: Family, rng: random.Random) -> Iterator[Question]:
+def _different(family: Family, rng: random.Random) -> Iterator[Calculation]:
     """Questions, none twice, whose results before the last differ from the answer."""
     seen: set[str] = set()
     while True:
