@@ -96,9 +96,7 @@ class PreferenceTrainer(Watched, Trainer):
         allow_code: bool = False,
         **hyperparameters: int | float | bool,
     ) -> None:
-        self.objective: objectives.Objective = objectives.resolve(
-            objective, hyperparameters, allow_code=allow_code
-        )
+        self.objective = objectives.resolve(objective, hyperparameters, allow_code=allow_code)
         refuse_wrong_types(model, peft_config, invalid)
         if isinstance(model, str):
             model = load_model(model)
@@ -327,12 +325,9 @@ class PreferenceTrainer(Watched, Trainer):
         )
 
     def _reduced(self, records: list[StepRecord]) -> dict[str, float]:
+        beta, reports = self.objective.beta, self.objective.report_names
         return response_metrics(
-            records,
-            beta=self.objective.beta,
-            reduce=self._sum_over_ranks,
-            device=self.args.device,
-            reports=self.objective.report_names,
+            records, beta=beta, reduce=self._sum_over_ranks, device=self.args.device, reports=reports
         )
 
     def _sum_over_ranks(self, sums: Tensor) -> Tensor:
