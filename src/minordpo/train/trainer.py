@@ -318,12 +318,9 @@ class PreferenceTrainer(Monitored):
         )
 
     def _reduced(self, records: list[StepRecord]) -> dict[str, float]:
+        beta, reports = self.objective.beta, self.objective.report_names
         return response_metrics(
-            records,
-            beta=self.objective.beta,
-            reduce=self._sum_over_ranks,
-            device=self.args.device,
-            reports=self.objective.report_names,
+            records, beta=beta, reduce=self._sum_over_ranks, device=self.args.device, reports=reports
         )
 
     def _sum_over_ranks(self, sums: Tensor) -> Tensor:
