@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -48,26 +48,10 @@ class Curves:
 
     kind: str  # LOGRATIOS or LOGPS
     steps: list[int]
+    window: int  # logged steps that a smoothed point is the mean of
     batches: dict[str, Curve]  # by the names of `PANELS` that have any value
     held_out: dict[str, Curve]
-    health: tuple[tuple[int, str], ...] = ()  # from which step on the monitor called it what
-
-    @property
-    def bands(self) -> list[tuple[int, int, str]]:
-        """First step, last step and name of each health, up to the run's last step; "healthy" left out."""
-        ends = [*(step for step, _ in self.health[1:]), self.steps[-1]]
-        spans = zip(self.health, ends, strict=False)
-        return [(start, end, name) for (start, name), end in spans if name in BANDS and start <= end]
-
-    @property
-    def magnitude(self) -> float:
-        """The largest absolute value of any panel."""
-        return max(abs(value) for curve in self.batches.values() for value in curve["y"])
-
-    @property
-    def window(self) -> int:
-        """Logged steps that a smoothed point is the mean of."""
-        return window_of(len(self.steps))
+    bands: list[tuple[int, int, str]]  # of `bands_of`
 
 
 def read_curves(metrics: Path) -> Curves:
@@ -96,7 +80,8 @@ def read_curves(metrics: Path) -> Curves:
     batches, held_out = (panel_curves(rows, kind, prefix) for prefix, rows in sources.items())
     changes = records.of_kind(records.parse_rows(line for _, line in lines if STEP in line), HealthRow)
     steps = sorted({row.step for row in sources[""]})
-    return Curves(kind, steps, batches, held_out, tuple((row.step, row.health) for row in changes))
+    bands = bands_of([(row.step, row.health) for row in changes], steps[-1])
+    return Curves(kind, steps, window_of(len(steps)), batches, held_out, bands)
 
 
 def _number(line: Mapping[str, Any], name: str, where: str) -> float:
@@ -105,6 +90,13 @@ def _number(line: Mapping[str, Any], name: str, where: str) -> float:
         given = f"{name}={line[name]!r}" if name in line else f"no {name}"
         raise InputError(f"{where} has {given}, but a finite number is needed. Correct or drop the line.")
     return value
+
+
+def bands_of(changes: Sequence[Sequence[Any]], last: int) -> list[tuple[int, int, str]]:
+    """First step, last step and name of each change of health, up to the last step; "healthy" left out."""
+    ends = [*(step for step, _ in changes[1:]), last]  # of no changes there is an end too many
+    spans = zip(changes, ends, strict=False)
+    return [(start, end, name) for (start, name), end in spans if name in BANDS and start <= end]
 
 
 def panel_curves(rows: Sequence[Row], kind: str, prefix: str = "", *, window: int = 1) -> dict[str, Curve]:
@@ -217,11 +209,11 @@ def zoom_range(curves: Sequence[Curves]) -> tuple[float, float] | None:
     Smaller are the runs that reach less than a quarter as far as the one that reaches farthest, if the least
     of them reaches less than an eighth. A run that never left zero is well drawn on any scale.
     """
-    largest = max(run.magnitude for run in curves)
-    smaller = [run for run in curves if 0 < run.magnitude < largest / 4]
-    if not smaller or min(run.magnitude for run in smaller) >= largest / APART:
+    reach = [max(abs(value) for curve in run.batches.values() for value in curve["y"]) for run in curves]
+    smaller = {i: run for i, run in enumerate(curves) if 0 < reach[i] < max(reach) / 4}
+    if not smaller or min(reach[i] for i in smaller) >= max(reach) / APART:
         return None
-    drawn = [curve for run in smaller for curve in (*run.batches.values(), *run.held_out.values())]
+    drawn = [curve for run in smaller.values() for curve in (*run.batches.values(), *run.held_out.values())]
     values = [0.0, *(value for curve in drawn for value in curve["y"])]
     low, high = min(values), max(values)
     return low - 0.08 * (high - low), high + 0.08 * (high - low)
@@ -237,8 +229,7 @@ def _draw_panels(
     """The panels that any of the runs has values for, a style for each run; without styles one for each panel."""
     panels = [name for name in PANELS if any(name in run.batches for run in curves)]
     zero = curves[0].kind == LOGRATIOS
-    share: Literal["row", "none"] = "row" if zero else "none"
-    grid = figure.subplots(rows, len(panels), sharex=True, sharey=share, squeeze=False)
+    grid = figure.subplots(rows, len(panels), sharex=True, sharey="row" if zero else "none", squeeze=False)
     for row in grid:
         for place, (axis, name) in enumerate(zip(row, panels, strict=True)):
             canvas.prepare_panel(axis, PANELS[name], zero=zero)
@@ -328,9 +319,8 @@ def _surround(
     title, note = textwrap.fill(title, 95), textwrap.fill(note or "", 165)
     columns = [_columns_of(entries) for entries in legends]
     lines = [math.ceil(len(entries) / n) for entries, n in zip(legends, columns, strict=True)]
-    header = 0.15 + _LINE * (title.count("\n") + 1 + sum(lines))
     footer = 0.1 + 0.16 * (note.count("\n") + 1) if note else 0.0
-    height = header + body + footer
+    height = 0.15 + _LINE * (title.count("\n") + 1 + sum(lines)) + body + footer
     figure.set_size_inches(_WIDTH, height)
     figure.set_layout_engine("constrained", rect=(0, footer / height, 1, body / height))
     # The texts are the caller's: "$5" in them is no formula.

@@ -31,7 +31,7 @@ def gather_answers(found: Found) -> tuple[list[dict[str, Any]], list[str]]:
     """The questions of each source with the answers of all runs, and what was left out, in words.
 
     Raises:
-        InputError: a file that cannot be read, or a line that is no answer.
+        InputError: a file cannot be read, or a line is no answer.
     """
     said = {"samples": _samples(found), "evaluation": _evaluated(found), "probes": _probed(found)}
     sources = [

@@ -120,11 +120,7 @@ def how_asked(settings: Mapping[str, Any]) -> list[Any]:
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """results.json of an evaluation.
-
-    Raises:
-        InputError: it cannot be read.
-    """
+    """results.json of an evaluation; raise InputError if it cannot be read."""
     file = folder / names.RESULTS
     try:
         results = json.loads(file.read_text(encoding="utf-8"))

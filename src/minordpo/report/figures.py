@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,7 +19,7 @@ from matplotlib.ticker import PercentFormatter
 from minordpo.evaluate.kl_plot import REWARDS, scale_kl
 from minordpo.figures import canvas
 from minordpo.figures.canvas import COLORS, GREY, MARKERS
-from minordpo.figures.training_curves import BANDS, PANELS, band_keys
+from minordpo.figures.training_curves import BANDS, PANELS, band_keys, bands_of
 from minordpo.report.groups import rate_text
 from minordpo.run_folder.records import LOGPS, LOGRATIOS
 
@@ -39,16 +39,12 @@ class _ScoredRun:
     run: Data
     variant: str  # of `_variants`
     scores: Mapping[str, Any]  # of each measure the share with its interval
+    kl: float | None  # nats a sequence
 
     @property
     def setting(self) -> _ScoredSetting:
         """What seeds have in common."""
         return self.variant, self.run["rate"], self.run["beta"]
-
-    @property
-    def kl(self) -> float | None:
-        """Nats a sequence."""
-        return cast("float | None", self.run["cells"].get("kl_per_sequence"))
 
 
 def draw_figures(data: Data, folder: Path) -> None:
@@ -81,7 +77,7 @@ def _scored_runs(data: Data) -> list[_ScoredRun]:
     answered = data["evaluations"][0]["runs"] if data["evaluations"] else {}
     runs = zip(data["runs"], _variants(data["runs"]), strict=True)
     return [
-        _ScoredRun(run, variant, answered[str(place)])
+        _ScoredRun(run, variant, answered[str(place)], run["cells"].get("kl_per_sequence"))
         for place, (run, variant) in enumerate(runs)
         if str(place) in answered
     ]
@@ -273,9 +269,8 @@ def _whiskers(shown: Sequence[_ScoredRun]) -> str:
 
 def _names_with_seeds(shown: Sequence[_ScoredRun], names: Iterable[str]) -> list[str]:
     """Names for a legend, with how many seeds each has where some have more than others."""
-    most: dict[str, int] = {}
-    for (name, *_), seeds in _seeds(shown).items():
-        most[name] = max(most.get(name, 0), seeds)
+    seeds = _seeds(shown).items()
+    most = {name: max(count for (variant, *_), count in seeds if variant == name) for name in names}
     if len(set(most.values())) < 2:
         return list(names)
     return [f"{name} ({most[name]} seed{'s' * (most[name] != 1)})" for name in names]
@@ -326,12 +321,10 @@ def _health(figure: Figure, data: Data, watched: Sequence[Data]) -> None:
     figure.set_size_inches(9, 1.4 + 0.24 * len(shown))
     axis = figure.subplots()
     for place, run in enumerate(shown):
-        last, changes = run["curves"]["last_step"], run["curves"]["health"]
+        last = run["curves"]["last_step"]
         axis.barh(place, last, color=colors["healthy"], height=0.75)
-        ends = [*(step for step, _ in changes[1:]), last]
-        for (step, name), end in zip(changes, ends, strict=False):  # of no changes there is an end too many
-            if name in BANDS:
-                axis.barh(place, max(end - step, 0.5), left=step, color=BANDS[name], height=0.75)
+        for start, end, name in bands_of(run["curves"]["health"], last):
+            axis.barh(place, max(end - start, 0.5), left=start, color=BANDS[name], height=0.75)
     names = [run["label"] for run in shown]
     axis.set_yticks(range(len(shown)), names, fontsize=8, parse_math=False)  # a "$" begins no formula
     axis.set_ylim(len(shown) - 0.4, -0.6)  # the first run on top

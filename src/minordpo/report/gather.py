@@ -62,11 +62,7 @@ _INTERVALS = ("strict_accuracy", "flexible_accuracy", "retention_accuracy")
 
 
 def gather(found: Found) -> dict[str, Any]:
-    """What the report shows, as plain values that JSON holds.
-
-    Raises:
-        InputError: a file of a run cannot be read, and which.
-    """
+    """What the report shows, as plain values that JSON holds; raise InputError if a file of a run cannot be read."""
     rows, curves, pairs = [], [], []
     for run in found.runs:
         refuse_shared(run.folder)
@@ -124,7 +120,8 @@ def _run(
 ) -> dict[str, Any]:
     ends = [f"{name}{end}" for name in _INTERVALS for end in ("_low", "_high")]
     ends += ["kl_per_sequence_error", "kl_per_token_error"]
-    cells = {name: _plain(row.get(name)) for name in (*COLUMNS, *ends)}
+    found = {name: row.get(name) for name in (*COLUMNS, *ends)}
+    cells = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in found.items()}
     if "monitor" not in run.config:  # older than the monitor, so that nothing watched it
         cells |= {"health": None, "worst_health": None}
     cells |= {"run": run.label, "beta": setting.beta, "learning_rate": setting.rate}
@@ -142,10 +139,6 @@ def _run(
         "cells": cells,
         "curves": curves,
     }
-
-
-def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _coefficients(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:

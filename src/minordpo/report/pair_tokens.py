@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,9 @@ from minordpo.train.run import load_data, load_run_tokenizer
 
 
 def add_pair_tokens(runs: Sequence[FoundRun], count: int, *, say: Callable[[str], None]) -> None:
-    """Give each finished run the tokens of its first `count` held-out pairs, unless it has as many; `say` gets a line.
+    """Give each finished run the tokens of its first `count` held-out pairs, unless it has as many.
+
+    `say` gets a line a run.
 
     Raises:
         InputError: `count` is below 1, or models, data or a folder that cannot be used any more.
@@ -50,7 +51,11 @@ def add_pair_tokens(runs: Sequence[FoundRun], count: int, *, say: Callable[[str]
             say(f"{run.label} holds out no pairs (data.eval), so none is shown token by token")
             continue
         ref = shared.reference(config, pairs) if config.metrics.reference else None
-        write_jsonl(file, _rows(run.folder, config, tokenizer, pairs, ref))
+        path, model = str(run.folder / names.MODEL), config.model
+        policy = token_logps(path, pairs, dtype=model.dtype, trust_remote_code=model.trust_remote_code)
+        scored = score_examples(pairs, policy, ref, tokens=True)
+        rows = (_with_texts(row, pair, tokenizer) for row, pair in zip(scored, pairs, strict=True))
+        write_jsonl(file, rows)
         say(f"{file}: {len(pairs)} pairs")
 
 
@@ -84,20 +89,11 @@ class _Shared:
         return self._logps[key]
 
 
-def _rows(
-    folder: Path,
-    config: RunConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    pairs: list[TokenExample],
-    ref: list[np.ndarray] | None,
-) -> list[dict[str, Any]]:
-    model, path = config.model, str(folder / names.MODEL)
-    policy = token_logps(path, pairs, dtype=model.dtype, trust_remote_code=model.trust_remote_code)
-    rows = []
-    for pair, row in zip(pairs, score_examples(pairs, policy, ref, tokens=True), strict=True):
-        texts = {f"{side}_token_texts": token_texts(tokenizer, row[f"{side}_token_ids"]) for side in SIDES}
-        rows.append({**row, "prompt": tokenizer.decode(pair.prompt_ids.tolist()), **texts})
-    return rows
+def _with_texts(
+    row: dict[str, Any], pair: TokenExample, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Any]:
+    texts = {f"{side}_token_texts": token_texts(tokenizer, row[f"{side}_token_ids"]) for side in SIDES}
+    return {**row, "prompt": tokenizer.decode(pair.prompt_ids.tolist()), **texts}
 
 
 def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
