@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from minordpo.errors import InputError
-from minordpo.figures import training_curves
+from minordpo.figures import canvas, training_curves
 from minordpo.figures.training_curves import (
     compare_figure,
     read_curves,
@@ -47,13 +47,13 @@ def run_of(folder, name, steps, chosen, rejected):
 @pytest.fixture
 def drawn(monkeypatch):
     """The figures that were written, as matplotlib objects."""
-    seen, original = [], training_curves._write
+    seen, original = [], canvas.write_figure
 
-    def remember(figure, out):
-        original(figure, out)
+    def remember(figure, out, **options):
+        original(figure, out, **options)
         seen.append(figure)
 
-    monkeypatch.setattr(training_curves, "_write", remember)
+    monkeypatch.setattr(canvas, "write_figure", remember)
     return seen
 
 
@@ -104,9 +104,9 @@ def test_the_three_panels_show_each_step_and_the_held_out_pairs(tmp_path, drawn)
 def test_rows_count_by_their_step_and_the_later_of_one_step_wins(tmp_path):
     rows = [train_row(3, 3.0, 0.0), train_row(1, 1.0, 0.0), train_row(3, 4.0, 0.0)]
     curves = read_curves(write(tmp_path / "metrics.jsonl", rows))
-    assert curves.steps.tolist() == [1, 3]
-    assert curves.values["chosen"].tolist() == [1.0, 4.0]
-    assert curves.eval_steps.tolist() == []
+    assert curves.steps == [1, 3]
+    assert curves.batches["chosen"] == {"x": [1, 3], "y": [1.0, 4.0]}
+    assert curves.held_out == {}
 
 
 @pytest.mark.parametrize(("steps", "lines"), [(1, 1), (60, 1), (61, 2)])
@@ -181,7 +181,7 @@ def test_runs_are_compared_line_by_line_in_their_order(tmp_path, drawn):
     assert legend_texts(figure) == ["DPO", "MinorDPO", "held-out pairs"]
     assert {"Two runs", "One seed."} <= {text.get_text() for text in figure.texts}
     for legend_line, line in zip(figure.legends[0].get_lines(), (0, 1), strict=True):
-        assert legend_line.get_color() == training_curves.COLORS[line]
+        assert legend_line.get_color() == canvas.COLORS[line]
 
 
 def test_a_run_that_dwarfs_another_gets_the_small_one_a_row_of_its_own(tmp_path, drawn):

@@ -18,7 +18,7 @@ from minordpo.report.answers import QUESTIONS, TEXT
 from minordpo.report.curves import POINTS, curves_of
 from minordpo.report.find import find
 from minordpo.report.gather import gather
-from minordpo.report.groups import Group, Setting, paint
+from minordpo.report.groups import RunSetting, paint
 from minordpo.report.page import embedded, render, report
 from minordpo.run_folder.records import parse_rows
 
@@ -285,8 +285,8 @@ def test_answers_to_one_question_stand_together_and_equal_ones_before_training_o
     assert question["text"] == QUESTION
     found = [(a["when"], a["runs"], a["text"].split(" ")[0]) for a in question["answers"]]
     assert found == [("before", [0, 1], "12"), ("after", [0], "one"), ("after", [1], "two")]
-    (looked,) = sources["probes"]
-    assert [(a["step"], a["runs"]) for a in looked["answers"]] == [
+    (probed,) = sources["probes"]
+    assert [(a["step"], a["runs"]) for a in probed["answers"]] == [
         (step, [run]) for run in (0, 1) for step in (0, 4, 8, 12)
     ]
 
@@ -322,10 +322,12 @@ def test_a_pair_stands_once_with_its_tokens_under_each_run(tmp_path: Path):
 
 # ---- colours ----
 def test_each_of_seven_settings_has_a_colour_and_of_more_hue_stands_for_the_objective():
-    settings = [Setting(o, b, r) for o in ("dpo", "minordpo") for b in (0.02, 0.1, 0.2) for r in (1e-6, 1e-5)]
-    few = paint([Group(str(i), str(i)) for i in range(7)], settings[:7])
+    settings = [
+        RunSetting(o, b, r) for o in ("dpo", "minordpo") for b in (0.02, 0.1, 0.2) for r in (1e-6, 1e-5)
+    ]
+    few = paint([str(i) for i in range(7)], settings[:7])
     assert len({group.light for group in few}) == len({group.dark for group in few}) == 7
-    many = paint([Group(str(i), str(i)) for i in range(12)], settings)
+    many = paint([str(i) for i in range(12)], settings)
     assert len({(group.light, group.dash) for group in many}) == 12
     assert {group.dash for group, s in zip(many, settings, strict=True) if s.rate == 1e-5} == {1}
     first, last = (int(many[i].light[1:3] + many[i].light[3:5], 16) for i in (0, 4))

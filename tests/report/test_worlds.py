@@ -12,6 +12,7 @@ from matplotlib.text import Text
 
 from helpers.headless import Headless
 from helpers.report_runs import write_evaluation, write_run
+from minordpo.figures import canvas
 from minordpo.report import figures
 from minordpo.report.find import find
 from minordpo.report.gather import gather
@@ -54,7 +55,7 @@ def swept(folder: Path, seeds: tuple[int, ...] = (0, 1, 2), dpop: tuple[int, ...
 
 def drawn(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
     found: dict[str, Figure] = {}
-    monkeypatch.setattr(figures, "write_figure", lambda figure, path: found.update({path.stem: figure}))
+    monkeypatch.setattr(canvas, "write_figure", lambda figure, path: found.update({path.stem: figure}))
     figures.draw_figures(gather(find([folder])), folder)
     return found
 
@@ -108,7 +109,7 @@ def test_scores_and_kl_of_seeds_are_one_point_with_their_range(
         name: [
             (list(line.get_xdata()), list(line.get_ydata()))
             for line in found[name].axes[0].get_lines()
-            if line.get_color() == figures.COLORS[0] and line.get_marker() == "o"
+            if line.get_color() == canvas.COLORS[0] and line.get_marker() == "o"
         ]
         for name in ("scores", "kl")
     }
@@ -137,7 +138,7 @@ def test_objectives_of_fewer_seeds_than_others_say_how_many(tmp_path: Path, monk
 
 def test_a_colour_that_comes_again_is_hollow():
     names = [f"objective {place:02}" for place in range(9)]
-    styles = figures._of_objectives(names)
+    styles = figures._of_variants(names)
     first, again = styles[names[0]], styles[names[7]]
     assert first["color"] == again["color"] == first["markerfacecolor"]
     assert again["markerfacecolor"] == "white"

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.style
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from minordpo.errors import InputError
 from minordpo.run_folder.files import written_whole
@@ -38,10 +41,12 @@ _STYLE = {
     "svg.hashsalt": "minordpo",  # otherwise the ids in an SVG differ from one writing to the next
 }
 # What a file says of itself is no date and no version, so that the same data gives the same bytes.
-_METADATA: dict[str, dict[str, Any]] = {
-    "png": {"Software": None},
-    "svg": {"Date": None, "Creator": None},
-}
+_METADATA: dict[str, dict[str, Any]] = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
+HELD_OUT: dict[str, Any] = {
+    "linestyle": "",
+    "marker": "o",
+    "markeredgecolor": "white",
+}  # dots of held-out pairs
 
 
 @contextlib.contextmanager
@@ -53,15 +58,31 @@ def new_figure() -> Iterator[Figure]:
         yield figure
 
 
-def refuse_format(out: Path, formats: Sequence[str]) -> None:
-    """Nothing, where `out` is named as a figure of one of the formats.
+def add_legend(figure: Figure, handles: Sequence[Line2D], labels: Sequence[str], **where: Any) -> None:
+    """Add a legend with the labels as they stand: matplotlib drops "_label", and reads "$" as a formula."""
+    legend = figure.legend(handles, [" "] * len(labels), **where)
+    for text, label in zip(legend.get_texts(), labels, strict=True):
+        text.set_parse_math(False)
+        text.set_text(label)
 
-    Raises: InputError where it is not.
-    """
-    if out.suffix.lower().removeprefix(".") not in formats:
+
+def prepare_panel(axis: Axes, heading: str, *, zero: bool) -> None:
+    """Make the axis a panel of curves over optimizer steps, with a line at zero where log-ratios are drawn."""
+    axis.set_title(heading, loc="left")
+    axis.set_xlabel("optimizer step")
+    axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, steps=[1, 2, 5, 10]))
+    if zero:
+        axis.axhline(0, color=GREY, linewidth=1.0, zorder=1.5)
+
+
+def refuse_format(out: Path, formats: Sequence[str]) -> str:
+    """The format that `out` is named by; raise InputError if it is none of those."""
+    kind = out.suffix.lower().removeprefix(".")
+    if kind not in formats:
         kinds = " or ".join(f".{each}" for each in formats)
         are = " or ".join(each.upper() for each in formats)
         raise InputError(f"{out} is not a {kinds} file, but figures are {are}. Name a {kinds} file.")
+    return kind
 
 
 def write_figure(figure: Figure, out: Path, *, formats: Sequence[str] = ("png", "svg")) -> None:
@@ -69,8 +90,7 @@ def write_figure(figure: Figure, out: Path, *, formats: Sequence[str] = ("png", 
 
     Raises: InputError for a name of no such format, and where nothing can be written there.
     """
-    refuse_format(out, formats)
-    kind = out.suffix.lower().removeprefix(".")
+    kind = refuse_format(out, formats)
     with written_whole(out) as aside:
         out.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(aside, format=kind, dpi=150, metadata=_METADATA[kind])

@@ -13,28 +13,17 @@ from typing import Any
 from minordpo.errors import InputError
 from minordpo.report.find import Found
 from minordpo.run_folder import names
-from minordpo.sweep.results import EVALUATION
 
-SCORES = {
-    "flexible_accuracy": "right by the last number",
-    "strict_accuracy": "right by the asked line",
-    "asked_format": "in the asked format",
-    "looping": "end in a loop",
-    "stopped": "end by themselves",
-}
-
-
+SCORES = ("flexible_accuracy", "strict_accuracy", "asked_format", "looping", "stopped")
+_MEANS = ("repeated_4grams", "mean_tokens")
+_KL = ("per_sequence", "per_sequence_error", "per_token", "per_token_error")
 # The settings of an evaluation that change its answers, with what they are unless told.
 _HOW = {"prompt": "", "max_new_tokens": 0, "plain_text": False, "temperature": 0.0, "dtype": "float32"}
 
 
 def refuse_shared(run: Path) -> None:
-    """Nothing, where the evaluation inside a run folder, if there is one, is of that run alone.
-
-    Raises:
-        InputError: other models answered there too, so that it is not the run's.
-    """
-    folder = run / EVALUATION
+    """Raise InputError if other models than the run's answered in the evaluation inside its folder."""
+    folder = run / names.EVALUATION
     if (folder / names.RESULTS).exists() and len(read_results(folder)["models"]) > 1:
         raise InputError(
             f"{folder} holds answers of several models, but inside a run folder they are taken for the run's own. Move "
@@ -84,9 +73,7 @@ class _Asked:
 
     title: str
     digests: set[str] = field(default_factory=set)
-    bases: dict[str, dict[str, Any]] = field(
-        default_factory=dict
-    )  # untuned models by the questions they were asked
+    bases: dict[str, dict[str, Any]] = field(default_factory=dict)  # untuned models, by digest of questions
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def told(self) -> dict[str, Any]:
@@ -99,16 +86,13 @@ def _mean(bases: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """One untuned model as it is, of several the means, shares with their range in place of an interval."""
     if len(bases) < 2:
         return bases[0] if bases else None
-    shares = {name: [each[name][0] for each in bases] for name in SCORES}
-    return {
-        "label": bases[0]["label"],
-        "worlds": len(bases),
-        **{
-            name: statistics.fmean(each[name] for each in bases)
-            for name in ("repeated_4grams", "mean_tokens")
-        },
-        **{name: [statistics.fmean(found), min(found), max(found)] for name, found in shares.items()},
-    }
+    mean: dict[str, Any] = {"label": bases[0]["label"], "worlds": len(bases)}
+    for name in _MEANS:
+        mean[name] = statistics.fmean(each[name] for each in bases)
+    for name in SCORES:
+        shares = [each[name][0] for each in bases]
+        mean[name] = [statistics.fmean(shares), min(shares), max(shares)]
+    return mean
 
 
 def _world_that_asks(
@@ -136,11 +120,7 @@ def how_asked(settings: Mapping[str, Any]) -> list[Any]:
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """results.json of an evaluation.
-
-    Raises:
-        InputError: it cannot be read.
-    """
+    """results.json of an evaluation; raise InputError if it cannot be read."""
     file = folder / names.RESULTS
     try:
         results = json.loads(file.read_text(encoding="utf-8"))
@@ -162,59 +142,44 @@ def owned(found: Found, folder: Path, results: Mapping[str, Any]) -> Iterator[tu
     What stands in a run folder is that run's, for a copy of it names the original's model. Others are told by their
     path; where folders were moved since, by the run's name.
     """
-    folders = [run.folder.resolve() for run in found.runs]
-    names = [each.name for each in folders]
-    own = folders.index(folder.resolve().parent) if folder.resolve().parent in folders else None
+    places = {run.folder.resolve(): place for place, run in enumerate(found.runs)}
+    called = [each.name for each in places]
+    own = places.get(folder.resolve().parent)
     bases = {model_named(str(run.config["model"].get("path"))) for run in found.runs if run.config}
     for label, model in results["models"].items():
         path = Path(str(model["path"]))
-        if own is not None:
-            yield Owner(label, own), model
-        elif path.name == "model" and path.resolve().parent in folders:
-            yield Owner(label, folders.index(path.resolve().parent)), model
-        elif model_named(str(path)) in bases:
-            yield Owner(label, None), model
-        elif path.name == "model" and not path.exists() and names.count(path.parent.name) == 1:
-            yield Owner(label, names.index(path.parent.name)), model
+        its = own if own is not None or path.name != names.MODEL else places.get(path.resolve().parent)
+        if its is None and model_named(str(path)) not in bases:
+            if path.name != names.MODEL or path.exists() or called.count(path.parent.name) != 1:
+                continue
+            its = called.index(path.parent.name)
+        yield Owner(label, its), model
 
 
 def model_named(path: str) -> Path:
     """What a path names, as two that name the same model: a run folder stands for the model in it."""
     named = Path(path).resolve()
-    return named.parent if named.name == "model" else named
+    return named.parent if named.name == names.MODEL else named
 
 
 def _scores(model: Mapping[str, Any]) -> dict[str, Any]:
-    scores = {name: [model[name]["share"], model[name]["low"], model[name]["high"]] for name in SCORES}
     kl = (model.get("samples") or {}).get("kl") or {}
-    if any(isinstance(value, float) and not math.isfinite(value) for value in kl.values()):
-        kl = {}  # a model that gives no numbers is at no distance, and JSON has no NaN
-    return {
+    scores: dict[str, Any] = {
         "of": model["strict_accuracy"]["of"],
         "repeated_4grams": model["repeated_4grams"],
         "mean_tokens": model["tokens"]["mean"],
-        **scores,
-        **(
-            {
-                "kl": {
-                    name: kl.get(name)
-                    for name in ("per_sequence", "per_sequence_error", "per_token", "per_token_error", "cut")
-                }
-            }
-            if kl
-            else {}
-        ),
+        **{name: [model[name][end] for end in ("share", "low", "high")] for name in SCORES},
     }
+    # A model that gives no numbers is at no distance, and JSON has no NaN.
+    if kl and not any(isinstance(value, float) and not math.isfinite(value) for value in kl.values()):
+        scores["kl"] = {name: kl.get(name) for name in (*_KL, "cut")}
+    return scores
 
 
 def _fill(cells: dict[str, Any], scores: Mapping[str, Any]) -> None:
     """What the run's own folder does not say, from an evaluation of several models."""
-    found: dict[str, Any] = {name: scores[name] for name in ("repeated_4grams", "mean_tokens")}
+    found: dict[str, Any] = {name: scores[name] for name in _MEANS}
     for name in SCORES:
         found |= dict(zip((name, f"{name}_low", f"{name}_high"), scores[name], strict=True))
-    kl = scores.get("kl") or {}
-    for unit in ("per_sequence", "per_token"):
-        found |= {f"kl_{unit}": kl.get(unit), f"kl_{unit}_error": kl.get(f"{unit}_error")}
-    for name, value in found.items():
-        if cells.get(name) is None and value is not None:
-            cells[name] = value
+    found |= {f"kl_{name}": (scores.get("kl") or {}).get(name) for name in _KL}
+    cells |= {name: value for name, value in found.items() if value is not None and cells.get(name) is None}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +14,40 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
 from minordpo.evaluate.kl_plot import REWARDS, scale_kl
-from minordpo.figures.canvas import COLORS, GREY, MARKERS, new_figure, write_figure
-from minordpo.figures.training_curves import BANDS, PANELS
+from minordpo.figures import canvas
+from minordpo.figures.canvas import COLORS, GREY, MARKERS
+from minordpo.figures.training_curves import BANDS, PANELS, band_keys, bands_of
 from minordpo.report.groups import rate_text
+from minordpo.run_folder.records import LOGPS, LOGRATIOS
 
-_LABELS = {"logratios": "log-ratio (nats per response)", "logps": "log-prob (nats per response)"}
+_LABELS = {LOGRATIOS: "log-ratio (nats per response)", LOGPS: "log-prob (nats per response)"}
 _MOST_STRIPS = 80  # runs in the figure of health; more are no longer read
 _NARROWEST = 1.6  # points, of lines that are drawn over each other
 _PANELS_ACROSS = 3
 
-Run = Mapping[str, Any]
+Data = Mapping[str, Any]  # of the report, or of a run in it
+_ScoredSetting = tuple[str, float, float | None]  # variant, learning rate and β
 
 
-def draw_figures(data: Mapping[str, Any], folder: Path) -> None:
+@dataclass(frozen=True)
+class _ScoredRun:
+    """A run that answered the questions which most runs answered."""
+
+    run: Data
+    variant: str  # of `_variants`
+    scores: Mapping[str, Any]  # of each measure the share with its interval
+    kl: float | None  # nats a sequence
+
+    @property
+    def setting(self) -> _ScoredSetting:
+        """What seeds have in common."""
+        return self.variant, self.run["rate"], self.run["beta"]
+
+
+def draw_figures(data: Data, folder: Path) -> None:
     """Write what there is data for, each as PNG and SVG.
 
     coefficient: Figure 1 of the MinorDPO paper. rewards-OBJECTIVE-RATE: Figures 2 to 5; where no objective has several
@@ -38,69 +57,70 @@ def draw_figures(data: Mapping[str, Any], folder: Path) -> None:
     Raises:
         InputError: nothing can be written there.
     """
-    if data["coefficients"]["curves"]:
-        _save(_coefficient, data, folder / "coefficient")
-    for name, runs in _reward_rows(data["runs"]).items():
-        _save(functools.partial(_rewards, runs=runs), data, folder / name)
-    if any(_score(data, place) for place in range(len(data["runs"]))):
-        _save(_scores, data, folder / "scores")
-    if any(_kl(run) is not None and _score(data, place) for place, run in enumerate(data["runs"])):
-        _save(_against_kl, data, folder / "kl")
-    if any(run["cells"]["health"] for run in data["runs"]):
-        _save(_health, data, folder / "health")
+    scored = _scored_runs(data)
+    figures: list[tuple[str, Any, Sequence[Any]]] = [
+        ("coefficient", _coefficient, data["coefficients"]["curves"]),
+        *((name, _rewards, runs) for name, runs in _reward_rows(data["runs"]).items()),
+        ("scores", _scores, scored),
+        ("kl", _against_kl, [each for each in scored if each.kl is not None]),
+        ("health", _health, [run for run in data["runs"] if run["cells"]["health"]]),
+    ]
+    for name, draw, shown in figures:
+        if shown:
+            with canvas.new_figure() as figure:
+                draw(figure, data, shown)
+                for suffix in (".png", ".svg"):
+                    canvas.write_figure(figure, folder / f"{name}{suffix}")
 
 
-def _save(draw: Any, data: Mapping[str, Any], path: Path) -> None:
-    with new_figure() as figure:
-        draw(figure, data)
-        for suffix in (".png", ".svg"):
-            write_figure(figure, path.with_suffix(suffix))
+def _scored_runs(data: Data) -> list[_ScoredRun]:
+    answered = data["evaluations"][0]["runs"] if data["evaluations"] else {}
+    runs = zip(data["runs"], _variants(data["runs"]), strict=True)
+    return [
+        _ScoredRun(run, variant, answered[str(place)], run["cells"].get("kl_per_sequence"))
+        for place, (run, variant) in enumerate(runs)
+        if str(place) in answered
+    ]
 
 
-def _style(data: Mapping[str, Any], group: int) -> dict[str, Any]:
-    look = data["groups"][group]
-    dashes = tuple(float(each) / 2 for each in look["dash"].split())
-    return {"color": look["light"], "linestyle": (0, dashes) if dashes else "-"}
+def _variants(runs: Sequence[Data]) -> list[str]:
+    """Of each run its objective, with its settings but β where the report has several of them."""
+    told = []
+    for run in runs:
+        settings = str(run["settings"] or run["objective"]).split(", ")
+        told.append((run["objective"], ", ".join(each for each in settings if not each.startswith("beta "))))
+    counts = Counter(objective for objective, _ in set(told))
+    return [settings if counts[objective] > 1 else objective for objective, settings in told]
 
 
-def _legend(figure: Figure, data: Mapping[str, Any], groups: Sequence[int]) -> None:
-    handles = [Line2D([], [], **_style(data, group)) for group in groups]
-    _legend_of(figure, handles, [data["groups"][group]["label"] for group in groups])
+def _style(group: Data) -> dict[str, Any]:
+    dashes = tuple(float(each) / 2 for each in group["dash"].split())
+    return {"color": group["light"], "linestyle": (0, dashes) if dashes else "-"}
 
 
-def _legend_of(figure: Figure, handles: Sequence[Line2D], labels: Sequence[str]) -> None:
-    legend = figure.legend(
-        handles, [" "] * len(labels), loc="outside lower left", ncols=min(len(labels), 4), fontsize=9
-    )
-    for text, label in zip(legend.get_texts(), labels, strict=True):
-        text.set_parse_math(False)  # a "$" begins no formula
-        text.set_text(label)
+def _legend(figure: Figure, handles: Sequence[Line2D], labels: Sequence[str]) -> None:
+    columns = min(len(labels), 4)
+    canvas.add_legend(figure, handles, labels, loc="outside lower left", ncols=columns, fontsize=9)
 
 
 def _title(figure: Figure, text: str) -> None:
     figure.suptitle(text, x=0.01, ha="left", fontsize=13, fontweight="bold", parse_math=False)
 
 
-def _coefficient(figure: Figure, data: Mapping[str, Any]) -> None:
+def _coefficient(figure: Figure, data: Data, curves: Sequence[Data]) -> None:
     figure.set_size_inches(6.5, 4.2)
     axis = figure.subplots()
-    curves = data["coefficients"]["curves"]
     for place, curve in enumerate(curves):
         shade = str(0.65 * (1 - (place + 1) / len(curves)))  # a grey; colours are settings
-        axis.plot(
-            curve["x"],
-            curve["y"],
-            color=shade,
-            linestyle=("-", "--")[place % 2],
-            label=f"β {curve['beta']:g}",
-        )
+        line, label = ("-", "--")[place % 2], f"β {curve['beta']:g}"
+        axis.plot(curve["x"], curve["y"], color=shade, linestyle=line, label=label)
     axis.set_xlabel("margin (nats)")
     axis.set_ylabel("coefficient")
     axis.legend()
     _title(figure, "f(β, margin) = β σ(−β · margin)")
 
 
-def _reward_rows(runs: Sequence[Run]) -> dict[str, list[Run]]:
+def _reward_rows(runs: Sequence[Data]) -> dict[str, list[Data]]:
     """The runs with curves by the name of their figure: of each objective and rate where that compares settings.
 
     Where no objective has several settings at a rate, objectives are compared, in a figure of each rate.
@@ -108,82 +128,60 @@ def _reward_rows(runs: Sequence[Run]) -> dict[str, list[Run]]:
     drawn = [run for run in runs if run["curves"]["train"]]
     settings = {(run["objective"], run["rate"], run["group"]) for run in drawn}
     apart = len(settings) > len({(objective, rate) for objective, rate, _ in settings})
-    rows: dict[str, list[Run]] = {}
+    rows: dict[str, list[Data]] = {}
     for run in drawn:
         objective = re.sub(r"[^\w]+", "_", run["objective"]).strip("_")
         name = f"rewards{f'-{objective}' if apart else ''}-{rate_text(run['rate'])}".replace(".", "_")
         # Some may have had no reference; log-probs are another quantity.
-        rows.setdefault(name + ("" if run["curves"]["kind"] == "logratios" else "-logps"), []).append(run)
+        rows.setdefault(name + ("" if run["curves"]["kind"] == LOGRATIOS else "-logps"), []).append(run)
     return rows
 
 
-def _rewards(figure: Figure, data: Mapping[str, Any], runs: Sequence[Run]) -> None:
+def _rewards(figure: Figure, data: Data, runs: Sequence[Data]) -> None:
     kind = runs[0]["curves"]["kind"]
     panels = {n: text for n, text in PANELS.items() if any(n in run["curves"]["train"] for run in runs)}
     groups = sorted({run["group"] for run in runs})
+    styles = [_style(data["groups"][group]) for group in groups]
     objectives = list(dict.fromkeys(run["objective"] for run in runs))
     figure.set_size_inches(11, 3.9 + 0.2 * math.ceil(len(groups) / 4))
-    axes = figure.subplots(1, len(panels), sharex=True, sharey=kind == "logratios", squeeze=False)[0]
+    axes = figure.subplots(1, len(panels), sharex=True, sharey=kind == LOGRATIOS, squeeze=False)[0]
     for axis, (name, heading) in zip(axes, panels.items(), strict=True):
-        axis.set_title(heading, loc="left")
-        axis.set_xlabel("optimizer step")
-        axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, steps=[1, 2, 5, 10]))
-        if kind == "logratios":
-            axis.axhline(0, color=GREY, linewidth=1.0, zorder=1.5)
-        for place, group in enumerate(groups):
+        canvas.prepare_panel(axis, heading, zero=kind == LOGRATIOS)
+        for place, (group, style) in enumerate(zip(groups, styles, strict=True)):
             own = [run["curves"] for run in runs if run["group"] == group]
-            look = _style(data, group)
             # One objective's settings often lie on each other: the later the narrower, so all are seen.
-            if len(objectives) == 1:
-                look["linewidth"] = _NARROWEST + 0.6 * min(len(groups) - 1 - place, 4)
-            _draw_group(axis, [each["train"][name] for each in own if name in each["train"]], look)
-            for each in own:
-                held = each["eval"].get(name, {"x": [], "y": []})
-                axis.plot(
-                    held["x"],
-                    held["y"],
-                    linestyle="",
-                    marker="o",
-                    markersize=5,
-                    markeredgecolor="white",
-                    color=_style(data, group)["color"],
-                )
+            width = {"linewidth": _NARROWEST + 0.6 * min(len(groups) - 1 - place, 4)}
+            line = {**style, **(width if len(objectives) == 1 else {})}
+            _draw_group(axis, [each["train"][name] for each in own if name in each["train"]], line)
+            for held in (each["eval"].get(name, {"x": [], "y": []}) for each in own):
+                axis.plot(held["x"], held["y"], markersize=5, color=style["color"], **canvas.HELD_OUT)
     axes[0].set_ylabel(_LABELS[kind])
-    _legend(figure, data, groups)
+    labels = [data["groups"][group]["label"] for group in groups]
+    _legend(figure, [Line2D([], [], **style) for style in styles], labels)
     seeds = len({run["seed"] for run in runs})
     many = f", mean and range of {seeds} seeds" if seeds > 1 else ""
     whose = objectives[0] if len(objectives) == 1 else f"{len(objectives)} objectives"
-    _title(
-        figure, f"{whose}, learning rate {rate_text(runs[0]['rate'])}: batches, held-out pairs as dots{many}"
-    )
+    rate = rate_text(runs[0]["rate"])
+    _title(figure, f"{whose}, learning rate {rate}: batches, held-out pairs as dots{many}")
 
 
-def _draw_group(axis: Axes, curves: Sequence[Mapping[str, Any]], style: dict[str, Any]) -> None:
+def _draw_group(axis: Axes, curves: Sequence[Data], style: dict[str, Any]) -> None:
     """The mean of the curves over the steps that all have, and their range; one curve as it is."""
-    if not curves:
-        return
-    common = sorted(set.intersection(*(set(curve["x"]) for curve in curves)))
-    table = np.array([[dict(zip(c["x"], c["y"], strict=True))[step] for step in common] for c in curves])
+    points = [dict(zip(curve["x"], curve["y"], strict=True)) for curve in curves]
+    common = sorted(set.intersection(*map(set, points))) if points else []
     if not common:
         return
+    table = np.array([[each[step] for step in common] for each in points])
     if len(curves) > 1:
-        axis.fill_between(
-            common, table.min(axis=0), table.max(axis=0), color=style["color"], alpha=0.15, linewidth=0
-        )
+        low, high = table.min(axis=0), table.max(axis=0)
+        axis.fill_between(common, low, high, color=style["color"], alpha=0.15, linewidth=0)
     axis.plot(common, table.mean(axis=0), marker="." if len(common) == 1 else "", **style)
 
 
-def _score(data: Mapping[str, Any], place: int, measure: str = "flexible_accuracy") -> list[float] | None:
-    """Accuracy with its interval, on the questions that most runs answered."""
-    for each in data["evaluations"][:1]:
-        if str(place) in each["runs"]:
-            return list(each["runs"][str(place)][measure])
-    return None
-
-
-def _base(data: Mapping[str, Any], measure: str) -> list[float] | None:
-    bases = [each["base"][measure] for each in data["evaluations"][:1] if each["base"]]
-    return list(bases[0]) if bases else None
+def _mean_and_range(values: Sequence[list[float]]) -> list[float]:
+    """Of one run the share with its interval, of several the mean and range of their shares."""
+    shares = [value[0] for value in values]
+    return values[0] if len(values) == 1 else [sum(shares) / len(shares), min(shares), max(shares)]
 
 
 def _bars(values: Sequence[float]) -> list[list[float]]:
@@ -191,49 +189,33 @@ def _bars(values: Sequence[float]) -> list[list[float]]:
     return [[max(0.0, mean - low)], [max(0.0, high - mean)]]
 
 
-def _variants(data: Mapping[str, Any]) -> list[str]:
-    """Of each run its objective, with its settings but β where the report has several of them."""
-
-    def told(run: Run) -> str:
-        settings = str(run["settings"] or run["objective"]).split(", ")
-        return ", ".join(each for each in settings if not each.startswith("beta "))
-
-    several: dict[str, set[str]] = {}
-    for run in data["runs"]:
-        several.setdefault(run["objective"], set()).add(told(run))
-    return [told(run) if len(several[run["objective"]]) > 1 else run["objective"] for run in data["runs"]]
+def _styles(data: Data, shown: Sequence[_ScoredRun]) -> dict[str, dict[str, Any]]:
+    """Of each variant that is shown; every variant of the report has a colour of its own."""
+    every, there = _of_variants(_variants(data["runs"])), {each.variant for each in shown}
+    return {name: style for name, style in every.items() if name in there}
 
 
-def _of_objectives(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _of_variants(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """A colour for each; where β is an axis, its shades would say the same twice. One that comes again is hollow."""
-    dashes = ("-", "--", ":")
     styles = {}
     for place, name in enumerate(sorted(set(names))):
-        color, again = COLORS[place % len(COLORS)], place // len(COLORS)
-        styles[name] = {
-            "color": color,
-            "linestyle": dashes[again % len(dashes)],
-            "markerfacecolor": "white" if again % 2 else color,
-        }
+        again, color = divmod(place, len(COLORS))
+        face = "white" if again % 2 else COLORS[color]
+        line = ("-", "--", ":")[again % 3]
+        styles[name] = {"color": COLORS[color], "linestyle": line, "markerfacecolor": face}
     return styles
 
 
-def _scores(figure: Figure, data: Mapping[str, Any]) -> None:
+def _scores(figure: Figure, data: Data, shown: Sequence[_ScoredRun]) -> None:
     """The paper's Fig. 6: a line an objective over β, the untuned model at 0; a panel a rate, by either parser."""
-    runs = data["runs"]
-    scored = [place for place in range(len(runs)) if _score(data, place)]
-    rates = sorted({runs[place]["rate"] for place in scored})
-    betas = sorted(
-        {runs[place]["beta"] for place in scored}, key=lambda beta: math.inf if beta is None else beta
-    )
-    variants = _variants(data)
-    there = {variants[place] for place in scored}
-    styles = {name: each for name, each in _of_objectives(variants).items() if name in there}
+    rates = sorted({each.run["rate"] for each in shown})
+    betas = sorted({each.run["beta"] for each in shown}, key=lambda beta: math.inf if beta is None else beta)
+    ticks = ["0", *("none" if beta is None else f"{beta:g}" for beta in betas)]
+    styles = _styles(data, shown)
     across = min(len(rates), _PANELS_ACROSS)
     down = math.ceil(len(rates) / across)
-    figure.set_size_inches(
-        max(6.5, 4.5 * across), 3.2 * down * len(REWARDS) + 0.3 * math.ceil(len(styles) / 4)
-    )
+    height = 3.2 * down * len(REWARDS) + 0.3 * math.ceil(len(styles) / 4)
+    figure.set_size_inches(max(6.5, 4.5 * across), height)
     grid = figure.subplots(down * len(REWARDS), across, sharey=True, squeeze=False)
     for row, (measure, title) in enumerate(REWARDS.items()):
         axes = grid[row * down : (row + 1) * down].ravel()
@@ -243,36 +225,40 @@ def _scores(figure: Figure, data: Mapping[str, Any]) -> None:
             axis.set_title(f"{title}, learning rate {rate_text(rate)}", loc="left")
             for number, (name, style) in enumerate(styles.items()):
                 aside = 0.24 * (number / max(1, len(styles) - 1) - 0.5)  # so that none hides another
-                own = [p for p in scored if (variants[p], runs[p]["rate"]) == (name, rate)]
-                points = [(betas.index(runs[p]["beta"]) + 1 + aside, _score(data, p, measure)) for p in own]
-                _line_of_scores(axis, [(at, score) for at, score in points if score], style)
-            _draw_base(axis, _base(data, measure))
-            axis.set_xticks(
-                range(len(betas) + 1), ["0", *("none" if beta is None else f"{beta:g}" for beta in betas)]
-            )
+                means = {}
+                for place, beta in enumerate(betas, start=1):
+                    own = [each.scores[measure] for each in shown if each.setting == (name, rate, beta)]
+                    if own:
+                        values = _mean_and_range(own)
+                        color = style["color"]
+                        axis.errorbar([place + aside], values[:1], yerr=_bars(values), capsize=2, color=color)
+                        means[place + aside] = values[0]
+                axis.plot(list(means), list(means.values()), linewidth=1.2, marker="o", **style)
+            _draw_untuned(axis, data, measure)
+            axis.set_xticks(range(len(ticks)), ticks)
             axis.yaxis.set_major_formatter(PercentFormatter(1))
     for axis in grid[-1]:
         axis.set_xlabel("β (0: the untuned model)")
     handles = [Line2D([], [], marker="o", **style) for style in styles.values()]
-    _legend_of(figure, handles, _names_with_seeds(data, scored, styles))
-    _title(figure, f"Scores by β: {_whiskers(data, scored)}")
+    _legend(figure, handles, _names_with_seeds(shown, styles))
+    _title(figure, f"Scores by β: {_whiskers(shown)}")
 
 
-def _line_of_scores(axis: Axes, points: Sequence[tuple[float, list[float]]], style: dict[str, Any]) -> None:
-    """Of one run its interval, of several their mean and range."""
-    means = []
-    for at in sorted({at for at, _ in points}):
-        here = [score for each, score in points if each == at]
-        shares = [score[0] for score in here]
-        values = here[0] if len(here) == 1 else [sum(shares) / len(shares), min(shares), max(shares)]
-        axis.errorbar([at], values[:1], yerr=_bars(values), capsize=2, color=style["color"])
-        means.append((at, values[0]))
-    axis.plot([at for at, _ in means], [mean for _, mean in means], linewidth=1.2, marker="o", **style)
+def _by_setting(shown: Sequence[_ScoredRun]) -> dict[_ScoredSetting, list[_ScoredRun]]:
+    settings: dict[_ScoredSetting, list[_ScoredRun]] = {}
+    for each in shown:
+        settings.setdefault(each.setting, []).append(each)
+    return settings
 
 
-def _whiskers(data: Mapping[str, Any], places: Sequence[int]) -> str:
+def _seeds(shown: Sequence[_ScoredRun]) -> dict[_ScoredSetting, int]:
+    """How many seeds each setting has."""
+    return {key: len({each.run["seed"] for each in own}) for key, own in _by_setting(shown).items()}
+
+
+def _whiskers(shown: Sequence[_ScoredRun]) -> str:
     """What the bars of scores are, in words."""
-    counts = {len(seeds) for seeds in _seeds_of_settings(data, places).values()}
+    counts = set(_seeds(shown).values())
     if counts == {1}:
         return "95 % intervals, or the range over runs"
     if len(counts) == 1:
@@ -281,111 +267,70 @@ def _whiskers(data: Mapping[str, Any], places: Sequence[int]) -> str:
     return f"mean and range over up to {max(counts)} seeds{single}"
 
 
-def _seeds_of_settings(data: Mapping[str, Any], places: Sequence[int]) -> dict[tuple[Any, ...], set[int]]:
-    """The seeds of each objective as it is drawn, rate and β."""
-    found: dict[tuple[Any, ...], set[int]] = {}
-    variants = _variants(data)
-    for place in places:
-        run = data["runs"][place]
-        found.setdefault((variants[place], run["rate"], run["beta"]), set()).add(run["seed"])
-    return found
-
-
-def _names_with_seeds(data: Mapping[str, Any], places: Sequence[int], names: Iterable[str]) -> list[str]:
+def _names_with_seeds(shown: Sequence[_ScoredRun], names: Iterable[str]) -> list[str]:
     """Names for a legend, with how many seeds each has where some have more than others."""
-    most: dict[str, int] = {}
-    for (name, *_), seeds in _seeds_of_settings(data, places).items():
-        most[name] = max(most.get(name, 0), len(seeds))
+    seeds = _seeds(shown).items()
+    most = {name: max(count for (variant, *_), count in seeds if variant == name) for name in names}
     if len(set(most.values())) < 2:
         return list(names)
     return [f"{name} ({most[name]} seed{'s' * (most[name] != 1)})" for name in names]
 
 
-def _draw_base(axis: Axes, base: Sequence[float] | None) -> None:
-    if base:
-        axis.errorbar(
-            [0], base[:1], yerr=_bars(base), marker="o", capsize=2, color=GREY, markerfacecolor="white"
-        )
+def _draw_untuned(axis: Axes, data: Data, measure: str) -> None:
+    if base := data["evaluations"][0]["base"]:
+        bars: dict[str, Any] = {"yerr": _bars(base[measure]), "capsize": 2}
+        axis.errorbar([0], base[measure][:1], marker="o", color=GREY, markerfacecolor="white", **bars)
 
 
-def _kl(run: Run) -> float | None:
-    return run["cells"].get("kl_per_sequence")
-
-
-def _against_kl(figure: Figure, data: Mapping[str, Any]) -> None:
+def _against_kl(figure: Figure, data: Data, shown: Sequence[_ScoredRun]) -> None:
     figure.set_size_inches(10, 5)
     axes = figure.subplots(1, len(REWARDS), sharex=True, sharey=True)
-    runs, variants = data["runs"], _variants(data)
-    shown = [p for p, run in enumerate(runs) if _kl(run) is not None and _score(data, p) is not None]
-    together: dict[tuple[Any, ...], list[int]] = {}
-    for place in shown:
-        run = runs[place]
-        together.setdefault((variants[place], run["rate"], run["beta"]), []).append(place)
-    rates = sorted({runs[place]["rate"] for place in shown})
+    together = _by_setting(shown)
+    rates = sorted({each.run["rate"] for each in shown})
     markers = {rate: MARKERS[place % len(MARKERS)] for place, rate in enumerate(rates)}
-    styles = {
-        name: each
-        for name, each in _of_objectives(variants).items()
-        if any(variants[place] == name for place in shown)
-    }
+    styles = _styles(data, shown)
     for axis, (measure, title) in zip(axes, REWARDS.items(), strict=True):
         axis.set_title(title, loc="left")
-        for (name, rate, _), places in together.items():
-            _draw_against(axis, data, places, measure, {"marker": markers[rate], **styles[name]})
-        _draw_base(axis, _base(data, measure))
+        for (name, rate, _), runs in together.items():
+            _draw_against(axis, runs, measure, {"marker": markers[rate], **styles[name]})
+        _draw_untuned(axis, data, measure)
         axis.yaxis.set_major_formatter(PercentFormatter(1))
         scale_kl(axis)
     handles = [Line2D([], [], marker="o", **style | {"linestyle": ""}) for style in styles.values()]
     handles += [Line2D([], [], linestyle="", marker=each, color=GREY) for each in markers.values()]
-    names = _names_with_seeds(data, shown, styles)
-    _legend_of(figure, handles, [*names, *(f"learning rate {rate_text(rate)}" for rate in rates)])
+    names = _names_with_seeds(shown, styles)
+    _legend(figure, handles, [*names, *(f"learning rate {rate_text(rate)}" for rate in rates)])
     what = "a point a run" if len(together) == len(shown) else "a point a setting"
-    _title(figure, f"Reward against KL: {what}, {_whiskers(data, shown)}")
+    _title(figure, f"Reward against KL: {what}, {_whiskers(shown)}")
 
 
-def _draw_against(
-    axis: Axes, data: Mapping[str, Any], places: Sequence[int], measure: str, style: dict[str, Any]
-) -> None:
+def _draw_against(axis: Axes, runs: Sequence[_ScoredRun], measure: str, style: dict[str, Any]) -> None:
     """Of one run its interval and standard error, of several means and ranges, of reward and of KL."""
-    kls = [data["runs"][place]["cells"]["kl_per_sequence"] for place in places]
-    scores = [score for place in places if (score := _score(data, place, measure)) is not None]
-    shares = [score[0] for score in scores]
-    score, kl = scores[0], sum(kls) / len(kls)
-    error: Any = data["runs"][places[0]]["cells"].get("kl_per_sequence_error")
-    if len(places) > 1:
-        score = [sum(shares) / len(shares), min(shares), max(shares)]
-        error = _bars([kl, min(kls), max(kls)])
-    axis.errorbar(
-        [kl], score[:1], yerr=_bars(score), xerr=error, linestyle="", color=style["color"], alpha=0.35
-    )
-    edge = "white" if style["markerfacecolor"] == style["color"] else style["color"]
-    axis.plot([kl], score[:1], **style | {"linestyle": "", "markeredgecolor": edge})
+    kl = _mean_and_range([[each.kl] for each in runs if each.kl is not None])
+    score = _mean_and_range([each.scores[measure] for each in runs])
+    error: Any = runs[0].run["cells"].get("kl_per_sequence_error") if len(runs) == 1 else _bars(kl)
+    color, bars = style["color"], _bars(score)
+    axis.errorbar(kl[:1], score[:1], yerr=bars, xerr=error, linestyle="", color=color, alpha=0.35)
+    edge = "white" if style["markerfacecolor"] == color else color
+    axis.plot(kl[:1], score[:1], **style | {"linestyle": "", "markeredgecolor": edge})
 
 
-def _health(figure: Figure, data: Mapping[str, Any]) -> None:
-    watched = [run for run in data["runs"] if run["cells"]["health"]]
+def _health(figure: Figure, data: Data, watched: Sequence[Data]) -> None:
     shown = watched[:_MOST_STRIPS]
+    colors = {"healthy": "#e8f2ee", **BANDS}
     figure.set_size_inches(9, 1.4 + 0.24 * len(shown))
     axis = figure.subplots()
     for place, run in enumerate(shown):
         last = run["curves"]["last_step"]
-        axis.barh(place, last, color="#e8f2ee", height=0.75)
-        changes = run["curves"]["health"]
-        ends = [*(step for step, _ in changes[1:]), last]
-        for (step, name), end in zip(changes, ends, strict=False):  # of no changes there is an end too many
-            if name in BANDS:
-                axis.barh(place, max(end - step, 0.5), left=step, color=BANDS[name], height=0.75)
+        axis.barh(place, last, color=colors["healthy"], height=0.75)
+        for start, end, name in bands_of(run["curves"]["health"], last):
+            axis.barh(place, max(end - start, 0.5), left=start, color=BANDS[name], height=0.75)
     names = [run["label"] for run in shown]
     axis.set_yticks(range(len(shown)), names, fontsize=8, parse_math=False)  # a "$" begins no formula
     axis.set_ylim(len(shown) - 0.4, -0.6)  # the first run on top
     axis.grid(False)
     axis.set_xlabel("optimizer step")
-    colors = {"healthy": "#e8f2ee", **BANDS}
-    figure.legend(
-        [Line2D([], [], linestyle="", marker="s", markersize=9, color=color) for color in colors.values()],
-        list(colors),
-        loc="outside lower left",
-        ncols=5,
-    )
+    labels, handles = zip(*band_keys(colors, colors), strict=True)
+    figure.legend(handles, labels, loc="outside lower left", ncols=5)
     more = f" (the first {len(shown)} of {len(watched)})" if len(watched) > len(shown) else ""
     _title(figure, f"What the monitor called each run{more}")

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from minordpo.config.yaml import parse_yaml
 from minordpo.errors import InputError
 from minordpo.run_folder import names
-from minordpo.sweep.results import EVALUATION, FAILED
 
-CONFIG, METRICS, PLAN = names.CONFIG, names.METRICS, names.SWEEP
 _SECTIONS = ("model", "data", "objective")
 
 
 @dataclass(frozen=True)
-class Run:
+class FoundRun:
     """A run folder: where it is, what the report calls it, what a sweep set in it."""
 
     folder: Path
@@ -32,7 +30,7 @@ class Run:
 class Found:
     """What the folders hold."""
 
-    runs: tuple[Run, ...]
+    runs: tuple[FoundRun, ...]
     evaluations: tuple[Path, ...]  # folders with evaluation.json and results.json
 
 
@@ -44,80 +42,76 @@ def find(folders: Sequence[Path]) -> Found:
     Raises:
         InputError: a folder that is none, or no run in any of them.
     """
-    runs: dict[Path, tuple[Path, Mapping[str, Any], Mapping[str, Any]]] = {}
+    runs: dict[Path, FoundRun] = {}
     evaluations: dict[Path, Path] = {}
     for folder in folders:
         if not folder.is_dir():
             raise InputError(
                 f"{folder} is no folder, but run folders are needed. Name one, or a folder of them"
             )
-        _look(folder, 2, runs, evaluations)
+        _collect(folder, 2, runs, evaluations)
     if not runs:
-        named = ", ".join(map(str, folders))
-        of_models = ""
+        given, of_models = ", ".join(map(str, folders)), ""
         if evaluations:
             of_models = (
                 ", and a report is of runs; of an evaluation alone `minordpo evaluate` with --samples and --reference "
                 f"draws reward against KL ({names.KL_FIGURE} in its folder)"
             )
         raise InputError(
-            f"{named} holds no run (a folder with {CONFIG}){of_models}. Name a run folder, a folder of run folders or "
-            "a sweep's output"
+            f"{given} holds no run (a folder with {names.CONFIG}){of_models}. Name a run folder, a folder of run "
+            "folders or a sweep's output"
         )
-    labels = _labels([folder for folder, _, _ in runs.values()])
-    made = tuple(
-        Run(folder, label, config, **planned)
-        for (folder, config, planned), label in zip(runs.values(), labels, strict=True)
-    )
-    return Found(made, tuple(evaluations.values()))
+    labelled = zip(runs.values(), _labels(list(runs)), strict=True)
+    return Found(tuple(replace(run, label=label) for run, label in labelled), tuple(evaluations.values()))
 
 
-def _look(folder: Path, depth: int, runs: dict[Path, Any], evaluations: dict[Path, Path]) -> None:
+def _collect(folder: Path, depth: int, runs: dict[Path, FoundRun], evaluations: dict[Path, Path]) -> None:
+    """Add what the folder is, or what it holds at most `depth` levels below; the runs have no labels yet."""
     if _is_evaluation(folder):
         evaluations.setdefault(folder.resolve(), folder)
         return
-    if (folder / PLAN).is_file():
-        depth = 2  # a sweep keeps what untuned models answered one below its runs
     config = _run_config(folder)
-    if config is None and (folder / METRICS).is_file() and _planned(folder):
-        raise InputError(
-            f"{folder} is a run of the sweep beside it, but its {CONFIG} is not there. Put it back from a copy, or "
-            "move the folder away"
-        )
     if config is not None:
-        runs.setdefault(folder.resolve(), (folder, config, _planned(folder)))
-        if _is_evaluation(folder / EVALUATION):
-            evaluations.setdefault((folder / EVALUATION).resolve(), folder / EVALUATION)
+        runs.setdefault(folder.resolve(), FoundRun(folder, "", config, **_planned(folder)))
+        if _is_evaluation(own := folder / names.EVALUATION):
+            evaluations.setdefault(own.resolve(), own)
         return
+    if (folder / names.METRICS).is_file() and _planned(folder):
+        raise InputError(
+            f"{folder} is a run of the sweep beside it, but its {names.CONFIG} is not there. Put it back from a copy, "
+            "or move the folder away"
+        )
+    if (folder / names.SWEEP).is_file():
+        depth = 2  # a sweep keeps what untuned models answered one below its runs
     if depth:
         for each in sorted(folder.iterdir()):
             if each.is_dir() and not each.name.startswith("."):
-                _look(each, depth - 1, runs, evaluations)
+                _collect(each, depth - 1, runs, evaluations)
 
 
 def _is_evaluation(folder: Path) -> bool:
-    return (folder / names.EVALUATION_SETTINGS).is_file() and (folder / names.RESULTS).is_file()
+    return all((folder / name).is_file() for name in (names.EVALUATION_SETTINGS, names.RESULTS))
 
 
 def _run_config(folder: Path) -> Mapping[str, Any] | None:
     """The sections of a run's config, empty where it failed before it began; None where the folder is no run."""
-    file = folder / CONFIG
+    file = folder / names.CONFIG
     if not file.is_file():
-        return {} if (folder / FAILED).is_file() else None
+        return {} if (folder / names.FAILED).is_file() else None
     config = parse_yaml(file.read_text(encoding="utf-8", errors="replace"), str(file))
     if isinstance(config, dict) and all(isinstance(config.get(name), dict) for name in _SECTIONS):
         return config
-    if (folder / METRICS).is_file():
+    if (folder / names.METRICS).is_file():
         raise InputError(
-            f"{file} is no run's config, but {METRICS} beside it is a run's. Put the config back from a copy, or leave "
-            "this run out"
+            f"{file} is no run's config, but {names.METRICS} beside it is a run's. Put the config back from a copy, or "
+            "leave this run out"
         )
     return None
 
 
 def _planned(folder: Path) -> Mapping[str, Any]:
     """What a sweep says of the run: `settings` and `world`."""
-    file = folder.parent / PLAN
+    file = folder.parent / names.SWEEP
     if not file.is_file():
         return {}
     try:
@@ -133,14 +127,14 @@ def _planned(folder: Path) -> Mapping[str, Any]:
         ) from error
 
 
-def _labels(folders: Iterable[Path]) -> list[str]:
+def _labels(folders: Sequence[Path]) -> list[str]:
     """For each folder as many of its last parts as tell it from the others."""
-    parts = [each.resolve().parts for each in folders]
-    labels = []
-    for own in parts:
-        others = [each for each in parts if each != own]
-        length = 1
-        while length < len(own) and any(each[-length:] == own[-length:] for each in others):
-            length += 1
-        labels.append("/".join(own[-length:]))
-    return labels
+    parts = [folder.parts for folder in folders]
+    return [
+        next(
+            "/".join(own[-n:])
+            for n in range(1, len(own) + 1)
+            if [each[-n:] for each in parts].count(own[-n:]) == 1
+        )
+        for own in parts
+    ]

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from minordpo import objectives
 from minordpo.report.answers import gather_answers
-from minordpo.report.curves import LOOKS, POINTS, curves_of, thin
+from minordpo.report.curves import POINTS, PROBED, curves_of, thin
 from minordpo.report.evaluations import gather_evaluations, refuse_shared
-from minordpo.report.find import Found, Run
-from minordpo.report.groups import DASHES, Setting, group_runs
+from minordpo.report.find import Found, FoundRun
+from minordpo.report.groups import DASHES, RunSetting, group_runs
 from minordpo.report.pairs import gather_pairs, read_pairs
 from minordpo.run_folder import names, records
 from minordpo.run_folder.metrics_file import MetricsFile
@@ -61,45 +62,31 @@ _INTERVALS = ("strict_accuracy", "flexible_accuracy", "retention_accuracy")
 
 
 def gather(found: Found) -> dict[str, Any]:
-    """What the report shows, as plain values that JSON holds.
-
-    Raises:
-        InputError: a file of a run cannot be read, and which.
-    """
-    rows, measured, pairs = [], [], []
+    """What the report shows, as plain values that JSON holds; raise InputError if a file of a run cannot be read."""
+    rows, curves, pairs = [], [], []
     for run in found.runs:
         refuse_shared(run.folder)
         with in_our_form(run.folder):
             rows.append(run_row(run.folder))
-            measured.append(curves_of(MetricsFile(run.folder / names.METRICS).rows()))
+            curves.append(curves_of(MetricsFile(run.folder / names.METRICS).rows()))
             pairs.append(read_pairs(run.folder))
     settings = [_setting(run) for run in found.runs]
     groups, numbers = group_runs(found.runs, settings)
-    runs = [
-        _run(run, row, curves, setting, number)
-        for run, row, curves, setting, number in zip(
-            found.runs, rows, measured, settings, numbers, strict=True
-        )
-    ]
+    runs = [_run(*each) for each in zip(found.runs, rows, curves, settings, numbers, strict=True)]
     evaluations = gather_evaluations(found, runs)
     answers, said = gather_answers(found)
     shown = [name for name in COLUMNS if any(run["cells"].get(name) is not None for run in runs)]
-    long = any(len(curve["x"]) >= POINTS for run in runs for curve in run["curves"]["train"].values())
-    if long:
+    if any(len(curve["x"]) >= POINTS for run in runs for curve in run["curves"]["train"].values()):
         said.append(f"Curves are thinned to {POINTS} points.")
+    probed = {name for run in runs for name in run["curves"]["looks"]}
     return {
         "minordpo": __version__,
         "title": _title(found),
         "runs": runs,
-        "groups": [
-            {"label": each.label, "light": each.light, "dark": each.dark, "dash": DASHES[each.dash]}
-            for each in groups
-        ],
+        "groups": [{**asdict(each), "dash": DASHES[each.dash]} for each in groups],
         "columns": [[name, *COLUMNS[name]] for name in shown],
         "healths": list(HEALTHS),
-        "looks": {
-            name: text for name, text in LOOKS.items() if any(name in r["curves"]["looks"] for r in runs)
-        },
+        "looks": {name: text for name, text in PROBED.items() if name in probed},
         "coefficients": _coefficients(runs),
         "evaluations": evaluations,
         "answers": answers,
@@ -116,31 +103,29 @@ def _title(found: Found) -> str:
     return f"{len(found.runs)} runs{where}"
 
 
-def _setting(run: Run) -> Setting:
+def _setting(run: FoundRun) -> RunSetting:
     """Objective, β and rate of a run; nothing of one that failed before it began."""
     if not run.config:
-        return Setting("", None, None)
+        return RunSetting("", None, None)
     hyper = dict(run.config["objective"])
     name = str(hyper.pop("name", ""))
     objective = objectives.recorded(name, hyper)
     beta = objective.beta if any("beta" in term.hyper for term in objective.terms) else None
     rate = (run.config.get("training") or {}).get("learning_rate", 5e-5)
-    return Setting(name, beta, float(rate))
+    return RunSetting(name, beta, float(rate))
 
 
 def _run(
-    run: Run, row: dict[str, Any], curves: dict[str, Any], setting: Setting, group: int
+    run: FoundRun, row: dict[str, Any], curves: dict[str, Any], setting: RunSetting, group: int
 ) -> dict[str, Any]:
-    cells = {name: _plain(row.get(name)) for name in COLUMNS}
+    ends = [f"{name}{end}" for name in _INTERVALS for end in ("_low", "_high")]
+    ends += ["kl_per_sequence_error", "kl_per_token_error"]
+    found = {name: row.get(name) for name in (*COLUMNS, *ends)}
+    cells = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in found.items()}
     if "monitor" not in run.config:  # older than the monitor, so that nothing watched it
         cells |= {"health": None, "worst_health": None}
     cells |= {"run": run.label, "beta": setting.beta, "learning_rate": setting.rate}
     cells["objective"] = setting.objective or None
-    for name in _INTERVALS:
-        cells |= {f"{name}{end}": _plain(row.get(f"{name}{end}")) for end in ("_low", "_high")}
-    cells |= {
-        f"{name}_error": _plain(row.get(f"{name}_error")) for name in ("kl_per_sequence", "kl_per_token")
-    }
     return {
         "label": run.label,
         "group": group,
@@ -156,34 +141,16 @@ def _run(
     }
 
 
-def _plain(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _coefficients(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """f(β, margin) = β σ(−β margin) of every β that a run of those objectives has; nothing where there is none."""
     ours = [run for run in runs if run["objective"] in _SIGMOID and run["beta"]]
-    ends = [
-        abs(run["curves"]["eval"]["margin"]["y"][-1]) for run in ours if "margin" in run["curves"]["eval"]
-    ]
-    reach = max([_REACH, *(1.1 * end for end in ends)])
+    held_out = [curves["margin"] for run in ours if "margin" in (curves := run["curves"]["eval"])]
+    reach = max([_REACH, *(1.1 * abs(margin["y"][-1]) for margin in held_out)])
     margins = np.linspace(-reach, reach, 121)
-    betas = sorted({run["beta"] for run in ours})
-    # σ(−x) as (1 − tanh(x/2)) / 2, which does not overflow.
-    return {
-        "curves": [
-            {
-                "beta": beta,
-                **thin(
-                    {
-                        "x": [round(float(m), 3) for m in margins],
-                        "y": (beta * 0.5 * (1 - np.tanh(beta * margins / 2))).tolist(),
-                    }
-                ),
-            }
-            for beta in betas
-        ],
-        "margins": {
-            name: text for name, text in _SIGMOID.items() if any(r["objective"] == name for r in ours)
-        },
-    }
+    curves = []
+    for beta in sorted({run["beta"] for run in ours}):
+        # σ(−x) as (1 − tanh(x/2)) / 2, which does not overflow.
+        push = (beta * 0.5 * (1 - np.tanh(beta * margins / 2))).tolist()
+        curves.append({"beta": beta, **thin({"x": [round(float(m), 3) for m in margins], "y": push})})
+    named = {run["objective"] for run in ours}
+    return {"curves": curves, "margins": {name: text for name, text in _SIGMOID.items() if name in named}}

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from minordpo.config.build import flatten
 from minordpo.figures.canvas import COLORS
-from minordpo.report.find import Run
+from minordpo.report.find import FoundRun
 
 # As COLORS, for a dark page: lighter, and what is black there is white.
 DARK = ("#4aa8e8", "#ff8c4a", "#2fc79a", "#e6a0c8", "#8fd0f5", "#ffc04d", "#f2f2f2")
 DASHES = ("", "6 3", "2 3", "8 3 2 3")
-_NAMED = {"objective.beta": "β", "training.learning_rate": "rate"}
+_TOLD = {"objective.name", "objective.beta", "training.learning_rate", "sweep"}  # in another way, in a label
 _MOST_NAMED = 4  # settings in a label; beyond, the run's own name says it better
 
 
@@ -23,14 +23,13 @@ class Group:
     """Runs of the same settings and other seeds."""
 
     label: str
-    key: str
-    light: str = COLORS[0]
-    dark: str = DARK[0]
+    light: str
+    dark: str
     dash: int = 0  # of DASHES
 
 
 @dataclass(frozen=True)
-class Setting:
+class RunSetting:
     """What colours are chosen by."""
 
     objective: str
@@ -38,24 +37,22 @@ class Setting:
     rate: float | None
 
 
-def group_runs(runs: Sequence[Run], settings: Sequence[Setting]) -> tuple[list[Group], list[int]]:
+def group_runs(runs: Sequence[FoundRun], settings: Sequence[RunSetting]) -> tuple[list[Group], list[int]]:
     """The groups, and of each run the number of its own."""
     flats = [_flat(run) for run in runs]
     keys = [json.dumps(flat, sort_keys=True, default=str) for flat in flats]
-    first = {key: keys.index(key) for key in dict.fromkeys(keys)}
-    varied = _varied([flats[place] for place in first.values()])
-    names = [_name(runs[place], settings[place], flats[place], varied) for place in first.values()]
+    order = list(dict.fromkeys(keys))
+    first = [keys.index(key) for key in order]
+    varied = _varied([flats[place] for place in first])
+    names = [_name(runs[place], settings[place], flats[place], varied) for place in first]
     labels = [
         name if names.count(name) == 1 else f"{name} ({runs[place].label})"
-        for name, place in zip(names, first.values(), strict=True)
+        for name, place in zip(names, first, strict=True)
     ]
-    groups = [Group(label, key) for label, key in zip(labels, first, strict=True)]
-    order = list(first)
-    painted = paint(groups, [settings[place] for place in first.values()])
-    return painted, [order.index(key) for key in keys]
+    return paint(labels, [settings[place] for place in first]), [order.index(key) for key in keys]
 
 
-def _flat(run: Run) -> dict[str, Any]:
+def _flat(run: FoundRun) -> dict[str, Any]:
     """What the run was told, by dotted key, without seeds and what they redraw."""
     if run.settings is not None:
         flat = {"sweep": str(run.folder.resolve().parent), **run.settings}
@@ -69,11 +66,10 @@ def _flat(run: Run) -> dict[str, Any]:
 
 def _varied(flats: Sequence[Mapping[str, Any]]) -> list[str]:
     keys = dict.fromkeys(key for flat in flats for key in flat)
-    values = {key: {json.dumps(flat.get(key), default=str) for flat in flats} for key in keys}
-    return [key for key in keys if len(values[key]) > 1]
+    return [key for key in keys if len({json.dumps(flat.get(key), default=str) for flat in flats}) > 1]
 
 
-def _name(run: Run, setting: Setting, flat: Mapping[str, Any], varied: Sequence[str]) -> str:
+def _name(run: FoundRun, setting: RunSetting, flat: Mapping[str, Any], varied: Sequence[str]) -> str:
     if not setting.objective:
         return run.label
     parts = [setting.objective]
@@ -81,11 +77,10 @@ def _name(run: Run, setting: Setting, flat: Mapping[str, Any], varied: Sequence[
         parts.append(f"β {setting.beta:g}")
     if setting.rate is not None:
         parts.append(f"rate {rate_text(setting.rate)}")
-    told = {"objective.name", "sweep", *_NAMED}
-    others = [key for key in varied if key not in told and flat.get(key) is not None]
-    if len(others) > _MOST_NAMED:
-        return ", ".join(parts)
-    return ", ".join([*parts, *(f"{key.rpartition('.')[2]} {_short(flat[key])}" for key in others)])
+    others = [key for key in varied if key not in _TOLD and flat.get(key) is not None]
+    if len(others) <= _MOST_NAMED:
+        parts += [f"{key.rpartition('.')[2]} {_short(flat[key])}" for key in others]
+    return ", ".join(parts)
 
 
 def rate_text(rate: float) -> str:
@@ -102,42 +97,34 @@ def _short(value: Any) -> str:
     return text if len(text) <= 24 else text[:23] + "…"
 
 
-def paint(groups: Sequence[Group], settings: Sequence[Setting]) -> list[Group]:
-    """The groups with colours: one each while there are colours; then a hue per objective and a shade per β.
+def paint(labels: Sequence[str], settings: Sequence[RunSetting]) -> list[Group]:
+    """Groups of colours: one each while there are colours; then a hue per objective and a shade per β.
 
     With a single objective the hue stands for β. The dash stands for the learning rate, where it is not told by hue.
     """
-    if len(groups) <= len(COLORS):
-        return [
-            replace(group, light=COLORS[place], dark=DARK[place], dash=0)
-            for place, group in enumerate(groups)
-        ]
+    if len(labels) <= len(COLORS):
+        return [Group(*each) for each in zip(labels, COLORS, DARK, strict=False)]
     objectives = sorted({each.objective for each in settings})
-    betas = sorted({each.beta for each in settings}, key=lambda beta: -1.0 if beta is None else beta)
-    rates = sorted({each.rate for each in settings}, key=lambda rate: -1.0 if rate is None else rate)
-    painted = []
-    for group, setting in zip(groups, settings, strict=True):
+    betas = _ordered(each.beta for each in settings)
+    rates = _ordered(each.rate for each in settings)
+    groups = []
+    for label, setting in zip(labels, settings, strict=True):
         by_beta = len(objectives) == 1
         hue = betas.index(setting.beta) if by_beta else objectives.index(setting.objective)
         own = sorted({e.beta or 0.0 for e in settings if e.objective == setting.objective})
         depth = 0.5 if by_beta or len(own) < 2 else own.index(setting.beta or 0.0) / (len(own) - 1)
-        painted.append(
-            replace(
-                group,
-                light=_shade(COLORS[hue % len(COLORS)], depth),
-                dark=_shade(DARK[hue % len(DARK)], depth),
-                dash=(rates.index(setting.rate) + hue // len(COLORS)) % len(DASHES),
-            )
-        )
-    return painted
+        light, dark = (_shade(colors[hue % len(colors)], depth) for colors in (COLORS, DARK))
+        dash = (rates.index(setting.rate) + hue // len(COLORS)) % len(DASHES)
+        groups.append(Group(label, light, dark, dash))
+    return groups
 
 
-def _mixed(color: str, other: int, share: float) -> str:
-    """The colour with that share of black (0) or white (255)."""
-    parts = (int(color[i : i + 2], 16) for i in (1, 3, 5))
-    return "#" + "".join(f"{round((1 - share) * part + share * other):02x}" for part in parts)
+def _ordered(values: Iterable[float | None]) -> list[float | None]:
+    return sorted(set(values), key=lambda value: -1.0 if value is None else value)
 
 
 def _shade(color: str, depth: float) -> str:
     """From 0, light, over the colour itself at ½ to 1, dark."""
-    return _mixed(color, 255, 1.1 * (0.5 - depth)) if depth < 0.5 else _mixed(color, 0, 0.9 * (depth - 0.5))
+    mixed, share = (255, 1.1 * (0.5 - depth)) if depth < 0.5 else (0, 0.9 * (depth - 0.5))
+    parts = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    return "#" + "".join(f"{round((1 - share) * part + share * mixed):02x}" for part in parts)

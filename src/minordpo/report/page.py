@@ -64,25 +64,16 @@ def report(
 
 
 def refuse_foreign(out: Path) -> None:
-    """Nothing, where `out` is new, empty, or a report that nothing was added to.
-
-    Raises:
-        InputError: it is something else, or cannot be written.
-    """
+    """Raise InputError if `out` cannot be written, or is neither new, empty, nor a report that nothing was added to."""
     refuse_unwritable(out)
-    if not out.exists():
-        return
-    inside = {each.name for each in out.iterdir()}
-    if not inside:
+    if not out.exists() or not (inside := {each.name for each in out.iterdir()}):
         return
     index = out / INDEX
     if not index.is_file() or _OURS not in index.read_text(encoding="utf-8", errors="replace")[:2000]:
         raise InputError(f"{out} exists and holds no report. Name another folder with --out")
     figures = list((out / FIGURES).iterdir()) if (out / FIGURES).is_dir() else []
-    others = sorted(inside - {INDEX, FIGURES}) + [
-        f"{FIGURES}/{each.name}" for each in figures if each.suffix not in (".png", ".svg")
-    ]
-    if others:
+    added = [f"{FIGURES}/{each.name}" for each in figures if each.suffix not in (".png", ".svg")]
+    if others := [*sorted(inside - {INDEX, FIGURES}), *added]:
         raise InputError(
             f"{out} holds {others[0]}, which is no part of a report and would be lost. Move it, or name another folder "
             "with --out"
@@ -92,18 +83,17 @@ def refuse_foreign(out: Path) -> None:
 def render(data: Mapping[str, Any], more: str = "") -> str:
     """The page, ended by `more` sections in HTML. Its policy lets nothing run but its script, nothing be fetched."""
     files = resources.files("minordpo.report")
-
-    def read(name: str) -> str:
-        return (files / name).read_text(encoding="utf-8")
-
-    script = '(() => {\n"use strict";\n' + "\n".join(map(read, _SCRIPTS)) + "})();"
+    page, style, *scripts = (
+        (files / name).read_text(encoding="utf-8") for name in ("page.html", "page.css", *_SCRIPTS)
+    )
+    script = '(() => {\n"use strict";\n' + "\n".join(scripts) + "})();"
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    return Template(read("page.html")).substitute(
+    return Template(page).substitute(
         title=html.escape(f"{data['title']}, minordpo report"),
         heading=html.escape(data["title"]),
         policy=policy,
-        style=read("page.css"),
+        style=style,
         data=embedded(data),
         script=script,
         more=more,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,15 +18,15 @@ from minordpo.data.tokens import TokenExample
 from minordpo.engine.models import model_folder
 from minordpo.errors import InputError
 from minordpo.evaluate.scoring import score_examples, token_logps
-from minordpo.report.find import CONFIG, Run
-from minordpo.report.pairs import PAIR_TOKENS, SIDES
+from minordpo.report.find import FoundRun
+from minordpo.report.pairs import SIDES
 from minordpo.run_folder import names
 from minordpo.run_folder.files import read_jsonl, write_jsonl
 from minordpo.run_folder.ownership import finished
 from minordpo.train.run import load_data, load_run_tokenizer
 
 
-def add_pair_tokens(runs: Sequence[Run], count: int, *, say: Callable[[str], None]) -> None:
+def add_pair_tokens(runs: Sequence[FoundRun], count: int, *, say: Callable[[str], None]) -> None:
     """Give each finished run the tokens of its first `count` held-out pairs, unless it has as many.
 
     `say` gets a line a run.
@@ -39,20 +38,24 @@ def add_pair_tokens(runs: Sequence[Run], count: int, *, say: Callable[[str], Non
         raise InputError(f"--pairs is {count}, but at least 1 is needed. Raise it, or leave it out")
     shared = _Shared()
     for run in runs:
-        file = run.folder / PAIR_TOKENS
+        file = run.folder / names.PAIR_TOKENS
         if file.exists() and sum(1 for _ in read_jsonl(file)) >= count:
             continue
         if not finished(run.folder):
             say(f"{run.label} has not finished, so its pairs are left out")
             continue
-        config = load_config(run.folder / CONFIG, [])
+        config = load_config(run.folder / names.CONFIG, [])
         tokenizer = load_run_tokenizer(config)
         pairs = shared.held_out_pairs(config, tokenizer)[:count]
         if not pairs:
             say(f"{run.label} holds out no pairs (data.eval), so none is shown token by token")
             continue
         ref = shared.reference(config, pairs) if config.metrics.reference else None
-        write_jsonl(file, _rows(run.folder, config, tokenizer, pairs, ref))
+        path, model = str(run.folder / names.MODEL), config.model
+        policy = token_logps(path, pairs, dtype=model.dtype, trust_remote_code=model.trust_remote_code)
+        scored = score_examples(pairs, policy, ref, tokens=True)
+        rows = (_with_texts(row, pair, tokenizer) for row, pair in zip(scored, pairs, strict=True))
+        write_jsonl(file, rows)
         say(f"{file}: {len(pairs)} pairs")
 
 
@@ -74,42 +77,23 @@ class _Shared:
     def reference(self, config: RunConfig, pairs: list[TokenExample]) -> list[np.ndarray]:
         """(chosen + rejected tokens,) of each pair under the run's reference."""
         model = config.model
-        own = model.reference is None
-        path = model.path if model.reference is None else model.reference
-        tokens = [
-            [p.prompt_ids.tolist(), *([r.ids.tolist(), r.scored.tolist()] for r in p.responses)]
-            for p in pairs
-        ]
-        key = json.dumps([path, model.dtype, model.gguf_file, model.revision, tokens])
+        # They say how model.path is read, and nothing of another reference.
+        how: dict[str, Any] = {"gguf_file": model.gguf_file, "revision": model.revision}
+        path, how = (model.path, how) if model.reference is None else (model.reference, {})
+        parts = [[(r.ids.tolist(), r.scored.tolist()) for r in pair.responses] for pair in pairs]
+        tokens = [[pair.prompt_ids.tolist(), part] for pair, part in zip(pairs, parts, strict=True)]
+        key = json.dumps([path, model.dtype, how, tokens])
         if key not in self._logps:
-            self._logps[key] = token_logps(
-                model_folder(path),
-                pairs,
-                dtype=model.dtype,
-                # They say how model.path is read, and nothing of another reference.
-                gguf_file=model.gguf_file if own else None,
-                revision=model.revision if own else None,
-                trust_remote_code=model.trust_remote_code,
-            )
+            how |= {"dtype": model.dtype, "trust_remote_code": model.trust_remote_code}
+            self._logps[key] = token_logps(model_folder(path), pairs, **how)
         return self._logps[key]
 
 
-def _rows(
-    folder: Path,
-    config: RunConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    pairs: list[TokenExample],
-    ref: list[np.ndarray] | None,
-) -> list[dict[str, Any]]:
-    model = config.model
-    policy = token_logps(
-        str(folder / names.MODEL), pairs, dtype=model.dtype, trust_remote_code=model.trust_remote_code
-    )
-    rows = []
-    for pair, row in zip(pairs, score_examples(pairs, policy, ref, tokens=True), strict=True):
-        texts = {f"{side}_token_texts": token_texts(tokenizer, row[f"{side}_token_ids"]) for side in SIDES}
-        rows.append({**row, "prompt": tokenizer.decode(pair.prompt_ids.tolist()), **texts})
-    return rows
+def _with_texts(
+    row: dict[str, Any], pair: TokenExample, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Any]:
+    texts = {f"{side}_token_texts": token_texts(tokenizer, row[f"{side}_token_ids"]) for side in SIDES}
+    return {**row, "prompt": tokenizer.decode(pair.prompt_ids.tolist()), **texts}
 
 
 def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:

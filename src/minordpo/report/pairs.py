@@ -10,7 +10,6 @@ from typing import Any
 from minordpo.run_folder import names
 from minordpo.run_folder.files import read_jsonl
 
-PAIR_TOKENS = names.PAIR_TOKENS
 SIDES = ("chosen", "rejected")
 
 
@@ -22,7 +21,7 @@ def read_pairs(folder: Path) -> list[dict[str, Any]]:
     Raises:
         KeyError, TypeError, ValueError: a row is none that `add_pair_tokens` writes.
     """
-    file = folder / PAIR_TOKENS
+    file = folder / names.PAIR_TOKENS
     rows = [row for _, row in read_jsonl(file)] if file.exists() else []
     return [
         {
@@ -36,14 +35,13 @@ def read_pairs(folder: Path) -> list[dict[str, Any]]:
 
 def _values(row: Mapping[str, Any], side: str) -> dict[str, Any]:
     """Log-probs and log-ratios of the scored tokens, in nats."""
-    found = {
-        name: [round(float(each), 3) for each in row[f"{side}_token_{column}"]]
-        for name, column in (("logps", "logps"), ("ratios", "logratios"))
-        if name == "logps" or f"{side}_token_{column}" in row
-    }
-    count = len(row[f"{side}_token_texts"])
-    if any(len(values) != count for values in found.values()):
-        raise ValueError(f"{count} tokens have {[len(values) for values in found.values()]} values")
+    columns = {"logps": f"{side}_token_logps", "ratios": f"{side}_token_logratios"}
+    if columns["ratios"] not in row:
+        del columns["ratios"]
+    found = {name: [round(float(each), 3) for each in row[column]] for name, column in columns.items()}
+    count, counts = len(row[f"{side}_token_texts"]), [len(values) for values in found.values()]
+    if set(counts) != {count}:
+        raise ValueError(f"{count} tokens have {counts} values")
     return found
 
 

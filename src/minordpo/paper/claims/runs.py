@@ -148,7 +148,7 @@ def gather_runs(found: find.Found) -> Gathered:
     return Gathered(tuple(runs), (*said, *_copies(runs), *unlike, *why))
 
 
-def _drawn(run: find.Run) -> dict[str, Any]:
+def _drawn(run: find.FoundRun) -> dict[str, Any]:
     """What seeds beside training.seed the run has."""
     flat = flatten(run.config)
     order = flat.get("training.data_seed")
@@ -232,7 +232,7 @@ def _trained(folder: Path, configuration: str) -> Trained | None:
 
 
 # ---- the situation ----
-def _situation(run: find.Run) -> dict[str, Any]:
+def _situation(run: find.FoundRun) -> dict[str, Any]:
     flat = flatten(run.config)
     if run.world is not None:
         own = flat.get("model.reference") == flat.get(
