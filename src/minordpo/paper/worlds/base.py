@@ -20,12 +20,18 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from minordpo.errors import InputError
 from minordpo.generate.generation import generate_answers
 from minordpo.generate.text_measures import last_number
-from minordpo.paper.worlds.questions import SLIP, Calculation, Distance, Family, World, draw, draw_task
+from minordpo.paper.worlds.questions import (
+    MIXTURE,
+    SLIP,
+    Calculation,
+    Distance,
+    Family,
+    World,
+    draw,
+    draw_task,
+)
 
 CHARACTERS = "\n 0123456789+-*/=?,.:abcdefghijklmnopqrstuvwxyzS"
-# Of what the base is trained on: terse answers, worked ones. The rest are tasks beside them. The further its own style
-# is from the chosen answers', the more there is to imitate.
-MIXTURE: dict[Distance, tuple[float, float]] = {"none": (0.0, 0.8), "half": (0.4, 0.4), "full": (0.7, 0.1)}
 BATCH, RATE = 32, 2e-3
 WARM_UP, COOL_DOWN = 100, 100  # steps; the longest cool-down
 EVERY, LOOKED = 25, 64  # the base answers so many fresh questions every so many steps …

@@ -15,6 +15,9 @@ ASKED = "So the answer is: {answer}"  # the line that the strict parser reads
 Family = Literal["chain", "scale"]
 Distance = Literal["none", "half", "full"]
 Rejected = Literal["result", "quarter", "independent"]
+# Of what the base is trained on: terse answers, worked ones. The rest are tasks beside them. The further its own style
+# is from the chosen answers', the more there is to imitate.
+MIXTURE: dict[Distance, tuple[float, float]] = {"none": (0.0, 0.8), "half": (0.4, 0.4), "full": (0.7, 0.1)}
 SLIP = 0.1  # of the worked steps a base model is trained on, the share with a wrong result
 
 

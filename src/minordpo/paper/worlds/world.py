@@ -23,8 +23,7 @@ from typing import Any
 
 from minordpo.config.build import build
 from minordpo.errors import InputError
-from minordpo.paper.worlds.base import MIXTURE, train_base
-from minordpo.paper.worlds.questions import Calculation, Family, World, draw, draw_task, rejected
+from minordpo.paper.worlds.questions import MIXTURE, Calculation, Family, World, draw, draw_task, rejected
 from minordpo.run_folder.files import write_jsonl
 
 FACTS = "trained.json"
@@ -45,6 +44,8 @@ def make_world(folder: Path, world: World, *, quiet: bool = False) -> Path:
     base = folder / "base"
     if not base.exists():
         aside, started = folder / ".base.writing", time.perf_counter()
+        from minordpo.paper.worlds.base import train_base  # it imports torch, and a world's facts need none
+
         facts = train_base(aside, world, allowed=lambda text: text not in kept_out, quiet=quiet)
         seconds = round(time.perf_counter() - started, 1)
         _write_json(aside / FACTS, dataclasses.asdict(facts) | {"seconds": seconds})
