@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def claims_command(arguments: argparse.Namespace) -> None:
     """Judge, print, and write what is asked for."""
     from minordpo.errors import InputError
-    from minordpo.paper.claims.judged import judge_all
+    from minordpo.paper.claims.judge import judge_all
     from minordpo.paper.claims.runs import gather_runs
     from minordpo.paper.claims.tables import as_text, write_csv, write_json
     from minordpo.report.find import find

@@ -7,10 +7,10 @@
 | `ranked` | share of held-out pairs ranked right |
 | `accuracy`, `strict_accuracy`, each with `base_` | right by the last number, by the asked line; the untuned model's |
 | `validation_accuracy` | right by the last number on questions named validation, where others are there too |
-| `broken` | 1 where the text broke: by answers against the untuned model's, else by looks; by looks if it is garbled |
-| `garbled` | 1 where by looks the reference finds the text unlikely that was likely before |
-| `repeated` | rise of repeated 4-grams: against the untuned model, else in looks |
-| `broken_at_half`, `broken_at_end` | the same by the monitor's looks against that at step 0 |
+| `broken` | 1 where the text broke: by answers against the untuned model's, else by probes; by probes if garbled |
+| `garbled` | 1 where by probes the reference finds the text unlikely that was likely before |
+| `repeated` | rise of repeated 4-grams: against the untuned model, else in probes |
+| `broken_at_half`, `broken_at_end` | the same by the monitor's probes against that at step 0 |
 | `kl`, `retention` | nats a token from samples; share of other tasks done |
 | `push_error`, `push_raise` | see `pushes` |
 | `steps` | how many there were |
@@ -25,8 +25,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from minordpo.paper.alarm_study import BROKEN, is_broken
-from minordpo.paper.claims.formulas import formula
+from minordpo.paper.studied_run import BROKEN, is_broken
 from minordpo.run_folder.names import RESPONSES
 from minordpo.run_folder.records import (
     ACCURACY,
@@ -35,16 +34,24 @@ from minordpo.run_folder.records import (
     LOGRATIOS,
     REFERENCE_NLL,
     REPEATED,
-    EvaluationRow,
     ProbeRow,
     Row,
     StepRow,
+    held_out,
     of_kind,
 )
 
 _SURPRISE = {REFERENCE_NLL, CHOSEN_NLL}
 SIDES = ("chosen", "rejected", "margin")
 FIFTH, FEWEST = 5, 10  # a part of the steps, and how many there must be for early and late to differ
+ANSWERED = (
+    "accuracy",
+    "strict_accuracy",
+    "base_accuracy",
+    "base_strict_accuracy",
+    "validation_accuracy",
+    "kl",
+)
 _CHECKED = 32  # steps of responses.jsonl whose coefficients are compared with the formula
 
 
@@ -73,14 +80,14 @@ def trained(rows: Sequence[StepRow]) -> dict[str, float]:
     return found
 
 
-def held_out(row: Mapping[str, Any]) -> dict[str, float]:
+def held_out_pairs(row: Mapping[str, Any]) -> dict[str, float]:
     """Of a run's row in results: the last measurement of held-out pairs."""
-    names = {name: f"{LOGRATIOS}/{name}" for name in SIDES} | {"ranked": ACCURACY}
-    return finite({name: row.get(f"{EvaluationRow.PREFIX}{key}") for name, key in names.items()})
+    keys = {name: f"{LOGRATIOS}/{name}" for name in SIDES} | {"ranked": ACCURACY}
+    return finite({name: row.get(held_out(key)) for name, key in keys.items()})
 
 
-def looks(metrics: Sequence[Row], steps: int) -> dict[str, float]:
-    """Of the monitor's looks at the text; none without the one at step 0 and another."""
+def probed(metrics: Sequence[Row], steps: int) -> dict[str, float]:
+    """Of the monitor's probes of the text; none without the one at step 0 and another."""
     seen = {
         row.step: finite({name: row.values.get(name) for name in (*BROKEN, CHOSEN_NLL)})
         for row in of_kind(metrics, ProbeRow)
@@ -88,16 +95,13 @@ def looks(metrics: Sequence[Row], steps: int) -> dict[str, float]:
     if 0 not in seen or len(seen) < 2:
         return {}
     first, last = seen[0], seen[max(seen)]
-    found = dict.fromkeys(("broken", "broken_at_end"), float(is_broken(first, last)))
+    found = {"broken": float(is_broken(first, last))}
     if REFERENCE_NLL in first and REFERENCE_NLL in last:
-        found["garbled"] = float(
-            is_broken(*({name: look[name] for name in look.keys() & _SURPRISE} for look in (first, last)))
-        )
-    halfway = [step for step in seen if 0 < step <= steps / 2]
-    if halfway and max(seen) > max(halfway):
-        found["broken_at_half"] = float(is_broken(first, seen[max(halfway)]))
-    else:
-        del found["broken_at_end"]
+        likely = ({name: probe[name] for name in probe.keys() & _SURPRISE} for probe in (first, last))
+        found["garbled"] = float(is_broken(*likely))
+    halfway = max((step for step in seen if 0 < step <= steps / 2), default=max(seen))
+    if halfway < max(seen):
+        found |= {"broken_at_half": float(is_broken(first, seen[halfway])), "broken_at_end": found["broken"]}
     if REPEATED in first and REPEATED in last:
         found["repeated"] = last[REPEATED] - first[REPEATED]
     return found
@@ -121,19 +125,24 @@ def answered(model: Mapping[str, Any], base: Mapping[str, Any] | None) -> dict[s
     return finite(found)
 
 
-def joined(looked: Mapping[str, float], answers: Mapping[str, float]) -> dict[str, float]:
-    """Answers are many and looks are few, but only looks know what the reference makes of a text, by which one is
+def joined(probed: Mapping[str, float], answers: Mapping[str, float]) -> dict[str, float]:
+    """Answers are many and probes are few, but only probes know what the reference makes of a text, by which one is
     seen that breaks without repeating itself.
     """
-    found = {**looked, **answers}
-    if "broken" in answers and looked.get("garbled"):
-        found["broken"] = 1.0
-    return found
+    garbled = {"broken": 1.0} if "broken" in answers and probed.get("garbled") else {}
+    return {**probed, **answers, **garbled}
 
 
 def _text(model: Mapping[str, Any]) -> dict[str, float]:
     shares = {name: model[name]["share"] for name in ("looping", "empty")}
     return {**shares, "repeated_4grams": model["repeated_4grams"]}
+
+
+def formula(beta: float, margin: float) -> float:
+    """f(β, margin) = β σ(−β margin), the paper's coefficient."""
+    # Of both signs the form that neither overflows nor cancels.
+    decay = math.exp(-abs(beta * margin))
+    return beta * (decay if margin > 0 else 1.0) / (1 + decay)
 
 
 def pushes(folder: Path, objective: str, beta: float | None, rows: Sequence[StepRow]) -> dict[str, float]:
