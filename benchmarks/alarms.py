@@ -49,10 +49,7 @@ def main() -> int:
     arguments = parser.parse_args()
     runs = [read_run(file.parent) for file in sorted(arguments.runs.glob("*/probes.jsonl"))]
     if len({run.setting for run in runs}) < 2:
-        print(
-            f"{arguments.runs} holds runs of fewer than two settings: nothing to fit on",
-            file=sys.stderr,
-        )
+        print(f"{arguments.runs} holds runs of fewer than two settings: nothing to fit on", file=sys.stderr)
         return 2
     known = [read_run(folder) for folder in arguments.fit_also]
     study = Study(runs, known, arguments.prompts, arguments.every)

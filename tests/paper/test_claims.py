@@ -89,10 +89,7 @@ def with_closeness(near: float, far: float) -> list[ClaimRun]:
         run
         for others, loss in ((CLOSE, near), (FAR, far))
         for run in runs(
-            "dpo",
-            others=others,
-            **accuracy(0.5 - loss),
-            chosen=lambda b, r, s, loss=loss: -50 * loss - s / 9,
+            "dpo", others=others, **accuracy(0.5 - loss), chosen=lambda b, r, s, loss=loss: -50 * loss - s / 9
         )
     ]
 

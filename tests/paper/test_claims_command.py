@@ -69,9 +69,7 @@ def test_a_run_is_seen_with_its_settings_and_measures(folder: Path):
     assert (group.label, group.seeds, group.redraws) == ("", (0, 1), False)
 
 
-def test_text_that_is_garbled_but_repeats_nothing_is_broken_though_its_answers_were_scored(
-    folder: Path,
-):
+def test_text_that_is_garbled_but_repeats_nothing_is_broken_though_its_answers_were_scored(folder: Path):
     garbled = folder / "dpo-0.02-0" / "metrics.jsonl"
     rows = [json.loads(line) for line in garbled.read_text().splitlines()]
     for row in rows:
@@ -97,9 +95,7 @@ def test_runs_that_have_not_finished_are_left_out_and_told(folder: Path, tmp_pat
         gathered(tmp_path / "runs" / "cut")
 
 
-def test_other_hyperparameters_are_another_objective_and_other_settings_are_judged_apart(
-    tmp_path: Path,
-):
+def test_other_hyperparameters_are_another_objective_and_other_settings_are_judged_apart(tmp_path: Path):
     run = write_run(tmp_path / "a", objective="dpop")
     text = (run / "config.yaml").read_text()
     write_run(tmp_path / "b", objective="dpop", data={"max_length": 7})
@@ -171,12 +167,7 @@ def test_text_breaks_by_the_rises_that_the_study_of_alarms_calls_broken():
         return ProbeRow(step, {"looping": looping, "repeated_4grams": repeated, "empty": 0.0})
 
     rows = [probe(0, 0.125), probe(10, 0.37), probe(20, 0.375)]
-    assert probed(rows, 20) == {
-        "broken": 1.0,
-        "broken_at_half": 0.0,
-        "broken_at_end": 1.0,
-        "repeated": 0.0,
-    }
+    assert probed(rows, 20) == {"broken": 1.0, "broken_at_half": 0.0, "broken_at_end": 1.0, "repeated": 0.0}
     assert probed([probe(0, 0.1), probe(20, 0.1, 0.29)], 20) == {
         "broken": 0.0,
         "repeated": pytest.approx(0.19),

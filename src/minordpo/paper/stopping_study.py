@@ -66,16 +66,8 @@ def _flat(values: Sequence[float]) -> float:
 
 # Its measure, what is made of it, and the levels at which a run may be stopped.
 SIGNALS: dict[str, tuple[str, Callable[[Sequence[float]], float], tuple[float, ...]]] = {
-    "pairs ranked right": (
-        ACCURACY,
-        _last,
-        (0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 1.0),
-    ),
-    "margin in nats": (
-        LOGRATIO_MARGIN,
-        _last,
-        (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0),
-    ),
+    "pairs ranked right": (ACCURACY, _last, (0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 1.0)),
+    "margin in nats": (LOGRATIO_MARGIN, _last, (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0)),
     "rejected at or below the reference": (
         REJECTED_AT_OR_BELOW,
         _last,

@@ -87,9 +87,9 @@ def magnitudes(values: Table) -> Table:
     return {s: {seed: abs(value) for seed, value in seeds.items()} for s, seeds in values.items()}
 
 
-def at(values: Table, *, rate: float | None = None, beta: float | None = None) -> Table:
-    """Those of one learning rate, or one β."""
-    return {s: seeds for s, seeds in values.items() if rate in (None, s.rate) and beta in (None, s.beta)}
+def at(values: Table, rate: float) -> Table:
+    """Those of one learning rate."""
+    return {s: seeds for s, seeds in values.items() if s.rate == rate}
 
 
 def rates(*tables: Table) -> list[float]:
@@ -97,9 +97,9 @@ def rates(*tables: Table) -> list[float]:
     return sorted(set.intersection(*({s.rate for s in each} for each in tables)))
 
 
-def betas(values: Table) -> list[float]:
-    """Ascending."""
-    return sorted({s.beta for s in values if s.beta is not None})
+def by_beta(values: Table) -> list[dict[int, float]]:
+    """The seeds of each setting that has a β, by ascending β."""
+    return [values[s] for s in sorted(s for s in values if s.beta is not None)]
 
 
 def flat(*tables: Table) -> list[float]:
@@ -131,8 +131,7 @@ def contrast(
     every = [each[setting] for setting in settings for each in tables]
     complete = common_seeds(*every)
     require(
-        complete,
-        f"no seed has all of the {len(settings)} settings (β, learning rate) with the same measures",
+        complete, f"no seed has all of the {len(settings)} settings (β, learning rate) with the same measures"
     )
     means = {
         seed: statistics.fmean(value(*(each[setting][seed] for each in tables)) - bar for setting in settings)
@@ -203,7 +202,7 @@ def side_by_side(what: str, minor: Table, dpo: Table, unit: Unit = "nats") -> It
     for rate in rates(minor, dpo):
         both = [
             (minor[s][seed], dpo[s][seed])
-            for s in at(minor, rate=rate)
+            for s in at(minor, rate)
             if s in dpo
             for seed in minor[s].keys() & dpo[s].keys()
         ]

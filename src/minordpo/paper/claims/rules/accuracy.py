@@ -14,7 +14,6 @@ from minordpo.paper.claims.seed_table import (
     ClaimSetting,
     Table,
     at,
-    betas,
     common_seeds,
     contrast,
     flat,
@@ -27,7 +26,7 @@ from minordpo.paper.claims.seed_table import (
     tau,
     told_unless_undecidable,
 )
-from minordpo.paper.stopping_study import FIXED, SIGNALS, worth
+from minordpo.paper.stopping_study import FIXED, SIGNALS, Worth, worth
 from minordpo.paper.studied_run import StudiedRun
 from minordpo.report.groups import rate_text
 
@@ -47,7 +46,8 @@ def dpo_loses_to_the_base(runs: Sequence[ClaimRun]) -> ClaimFinding:
     """
     refuse_far_pairs(runs)
     dpo, base = table(runs, "dpo", "accuracy"), table(runs, "dpo", "base_accuracy")
-    told = _by_the_asked_line(runs, "DPO less base", ("dpo", "dpo"), "base_strict_accuracy", -1)
+    strict = [("dpo", "strict_accuracy"), ("dpo", "base_strict_accuracy")]
+    told = _by_the_asked_line(runs, "DPO less base", *strict, predicted=-1)
     return ClaimFinding(*_by_rate("DPO less base", dpo, base, -1), told=[told])
 
 
@@ -58,7 +58,8 @@ def minordpo_beats_dpo(runs: Sequence[ClaimRun]) -> ClaimFinding:
     Replication: at each learning rate, accuracy averaged over the β that both have is above DPO's. Primary (Holm).
     Needs: MinorDPO and DPO runs at the same settings, answers.
     """
-    told = _by_the_asked_line(runs, "MinorDPO less DPO", ("minordpo", "dpo"), "strict_accuracy")
+    strict = [("minordpo", "strict_accuracy"), ("dpo", "strict_accuracy")]
+    told = _by_the_asked_line(runs, "MinorDPO less DPO", *strict)
     minor, dpo = tables(runs, "accuracy", "minordpo", "dpo")
     return ClaimFinding(*_by_rate("MinorDPO less DPO", minor, dpo), told=[told])
 
@@ -120,8 +121,8 @@ def _by_rate(
     return [
         contrast(
             f"{what}, rate {rate_text(rate)}",
-            at(first, rate=rate),
-            at(second, rate=rate),
+            at(first, rate),
+            at(second, rate),
             predicted=predicted,
             unit="points",
         )
@@ -130,17 +131,13 @@ def _by_rate(
 
 
 def _by_the_asked_line(
-    runs: Sequence[ClaimRun],
-    what: str,
-    objectives: tuple[str, str],
-    other: str,
-    predicted: Literal[1, -1] = 1,
+    runs: Sequence[ClaimRun], what: str, *both: tuple[str, str], predicted: Literal[1, -1] = 1
 ) -> str:
-    """The same by the asked line, against the `other` measure; nothing where it is not known."""
+    """The same by the asked line, of two objectives and measures; nothing where it is not known."""
 
     def tell() -> str:
-        both = table(runs, objectives[0], "strict_accuracy"), table(runs, objectives[1], other)
-        return f"by the asked line: {contrast(what, *both, predicted=predicted, unit='points').words()}"
+        tables = (table(runs, *each) for each in both)
+        return f"by the asked line: {contrast(what, *tables, predicted=predicted, unit='points').words()}"
 
     return told_unless_undecidable(tell)
 
@@ -151,7 +148,7 @@ def _controls(runs: Sequence[ClaimRun], shared: Sequence[float]) -> Iterator[str
 
         def tell(name: str = name) -> str:
             values = table(runs, name, "accuracy")
-            found = {rate_text(rate): flat(at(values, rate=rate)) for rate in shared}
+            found = {rate_text(rate): flat(at(values, rate)) for rate in shared}
             means = [
                 f"{amount(statistics.fmean(own), 'share', sign=False)} at {rate}"
                 for rate, own in found.items()
@@ -201,7 +198,8 @@ def _scored_once(name: str, validation: Table, test: Table) -> Table:
     complete = common_seeds(*validation.values(), *(test.get(s, {}) for s in validation))
     require(complete, f"no seed has all {len(validation)} settings of {name} in both evaluations")
     best = max(validation, key=lambda s: statistics.fmean(validation[s][seed] for seed in complete))
-    axes = {"learning rate": (best.rate, rates(validation)), "β": (best.beta, betas(validation))}
+    betas = sorted({s.beta for s in validation if s.beta is not None})
+    axes = {"learning rate": (best.rate, rates(validation)), "β": (best.beta, betas)}
     for word, (value, tried) in axes.items():
         if value in (tried[:1] + tried[-1:]):
             raise Undecidable(
@@ -330,36 +328,22 @@ def signals_tell_when(runs: Sequence[ClaimRun]) -> ClaimFinding:
     )
     usable = {seed: own for seed, own in studied.items() if len({each.setting for each in own}) > 1}
     require(usable, "needs at least two configurations, since a rule's level is chosen on the others")
-    stopped = {
-        signal: {seed: worth(own, signal, tolerance=TOLERANCE) for seed, own in usable.items()}
-        for signal in (FIXED, *SIGNALS)
-    }
-    fixed = {
-        seed: found.saved if found.lost <= TOLERANCE else 0.0 for seed, found in stopped.pop(FIXED).items()
-    }
-    contrasts = [
-        (
-            Contrast(
-                f"steps saved by “{signal}” less by a fixed share",
-                {seed: each.saved - fixed[seed] for seed, each in found.items()},
-                1,
-                "share",
-            ),
-            Contrast(
-                "accuracy lost",
-                {seed: each.lost - TOLERANCE for seed, each in found.items()},
-                -1,
-                "points",
-                bar=TOLERANCE,
-            ),
-        )
-        for signal, found in stopped.items()
-    ]
+
+    def stopped(signal: str) -> dict[int, Worth]:
+        return {seed: worth(own, signal, tolerance=TOLERANCE) for seed, own in usable.items()}
+
+    fixed = {seed: each.saved if each.lost <= TOLERANCE else 0.0 for seed, each in stopped(FIXED).items()}
+
+    def contrasts(signal: str) -> tuple[Contrast, Contrast]:
+        found = stopped(signal)
+        saved = {seed: each.saved - fixed[seed] for seed, each in found.items()}
+        lost = {seed: each.lost - TOLERANCE for seed, each in found.items()}
+        what = f"steps saved by “{signal}” less by a fixed share"
+        return Contrast(what, saved, 1, "share"), Contrast("accuracy lost", lost, -1, "points", bar=TOLERANCE)
 
     def rank(both: tuple[Contrast, Contrast]) -> tuple[float, float]:
         good = all(each.agrees for each in both)
         return max(each.p for each in both) if good else 2.0, -both[0].mean
 
-    saved = statistics.fmean(fixed.values())
-    told = [f"a fixed share saves {100 * saved:.0f} %"]
-    return ClaimFinding(*min(contrasts, key=rank), told=told, among=len(SIGNALS))
+    told = f"a fixed share saves {100 * statistics.fmean(fixed.values()):.0f} %"
+    return ClaimFinding(*min(map(contrasts, SIGNALS), key=rank), told=[told], among=len(SIGNALS))

@@ -10,7 +10,7 @@ from minordpo.paper.claims.seed_table import (
     ClaimSetting,
     Table,
     at,
-    betas,
+    by_beta,
     common_seeds,
     contrast,
     flat,
@@ -36,7 +36,7 @@ def small_beta_breaks_dpo(runs: Sequence[ClaimRun]) -> ClaimFinding:
     Needs: DPO runs at two β or more, their text.
     """
     broken = table(runs, "dpo", "broken")
-    highest = at(broken, rate=rates(broken)[-1])
+    highest = at(broken, rates(broken)[-1])
     rate = rate_text(rates(broken)[-1])
     require(
         not all(flat(highest)),
@@ -68,14 +68,11 @@ def _corner(values: Table) -> tuple[Table, Table]:
     Raises:
         Undecidable: there is one β only.
     """
-    rate = rates(values)[-1]
-    highest = at(values, rate=rate)
-    require(len(betas(highest)) > 1, "needs DPOP at two β at least at its highest learning rate")
-    smallest, *larger = (highest[ClaimSetting(beta, rate)] for beta in betas(highest))
-    others = {
-        seed: statistics.fmean(each[seed] for each in larger) for seed in common_seeds(*highest.values())
-    }
-    return {ClaimSetting(None, rate): smallest}, {ClaimSetting(None, rate): others}
+    at_highest = by_beta(at(values, rates(values)[-1]))
+    require(len(at_highest) > 1, "needs DPOP at two β at least at its highest learning rate")
+    smallest, *larger = at_highest
+    means = {seed: statistics.fmean(each[seed] for each in larger) for seed in common_seeds(*at_highest)}
+    return {ClaimSetting(None, 0.0): smallest}, {ClaimSetting(None, 0.0): means}
 
 
 @claim("C8a", "§3.4, §5", ("dpo", "minordpo"))
@@ -93,7 +90,7 @@ def minordpo_takes_a_high_rate(runs: Sequence[ClaimRun]) -> ClaimFinding:
         known and known[-1] >= 0.999 * MUCH * known[0],
         f"needs learning rates ten times apart for MinorDPO and DPO; there are: {tried}",
     )
-    minor, dpo, name = at(minor, rate=known[-1]), at(dpo, rate=known[-1]), rate_text(known[-1])
+    minor, dpo, name = at(minor, known[-1]), at(dpo, known[-1]), rate_text(known[-1])
     require(
         any(flat(dpo)),
         f"at rate {name} no text of DPO broke, so nothing shows what MinorDPO withstands: it needs a higher rate",
@@ -115,7 +112,7 @@ def dose_breaks(runs: Sequence[ClaimRun]) -> ClaimFinding:
     half, end = table(runs, "dpo", "broken_at_half"), table(runs, "dpo", "broken_at_end")
     known = rates(half, end)
     require(len(known) > 1, "needs DPO at two learning rates, of which one is small")
-    half, end, name = at(half, rate=known[0]), at(end, rate=known[0]), rate_text(known[0])
+    half, end, name = at(half, known[0]), at(end, known[0]), rate_text(known[0])
     found = contrast(f"DPO at rate {name}: broken at the end less at half", end, half, unit="share")
     ever = flat(half, end)
     steps = max(

@@ -10,7 +10,7 @@ from minordpo.paper.claims.seed_table import (
     ClaimSetting,
     Table,
     at,
-    betas,
+    by_beta,
     contrast,
     listed,
     magnitudes,
@@ -192,12 +192,7 @@ def _outer_betas(values: Table) -> tuple[Table, Table]:
     Raises:
         Undecidable: no rate has two.
     """
-    small: Table = {}
-    large: Table = {}
-    for rate in rates(values):
-        known = betas(at(values, rate=rate))
-        if len(known) > 1:
-            for ends, beta in ((small, known[0]), (large, known[-1])):
-                (ends[ClaimSetting(None, rate)],) = at(values, rate=rate, beta=beta).values()
-    require(small, "needs at least two β at one learning rate")
-    return small, large
+    known = {ClaimSetting(None, rate): by_beta(at(values, rate)) for rate in rates(values)}
+    known = {setting: own for setting, own in known.items() if len(own) > 1}
+    require(known, "needs at least two β at one learning rate")
+    return {s: own[0] for s, own in known.items()}, {s: own[-1] for s, own in known.items()}

@@ -61,9 +61,7 @@ def a_high_rate_needs_a_batch(runs: Sequence[ClaimRun]) -> ClaimFinding:
     )
     known = rates(small, large)
     require(len(known) > 1, "needs both batch sizes at two learning rates")
-    high, low = (
-        contrast("", at(large, rate=rate), at(small, rate=rate)).by_seed for rate in (known[-1], known[0])
-    )
+    high, low = (contrast("", at(large, rate), at(small, rate)).by_seed for rate in (known[-1], known[0]))
     both = common_seeds(high, low)
     require(both, "no seed has both batch sizes at both learning rates")
     what = f"what {sizes[-1]} pairs a step gain over {sizes[0]}, at rate {rate_text(known[-1])} less at "
