@@ -25,6 +25,14 @@ def require(condition: object, missing: str) -> None:
         raise Undecidable(missing)
 
 
+def if_decidable(tell: Callable[[], str], otherwise: str | None = None) -> str:
+    """What `tell` says; where that is not decidable the reason after `otherwise`, or nothing without one."""
+    try:
+        return tell()
+    except Undecidable as error:
+        return "" if otherwise is None else f"{otherwise}: {error}"
+
+
 @dataclass(frozen=True, eq=False)
 class ClaimRun:
     """A finished run as claims see it."""
@@ -97,7 +105,7 @@ def claim(
         if name in CLAIMS:
             other = CLAIMS[name].decide
             raise ValueError(f"claim {name} is that of {other.__module__}.{other.__qualname__} already")
-        if parts is None or not _NAME.fullmatch(name):
+        if parts is None or not re.fullmatch(r"C\d+[a-z]?", name):
             raise ValueError(
                 f"claim {name!r} needs a name such as C5a and a docstring of a sentence, a blank line, the rule, "
                 "and 'Needs: …'"
@@ -107,12 +115,3 @@ def claim(
         return decide
 
     return add
-
-
-_NAME = re.compile(r"C(\d+)([a-z]?)")
-
-
-def place(each: Claim) -> tuple[int, str]:
-    """What claims are sorted by: C5b after C5a, C10 after C9."""
-    number, letter = _NAME.fullmatch(each.name).groups()  # type: ignore[union-attr]  # `claim` refuses others
-    return int(number), letter

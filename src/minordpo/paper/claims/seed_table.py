@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from minordpo.paper.claims.claim import ClaimRun, Undecidable, require
+from minordpo.paper.claims.claim import ClaimRun, require
 from minordpo.paper.claims.contrast import Contrast, Unit, amount
 from minordpo.report.groups import rate_text
 
@@ -41,7 +41,78 @@ class ClaimSetting(NamedTuple):
     others: str = ""
 
 
-Table = dict[ClaimSetting, dict[int, float]]  # setting → seed → measure
+class Table(dict[ClaimSetting, dict[int, float]]):
+    """Setting → seed → measure."""
+
+    def magnitudes(self) -> Table:
+        """Absolute values."""
+        return Table({s: {seed: abs(value) for seed, value in seeds.items()} for s, seeds in self.items()})
+
+    def at(self, rate: float) -> Table:
+        """Those of one learning rate."""
+        return Table({s: seeds for s, seeds in self.items() if s.rate == rate})
+
+    def rates(self, *others: Table) -> list[float]:
+        """The learning rates that all of the tables have, ascending."""
+        return sorted({s.rate for s in self}.intersection(*({s.rate for s in each} for each in others)))
+
+    def by_beta(self) -> list[dict[int, float]]:
+        """The seeds of each setting that has a β, by ascending β."""
+        return [self[s] for s in sorted(s for s in self if s.beta is not None)]
+
+    def flat(self) -> list[float]:
+        """The measure of every setting and seed."""
+        return [value for seeds in self.values() for value in seeds.values()]
+
+    def ordering(
+        self, what: str, along: Dial, predicted: Literal[1, -1], *, complete: bool = True
+    ) -> Contrast:
+        """Of all pairs of settings that differ in β (or rate) alone: the share that rises less the share that falls.
+
+        That is Kendall's tau within each rate (or β); no setting weighs more because its numbers are larger.
+        `complete`: only seeds that have all settings; else each seed's own pairs.
+
+        Raises:
+            Undecidable: no two settings that differ in it alone.
+        """
+        pairs = [(a, b) for a, b in itertools.permutations(self, 2) if _just_above(a, b, along)]
+        word = "β at one learning rate" if along == "beta" else "learning rates at one β"
+        require(pairs, f"needs at least two {word}")
+        used = [s for s in self if any(s in pair for pair in pairs)]
+        if complete:
+            _refuse_gaps(used, self)
+        everyone = set().union(*(self[s] for s in used))
+        found = {}
+        for seed in common_seeds(*(self[s] for s in used)) if complete else sorted(everyone):
+            own = [(self[a][seed], self[b][seed]) for a, b in pairs if seed in self[a].keys() & self[b]]
+            if own:
+                found[seed] = statistics.fmean(map(_order, own))
+        require(found or complete, "no two settings that differ in it alone are left in any seed")
+        require(found, f"no seed has all of the {len(used)} settings (β, learning rate)")
+        return Contrast(what, found, predicted, "", tuple(sorted(everyone - set(found))))
+
+    def listed(self, what: str, along: Dial, unit: Unit) -> str:
+        """Means over seeds and all else: "margin by β: 0.02 → 31.2, 0.2 → 12.3 nats".
+
+        Of the rates (or β) with most values along it only, so that all means are over the same ones.
+        """
+        other = "rate" if along == "beta" else "beta"
+        reach: dict[Any, set[Any]] = {}
+        for setting in self:
+            reach.setdefault(getattr(setting, other), set()).add(getattr(setting, along))
+        widest = max(map(len, reach.values()))
+        groups: dict[float, list[float]] = {}
+        for setting, seeds in self.items():
+            key = getattr(setting, along)
+            if key is not None and len(reach[getattr(setting, other)]) == widest:
+                groups.setdefault(key, []).extend(seeds.values())
+        means = [
+            f"{rate_text(key) if along == 'rate' else f'{key:g}'} → "
+            f"{amount(statistics.fmean(groups[key]), unit, sign=unit.startswith('nats'))}"
+            for key in sorted(groups)
+            if groups[key]
+        ]
+        return f"{what} by {'β' if along == 'beta' else 'rate'}: {', '.join(means)}"
 
 
 def table(
@@ -63,7 +134,9 @@ def table(
     require(any(values.values()), f"no run of {objective} has {measure.replace('_', ' ')}; it needs {need}")
     if measure == "accuracy":
         _refuse_next_to_none(runs)
-    return {s: {seed: statistics.fmean(each) for seed, each in found.items()} for s, found in values.items()}
+    return Table(
+        {s: {seed: statistics.fmean(each) for seed, each in found.items()} for s, found in values.items()}
+    )
 
 
 def tables(runs: Sequence[ClaimRun], measure: str, *objectives: str) -> list[Table]:
@@ -80,31 +153,6 @@ def _refuse_next_to_none(runs: Sequence[ClaimRun]) -> None:
         share >= FLOOR,
         f"{who} right in {share:.1%} of the answers, and below {FLOOR:.0%} accuracy decides nothing",
     )
-
-
-def magnitudes(values: Table) -> Table:
-    """Absolute values."""
-    return {s: {seed: abs(value) for seed, value in seeds.items()} for s, seeds in values.items()}
-
-
-def at(values: Table, rate: float) -> Table:
-    """Those of one learning rate."""
-    return {s: seeds for s, seeds in values.items() if s.rate == rate}
-
-
-def rates(*tables: Table) -> list[float]:
-    """The learning rates that all of them have, ascending."""
-    return sorted(set.intersection(*({s.rate for s in each} for each in tables)))
-
-
-def by_beta(values: Table) -> list[dict[int, float]]:
-    """The seeds of each setting that has a β, by ascending β."""
-    return [values[s] for s in sorted(s for s in values if s.beta is not None)]
-
-
-def flat(*tables: Table) -> list[float]:
-    """The measure of every setting and seed."""
-    return [value for each in tables for seeds in each.values() for value in seeds.values()]
 
 
 def common_seeds(*seeds: Mapping[int, float]) -> list[int]:
@@ -149,34 +197,6 @@ def _refuse_gaps(settings: Sequence[ClaimSetting], *tables: Table) -> None:
         )
 
 
-def ordering(
-    what: str, values: Table, along: Dial, predicted: Literal[1, -1], *, complete: bool = True
-) -> Contrast:
-    """Of all pairs of settings that differ in β (or rate) alone: the share that rises less the share that falls.
-
-    That is Kendall's tau within each rate (or β); no setting weighs more than another because its numbers are larger.
-    `complete`: only seeds that have all settings; else each seed's own pairs.
-
-    Raises:
-        Undecidable: no two settings that differ in it alone.
-    """
-    pairs = [(a, b) for a, b in itertools.permutations(values, 2) if _just_above(a, b, along)]
-    word = "β at one learning rate" if along == "beta" else "learning rates at one β"
-    require(pairs, f"needs at least two {word}")
-    used = [s for s in values if any(s in pair for pair in pairs)]
-    if complete:
-        _refuse_gaps(used, values)
-    everyone = set().union(*(values[s] for s in used))
-    found = {}
-    for seed in common_seeds(*(values[s] for s in used)) if complete else sorted(everyone):
-        own = [(values[a][seed], values[b][seed]) for a, b in pairs if seed in values[a].keys() & values[b]]
-        if own:
-            found[seed] = statistics.fmean(map(_order, own))
-    require(found or complete, "no two settings that differ in it alone are left in any seed")
-    require(found, f"no seed has all of the {len(used)} settings (β, learning rate)")
-    return Contrast(what, found, predicted, "", tuple(sorted(everyone - set(found))))
-
-
 def _just_above(a: ClaimSetting, b: ClaimSetting, along: Dial) -> bool:
     """Whether b differs from a in a larger β (or rate) alone; an objective without β can be tried at several rates."""
     lower, upper = getattr(a, along), getattr(b, along)
@@ -199,10 +219,10 @@ def side_by_side(what: str, minor: Table, dpo: Table, unit: Unit = "nats") -> It
 
     A mean over rates says little where one rate moves everything further; these are told beside it.
     """
-    for rate in rates(minor, dpo):
+    for rate in minor.rates(dpo):
         both = [
             (minor[s][seed], dpo[s][seed])
-            for s in at(minor, rate)
+            for s in minor.at(rate)
             if s in dpo
             for seed in minor[s].keys() & dpo[s].keys()
         ]
@@ -210,35 +230,3 @@ def side_by_side(what: str, minor: Table, dpo: Table, unit: Unit = "nats") -> It
             means = map(statistics.fmean, zip(*both, strict=True))
             ours, theirs = (amount(each, unit, sign=unit == "nats") for each in means)
             yield f"{what} at {rate_text(rate)}: MinorDPO {ours}, DPO {theirs}"
-
-
-def listed(what: str, values: Table, along: Dial, unit: Unit) -> str:
-    """Means over seeds and all else: "margin by β: 0.02 → 31.2, 0.2 → 12.3 nats".
-
-    Of the rates (or β) with most values along it only, so that all means are over the same ones.
-    """
-    other = "rate" if along == "beta" else "beta"
-    reach: dict[Any, set[Any]] = {}
-    for setting in values:
-        reach.setdefault(getattr(setting, other), set()).add(getattr(setting, along))
-    widest = max(map(len, reach.values()))
-    groups: dict[float, list[float]] = {}
-    for setting, seeds in values.items():
-        key = getattr(setting, along)
-        if key is not None and len(reach[getattr(setting, other)]) == widest:
-            groups.setdefault(key, []).extend(seeds.values())
-    means = [
-        f"{rate_text(key) if along == 'rate' else f'{key:g}'} → "
-        f"{amount(statistics.fmean(groups[key]), unit, sign=unit.startswith('nats'))}"
-        for key in sorted(groups)
-        if groups[key]
-    ]
-    return f"{what} by {'β' if along == 'beta' else 'rate'}: {', '.join(means)}"
-
-
-def told_unless_undecidable(tell: Callable[[], str], otherwise: str | None = None) -> str:
-    """What `tell` says; where that is not decidable the reason after `otherwise`, or nothing without one."""
-    try:
-        return tell()
-    except Undecidable as error:
-        return "" if otherwise is None else f"{otherwise}: {error}"

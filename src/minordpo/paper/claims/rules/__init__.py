@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import string
 
-from minordpo.paper.claims.claim import CLAIMS, Claim, place
+from minordpo.paper.claims.claim import CLAIMS, Claim
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
@@ -19,4 +20,7 @@ for _module in pkgutil.iter_modules(__path__):
 
 def all_claims() -> list[Claim]:
     """The claims of every module in this folder, and of others that were imported, in the paper's order."""
-    return sorted(CLAIMS.values(), key=place)
+    # C5b after C5a, C10 after C9.
+    return sorted(
+        CLAIMS.values(), key=lambda each: (len(each.name.rstrip(string.ascii_lowercase)), each.name)
+    )

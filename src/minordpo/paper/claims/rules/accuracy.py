@@ -6,25 +6,19 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from minordpo.paper.claims.claim import ClaimFinding, ClaimRun, Undecidable, claim, require
+from minordpo.paper.claims.claim import ClaimFinding, ClaimRun, Undecidable, claim, if_decidable, require
 from minordpo.paper.claims.contrast import Contrast, amount
 from minordpo.paper.claims.rules.log_ratios import BOTH, refuse_far_pairs
 from minordpo.paper.claims.seed_table import (
     FLOOR,
     ClaimSetting,
     Table,
-    at,
     common_seeds,
     contrast,
-    flat,
-    listed,
-    ordering,
-    rates,
     side_by_side,
     table,
     tables,
     tau,
-    told_unless_undecidable,
 )
 from minordpo.paper.stopping_study import FIXED, SIGNALS, Worth, worth
 from minordpo.paper.studied_run import StudiedRun
@@ -75,7 +69,7 @@ def minordpo_is_best(runs: Sequence[ClaimRun]) -> ClaimFinding:
     minor = table(runs, "minordpo", "accuracy")
     others = {name.upper(): table(runs, name, "accuracy") for name in RIVALS}
     others["base"] = table(runs, "minordpo", "base_accuracy")
-    shared = rates(minor, *others.values())
+    shared = minor.rates(*others.values())
     require(
         len(shared) > 1, "needs at least two learning rates that MinorDPO, DPO and DPOP were all trained at"
     )
@@ -116,13 +110,13 @@ def _by_rate(
     among: Sequence[float] | None = None,
 ) -> list[Contrast]:
     """A contrast of accuracy averaged over β at each rate."""
-    shared = rates(first, second) if among is None else among
+    shared = first.rates(second) if among is None else among
     require(shared, "no learning rate that both were trained at")
     return [
         contrast(
             f"{what}, rate {rate_text(rate)}",
-            at(first, rate),
-            at(second, rate),
+            first.at(rate),
+            second.at(rate),
             predicted=predicted,
             unit="points",
         )
@@ -139,7 +133,7 @@ def _by_the_asked_line(
         tables = (table(runs, *each) for each in both)
         return f"by the asked line: {contrast(what, *tables, predicted=predicted, unit='points').words()}"
 
-    return told_unless_undecidable(tell)
+    return if_decidable(tell)
 
 
 def _controls(runs: Sequence[ClaimRun], shared: Sequence[float]) -> Iterator[str]:
@@ -148,7 +142,7 @@ def _controls(runs: Sequence[ClaimRun], shared: Sequence[float]) -> Iterator[str
 
         def tell(name: str = name) -> str:
             values = table(runs, name, "accuracy")
-            found = {rate_text(rate): flat(at(values, rate)) for rate in shared}
+            found = {rate_text(rate): values.at(rate).flat() for rate in shared}
             means = [
                 f"{amount(statistics.fmean(own), 'share', sign=False)} at {rate}"
                 for rate, own in found.items()
@@ -158,7 +152,7 @@ def _controls(runs: Sequence[ClaimRun], shared: Sequence[float]) -> Iterator[str
             count = f"{seeds} seed" + ("s" if seeds != 1 else "")
             return f"{name} ({count}): {', '.join(means) or 'not at these rates'}"
 
-        yield told_unless_undecidable(tell) or f"no run of {name} beside it"
+        yield if_decidable(tell) or f"no run of {name} beside it"
 
 
 @claim("C5e", "§5 (not measured there)", ALL)
@@ -199,7 +193,7 @@ def _scored_once(name: str, validation: Table, test: Table) -> Table:
     require(complete, f"no seed has all {len(validation)} settings of {name} in both evaluations")
     best = max(validation, key=lambda s: statistics.fmean(validation[s][seed] for seed in complete))
     betas = sorted({s.beta for s in validation if s.beta is not None})
-    axes = {"learning rate": (best.rate, rates(validation)), "β": (best.beta, betas)}
+    axes = {"learning rate": (best.rate, validation.rates()), "β": (best.beta, betas)}
     for word, (value, tried) in axes.items():
         if value in (tried[:1] + tried[-1:]):
             raise Undecidable(
@@ -207,7 +201,7 @@ def _scored_once(name: str, validation: Table, test: Table) -> Table:
                 f"({', '.join(f'{each:g}' for each in tried)}): extend it"
             )
     own = {seed: max(validation, key=lambda s: validation[s][seed]) for seed in complete}
-    return {ClaimSetting(None, 0.0): {seed: test[setting][seed] for seed, setting in own.items()}}
+    return Table({ClaimSetting(None, 0.0): {seed: test[setting][seed] for seed, setting in own.items()}})
 
 
 # ---- by β, and why ----
@@ -223,19 +217,21 @@ def small_beta_hurts_dpo(runs: Sequence[ClaimRun]) -> ClaimFinding:
 
     def without_broken() -> str:
         broken = table(runs, "dpo", "broken")
-        kept = {
-            s: {seed: v for seed, v in own.items() if not broken.get(s, {}).get(seed, 0.0)}
-            for s, own in accuracy.items()
-        }
-        count = len(flat(accuracy)) - len(flat(kept))
-        without = ordering("the same", kept, "beta", 1, complete=False)
+        kept = Table(
+            {
+                s: {seed: v for seed, v in own.items() if not broken.get(s, {}).get(seed, 0.0)}
+                for s, own in accuracy.items()
+            }
+        )
+        count = len(accuracy.flat()) - len(kept.flat())
+        without = kept.ordering("the same", "beta", 1, complete=False)
         return f"with {count} broken cells left out: {without.words()}, p {without.p:.2g}"
 
     return ClaimFinding(
-        ordering("DPO's accuracy, rising less falling with β", accuracy, "beta", 1),
+        accuracy.ordering("DPO's accuracy, rising less falling with β", "beta", 1),
         told=[
-            listed("accuracy", accuracy, "beta", "share"),
-            told_unless_undecidable(without_broken, "with broken cells left out"),
+            accuracy.listed("accuracy", "beta", "share"),
+            if_decidable(without_broken, "with broken cells left out"),
         ],
     )
 
@@ -272,7 +268,7 @@ def minordpo_retains(runs: Sequence[ClaimRun]) -> ClaimFinding:
     Needs: as C15a, on a micro world with `evaluate:`.
     """
     minor, dpo = tables(runs, "retention", "minordpo", "dpo")
-    best = max(flat(minor, dpo))
+    best = max(minor.flat() + dpo.flat())
     require(
         best >= FLOOR,
         f"no run is right in more than {best:.1%} of the other tasks, so there is nothing to retain",
@@ -297,7 +293,7 @@ def dpos_hyperparameters_serve(runs: Sequence[ClaimRun]) -> ClaimFinding:
     )
     works = contrast(
         "share of DPO's settings at which MinorDPO works",
-        {s: own for s, own in minor.items() if s in dpo},
+        Table({s: own for s, own in minor.items() if s in dpo}),
         base,
         broken,
         unit="share",

@@ -6,20 +6,7 @@ import statistics
 from collections.abc import Sequence
 
 from minordpo.paper.claims.claim import ClaimFinding, ClaimRun, claim, require
-from minordpo.paper.claims.seed_table import (
-    ClaimSetting,
-    Table,
-    at,
-    by_beta,
-    common_seeds,
-    contrast,
-    flat,
-    listed,
-    ordering,
-    rates,
-    table,
-    tables,
-)
+from minordpo.paper.claims.seed_table import ClaimSetting, Table, common_seeds, contrast, table, tables
 from minordpo.report.groups import rate_text
 
 MUCH = 10.0  # times a rate that is much higher, as between the paper's two
@@ -36,14 +23,14 @@ def small_beta_breaks_dpo(runs: Sequence[ClaimRun]) -> ClaimFinding:
     Needs: DPO runs at two β or more, their text.
     """
     broken = table(runs, "dpo", "broken")
-    highest = at(broken, rates(broken)[-1])
-    rate = rate_text(rates(broken)[-1])
+    highest = broken.at(broken.rates()[-1])
+    rate = rate_text(broken.rates()[-1])
     require(
-        not all(flat(highest)),
+        not all(highest.flat()),
         f"at rate {rate} DPO's text broke at every β, which tells none from another: it needs a lower one",
     )
-    found = ordering(f"broken at rate {rate}, rising less falling with β", highest, "beta", -1)
-    return ClaimFinding(found, told=[listed("broken", highest, "beta", "share")])
+    found = highest.ordering(f"broken at rate {rate}, rising less falling with β", "beta", -1)
+    return ClaimFinding(found, told=[highest.listed("broken", "beta", "share")])
 
 
 @claim("C7", "§4, Fig. 6b", ("dpop",))
@@ -58,7 +45,7 @@ def dpop_repeats_at_the_corner(runs: Sequence[ClaimRun]) -> ClaimFinding:
     return ClaimFinding(
         contrast("repeated 4-grams of DPOP" + _CORNER, *_corner(repeated), unit="share"),
         contrast("accuracy of DPOP" + _CORNER, *_corner(accuracy), predicted=-1, unit="points"),
-        told=[f"at rate {rate_text(rates(accuracy)[-1])}"],
+        told=[f"at rate {rate_text(accuracy.rates()[-1])}"],
     )
 
 
@@ -68,11 +55,11 @@ def _corner(values: Table) -> tuple[Table, Table]:
     Raises:
         Undecidable: there is one β only.
     """
-    at_highest = by_beta(at(values, rates(values)[-1]))
+    at_highest = values.at(values.rates()[-1]).by_beta()
     require(len(at_highest) > 1, "needs DPOP at two β at least at its highest learning rate")
     smallest, *larger = at_highest
     means = {seed: statistics.fmean(each[seed] for each in larger) for seed in common_seeds(*at_highest)}
-    return {ClaimSetting(None, 0.0): smallest}, {ClaimSetting(None, 0.0): means}
+    return Table({ClaimSetting(None, 0.0): smallest}), Table({ClaimSetting(None, 0.0): means})
 
 
 @claim("C8a", "§3.4, §5", ("dpo", "minordpo"))
@@ -84,15 +71,15 @@ def minordpo_takes_a_high_rate(runs: Sequence[ClaimRun]) -> ClaimFinding:
     Needs: MinorDPO and DPO runs at rates ten times apart, their text.
     """
     minor, dpo = tables(runs, "broken", "minordpo", "dpo")
-    known = rates(minor, dpo)
+    known = minor.rates(dpo)
     tried = ", ".join(map(rate_text, known)) or "none in common"
     require(
         known and known[-1] >= 0.999 * MUCH * known[0],
         f"needs learning rates ten times apart for MinorDPO and DPO; there are: {tried}",
     )
-    minor, dpo, name = at(minor, known[-1]), at(dpo, known[-1]), rate_text(known[-1])
+    minor, dpo, name = minor.at(known[-1]), dpo.at(known[-1]), rate_text(known[-1])
     require(
-        any(flat(dpo)),
+        any(dpo.flat()),
         f"at rate {name} no text of DPO broke, so nothing shows what MinorDPO withstands: it needs a higher rate",
     )
     return ClaimFinding(
@@ -110,11 +97,11 @@ def dose_breaks(runs: Sequence[ClaimRun]) -> ClaimFinding:
     Needs: DPO runs at two rates or more with looks of the monitor on the way.
     """
     half, end = table(runs, "dpo", "broken_at_half"), table(runs, "dpo", "broken_at_end")
-    known = rates(half, end)
+    known = half.rates(end)
     require(len(known) > 1, "needs DPO at two learning rates, of which one is small")
-    half, end, name = at(half, known[0]), at(end, known[0]), rate_text(known[0])
+    half, end, name = half.at(known[0]), end.at(known[0]), rate_text(known[0])
     found = contrast(f"DPO at rate {name}: broken at the end less at half", end, half, unit="share")
-    ever = flat(half, end)
+    ever = half.flat() + end.flat()
     steps = max(
         run.measures.get("steps", 0) for run in runs if (run.objective, run.rate) == ("dpo", known[0])
     )
@@ -123,7 +110,7 @@ def dose_breaks(runs: Sequence[ClaimRun]) -> ClaimFinding:
         f"none of {len(ever) // 2} DPO runs at the smallest rate ({name}) broke in {steps:.0f} steps, and the "
         "claim is of enough of them: it needs longer runs",
     )
-    return ClaimFinding(found, told=[listed("broken at the end", end, "beta", "share")])
+    return ClaimFinding(found, told=[end.listed("broken at the end", "beta", "share")])
 
 
 @claim("C18", "§3.3", ("pairwise_cringe", "sft"))
@@ -136,4 +123,4 @@ def cringe_repeats(runs: Sequence[ClaimRun]) -> ClaimFinding:
     cringe, sft = tables(runs, "broken", "pairwise_cringe", "sft")
     found = contrast("broken, pairwise cringe less SFT", cringe, sft, unit="share")
     repeated = table(runs, "pairwise_cringe", "repeated")
-    return ClaimFinding(found, told=[listed("rise of repeated 4-grams", repeated, "rate", "share")])
+    return ClaimFinding(found, told=[repeated.listed("rise of repeated 4-grams", "rate", "share")])

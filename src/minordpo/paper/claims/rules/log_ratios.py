@@ -4,23 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from minordpo.paper.claims.claim import ClaimFinding, ClaimRun, claim, require
+from minordpo.paper.claims.claim import ClaimFinding, ClaimRun, claim, if_decidable, require
 from minordpo.paper.claims.measures import SIDES
-from minordpo.paper.claims.seed_table import (
-    ClaimSetting,
-    Table,
-    at,
-    by_beta,
-    contrast,
-    listed,
-    magnitudes,
-    ordering,
-    rates,
-    side_by_side,
-    table,
-    tables,
-    told_unless_undecidable,
-)
+from minordpo.paper.claims.seed_table import ClaimSetting, Table, contrast, side_by_side, table, tables
 
 BOTH = ("dpo", "minordpo")
 CLOSE = "result"  # world.rejected of close pairs
@@ -64,10 +50,10 @@ def beta_holds_the_margin(runs: Sequence[ClaimRun]) -> ClaimFinding:
     """
     margin = table(runs, "dpo", "margin")
     return ClaimFinding(
-        ordering("margin, rising less falling with β", margin, "beta", -1),
-        ordering("|chosen|", magnitudes(table(runs, "dpo", "chosen")), "beta", -1),
-        ordering("|rejected|", magnitudes(table(runs, "dpo", "rejected")), "beta", -1),
-        told=[listed("margin", margin, "beta", "nats")],
+        margin.ordering("margin, rising less falling with β", "beta", -1),
+        table(runs, "dpo", "chosen").magnitudes().ordering("|chosen|", "beta", -1),
+        table(runs, "dpo", "rejected").magnitudes().ordering("|rejected|", "beta", -1),
+        told=[margin.listed("margin", "beta", "nats")],
     )
 
 
@@ -80,8 +66,8 @@ def rate_widens_the_margin(runs: Sequence[ClaimRun]) -> ClaimFinding:
     """
     margin = table(runs, "dpo", "margin")
     return ClaimFinding(
-        ordering("margin, rising less falling with the rate", margin, "rate", 1),
-        told=[listed("margin", margin, "rate", "nats")],
+        margin.ordering("margin, rising less falling with the rate", "rate", 1),
+        told=[margin.listed("margin", "rate", "nats")],
     )
 
 
@@ -116,12 +102,12 @@ def a_higher_rate_mends_underfit(runs: Sequence[ClaimRun]) -> ClaimFinding:
     Needs: MinorDPO runs at two rates or more, held-out pairs.
     """
     ranked = table(runs, "minordpo", "ranked")
-    accuracy = told_unless_undecidable(
-        lambda: listed("accuracy", table(runs, "minordpo", "accuracy"), "rate", "share"), "accuracy"
+    accuracy = if_decidable(
+        lambda: table(runs, "minordpo", "accuracy").listed("accuracy", "rate", "share"), "accuracy"
     )
     return ClaimFinding(
-        ordering("MinorDPO's pairs ranked right, rising less falling with the rate", ranked, "rate", 1),
-        told=[listed("ranked right", ranked, "rate", "share"), accuracy],
+        ranked.ordering("MinorDPO's pairs ranked right, rising less falling with the rate", "rate", 1),
+        told=[ranked.listed("ranked right", "rate", "share"), accuracy],
     )
 
 
@@ -134,7 +120,7 @@ def minordpo_moves_pairs_less(runs: Sequence[ClaimRun]) -> ClaimFinding:
     """
     return ClaimFinding(
         *(
-            contrast(f"|{name}|, DPO less MinorDPO", *map(magnitudes, tables(runs, name, *BOTH)))
+            contrast(f"|{name}|, DPO less MinorDPO", *map(Table.magnitudes, tables(runs, name, *BOTH)))
             for name in ("chosen", "rejected")
         )
     )
@@ -192,7 +178,7 @@ def _outer_betas(values: Table) -> tuple[Table, Table]:
     Raises:
         Undecidable: no rate has two.
     """
-    known = {ClaimSetting(None, rate): by_beta(at(values, rate)) for rate in rates(values)}
+    known = {ClaimSetting(None, rate): values.at(rate).by_beta() for rate in values.rates()}
     known = {setting: own for setting, own in known.items() if len(own) > 1}
     require(known, "needs at least two β at one learning rate")
-    return {s: own[0] for s, own in known.items()}, {s: own[-1] for s, own in known.items()}
+    return Table((s, own[0]) for s, own in known.items()), Table((s, own[-1]) for s, own in known.items())

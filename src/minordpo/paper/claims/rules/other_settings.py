@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 
 from minordpo.paper.claims.claim import ClaimFinding, ClaimRun, claim, require
-from minordpo.paper.claims.seed_table import at, common_seeds, contrast, rates, table
+from minordpo.paper.claims.seed_table import Table, common_seeds, contrast, table
 from minordpo.report.groups import rate_text
 
 CLOSENESS = ("result", "quarter", "independent")  # world.rejected, from the closest
@@ -59,13 +59,13 @@ def a_high_rate_needs_a_batch(runs: Sequence[ClaimRun]) -> ClaimFinding:
         table([run for run in own if batch(run) == size], "minordpo", "accuracy", _without(*BATCH, _STEPS))
         for size in (sizes[0], sizes[-1])
     )
-    known = rates(small, large)
+    known = small.rates(large)
     require(len(known) > 1, "needs both batch sizes at two learning rates")
-    high, low = (contrast("", at(large, rate), at(small, rate)).by_seed for rate in (known[-1], known[0]))
+    high, low = (contrast("", large.at(rate), small.at(rate)).by_seed for rate in (known[-1], known[0]))
     both = common_seeds(high, low)
     require(both, "no seed has both batch sizes at both learning rates")
     what = f"what {sizes[-1]} pairs a step gain over {sizes[0]}, at rate {rate_text(known[-1])} less at "
-    gains = {next(iter(large)): {seed: high[seed] - low[seed] for seed in both}}
+    gains = Table({next(iter(large)): {seed: high[seed] - low[seed] for seed in both}})
     return ClaimFinding(contrast(what + rate_text(known[0]), gains, unit="points"))
 
 

@@ -13,7 +13,7 @@ from minordpo.paper.claims.contrast import amount
 from minordpo.paper.claims.judge import judge, seeds_needed
 from minordpo.paper.claims.measures import formula
 from minordpo.paper.claims.rules.formulas import push
-from minordpo.paper.claims.seed_table import contrast, listed, ordering, side_by_side, table, tau
+from minordpo.paper.claims.seed_table import contrast, side_by_side, table, tau
 
 
 def test_fewer_than_six_seeds_never_decide_and_holm_over_three_claims_needs_seven():
@@ -101,7 +101,7 @@ def test_an_ordering_counts_pairs_of_settings_and_not_how_far_they_are_apart():
         (1e-3, 0.2): 2,
     }
     made = runs("dpo", betas=[0.02, 0.1, 0.2], margin=lambda b, r, s: values[r, b])
-    found = ordering("margin", table(made, "dpo", "margin"), "beta", 1)
+    found = table(made, "dpo", "margin").ordering("margin", "beta", 1)
     assert list(found.by_seed.values()) == pytest.approx([1 / 3] * 8)
     assert tau([1.0, 2.0, 3.0], [3.0, 1.0, 2.0]) == pytest.approx(-1 / 3)
     assert tau([1.0, 1.0, 2.0], [3.0, 1.0, 2.0]) == pytest.approx(0)
@@ -111,7 +111,7 @@ def test_a_list_of_means_is_over_the_same_rates():
     made = runs("dpo", margin=lambda b, r, s: b + 1000 * r) + runs(
         "dpo", rates=[1e-2], betas=[0.02], margin=99.0
     )
-    said = listed("margin", table(made, "dpo", "margin"), "beta", "nats")
+    said = table(made, "dpo", "margin").listed("margin", "beta", "nats")
     assert said == "margin by β: 0.02 → +0.57 nats, 0.2 → +0.75 nats"
 
 
