@@ -26,6 +26,7 @@ from minordpo.paper.studied_run import StudiedRun, by_setting
 from minordpo.run_folder.records import CHOSEN_LOGRATIO, ProbeRow, Row
 
 T = TypeVar("T")
+Steps = Sequence[int | None]  # one a run: where it broke, or where an alarm was raised
 ALARMS = ("collapsing", "collapsed")
 
 
@@ -90,11 +91,10 @@ class Tally:
 
     def words(self) -> str:
         """Both shares with their 95 % intervals, and the lead."""
-        lead = (
-            f"{statistics.median(self.leads):g} steps before (from {min(self.leads)} to {max(self.leads)})"
-            if self.leads
-            else "–"
-        )
+        lead = "–"
+        if self.leads:
+            median = statistics.median(self.leads)
+            lead = f"{median:g} steps before (from {min(self.leads)} to {max(self.leads)})"
         return f"{_share(self.announced, self.broken)} | {lead} | {_share(self.false, self.sound)}"
 
 
@@ -105,7 +105,7 @@ def _share(count: int, of: int) -> str:
     return f"{count} of {of} ({low:.0%} to {high:.0%})"
 
 
-def tally(broke: Sequence[int | None], alarms: Sequence[int | None]) -> Tally:
+def tally(broke: Steps, alarms: Steps) -> Tally:
     """Counts over runs: where each broke, and where it was announced."""
     pairs = list(zip(broke, alarms, strict=True))
     leads = tuple(at - alarm for at, alarm in pairs if at is not None and alarm is not None and alarm < at)
@@ -145,12 +145,7 @@ def halves(runs: Sequence[StudiedRun], seed: int) -> tuple[list[int], list[int]]
     return one, [place for place in range(len(runs)) if place not in one]
 
 
-def best(
-    among: Sequence[T],
-    alarms: Callable[[T], Sequence[int | None]],
-    broke: Sequence[int | None],
-    on: Sequence[int],
-) -> T:
+def best(among: Sequence[T], alarms: Callable[[T], Steps], broke: Steps, on: Sequence[int]) -> T:
     """The one of the highest Youden index on these runs; of equals that of fewer false alarms, then the longer lead."""
 
     def worth(each: T) -> tuple[float, int, float]:

@@ -9,6 +9,7 @@ of the same prompts; the learning rate at the stop is still what the whole run's
 from __future__ import annotations
 
 import itertools
+import operator
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,13 +17,7 @@ from pathlib import Path
 
 from minordpo.errors import InputError
 from minordpo.paper.studied_run import StudiedRun, by_setting, read_run
-from minordpo.run_folder.records import (
-    ACCURACY,
-    CHOSEN_LOGRATIO,
-    LOGRATIO_MARGIN,
-    REJECTED_AT_OR_BELOW,
-    held_out,
-)
+from minordpo.run_folder import records
 
 
 def read_stoppable_run(folder: Path, setting: str | None = None) -> StudiedRun:
@@ -40,7 +35,8 @@ def read_stoppable_run(folder: Path, setting: str | None = None) -> StudiedRun:
     for measure, _, _ in SIGNALS.values():
         if any(measure not in row.values for row in run.held_out):
             raise InputError(
-                f"{folder} measured no {held_out(measure)}. Train it with held-out pairs and metrics.reference=true"
+                f"{folder} measured no {records.held_out(measure)}. Train it with held-out pairs and "
+                "metrics.reference=true"
             )
     if len(run.correct) < 2:
         raise InputError(
@@ -51,8 +47,7 @@ def read_stoppable_run(folder: Path, setting: str | None = None) -> StudiedRun:
 
 
 # ---- signals: a held-out measure so far → a number that grows as training suffices ----
-def _last(values: Sequence[float]) -> float:
-    return values[-1]
+_last = operator.itemgetter(-1)
 
 
 def _flat(values: Sequence[float]) -> float:
@@ -66,15 +61,19 @@ def _flat(values: Sequence[float]) -> float:
 
 # Its measure, what is made of it, and the levels at which a run may be stopped.
 SIGNALS: dict[str, tuple[str, Callable[[Sequence[float]], float], tuple[float, ...]]] = {
-    "pairs ranked right": (ACCURACY, _last, (0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 1.0)),
-    "margin in nats": (LOGRATIO_MARGIN, _last, (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0)),
+    "pairs ranked right": (records.ACCURACY, _last, (0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 1.0)),
+    "margin in nats": (
+        records.LOGRATIO_MARGIN,
+        _last,
+        (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0),
+    ),
     "rejected at or below the reference": (
-        REJECTED_AT_OR_BELOW,
+        records.REJECTED_AT_OR_BELOW,
         _last,
         (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0),
     ),
-    "chosen log-ratio is flat": (CHOSEN_LOGRATIO, _flat, (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)),
-    "margin is flat": (LOGRATIO_MARGIN, _flat, (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)),
+    "chosen log-ratio is flat": (records.CHOSEN_LOGRATIO, _flat, (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)),
+    "margin is flat": (records.LOGRATIO_MARGIN, _flat, (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)),
 }
 FIXED = "a fixed share of the steps"
 FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)

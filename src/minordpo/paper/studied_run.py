@@ -12,24 +12,13 @@ from minordpo.config import load_config
 from minordpo.errors import InputError
 from minordpo.monitor.probe import means
 from minordpo.objectives import resolve
-from minordpo.run_folder import names
+from minordpo.run_folder import names, records
 from minordpo.run_folder.files import read_jsonl
 from minordpo.run_folder.metrics_file import MetricsFile
-from minordpo.run_folder.records import (
-    CHOSEN_NLL,
-    CORRECT,
-    EMPTY,
-    LOOPING,
-    REFERENCE_NLL,
-    REPEATED,
-    EvaluationRow,
-    StepRow,
-    of_kind,
-)
 
 # Where the text of a run is called broken: rises over step 0, over ALL its prompts, of shares and of nats a token under
 # the reference; the latter also beyond the data's chosen answers. Set before any run was made.
-BROKEN = {LOOPING: 0.25, REPEATED: 0.2, EMPTY: 0.25, REFERENCE_NLL: 0.6}
+BROKEN = {records.LOOPING: 0.25, records.REPEATED: 0.2, records.EMPTY: 0.25, records.REFERENCE_NLL: 0.6}
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,9 +27,9 @@ class StudiedRun:
 
     name: str
     setting: str  # what it shares with the runs that differ in their seed alone
-    rows: list[StepRow]
+    rows: list[records.StepRow]
     probes: dict[int, list[dict[str, Any]]]  # step → an answer's measures each
-    held_out: list[EvaluationRow] = field(default_factory=list)
+    held_out: list[records.EvaluationRow] = field(default_factory=list)
 
     @property
     def steps(self) -> int:
@@ -54,7 +43,7 @@ class StudiedRun:
     @functools.cached_property
     def correct(self) -> dict[int, float]:
         """Step → share of right answers, where answers can be checked."""
-        shares = {step: self.probe(step).get(CORRECT) for step in self.probes}
+        shares = {step: self.probe(step).get(records.CORRECT) for step in self.probes}
         return {step: share for step, share in shares.items() if share is not None}
 
     def lost(self, step: int) -> float:
@@ -79,8 +68,8 @@ def read_run(folder: Path, setting: str | None = None) -> StudiedRun:
     probes: dict[int, list[dict[str, Any]]] = {}
     for _, row in read_jsonl(file):
         probes.setdefault(int(row["step"]), []).append(dict(row["measures"]))
-    told = setting or f"{objective}, rate {rate:g}"
-    return StudiedRun(folder.name, told, of_kind(rows, StepRow), probes, of_kind(rows, EvaluationRow))
+    steps, held_out = records.of_kind(rows, records.StepRow), records.of_kind(rows, records.EvaluationRow)
+    return StudiedRun(folder.name, setting or f"{objective}, rate {rate:g}", steps, probes, held_out)
 
 
 def by_setting(runs: Sequence[StudiedRun]) -> dict[str, list[StudiedRun]]:
@@ -93,12 +82,12 @@ def by_setting(runs: Sequence[StudiedRun]) -> dict[str, list[StudiedRun]]:
 def is_broken(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Whether a text is broken that was not before training; measures that one of both lacks say nothing."""
     known = [name for name in BROKEN if before.get(name) is not None and now.get(name) is not None]
-    taught = before.get(CHOSEN_NLL)
+    taught = before.get(records.CHOSEN_NLL)
     return any(
         now[name] - before[name] >= BROKEN[name]
         for name in known
         # Not a new style, no less likely than what is taught.
-        if not (name == REFERENCE_NLL and taught is not None and now[name] <= taught)
+        if not (name == records.REFERENCE_NLL and taught is not None and now[name] <= taught)
     )
 
 

@@ -77,12 +77,9 @@ def judge_all(gathered: Gathered) -> list[Judged]:
 
 def _title(group: ComparableRuns) -> str:
     """What tells the runs from others, and how many there are."""
-    counted = f"{_counted(len(group.runs), 'finished run')}, {_counted(len(group.seeds), 'seed')}"
+    counts = {"finished run": len(group.runs), "seed": len(group.seeds)}
+    counted = ", ".join(f"{count} {word}{'' if count == 1 else 's'}" for word, count in counts.items())
     return f"{group.label}: {counted}" if group.label else counted
-
-
-def _counted(count: int, word: str) -> str:
-    return f"{count} {word}{'' if count == 1 else 's'}"
 
 
 def judge(claims: Sequence[Claim], runs: Sequence[ClaimRun]) -> tuple[ClaimVerdict, ...]:

@@ -26,32 +26,11 @@ from pathlib import Path
 from typing import Any
 
 from minordpo.paper.studied_run import BROKEN, is_broken
-from minordpo.run_folder.names import RESPONSES
-from minordpo.run_folder.records import (
-    ACCURACY,
-    CHOSEN_COEFFICIENT,
-    CHOSEN_NLL,
-    LOGRATIOS,
-    REFERENCE_NLL,
-    REPEATED,
-    ProbeRow,
-    Row,
-    StepRow,
-    held_out,
-    of_kind,
-)
+from minordpo.run_folder import names, records
 
-_SURPRISE = {REFERENCE_NLL, CHOSEN_NLL}
+_SURPRISE = {records.REFERENCE_NLL, records.CHOSEN_NLL}
 SIDES = ("chosen", "rejected", "margin")
 FIFTH, FEWEST = 5, 10  # a part of the steps, and how many there must be for early and late to differ
-ANSWERED = (
-    "accuracy",
-    "strict_accuracy",
-    "base_accuracy",
-    "base_strict_accuracy",
-    "validation_accuracy",
-    "kl",
-)
 _CHECKED = 32  # steps of responses.jsonl whose coefficients are compared with the formula
 
 
@@ -65,11 +44,11 @@ def finite(values: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in values.items() if is_number(value)}
 
 
-def trained(rows: Sequence[StepRow]) -> dict[str, float]:
+def trained(rows: Sequence[records.StepRow]) -> dict[str, float]:
     """Of the steps' own batches: log-ratios of the last fifth, and the margin early and late."""
     found: dict[str, float] = {}
     for name in SIDES:
-        key = f"{LOGRATIOS}/{name}"
+        key = f"{records.LOGRATIOS}/{name}"
         values = [row.values[key] for row in rows if key in row.values]
         if not values or not all(map(is_number, values)):
             continue
@@ -82,28 +61,28 @@ def trained(rows: Sequence[StepRow]) -> dict[str, float]:
 
 def held_out_pairs(row: Mapping[str, Any]) -> dict[str, float]:
     """Of a run's row in results: the last measurement of held-out pairs."""
-    keys = {name: f"{LOGRATIOS}/{name}" for name in SIDES} | {"ranked": ACCURACY}
-    return finite({name: row.get(held_out(key)) for name, key in keys.items()})
+    keys = {name: f"{records.LOGRATIOS}/{name}" for name in SIDES} | {"ranked": records.ACCURACY}
+    return finite({name: row.get(records.held_out(key)) for name, key in keys.items()})
 
 
-def probed(metrics: Sequence[Row], steps: int) -> dict[str, float]:
+def probed(metrics: Sequence[records.Row], steps: int) -> dict[str, float]:
     """Of the monitor's probes of the text; none without the one at step 0 and another."""
     seen = {
-        row.step: finite({name: row.values.get(name) for name in (*BROKEN, CHOSEN_NLL)})
-        for row in of_kind(metrics, ProbeRow)
+        row.step: finite({name: row.values.get(name) for name in (*BROKEN, records.CHOSEN_NLL)})
+        for row in records.of_kind(metrics, records.ProbeRow)
     }
     if 0 not in seen or len(seen) < 2:
         return {}
     first, last = seen[0], seen[max(seen)]
     found = {"broken": float(is_broken(first, last))}
-    if REFERENCE_NLL in first and REFERENCE_NLL in last:
+    if records.REFERENCE_NLL in first and records.REFERENCE_NLL in last:
         likely = ({name: probe[name] for name in probe.keys() & _SURPRISE} for probe in (first, last))
         found["garbled"] = float(is_broken(*likely))
     halfway = max((step for step in seen if 0 < step <= steps / 2), default=max(seen))
     if halfway < max(seen):
         found |= {"broken_at_half": float(is_broken(first, seen[halfway])), "broken_at_end": found["broken"]}
-    if REPEATED in first and REPEATED in last:
-        found["repeated"] = last[REPEATED] - first[REPEATED]
+    if records.REPEATED in first and records.REPEATED in last:
+        found["repeated"] = last[records.REPEATED] - first[records.REPEATED]
     return found
 
 
@@ -125,14 +104,6 @@ def answered(model: Mapping[str, Any], base: Mapping[str, Any] | None) -> dict[s
     return finite(found)
 
 
-def joined(probed: Mapping[str, float], answers: Mapping[str, float]) -> dict[str, float]:
-    """Answers are many and probes are few, but only probes know what the reference makes of a text, by which one is
-    seen that breaks without repeating itself.
-    """
-    garbled = {"broken": 1.0} if "broken" in answers and probed.get("garbled") else {}
-    return {**probed, **answers, **garbled}
-
-
 def _text(model: Mapping[str, Any]) -> dict[str, float]:
     shares = {name: model[name]["share"] for name in ("looping", "empty")}
     return {**shares, "repeated_4grams": model["repeated_4grams"]}
@@ -145,15 +116,17 @@ def formula(beta: float, margin: float) -> float:
     return beta * (decay if margin > 0 else 1.0) / (1 + decay)
 
 
-def pushes(folder: Path, objective: str, beta: float | None, rows: Sequence[StepRow]) -> dict[str, float]:
+def pushes(
+    folder: Path, objective: str, beta: float | None, rows: Sequence[records.StepRow]
+) -> dict[str, float]:
     """`push_error`: the largest relative difference between the coefficient on the chosen response that a step logged
     and β σ(−β margin) of the pairs it met, MinorDPO's margin being chosen − max(0, rejected). `push_raise`, of
     MinorDPO: by how much of β it is above DPO's, mean over pairs whose rejected log-ratio is 0 or below.
     """
-    file = folder / RESPONSES
+    file = folder / names.RESPONSES
     if objective not in ("dpo", "minordpo") or beta is None or not file.exists():
         return {}
-    logged = {row.step: row.values.get(CHOSEN_COEFFICIENT) for row in rows}
+    logged = {row.step: row.values.get(records.CHOSEN_COEFFICIENT) for row in rows}
     errors, raised = [], []
     for row in _spread(file.read_text(encoding="utf-8").splitlines()):
         ratios = row.get("logratios") or []

@@ -24,17 +24,9 @@ from minordpo.run_folder.metrics_file import MetricsFile
 from minordpo.run_folder.records import LOGRATIOS, StepRow, held_out, of_kind
 from minordpo.sweep.results import in_our_form, run_row
 
-# What runs are compared by, and what only looks on.
+# What runs are compared by, and what only looks on: of the loader pin_memory and such, but not drop_last.
 _APART = ("objective.", "samples.", "metrics.", "monitor.")
-_LOOKS_ON = (
-    "eval_",
-    "save_",
-    "logging_",
-    "report_to",
-    "disable_tqdm",
-    "dataloader_num_workers",
-    "dataloader_p",  # pin_memory, persistent_workers, prefetch_factor; drop_last changes the steps
-)
+_LOOKS_ON = ("eval_", "save_", "logging_", "report_to", "disable_tqdm", "dataloader_num", "dataloader_p")
 _SEEDS = ("training.seed", "training.data_seed", "world.seed")
 _MOST_NAMED = 4  # dials in a label
 _MADE_BY_WORLD = ("model.path", "data.train", "data.eval")
@@ -151,7 +143,12 @@ def _read(each: find.Run, row: Mapping[str, Any], answers: dict[str, float], ask
         rows = MetricsFile(each.folder / names.METRICS).rows()
         steps = of_kind(rows, StepRow)
         pushes = measures.pushes(each.folder, name, beta, steps)
-    own = measures.joined(measures.probed(rows, row.get("steps") or 0), answers)
+    probed = measures.probed(rows, row.get("steps") or 0)
+    own = probed | answers
+    if "broken" in answers and probed.get("garbled"):
+        # Answers are many and probes are few, but only probes know what the reference makes of a text, by which one
+        # is seen that breaks without repeating itself.
+        own["broken"] = 1.0
     own |= measures.finite({"steps": row.get("steps"), "retention": row.get("retention_accuracy")}) | pushes
     run = ClaimRun(
         label=each.label,
@@ -178,8 +175,8 @@ def _whole(read: _Read, unlike: bool, *, use_held_out: bool) -> ClaimRun:
     # One source for all: a measure that is no number there is none, whatever the other says.
     used, other = (read.held_out, read.trained) if use_held_out else (read.trained, read.held_out)
     rest = {name: value for name, value in other.items() if name not in measures.SIDES}
-    dropped = measures.ANSWERED if unlike else ()
-    own = {name: value for name, value in read.run.measures.items() if name not in dropped}
+    answers = ("accuracy", "kl") if unlike else ()  # ends of the names of their measures
+    own = {name: value for name, value in read.run.measures.items() if not name.endswith(answers)}
     return replace(read.run, measures=own | rest | used)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from minordpo.paper.claims.claim import ClaimRun, require
-from minordpo.paper.claims.contrast import Contrast, Unit, amount
+from minordpo.paper.claims.contrast import Contrast, Sign, Unit, amount
 from minordpo.report.groups import rate_text
 
 # What measures need, where runs lack them.
@@ -64,9 +65,7 @@ class Table(dict[ClaimSetting, dict[int, float]]):
         """The measure of every setting and seed."""
         return [value for seeds in self.values() for value in seeds.values()]
 
-    def ordering(
-        self, what: str, along: Dial, predicted: Literal[1, -1], *, complete: bool = True
-    ) -> Contrast:
+    def ordering(self, what: str, along: Dial, predicted: Sign, *, complete: bool = True) -> Contrast:
         """Of all pairs of settings that differ in β (or rate) alone: the share that rises less the share that falls.
 
         That is Kendall's tau within each rate (or β); no setting weighs more because its numbers are larger.
@@ -97,14 +96,11 @@ class Table(dict[ClaimSetting, dict[int, float]]):
         Of the rates (or β) with most values along it only, so that all means are over the same ones.
         """
         other = "rate" if along == "beta" else "beta"
-        reach: dict[Any, set[Any]] = {}
-        for setting in self:
-            reach.setdefault(getattr(setting, other), set()).add(getattr(setting, along))
-        widest = max(map(len, reach.values()))
+        reach = Counter(getattr(setting, other) for setting in self)
         groups: dict[float, list[float]] = {}
         for setting, seeds in self.items():
             key = getattr(setting, along)
-            if key is not None and len(reach[getattr(setting, other)]) == widest:
+            if key is not None and reach[getattr(setting, other)] == max(reach.values()):
                 groups.setdefault(key, []).extend(seeds.values())
         means = [
             f"{rate_text(key) if along == 'rate' else f'{key:g}'} → "
@@ -163,7 +159,7 @@ def common_seeds(*seeds: Mapping[int, float]) -> list[int]:
 def contrast(
     what: str,
     *tables: Table,
-    predicted: Literal[1, -1] = 1,
+    predicted: Sign = 1,
     unit: Unit = "nats",
     value: Callable[..., float] = lambda first, second=0.0: first - second,
     bar: float = 0.0,

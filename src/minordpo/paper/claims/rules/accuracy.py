@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 from minordpo.paper.claims.claim import ClaimFinding, ClaimRun, Undecidable, claim, if_decidable, require
-from minordpo.paper.claims.contrast import Contrast, amount
+from minordpo.paper.claims.contrast import Contrast, Sign, amount
 from minordpo.paper.claims.rules.log_ratios import BOTH, refuse_far_pairs
 from minordpo.paper.claims.seed_table import (
     FLOOR,
@@ -102,12 +101,7 @@ def minordpo_wins_most_settings(runs: Sequence[ClaimRun]) -> ClaimFinding:
 
 
 def _by_rate(
-    what: str,
-    first: Table,
-    second: Table,
-    predicted: Literal[1, -1] = 1,
-    *,
-    among: Sequence[float] | None = None,
+    what: str, first: Table, second: Table, predicted: Sign = 1, *, among: Sequence[float] | None = None
 ) -> list[Contrast]:
     """A contrast of accuracy averaged over β at each rate."""
     shared = first.rates(second) if among is None else among
@@ -125,7 +119,7 @@ def _by_rate(
 
 
 def _by_the_asked_line(
-    runs: Sequence[ClaimRun], what: str, *both: tuple[str, str], predicted: Literal[1, -1] = 1
+    runs: Sequence[ClaimRun], what: str, *both: tuple[str, str], predicted: Sign = 1
 ) -> str:
     """The same by the asked line, of two objectives and measures; nothing where it is not known."""
 
@@ -142,11 +136,10 @@ def _controls(runs: Sequence[ClaimRun], shared: Sequence[float]) -> Iterator[str
 
         def tell(name: str = name) -> str:
             values = table(runs, name, "accuracy")
-            found = {rate_text(rate): values.at(rate).flat() for rate in shared}
             means = [
-                f"{amount(statistics.fmean(own), 'share', sign=False)} at {rate}"
-                for rate, own in found.items()
-                if own
+                f"{amount(statistics.fmean(own), 'share', sign=False)} at {rate_text(rate)}"
+                for rate in shared
+                if (own := values.at(rate).flat())
             ]
             seeds = len({seed for own in values.values() for seed in own})
             count = f"{seeds} seed" + ("s" if seeds != 1 else "")
@@ -171,8 +164,7 @@ def minordpo_is_best_tuned(runs: Sequence[ClaimRun]) -> ClaimFinding:
     trials = {name: len(validation) for name, (validation, _) in arms.items()}
     counted = ", ".join(f"{name} {count}" for name, count in trials.items())
     require(
-        len(set(trials.values())) == 1,
-        f"needs as many settings tried for each, but there are: {counted}",
+        len(set(trials.values())) == 1, f"needs as many settings tried for each, but there are: {counted}"
     )
     minor, *rivals = (_scored_once(name, *tables) for name, tables in arms.items())
     return ClaimFinding(

@@ -43,8 +43,7 @@ def coefficient_decays(runs: Sequence[ClaimRun]) -> ClaimFinding:
     Needs: nothing; DPO runs with responses.jsonl are checked too.
     """
     margins = [float(each) for each in range(-100, 101)]
-    zero = [0.0] * len(margins)
-    pushes = {beta: push("dpo", beta, margins, zero) for beta in BETAS}
+    pushes = {beta: push("dpo", beta, margins, [0.0] * len(margins)) for beta in BETAS}
     equal = all(
         math.isclose(value, formula(beta, margin), rel_tol=1e-9)
         for beta in BETAS
