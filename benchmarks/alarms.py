@@ -1,4 +1,4 @@
-"""How well the monitor announces a broken text: thresholds fitted on half of the configurations, told on the other.
+"""How well the monitor announces a broken text: thresholds fitted on half of the settings, told on the other.
 
     minordpo sweep recipes/paper/alarms.yaml
     python benchmarks/alarms.py runs/alarms --csv benchmarks/alarms.csv
@@ -24,9 +24,11 @@ from typing import Any
 from common import machine
 from minordpo.monitor.health import Thresholds
 from minordpo.paper import alarm_study as A
+from minordpo.paper.studied_run import StudiedRun, broke_at, read_run
 from minordpo.run_folder.files import written_whole
+from minordpo.run_folder.records import CHOSEN_LOGRATIO
 
-Alarm = Callable[[A.Watched], int | None]
+Alarm = Callable[[StudiedRun], int | None]
 
 
 def main() -> int:
@@ -45,18 +47,15 @@ def main() -> int:
     parser.add_argument("--halvings", type=int, default=50, help="others, for the spread")
     parser.add_argument("--csv", type=Path, help="where a row per run goes")
     arguments = parser.parse_args()
-    runs = [A.read_run(file.parent) for file in sorted(arguments.runs.glob("*/probes.jsonl"))]
-    if len({run.configuration for run in runs}) < 2:
-        print(
-            f"{arguments.runs} holds runs of fewer than two configurations: nothing to fit on",
-            file=sys.stderr,
-        )
+    runs = [read_run(file.parent) for file in sorted(arguments.runs.glob("*/probes.jsonl"))]
+    if len({run.setting for run in runs}) < 2:
+        print(f"{arguments.runs} holds runs of fewer than two settings: nothing to fit on", file=sys.stderr)
         return 2
-    known = [A.read_run(folder) for folder in arguments.fit_also]
+    known = [read_run(folder) for folder in arguments.fit_also]
     study = Study(runs, known, arguments.prompts, arguments.every)
     print(study.kinds())
     thresholds, c = study.report(arguments.seed, arguments.halvings)
-    others = [A.read_run(folder) for folder in arguments.also]
+    others = [read_run(folder) for folder in arguments.also]
     if others:
         print("\nanother world, nothing fitted on it\n" + study.table(others, thresholds, c))
     if arguments.csv is not None:
@@ -68,19 +67,19 @@ class Study:
     """The runs, and where each candidate would have raised the alarm."""
 
     def __init__(
-        self, runs: Sequence[A.Watched], known: Sequence[A.Watched], prompts: int, every: int | str
+        self, runs: Sequence[StudiedRun], known: Sequence[StudiedRun], prompts: int, every: int | str
     ) -> None:
         self.halved, self.runs = runs, [*runs, *known]
         self.prompts, self.every = prompts, every
-        self.broke = [A.broke_at(run) for run in self.runs]
+        self.broke = [broke_at(run) for run in self.runs]
         self._ours = functools.cache(lambda thresholds: [self.ours(thresholds)(run) for run in self.runs])
         self._trivial = functools.cache(lambda c: [A.trivial_alarm_at(run, c) for run in self.runs])
-        self._seen: dict[A.Watched, Any] = {}  # by run: another world may have the same names
+        self._seen: dict[StudiedRun, Any] = {}  # by run: another world may have the same names
 
     def ours(self, thresholds: Thresholds) -> Alarm:
         """The monitor with these thresholds."""
 
-        def alarm(run: A.Watched) -> int | None:
+        def alarm(run: StudiedRun) -> int | None:
             if run not in self._seen:
                 self._seen[run] = A.as_seen(run, prompts=self.prompts, every=self.every)
             return A.alarm_at(self._seen[run], thresholds)
@@ -94,11 +93,11 @@ class Study:
             for run, broke in zip(self.runs, self.broke, strict=True)
         )
         kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(found.items()))
-        configurations = len({run.configuration for run in self.halved})
+        settings = len({run.setting for run in self.halved})
         besides = (
             f" and {len(self.runs) - len(self.halved)} besides" if len(self.runs) > len(self.halved) else ""
         )
-        return f"{len(self.halved)} runs of {configurations} configurations{besides}: {kinds}"
+        return f"{len(self.halved)} runs of {settings} settings{besides}: {kinds}"
 
     def fit(self, seed: int) -> tuple[Thresholds, float, list[int]]:
         """The best of both alarms on one half, and the other half's places."""
@@ -137,9 +136,9 @@ class Study:
             )
         return thresholds, c
 
-    def table(self, runs: Sequence[A.Watched], thresholds: Thresholds, c: float) -> str:
+    def table(self, runs: Sequence[StudiedRun], thresholds: Thresholds, c: float) -> str:
         """What each alarm is worth on these runs, in Markdown."""
-        broke = [A.broke_at(run) for run in runs]
+        broke = [broke_at(run) for run in runs]
         rows = ["| alarm | announced | when | false alarms |", "|---|---|---|---|"]
         named: list[tuple[str, Alarm]] = [
             ("monitor, fitted", self.ours(thresholds)),
@@ -151,7 +150,7 @@ class Study:
         ]
         return "\n".join(rows)
 
-    def write(self, path: Path, runs: Sequence[A.Watched], thresholds: Thresholds, c: float) -> None:
+    def write(self, path: Path, runs: Sequence[StudiedRun], thresholds: Thresholds, c: float) -> None:
         """A row per run."""
         rows = [self._row(run, thresholds, c) for run in runs]
         with written_whole(path) as aside, aside.open("w", encoding="utf-8", newline="") as file:
@@ -159,21 +158,21 @@ class Study:
             writer.writeheader()
             writer.writerows(rows)
 
-    def _row(self, run: A.Watched, thresholds: Thresholds, c: float) -> dict[str, Any]:
-        last = run.look(max(run.looks))
+    def _row(self, run: StudiedRun, thresholds: Thresholds, c: float) -> dict[str, Any]:
+        last = run.probe(max(run.probes))
         shown = ("repeated_4grams", "looping", "stopped", "correct")
         return {
             **machine(),
             "run": run.name,
-            "configuration": run.configuration,
+            "configuration": run.setting,
             "steps": run.steps,
-            "broke_at": A.broke_at(run),
+            "broke_at": broke_at(run),
             "displaced": A.was_displaced(run),
             "alarm_fitted": self.ours(thresholds)(run),
             "alarm_today": self.ours(Thresholds())(run),
             "alarm_trivial": A.trivial_alarm_at(run, c),
-            "chosen_logratio": run.rows[-1].get("logratios/chosen"),
-            **{name: last.get(f"probe/{name}") for name in shown},
+            "chosen_logratio": run.rows[-1].values.get(CHOSEN_LOGRATIO),
+            **{name: last.get(name) for name in shown},
         }
 
 

@@ -1,4 +1,7 @@
-"""What is added in one module is seen everywhere: an objective, a metric and a claim, as CONTRIBUTING.md says."""
+"""An objective and a metric that are added in one module are seen everywhere, as CONTRIBUTING.md says.
+
+A claim is added in tests/paper/test_claims_registry.py, an evaluation task in tests/evaluate/test_tasks.py.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from helpers.claim_runs import runs
 from helpers.tiny_runs import RENAMED, arguments, metric_rows, tiny_model, token_pairs, tokenizer
 from minordpo.cli import main
 from minordpo.errors import InputError
@@ -16,8 +18,6 @@ from minordpo.lens import drawing
 from minordpo.lens.lens import lens
 from minordpo.objectives import OBJECTIVES, resolve
 from minordpo.objectives.describe import describe_objectives, objectives_table
-from minordpo.paper.claims import judged, tables
-from minordpo.paper.claims.runs import Gathered
 from minordpo.train.metrics import METRICS
 from minordpo.train.trainer import PreferenceTrainer
 
@@ -28,8 +28,6 @@ from torch.nn.functional import relu
 
 from minordpo.objectives.logps import PairLogps
 from minordpo.objectives.spec import NotNegative, Positive, Spec, by_name
-from minordpo.paper.claims.evidence import Undecidable
-from minordpo.paper.claims.verdict import Claim
 from minordpo.train.metrics import Metric
 
 
@@ -43,13 +41,8 @@ def gap(logps: PairLogps, *, target_gap: Positive = 4.0, softness: NotNegative =
     return softness * relu(target_gap - logps.chosen_logps + logps.rejected_logps)
 
 
-def decide(runs):
-    raise Undecidable("no gap is measured")
-
-
 OBJECTIVE = by_name(Spec(gap, reference=False, axes="sums"))
 METRIC = {"logps/gap": Metric(lambda m: m.record.logps.logps[m.chosen] - m.record.logps.logps[m.rejected], both=True)}
-CLAIM = Claim("C99", "A gap opens", "§9", "The gap is above 0.", "gap runs", decide, ("gap",))
 '''
 
 
@@ -62,8 +55,6 @@ def added(tmp_path, monkeypatch):
     for table, more in ((OBJECTIVES, module.OBJECTIVE), (METRICS, module.METRIC)):
         for name, each in more.items():
             monkeypatch.setitem(table, name, each)
-    for place in (judged, tables):
-        monkeypatch.setattr(place, "CLAIMS", (*place.CLAIMS, module.CLAIM))
     yield module
     del sys.modules["added"]
 
@@ -125,10 +116,3 @@ def test_a_metric_is_measured_logged_and_known_as_what_the_best_model_is_kept_by
     made(metric_for_best_model="logps/gap", **kept)
     with pytest.raises(InputError, match=r"logps/gpa, which is not measured \(did you mean logps/gap\?\)"):
         made(metric_for_best_model="logps/gpa", **kept)
-
-
-def test_a_claim_is_judged_and_in_the_table_of_the_docs(added):
-    assert "| C99 | A gap opens | §9 | The gap is above 0. | gap runs |" in tables.claims_table()
-    (alone, _) = judged.judge_all(Gathered(tuple(runs("gap", seeds=[0])), ()))
-    (verdict,) = [each for each in alone.verdicts if each.claim is added.CLAIM]
-    assert (verdict.state, verdict.missing) == ("not decidable", "no gap is measured")

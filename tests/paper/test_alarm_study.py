@@ -1,4 +1,4 @@
-"""paper/alarm_study.py on runs written by hand: where the text broke, who said so before, and what fitting chooses."""
+"""The study of alarms on runs written by hand: where the text broke, who said so before, and what fitting chooses."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ import pytest
 from minordpo.errors import InputError
 from minordpo.monitor.health import Thresholds
 from minordpo.paper import alarm_study as A
-from minordpo.run_folder.records import ProbeRow, parse_rows
+from minordpo.paper.studied_run import StudiedRun, broke_at, read_run
+from minordpo.run_folder.records import ProbeRow, StepRow, of_kind, parse_rows
 
 SOUND = {"repeated_4grams": 0.0, "looping": 0.0, "stopped": 1.0, "empty": 0.0, "tokens": 20, "distance": 0.3}
 LOOPS = SOUND | {"repeated_4grams": 0.9, "looping": 1.0, "stopped": 0.0, "distance": 0.9}
 
 
 def made_run(
-    name: str, chosen: list[float], looks: dict[int, list[dict[str, float]]], configuration: str = ""
-) -> A.Watched:
+    name: str, chosen: list[float], probes: dict[int, list[dict[str, float]]], setting: str = ""
+) -> StudiedRun:
     rows = [
         {"step": step, "loss": 0.1, "logratios/chosen": value, "logps/chosen": value - 20.0}
         for step, value in enumerate(chosen, 1)
     ]
-    return A.Watched(name, configuration or name, parse_rows(rows), looks)
+    return StudiedRun(name, setting or name, of_kind(parse_rows(rows), StepRow), probes)
 
 
 def falling(steps: int, speed: float) -> list[float]:
@@ -31,22 +32,22 @@ def falling(steps: int, speed: float) -> list[float]:
 
 
 def test_text_breaks_where_a_quarter_of_all_prompts_loop_and_not_before():
-    looks = {
+    probes = {
         0: [SOUND] * 8,
         10: [SOUND] * 7 + [LOOPS],  # an eighth
         20: [SOUND] * 6 + [LOOPS] * 2,
         30: [SOUND] * 8,
     }
-    assert A.broke_at(made_run("a", falling(30, 1), looks)) == 20
+    assert broke_at(made_run("a", falling(30, 1), probes)) == 20
 
 
 def test_a_text_that_repeats_from_the_start_is_not_broken_by_training():
-    assert A.broke_at(made_run("a", falling(30, 1), {0: [LOOPS] * 4, 30: [LOOPS] * 4})) is None
+    assert broke_at(made_run("a", falling(30, 1), {0: [LOOPS] * 4, 30: [LOOPS] * 4})) is None
 
 
 def test_log_ratios_alone_never_break_a_text():
     run = made_run("a", falling(60, 10), {0: [SOUND] * 4, 60: [SOUND] * 4})
-    assert A.broke_at(run) is None
+    assert broke_at(run) is None
     assert A.was_displaced(run)
 
 
@@ -54,22 +55,22 @@ def test_log_ratios_alone_never_break_a_text():
 def test_text_that_the_reference_finds_unlikely_is_broken_unless_what_is_taught_is_more_so(
     chosen: float, broke: int | None
 ):
-    looks = {0: [SOUND | {"reference_nll": 0.4, "chosen_nll": chosen}] * 4}
-    looks |= {20: [SOUND | {"reference_nll": 0.95}] * 4, 30: [SOUND | {"reference_nll": 1.1}] * 4}
-    assert A.broke_at(made_run("a", falling(30, 1), looks)) == broke
+    probes = {0: [SOUND | {"reference_nll": 0.4, "chosen_nll": chosen}] * 4}
+    probes |= {20: [SOUND | {"reference_nll": 0.95}] * 4, 30: [SOUND | {"reference_nll": 1.1}] * 4}
+    assert broke_at(made_run("a", falling(30, 1), probes)) == broke
 
 
-def test_a_monitor_of_few_prompts_and_looks_sees_no_others():
-    looks = {step: [SOUND] * 2 + [LOOPS] * 6 for step in range(0, 61, 2)}
-    seen = dict(A.as_seen(made_run("a", falling(60, 0), looks), prompts=2))
-    with_look = [step for step, rows in seen.items() if any(isinstance(row, ProbeRow) for row in rows)]
-    assert with_look == [0, 10, 20, 30, 40, 50, 60]
-    assert [seen[step][-1].values["looping"] for step in with_look] == [0.0] * 7
+def test_a_monitor_of_few_prompts_and_probes_sees_no_others():
+    probes = {step: [SOUND] * 2 + [LOOPS] * 6 for step in range(0, 61, 2)}
+    seen = dict(A.as_seen(made_run("a", falling(60, 0), probes), prompts=2))
+    with_probe = [step for step, rows in seen.items() if any(isinstance(row, ProbeRow) for row in rows)]
+    assert with_probe == [0, 10, 20, 30, 40, 50, 60]
+    assert [seen[step][-1].values["looping"] for step in with_probe] == [0.0] * 7
 
 
-def test_a_look_that_the_run_did_not_take_is_never_seen_early():
-    looks = {0: [SOUND], 8: [SOUND], 12: [LOOPS]}
-    seen = dict(A.as_seen(made_run("a", falling(60, 0), looks), prompts=1))
+def test_a_probe_that_the_run_did_not_take_is_never_seen_early():
+    probes = {0: [SOUND], 8: [SOUND], 12: [LOOPS]}
+    seen = dict(A.as_seen(made_run("a", falling(60, 0), probes), prompts=1))
     assert seen[10][-1].values["looping"] == 0.0  # that of step 8, not of 12
     assert seen[20][-1].values["looping"] == 1.0
 
@@ -99,7 +100,7 @@ def test_tally_by_hand():
     assert all(part in found.words() for part in ("1 of 3", "20 steps before", "1 of 4"))
 
 
-def test_both_halves_hold_whole_configurations_and_every_run():
+def test_both_halves_hold_whole_settings_and_every_run():
     runs = [
         made_run(f"{name}{seed}", [0.0], {0: [SOUND]}, name)
         for name in ("a", "b", "c", "d", "e")
@@ -108,9 +109,7 @@ def test_both_halves_hold_whole_configurations_and_every_run():
     for seed in range(5):
         one, other = A.halves(runs, seed)
         assert sorted(one + other) == list(range(15))
-        assert not {runs[place].configuration for place in one} & {
-            runs[place].configuration for place in other
-        }
+        assert not {runs[place].setting for place in one} & {runs[place].setting for place in other}
     assert len({tuple(A.halves(runs, seed)[0]) for seed in range(5)}) > 1
 
 
@@ -140,11 +139,11 @@ def test_a_run_folder_is_read_by_its_files(tmp_path: Path):
     rows = [{"step": 1, "loss": 0.7, "logratios/chosen": 0.0}, {"step": 1, "probe/looping": 0.0}]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     with pytest.raises(InputError, match=r"has no probes.jsonl. Only runs with monitor.enabled=true"):
-        A.read_run(folder)
-    looks = [{"step": 0, "answer": "7", "measures": SOUND}, {"step": 0, "answer": "8", "measures": LOOPS}]
-    (folder / "probes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in looks), encoding="utf-8")
-    run = A.read_run(folder)
-    assert run.configuration == "dpo, beta 0.05, rate 0.0001" or "0.05" in run.configuration
+        read_run(folder)
+    probes = [{"step": 0, "answer": "7", "measures": SOUND}, {"step": 0, "answer": "8", "measures": LOOPS}]
+    (folder / "probes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in probes), encoding="utf-8")
+    run = read_run(folder)
+    assert run.setting == "dpo, beta 0.05, rate 0.0001" or "0.05" in run.setting
     assert [row.step for row in run.rows] == [1]
-    assert run.look(0)["probe/looping"] == 0.5
-    assert run.look(0, prompts=1)["probe/looping"] == 0.0
+    assert run.probe(0)["looping"] == 0.5
+    assert run.probe(0, prompts=1)["looping"] == 0.0

@@ -15,11 +15,11 @@ from helpers.report_runs import EVIL, write_evaluation, write_run
 from helpers.tiny_runs import write_rows
 from minordpo.cli import main
 from minordpo.errors import InputError
-from minordpo.paper.claims.claims import CLAIMS
-from minordpo.paper.claims.evidence import Run
-from minordpo.paper.claims.judged import judge_all
-from minordpo.paper.claims.measures import looks, pushes, trained
-from minordpo.paper.claims.runs import Gathered, gather_runs, situations
+from minordpo.paper.claims.claim import ClaimRun
+from minordpo.paper.claims.judge import judge_all
+from minordpo.paper.claims.measures import probed, pushes, trained
+from minordpo.paper.claims.rules import all_claims
+from minordpo.paper.claims.runs import Gathered, comparable, gather_runs
 from minordpo.paper.claims.tables import as_html, as_text, claims_section, claims_table
 from minordpo.report.find import find
 from minordpo.report.page import report
@@ -32,7 +32,7 @@ def gathered(*folders: Path) -> Gathered:
     return gather_runs(find(folders))
 
 
-def one(*folders: Path) -> Run:
+def one(*folders: Path) -> ClaimRun:
     (run,) = gathered(*folders).runs
     return run
 
@@ -63,15 +63,13 @@ def test_a_run_is_seen_with_its_settings_and_measures(folder: Path):
     assert (run.measures["accuracy"], run.measures["base_accuracy"]) == (pytest.approx(0.31), 0.5)
     assert run.measures["kl"] == pytest.approx(2 / 9)
     assert run.measures["broken"] == 0.0
-    assert run.situation["training.max_steps"] == 3
-    assert not {"objective.beta", "training.seed", "training.learning_rate", "output"} & run.situation.keys()
-    (situation,) = situations(found.runs)
-    assert (situation.label, situation.seeds, situation.redraws) == ("", (0, 1), False)
+    assert run.others["training.max_steps"] == 3
+    assert not {"objective.beta", "training.seed", "training.learning_rate", "output"} & run.others.keys()
+    (group,) = comparable(found.runs)
+    assert (group.label, group.seeds, group.redraws) == ("", (0, 1), False)
 
 
-def test_text_that_is_garbled_but_repeats_nothing_is_broken_though_its_answers_were_scored(
-    folder: Path,
-):
+def test_text_that_is_garbled_but_repeats_nothing_is_broken_though_its_answers_were_scored(folder: Path):
     garbled = folder / "dpo-0.02-0" / "metrics.jsonl"
     rows = [json.loads(line) for line in garbled.read_text().splitlines()]
     for row in rows:
@@ -97,9 +95,7 @@ def test_runs_that_have_not_finished_are_left_out_and_told(folder: Path, tmp_pat
         gathered(tmp_path / "runs" / "cut")
 
 
-def test_other_hyperparameters_are_another_objective_and_other_settings_another_situation(
-    tmp_path: Path,
-):
+def test_other_hyperparameters_are_another_objective_and_other_settings_are_judged_apart(tmp_path: Path):
     run = write_run(tmp_path / "a", objective="dpop")
     text = (run / "config.yaml").read_text()
     write_run(tmp_path / "b", objective="dpop", data={"max_length": 7})
@@ -109,12 +105,12 @@ def test_other_hyperparameters_are_another_objective_and_other_settings_another_
     write_run(tmp_path / "d", objective="dpop", samples={"prompts": 7}, monitor={"prompts": 9})
     found = {run.label: run for run in gathered(tmp_path).runs}
     assert [found[name].objective for name in "abcd"] == ["dpop", "dpop", "dpop, dpop_lambda 5.0", "dpop"]
-    split = situations(found.values())
+    split = comparable(found.values())
     assert [[run.label for run in each.runs] for each in split] == [["a", "c", "d"], ["b"]]
     assert [each.label for each in split] == ["data.max_length none", "data.max_length 7"]
 
 
-def test_a_sweeps_world_is_the_situation_and_its_seed_a_replicate(tmp_path: Path):
+def test_a_sweeps_world_is_a_setting_and_its_seed_a_replicate(tmp_path: Path):
     runs = {}
     for kind in ("result", "quarter"):
         for seed in (0, 1):
@@ -131,7 +127,7 @@ def test_a_sweeps_world_is_the_situation_and_its_seed_a_replicate(tmp_path: Path
             world = {"seed": seed, "rejected": kind, "distance": "full"}
             runs[name] = {"settings": {"seed": seed}, "identity": {"config": {}, "world": world}}
     (tmp_path / "sweep.json").write_text(json.dumps({"runs": runs}))
-    split = situations(gathered(tmp_path).runs)
+    split = comparable(gathered(tmp_path).runs)
     assert [(each.label, each.seeds, each.redraws) for each in split] == [
         ("world.rejected quarter", (0, 1), True),
         ("world.rejected result", (0, 1), True),
@@ -167,19 +163,17 @@ def test_early_and_late_margins_are_means_of_a_fifth_and_no_number_is_no_measure
 
 
 def test_text_breaks_by_the_rises_that_the_study_of_alarms_calls_broken():
-    def look(step: int, looping: float, repeated: float = 0.1) -> ProbeRow:
+    def probe(step: int, looping: float, repeated: float = 0.1) -> ProbeRow:
         return ProbeRow(step, {"looping": looping, "repeated_4grams": repeated, "empty": 0.0})
 
-    rows = [look(0, 0.125), look(10, 0.37), look(20, 0.375)]
-    assert looks(rows, 20) == {
-        "broken": 1.0,
-        "broken_at_half": 0.0,
-        "broken_at_end": 1.0,
-        "repeated": 0.0,
+    rows = [probe(0, 0.125), probe(10, 0.37), probe(20, 0.375)]
+    assert probed(rows, 20) == {"broken": 1.0, "broken_at_half": 0.0, "broken_at_end": 1.0, "repeated": 0.0}
+    assert probed([probe(0, 0.1), probe(20, 0.1, 0.29)], 20) == {
+        "broken": 0.0,
+        "repeated": pytest.approx(0.19),
     }
-    assert looks([look(0, 0.1), look(20, 0.1, 0.29)], 20) == {"broken": 0.0, "repeated": pytest.approx(0.19)}
-    assert looks([look(0, 0.1), look(20, 0.1, 0.31)], 20)["broken"] == 1.0
-    assert looks(rows[1:], 20) == {}
+    assert probed([probe(0, 0.1), probe(20, 0.1, 0.31)], 20)["broken"] == 1.0
+    assert probed(rows[1:], 20) == {}
 
 
 def test_logged_coefficients_are_compared_with_the_formula_of_the_pairs(tmp_path: Path):
@@ -252,15 +246,15 @@ def test_the_command_tells_verdicts_and_writes_them_whole(
     assert "C10 not decidable" in flowing
     values = json.loads(out.read_text())
     (here, across) = values["situations"]
-    assert [each["claim"] for each in here["claims"]] == [c.name for c in CLAIMS if not c.across]
-    assert [each["claim"] for each in across["claims"]] == [c.name for c in CLAIMS if c.across]
+    assert [each["claim"] for each in here["claims"]] == [c.name for c in all_claims() if not c.across]
+    assert [each["claim"] for each in across["claims"]] == [c.name for c in all_claims() if c.across]
     (found,) = [each for each in here["claims"] if each["claim"] == "C5a"]
     assert found["contrasts"][0]["by_seed"] == {"0": pytest.approx(-0.2), "1": pytest.approx(-0.19)}
     assert (found["contrasts"][0]["seeds_as_predicted"], found["runs"], found["seeds"]) == (2, 4, 2)
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["claim"] for row in rows if row["verdict"] == "held"] == ["C1", "C14"]
-    assert len(rows) == len(CLAIMS)
+    assert len(rows) == len(all_claims())
     assert [each.name for each in tmp_path.iterdir() if ".partial" in each.name] == []
 
 
@@ -271,7 +265,7 @@ def test_one_file_is_not_written_twice(folder: Path, tmp_path: Path, capsys: pyt
     assert not out.exists()
 
 
-def test_of_further_situations_only_the_states_are_printed(folder: Path):
+def test_of_further_settings_only_the_states_are_printed(folder: Path):
     write_run(folder / "shorter", data={"max_length": 9})
     said = as_text(judge_all(gathered(folder)), ["a.jsonl is odd"])
     assert said.count("The push f(β, margin)") == 1
@@ -305,7 +299,7 @@ def test_what_cannot_be_used_is_one_line(
 def test_a_report_ends_with_the_claims_and_what_runs_are_called_is_text(folder: Path, tmp_path: Path):
     text = (report([folder], out=tmp_path / "page", sections=[claims_section]) / "index.html").read_text()
     section = text[text.index('<section id="claims">') : text.index("<footer")]
-    assert all(f'<th scope="row">{claim.name}<td>' in section for claim in CLAIMS)
+    assert all(f'<th scope="row">{claim.name}<td>' in section for claim in all_claims())
     assert "8 finished runs, 2 seeds" in section
     evil = as_html(judge_all(gathered(folder)), [EVIL])
     assert "<script" not in evil
@@ -328,12 +322,12 @@ def test_runs_that_differ_in_another_seed_than_training_seed_are_refused(tmp_pat
         gathered(tmp_path)
 
 
-def test_a_run_that_acts_on_a_collapse_is_another_situation(tmp_path: Path):
+def test_a_run_that_acts_on_a_collapse_is_judged_apart(tmp_path: Path):
     write_run(tmp_path / "a")
     write_run(tmp_path / "b", monitor={"on_collapse": "rollback"})
     found = gathered(tmp_path)
     assert found.said == ()
-    assert len(situations(found.runs)) == 2
+    assert len(comparable(found.runs)) == 2
 
 
 @pytest.mark.parametrize("line", ["[1]", '{"split": "train", "logratios": [[1.0, 2.0]]}', "\udcff"])

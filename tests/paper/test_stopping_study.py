@@ -1,17 +1,18 @@
-"""paper/stopping_study.py on runs written by hand: where rules stop, and what that saves and loses."""
+"""The study of stopping on runs written by hand: where rules stop, and what that saves and loses."""
 
 from __future__ import annotations
 
 import pytest
 
-from minordpo.paper.stopping_study import FIXED, SIGNALS, Trained, stops_at, worth
-from minordpo.run_folder.records import EvaluationRow
+from minordpo.paper.stopping_study import FIXED, SIGNALS, stops_at, worth
+from minordpo.paper.studied_run import StudiedRun
+from minordpo.run_folder.records import EvaluationRow, StepRow
 
 
-def made_run(name: str, *, learnt_at: int, steps: int = 40, configuration: str = "") -> Trained:
+def made_run(name: str, *, learnt_at: int, steps: int = 40, setting: str = "") -> StudiedRun:
     """Accuracy and share of pairs ranked right rise in a straight line up to a step, and stay."""
-    looked = range(0, steps + 1, 4)
-    share = {step: min(1.0, step / learnt_at) for step in looked}
+    probed = range(0, steps + 1, 4)
+    share = {step: min(1.0, step / learnt_at) for step in probed}
     rows = [
         EvaluationRow(
             step,
@@ -22,11 +23,10 @@ def made_run(name: str, *, learnt_at: int, steps: int = 40, configuration: str =
                 "rejected_at_or_below_reference": share[step],
             },
         )
-        for step in looked
+        for step in probed
     ]
-    return Trained(
-        name, configuration or name, steps, {step: 0.5 + 0.4 * share[step] for step in looked}, rows
-    )
+    probes = {step: [{"correct": 0.5 + 0.4 * share[step]}] for step in probed}
+    return StudiedRun(name, setting or name, [StepRow(steps)], probes, rows)
 
 
 def test_a_rule_stops_at_the_first_measurement_that_reaches_its_level():
@@ -46,7 +46,7 @@ def test_a_flat_measure_is_one_that_no_longer_moves():
 
 def test_what_is_lost_is_the_accuracy_that_was_still_to_come():
     run = made_run("a", learnt_at=20)
-    assert run.lost(10) == pytest.approx(0.4 * (1 - 8 / 20))  # the last look before
+    assert run.lost(10) == pytest.approx(0.4 * (1 - 8 / 20))  # the last probe before
     assert run.lost(20) == run.lost(40) == 0.0
 
 
@@ -55,19 +55,19 @@ def test_a_signal_that_follows_learning_beats_a_fixed_share_of_the_steps():
     followed = worth(runs, "pairs ranked right", tolerance=0.0)
     fixed = worth(runs, FIXED, tolerance=0.0)
     # Without the slowest run, measured at 0.9 and then 1, the lowest level that loses nothing is 0.9, and it is stopped
-    # one look early; with it 0.95.
+    # one probe early; with it 0.95.
     assert followed.levels == (0.95, 0.95, 0.95, 0.9, 0.95)
     assert followed.lost == pytest.approx(0.4 * 0.1 / 5)
     assert followed.saved == pytest.approx((32 + 24 + 16 + 8 + 4) / 40 / 5)
     assert fixed.saved < followed.saved
 
 
-def test_the_configuration_that_is_stopped_had_no_part_in_choosing_its_level():
+def test_the_setting_that_is_stopped_had_no_part_in_choosing_its_level():
     # Alone, "late" would ask for the whole run; the others never see it, and so it is stopped at their level.
     runs = [made_run(f"early {seed}", learnt_at=8) for seed in range(3)]
     late = made_run("late", learnt_at=40)
     found = worth([*runs, late], FIXED)
-    places = sorted({run.configuration for run in [*runs, late]})
+    places = sorted({run.setting for run in [*runs, late]})
     assert found.levels[places.index("late")] == 0.2
     assert all(level > 0.9 for place, level in enumerate(found.levels) if places[place] != "late")
 

@@ -29,7 +29,7 @@ def claims(folders: list[Path], out: Path | None, csv: Path | None) -> None:
       minordpo paper claims runs/paper-micro
       minordpo paper claims runs/dpo-* runs/minordpo-* evaluation --out claims.json --csv claims.csv
     """
-    from minordpo.paper.claims.judged import judge_all
+    from minordpo.paper.claims.judge import judge_all
     from minordpo.paper.claims.runs import gather_runs
     from minordpo.paper.claims.tables import as_text, write_csv, write_json
     from minordpo.report.find import find

@@ -1,10 +1,10 @@
 """Finished runs → was a broken text announced, and how early; thresholds fitted on half of them.
 
-run folder ─► Watched      its rows, and its looks at the text: many prompts, often
-           ─► broke_at     where the text broke, from all of the looks; log-ratios have no say in it
-           ─► alarm_at     where a monitor with given thresholds, and with few looks of few prompts, would have said so
+run folder ─► StudiedRun   its rows, and its probes of the text: many prompts, often
+           ─► broke_at     where the text broke, from all of the probes; log-ratios have no say in it
+           ─► alarm_at     where a monitor with given thresholds, and with few probes of few prompts, would have said so
            ─► Tally        announced, how many steps before, false alarms
-           ─► fit          the thresholds that do best on some of the configurations
+           ─► best         the thresholds that do best on some of the settings
 
 The trivial alarm beside it says "collapsing" where the mean chosen log-ratio falls below −c.
 """
@@ -15,108 +15,30 @@ import dataclasses
 import itertools
 import random
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from minordpo.config import load_config
-from minordpo.errors import InputError
 from minordpo.evaluate.statistics import wilson
 from minordpo.monitor.health import Monitor, Thresholds
-from minordpo.monitor.probe import is_due, means
-from minordpo.objectives import recorded
-from minordpo.run_folder import names
-from minordpo.run_folder.files import read_jsonl
-from minordpo.run_folder.metrics_file import MetricsFile
-from minordpo.run_folder.records import (
-    CHOSEN_LOGRATIO,
-    CHOSEN_NLL,
-    EMPTY,
-    LOOPING,
-    REFERENCE_NLL,
-    REPEATED,
-    ProbeRow,
-    Row,
-    StepRow,
-    of_kind,
-)
+from minordpo.monitor.probe import is_due
+from minordpo.paper.studied_run import StudiedRun, by_setting
+from minordpo.run_folder.records import CHOSEN_LOGRATIO, ProbeRow, Row
 
-# Where the text of a run is called broken: rises over step 0, over ALL its prompts, of shares and of nats a token under
-# the reference; the latter also beyond the data's chosen answers. Set before any run was made.
-BROKEN = {LOOPING: 0.25, REPEATED: 0.2, EMPTY: 0.25, REFERENCE_NLL: 0.6}
 T = TypeVar("T")
+Steps = Sequence[int | None]  # one a run: where it broke, or where an alarm was raised
 ALARMS = ("collapsing", "collapsed")
 
 
-@dataclass(frozen=True, eq=False)
-class Watched:
-    """A run as it can be judged again: rows of metrics.jsonl without looks, and the looks prompt by prompt."""
-
-    name: str
-    configuration: str  # what it shares with the runs that differ in their seed alone
-    rows: list[StepRow]
-    looks: dict[int, list[dict[str, Any]]]  # step → an answer's measures each
-
-    @property
-    def steps(self) -> int:
-        """Of the whole run."""
-        return max(row.step for row in self.rows)
-
-    def look(self, step: int, prompts: int | None = None) -> dict[str, float]:
-        """Means over the first prompts of one look; over all of them without a number."""
-        return means(self.looks[step][:prompts])
-
-
-def read_run(folder: Path, configuration: str | None = None) -> Watched:
-    """A run folder as the study sees it; runs that differ in their seed alone share the configuration.
-
-    Raises:
-        InputError: the folder has no looks at the text.
-    """
-    config = load_config(folder / names.CONFIG, [])
-    objective = recorded(config.objective.name, config.objective.hyper)
-    rate = float(config.training.arguments["learning_rate"])
-    rows = of_kind(MetricsFile(folder / names.METRICS).rows(), StepRow)
-    file = folder / names.PROBES
-    if not file.exists():
-        raise InputError(f"{folder} has no probes.jsonl. Only runs with monitor.enabled=true can be studied")
-    looks: dict[int, list[dict[str, Any]]] = {}
-    for _, row in read_jsonl(file):
-        looks.setdefault(int(row["step"]), []).append(dict(row["measures"]))
-    return Watched(folder.name, configuration or f"{objective}, rate {rate:g}", rows, looks)
-
-
-def broke_at(run: Watched) -> int | None:
-    """The first step at which the text was broken; None where it never was."""
-    first = run.look(0)
-    later = sorted(run.looks)[1:]
-    return next((step for step in later if is_broken(first, run.look(step))), None)
-
-
-def is_broken(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether a text is broken that was not before training; measures that one of both lacks say nothing."""
-    rises = {
-        name: now[name] - before[name]
-        for name in BROKEN
-        if now.get(name) is not None and before.get(name) is not None
-    }
-    taught = before.get(CHOSEN_NLL)
-    if taught is not None and REFERENCE_NLL in rises and now[REFERENCE_NLL] <= taught:
-        del rises[REFERENCE_NLL]  # a new style, no less likely than what is taught
-    return any(rise >= BROKEN[name] for name, rise in rises.items())
-
-
-def as_seen(run: Watched, *, prompts: int = 4, every: int | str = "auto") -> list[tuple[int, list[Row]]]:
-    """The rows of each step that a monitor of so few prompts and looks would have had."""
+def as_seen(run: StudiedRun, *, prompts: int = 4, every: int | str = "auto") -> list[tuple[int, list[Row]]]:
+    """The rows of each step that a monitor of so few prompts and probes would have had."""
     by_step: dict[int, list[Row]] = {row.step: [row] for row in run.rows}
     steps = run.steps
-    due = {step for step in range(1, steps + 1) if is_due(step, steps, every)} | {0}
-    for step in due:
-        # Where the run looked at other steps, the one before stands for it: nothing is seen early.
-        known = max((each for each in run.looks if each <= step), default=None)
+    for step in [0, *(step for step in range(1, steps + 1) if is_due(step, steps, every))]:
+        # Where the run was probed at other steps, the one before stands for it: nothing is seen early.
+        known = max((each for each in run.probes if each <= step), default=None)
         if known is not None and not (known == 0 and step):
-            by_step.setdefault(step, []).append(ProbeRow(step, run.look(known, prompts)))
+            by_step.setdefault(step, []).append(ProbeRow(step, run.probe(known, prompts)))
     return sorted(by_step.items())
 
 
@@ -130,9 +52,9 @@ def alarm_at(seen: Iterable[tuple[int, Sequence[Row]]], thresholds: Thresholds) 
     return None
 
 
-def trivial_alarm_at(run: Watched, c: float, *, window: int = 8) -> int | None:
+def trivial_alarm_at(run: StudiedRun, c: float, *, window: int = 8) -> int | None:
     """The first step at which the chosen log-ratio, as a mean over the last rows, is below −c nats."""
-    rows = [(row.step, nats) for row in run.rows if (nats := row.number(CHOSEN_LOGRATIO)) is not None]
+    rows = _chosen(run)
     for place in range(min(window, len(rows)) // 2, len(rows) + 1):
         recent = rows[max(0, place - window) : place]
         if recent and statistics.fmean(nats for _, nats in recent) < -c:
@@ -140,10 +62,15 @@ def trivial_alarm_at(run: Watched, c: float, *, window: int = 8) -> int | None:
     return None
 
 
-def was_displaced(run: Watched) -> bool:
+def was_displaced(run: StudiedRun) -> bool:
     """Whether the chosen responses ended below the reference."""
-    nats = [value for row in run.rows if (value := row.number(CHOSEN_LOGRATIO)) is not None]
-    return bool(nats) and statistics.fmean(nats[-8:]) < -1.0
+    last = [nats for _, nats in _chosen(run)[-8:]]
+    return bool(last) and statistics.fmean(last) < -1.0
+
+
+def _chosen(run: StudiedRun) -> list[tuple[int, float]]:
+    """Step and chosen log-ratio of each row that has it."""
+    return [(row.step, nats) for row in run.rows if (nats := row.number(CHOSEN_LOGRATIO)) is not None]
 
 
 # ---- how good an alarm is ----
@@ -164,11 +91,10 @@ class Tally:
 
     def words(self) -> str:
         """Both shares with their 95 % intervals, and the lead."""
-        lead = (
-            f"{statistics.median(self.leads):g} steps before (from {min(self.leads)} to {max(self.leads)})"
-            if self.leads
-            else "–"
-        )
+        lead = "–"
+        if self.leads:
+            median = statistics.median(self.leads)
+            lead = f"{median:g} steps before (from {min(self.leads)} to {max(self.leads)})"
         return f"{_share(self.announced, self.broken)} | {lead} | {_share(self.false, self.sound)}"
 
 
@@ -179,7 +105,7 @@ def _share(count: int, of: int) -> str:
     return f"{count} of {of} ({low:.0%} to {high:.0%})"
 
 
-def tally(broke: Sequence[int | None], alarms: Sequence[int | None]) -> Tally:
+def tally(broke: Steps, alarms: Steps) -> Tally:
     """Counts over runs: where each broke, and where it was announced."""
     pairs = list(zip(broke, alarms, strict=True))
     leads = tuple(at - alarm for at, alarm in pairs if at is not None and alarm is not None and alarm < at)
@@ -210,24 +136,16 @@ def candidates() -> list[Thresholds]:
     return list(dict.fromkeys([Thresholds(), *fitted]))
 
 
-def halves(runs: Sequence[Watched], seed: int) -> tuple[list[int], list[int]]:
-    """The runs' places in two halves; all runs of a configuration are in the same one."""
-    names = sorted({run.configuration for run in runs})
-    random.Random(seed).shuffle(names)
-    first = set(names[: len(names) // 2])
-    places = range(len(runs))
-    return (
-        [place for place in places if runs[place].configuration in first],
-        [place for place in places if runs[place].configuration not in first],
-    )
+def halves(runs: Sequence[StudiedRun], seed: int) -> tuple[list[int], list[int]]:
+    """The runs' places in two halves; all runs of a setting are in the same one."""
+    settings = list(by_setting(runs))
+    random.Random(seed).shuffle(settings)
+    first = set(settings[: len(settings) // 2])
+    one = [place for place, run in enumerate(runs) if run.setting in first]
+    return one, [place for place in range(len(runs)) if place not in one]
 
 
-def best(
-    among: Sequence[T],
-    alarms: Callable[[T], Sequence[int | None]],
-    broke: Sequence[int | None],
-    on: Sequence[int],
-) -> T:
+def best(among: Sequence[T], alarms: Callable[[T], Steps], broke: Steps, on: Sequence[int]) -> T:
     """The one of the highest Youden index on these runs; of equals that of fewer false alarms, then the longer lead."""
 
     def worth(each: T) -> tuple[float, int, float]:

@@ -1,12 +1,12 @@
-"""`minordpo paper claims`: what the MinorDPO paper says, decided from finished runs. Read `claims` first.
+"""`minordpo paper claims`: what the MinorDPO paper says, decided from finished runs. Read `rules` first.
 
-find      (of the report) DIR … ─► run folders and evaluations
-runs      their files ─► `Run`s: objective, β, rate, seed, and measures by name; those of one situation together
-          measures  metrics.jsonl, responses.jsonl ─► measures      answers  evaluations ─► measures
-claims    the table: each claim, where it stands, the rule it is decided by, written before runs were made
-          training, scores, tuned, across, formulas   the rules as functions: `Run`s ─► `Finding`
-evidence  `Run`s ─► one number a seed, averaged over the settings that all seeds have
-verdict   findings ─► held, did not hold, not decidable
-judged    all claims of all situations
-tables    verdicts ─► text, JSON, CSV, HTML, and the table of docs/claims.md
+find        (of the report) DIR … ─► run folders and evaluations
+runs        their files ─► `ClaimRun`s: objective, β, rate, seed, and measures by name; those that can be compared
+            measures  metrics.jsonl, responses.jsonl ─► measures      evaluated_answers  evaluations ─► measures
+claim       what a claim is, and how a module adds one
+rules/      each claim with its rule, which was written before runs were made: `ClaimRun`s ─► finding
+            formulas, log_ratios, accuracy, broken_text, other_settings
+seed_table  `ClaimRun`s ─► one number a seed, averaged over the settings that all seeds have: a `Contrast`
+judge       findings ─► held, did not hold, not decidable
+tables      verdicts ─► text, JSON, CSV, HTML, and the table of docs/claims.md
 """

@@ -10,6 +10,7 @@ from typing import Literal
 from minordpo.evaluate.statistics import sign_flip_of_means
 
 Unit = Literal["nats", "nats a token", "points", "share", ""]
+Sign = Literal[1, -1]
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Contrast:
 
     what: str
     by_seed: Mapping[int, float]
-    predicted: Literal[1, -1]
+    predicted: Sign
     unit: Unit = "nats"
     left_out: tuple[int, ...] = ()  # seeds that lack one of the settings
     bar: float = 0.0

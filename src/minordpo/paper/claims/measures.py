@@ -7,10 +7,10 @@
 | `ranked` | share of held-out pairs ranked right |
 | `accuracy`, `strict_accuracy`, each with `base_` | right by the last number, by the asked line; the untuned model's |
 | `validation_accuracy` | right by the last number on questions named validation, where others are there too |
-| `broken` | 1 where the text broke: by answers against the untuned model's, else by looks; by looks if it is garbled |
-| `garbled` | 1 where by looks the reference finds the text unlikely that was likely before |
-| `repeated` | rise of repeated 4-grams: against the untuned model, else in looks |
-| `broken_at_half`, `broken_at_end` | the same by the monitor's looks against that at step 0 |
+| `broken` | 1 where the text broke: by answers against the untuned model's, else by probes; by probes if garbled |
+| `garbled` | 1 where by probes the reference finds the text unlikely that was likely before |
+| `repeated` | rise of repeated 4-grams: against the untuned model, else in probes |
+| `broken_at_half`, `broken_at_end` | the same by the monitor's probes against that at step 0 |
 | `kl`, `retention` | nats a token from samples; share of other tasks done |
 | `push_error`, `push_raise` | see `pushes` |
 | `steps` | how many there were |
@@ -25,24 +25,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from minordpo.paper.alarm_study import BROKEN, is_broken
-from minordpo.paper.claims.formulas import formula
-from minordpo.run_folder.names import RESPONSES
-from minordpo.run_folder.records import (
-    ACCURACY,
-    CHOSEN_COEFFICIENT,
-    CHOSEN_NLL,
-    LOGRATIOS,
-    REFERENCE_NLL,
-    REPEATED,
-    EvaluationRow,
-    ProbeRow,
-    Row,
-    StepRow,
-    of_kind,
-)
+from minordpo.paper.studied_run import BROKEN, is_broken
+from minordpo.run_folder import names, records
 
-_SURPRISE = {REFERENCE_NLL, CHOSEN_NLL}
+_SURPRISE = {records.REFERENCE_NLL, records.CHOSEN_NLL}
 SIDES = ("chosen", "rejected", "margin")
 FIFTH, FEWEST = 5, 10  # a part of the steps, and how many there must be for early and late to differ
 _CHECKED = 32  # steps of responses.jsonl whose coefficients are compared with the formula
@@ -58,11 +44,11 @@ def finite(values: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in values.items() if is_number(value)}
 
 
-def trained(rows: Sequence[StepRow]) -> dict[str, float]:
+def trained(rows: Sequence[records.StepRow]) -> dict[str, float]:
     """Of the steps' own batches: log-ratios of the last fifth, and the margin early and late."""
     found: dict[str, float] = {}
     for name in SIDES:
-        key = f"{LOGRATIOS}/{name}"
+        key = f"{records.LOGRATIOS}/{name}"
         values = [row.values[key] for row in rows if key in row.values]
         if not values or not all(map(is_number, values)):
             continue
@@ -73,33 +59,30 @@ def trained(rows: Sequence[StepRow]) -> dict[str, float]:
     return found
 
 
-def held_out(row: Mapping[str, Any]) -> dict[str, float]:
+def held_out_pairs(row: Mapping[str, Any]) -> dict[str, float]:
     """Of a run's row in results: the last measurement of held-out pairs."""
-    names = {name: f"{LOGRATIOS}/{name}" for name in SIDES} | {"ranked": ACCURACY}
-    return finite({name: row.get(f"{EvaluationRow.PREFIX}{key}") for name, key in names.items()})
+    keys = {name: f"{records.LOGRATIOS}/{name}" for name in SIDES} | {"ranked": records.ACCURACY}
+    return finite({name: row.get(records.held_out(key)) for name, key in keys.items()})
 
 
-def looks(metrics: Sequence[Row], steps: int) -> dict[str, float]:
-    """Of the monitor's looks at the text; none without the one at step 0 and another."""
+def probed(metrics: Sequence[records.Row], steps: int) -> dict[str, float]:
+    """Of the monitor's probes of the text; none without the one at step 0 and another."""
     seen = {
-        row.step: finite({name: row.values.get(name) for name in (*BROKEN, CHOSEN_NLL)})
-        for row in of_kind(metrics, ProbeRow)
+        row.step: finite({name: row.values.get(name) for name in (*BROKEN, records.CHOSEN_NLL)})
+        for row in records.of_kind(metrics, records.ProbeRow)
     }
     if 0 not in seen or len(seen) < 2:
         return {}
     first, last = seen[0], seen[max(seen)]
-    found = dict.fromkeys(("broken", "broken_at_end"), float(is_broken(first, last)))
-    if REFERENCE_NLL in first and REFERENCE_NLL in last:
-        found["garbled"] = float(
-            is_broken(*({name: look[name] for name in look.keys() & _SURPRISE} for look in (first, last)))
-        )
-    halfway = [step for step in seen if 0 < step <= steps / 2]
-    if halfway and max(seen) > max(halfway):
-        found["broken_at_half"] = float(is_broken(first, seen[max(halfway)]))
-    else:
-        del found["broken_at_end"]
-    if REPEATED in first and REPEATED in last:
-        found["repeated"] = last[REPEATED] - first[REPEATED]
+    found = {"broken": float(is_broken(first, last))}
+    if records.REFERENCE_NLL in first and records.REFERENCE_NLL in last:
+        likely = ({name: probe[name] for name in probe.keys() & _SURPRISE} for probe in (first, last))
+        found["garbled"] = float(is_broken(*likely))
+    halfway = max((step for step in seen if 0 < step <= steps / 2), default=max(seen))
+    if halfway < max(seen):
+        found |= {"broken_at_half": float(is_broken(first, seen[halfway])), "broken_at_end": found["broken"]}
+    if records.REPEATED in first and records.REPEATED in last:
+        found["repeated"] = last[records.REPEATED] - first[records.REPEATED]
     return found
 
 
@@ -121,30 +104,29 @@ def answered(model: Mapping[str, Any], base: Mapping[str, Any] | None) -> dict[s
     return finite(found)
 
 
-def joined(looked: Mapping[str, float], answers: Mapping[str, float]) -> dict[str, float]:
-    """Answers are many and looks are few, but only looks know what the reference makes of a text, by which one is
-    seen that breaks without repeating itself.
-    """
-    found = {**looked, **answers}
-    if "broken" in answers and looked.get("garbled"):
-        found["broken"] = 1.0
-    return found
-
-
 def _text(model: Mapping[str, Any]) -> dict[str, float]:
     shares = {name: model[name]["share"] for name in ("looping", "empty")}
     return {**shares, "repeated_4grams": model["repeated_4grams"]}
 
 
-def pushes(folder: Path, objective: str, beta: float | None, rows: Sequence[StepRow]) -> dict[str, float]:
+def formula(beta: float, margin: float) -> float:
+    """f(β, margin) = β σ(−β margin), the paper's coefficient."""
+    # Of both signs the form that neither overflows nor cancels.
+    decay = math.exp(-abs(beta * margin))
+    return beta * (decay if margin > 0 else 1.0) / (1 + decay)
+
+
+def pushes(
+    folder: Path, objective: str, beta: float | None, rows: Sequence[records.StepRow]
+) -> dict[str, float]:
     """`push_error`: the largest relative difference between the coefficient on the chosen response that a step logged
     and β σ(−β margin) of the pairs it met, MinorDPO's margin being chosen − max(0, rejected). `push_raise`, of
     MinorDPO: by how much of β it is above DPO's, mean over pairs whose rejected log-ratio is 0 or below.
     """
-    file = folder / RESPONSES
+    file = folder / names.RESPONSES
     if objective not in ("dpo", "minordpo") or beta is None or not file.exists():
         return {}
-    logged = {row.step: row.values.get(CHOSEN_COEFFICIENT) for row in rows}
+    logged = {row.step: row.values.get(records.CHOSEN_COEFFICIENT) for row in rows}
     errors, raised = [], []
     for row in _spread(file.read_text(encoding="utf-8").splitlines()):
         ratios = row.get("logratios") or []

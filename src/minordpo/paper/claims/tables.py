@@ -6,63 +6,59 @@ import csv
 import html
 import json
 import textwrap
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from minordpo.paper.claims.claims import CLAIMS
-from minordpo.paper.claims.judged import Judged, judge_all
+from minordpo.paper.claims.judge import ClaimVerdict, Judged, State, judge_all
+from minordpo.paper.claims.rules import all_claims
 from minordpo.paper.claims.runs import gather_runs
-from minordpo.paper.claims.verdict import State, Verdict
 from minordpo.report.find import Found
-from minordpo.run_folder.files import written_whole
+from minordpo.run_folder.files import write_text, written_whole
 from minordpo.version import __version__
 
 WIDTH = 118
-_PRIMARY = ", ".join(claim.name for claim in CLAIMS if claim.primary)
-TEST = (
-    f"p: exact paired sign-flip test over seeds, two-sided, at 0.05; Holm over {_PRIMARY}; those of other claims are "
-    "not corrected for being many"
-)
-STATES: tuple[State, ...] = ("held", "did not hold", "not decidable")
 _COLUMNS = (
     "situation", "claim", "verdict", "sentence", "where", "numbers", "p", "p_holm", "seeds", "runs", "missing",
 )  # fmt: skip
 
 
+def _test() -> str:
+    primary = ", ".join(claim.name for claim in all_claims() if claim.primary)
+    return (
+        f"p: exact paired sign-flip test over seeds, two-sided, at 0.05; Holm over {primary}; those of other claims "
+        "are not corrected for being many"
+    )
+
+
 # ---- for a terminal ----
 def as_text(judged: Sequence[Judged], said: Sequence[str]) -> str:
-    """The first situation whole, of others one line a verdict that occurs, then those across, and what was left out."""
+    """The first runs whole, of others one line a verdict that occurs, then those across, and what was left out."""
     lines: list[str] = []
-    shown = False
-    for each in judged:
+    for place, each in enumerate(judged):
         lines += [*([""] if lines else []), each.title, *(f"  {note}" for note in each.notes)]
-        whole = not shown or any(verdict.claim.across for verdict in each.verdicts)
-        shown = True
+        whole = not place or any(verdict.claim.across for verdict in each.verdicts)
         lines += _whole(each.verdicts) if whole else _short(each.verdicts)
-    lines += ["", *(f"- {text}" for text in (TEST, *said))]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *(f"- {text}" for text in (_test(), *said))])
 
 
-def _whole(verdicts: Sequence[Verdict]) -> list[str]:
+def _whole(verdicts: Sequence[ClaimVerdict]) -> list[str]:
     lines = []
     for each in verdicts:
         head = f"{each.claim.name:<4} {each.state:<14} "
         indent = " " * len(head)
-        lines += textwrap.wrap(each.claim.sentence, WIDTH, initial_indent=head, subsequent_indent=indent)
-        words = each.words()
-        if words:
-            lines += textwrap.wrap(words, WIDTH, initial_indent=indent, subsequent_indent=indent)
+        for first, text in ((head, each.claim.sentence), (indent, each.words())):
+            lines += textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=indent)
     return lines
 
 
-def _short(verdicts: Sequence[Verdict]) -> list[str]:
-    lines = []
-    for state in STATES:
-        names = [each.claim.name for each in verdicts if each.state == state]
-        if names:
-            lines.append(f"{state:<14} {', '.join(names)}")
-    return lines
+def _short(verdicts: Sequence[ClaimVerdict]) -> list[str]:
+    names = {
+        state: [each.claim.name for each in verdicts if each.state == state]
+        for state in typing.get_args(State)
+    }
+    return [f"{state:<14} {', '.join(own)}" for state, own in names.items() if own]
 
 
 # ---- files ----
@@ -70,20 +66,16 @@ def as_values(judged: Sequence[Judged], said: Sequence[str]) -> dict[str, Any]:
     """Everything, as plain values."""
     return {
         "minordpo": __version__,
-        "test": TEST,
+        "test": _test(),
         "situations": [
-            {
-                "title": each.title,
-                "notes": list(each.notes),
-                "claims": [_values(verdict) for verdict in each.verdicts],
-            }
+            {"title": each.title, "notes": list(each.notes), "claims": list(map(_values, each.verdicts))}
             for each in judged
         ],
         "said": list(said),
     }
 
 
-def _values(verdict: Verdict) -> dict[str, Any]:
+def _values(verdict: ClaimVerdict) -> dict[str, Any]:
     claim, finding = verdict.claim, verdict.finding
     return {
         "claim": claim.name,
@@ -92,9 +84,9 @@ def _values(verdict: Verdict) -> dict[str, Any]:
         "rule": claim.rule,
         "verdict": verdict.state,
         "numbers": verdict.words(),
-        "p": None if finding is None else finding.p,
+        "p": finding.p,
         "p_holm": verdict.adjusted,
-        "seeds": 0 if finding is None else finding.seeds,
+        "seeds": finding.seeds,
         "runs": verdict.runs,
         "missing": verdict.missing,
         "contrasts": [
@@ -110,9 +102,9 @@ def _values(verdict: Verdict) -> dict[str, Any]:
                 "by_seed": {str(seed): value + each.bar for seed, value in each.by_seed.items()},
                 "seeds_left_out": list(each.left_out),
             }
-            for each in (finding.contrasts if finding is not None else ())
+            for each in finding.contrasts
         ],
-        "told": list(finding.told) if finding is not None else [],
+        "told": list(finding.told),
     }
 
 
@@ -122,13 +114,12 @@ def write_json(path: Path, judged: Sequence[Judged], said: Sequence[str]) -> Non
     Raises:
         InputError: it cannot be written.
     """
-    with written_whole(path) as aside:
-        text = json.dumps(as_values(judged, said), indent=2, ensure_ascii=False, allow_nan=False)
-        aside.write_text(text + "\n", encoding="utf-8")
+    text = json.dumps(as_values(judged, said), indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(path, text + "\n")
 
 
 def write_csv(path: Path, judged: Sequence[Judged]) -> None:
-    """A row a claim and situation.
+    """A row a claim and the runs it is judged on.
 
     Raises:
         InputError: it cannot be written.
@@ -154,35 +145,35 @@ def claims_section(found: Found) -> str:
 
 
 def as_html(judged: Sequence[Judged], said: Sequence[str]) -> str:
-    """A table a situation, the first open."""
+    """A table for all runs that can be compared, the first open."""
     parts = []
     for place, each in enumerate(judged):
-        notes = "".join(f'<p class="soft">{html.escape(note)}</p>' for note in each.notes)
         parts.append(
-            f"<details{' open' if place == 0 else ''}><summary>{html.escape(each.title)}</summary>{notes}"
-            "<table><thead><tr><th>claim<th>verdict<th>what, and its numbers</thead>"
+            f"<details{' open' if place == 0 else ''}><summary>{html.escape(each.title)}</summary>"
+            f"{_soft(each.notes)}<table><thead><tr><th>claim<th>verdict<th>what, and its numbers</thead>"
             f"<tbody>{''.join(map(_row, each.verdicts))}</tbody></table></details>"
         )
-    parts += [f'<p class="soft">{html.escape(text)}</p>' for text in (TEST, *said)]
+    parts.append(_soft([_test(), *said]))
     return f'<section id="claims"><h2>What the MinorDPO paper says</h2>{"".join(parts)}</section>'
 
 
-def _row(verdict: Verdict) -> str:
-    name, state, sentence, where, words = map(
-        html.escape,
-        (verdict.claim.name, verdict.state, verdict.claim.sentence, verdict.claim.where, verdict.words()),
-    )
+def _soft(texts: Sequence[str]) -> str:
+    return "".join(f'<p class="soft">{html.escape(text)}</p>' for text in texts)
+
+
+def _row(verdict: ClaimVerdict) -> str:
+    claim = verdict.claim
+    texts = (claim.name, verdict.state, claim.sentence, claim.where, verdict.words())
+    name, state, sentence, where, words = map(html.escape, texts)
     return f'<tr><th scope="row">{name}<td>{state}<td>{sentence} <span class="soft">({where})<br>{words}</span></tr>'
 
 
 # ---- the docs ----
 def claims_table() -> str:
     """The claims and their rules as Markdown."""
-    lines = ["| | claim | where | held where | data needed |", "|" + "---|" * 5]
-    for each in CLAIMS:
-        cells = (each.name, each.sentence, each.where, each.rule, each.needs)
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines)
+    rows = [(each.name, each.sentence, each.where, each.rule, each.needs) for each in all_claims()]
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join(["| | claim | where | held where | data needed |", "|" + "---|" * 5, *lines])
 
 
 if __name__ == "__main__":

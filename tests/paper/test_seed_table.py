@@ -8,19 +8,12 @@ import math
 import pytest
 
 from helpers.claim_runs import claim, runs, verdict
+from minordpo.paper.claims.claim import Undecidable
 from minordpo.paper.claims.contrast import amount
-from minordpo.paper.claims.evidence import (
-    Undecidable,
-    against,
-    level,
-    listed,
-    ordering,
-    side_by_side,
-    table,
-    tau,
-)
-from minordpo.paper.claims.formulas import formula, push
-from minordpo.paper.claims.verdict import judge, seeds_needed
+from minordpo.paper.claims.judge import judge, seeds_needed
+from minordpo.paper.claims.measures import formula
+from minordpo.paper.claims.rules.formulas import push
+from minordpo.paper.claims.seed_table import contrast, side_by_side, table, tau
 
 
 def test_fewer_than_six_seeds_never_decide_and_holm_over_three_claims_needs_seven():
@@ -41,7 +34,6 @@ def test_holm_is_over_the_primary_claims_that_the_runs_can_be_asked():
     found = judge(primary, made)
     assert [each.adjusted for each in found] == [pytest.approx(3 / 64)] * 3
     assert [each.state for each in found] == ["held"] * 3
-    assert found[0].finding is not None
     assert found[0].finding.p == 1 / 64
     assert "p 0.016, 0.047 after Holm" in found[0].words()
     six = judge(primary, [run for run in made if run.seed < 6])
@@ -54,7 +46,6 @@ def test_the_weakest_part_of_a_claim_decides_it():
     signs = [1, 1, 1, 1, 1, 1, -1, -1]  # chosen below 0 in six seeds of eight
     given = runs("dpo", chosen=lambda b, r, s: -1.0 * signs[s], rejected=-5.0, margin=2.0)
     found = verdict("C2", given)
-    assert found.finding is not None
     # |sum| ≥ 4 of eight signs: 2 (1 + 8 + 28) of 256
     assert found.finding.p == 74 / 256
     assert found.state == "did not hold"
@@ -66,7 +57,7 @@ def test_the_weakest_part_of_a_claim_decides_it():
 def test_settings_are_averaged_within_a_seed_and_seeds_that_lack_one_are_left_out():
     made = runs("dpo", margin=lambda b, r, s: 10 * s + 100 * b)
     short = [run for run in made if (run.seed, run.beta, run.rate) != (3, 0.2, 1e-3)]
-    found = level("margin", table(short, "dpo", "margin"), 1)
+    found = contrast("margin", table(short, "dpo", "margin"))
     assert found.by_seed == {s: pytest.approx(10 * s + 11) for s in (0, 1, 2, 4, 5, 6, 7)}
     assert found.left_out == (3,)
     assert "left out for lacking settings: seeds 3" in verdict("C3b", short).words()
@@ -76,27 +67,27 @@ def test_settings_are_averaged_within_a_seed_and_seeds_that_lack_one_are_left_ou
         if not (run.beta == 0.2 and run.seed % 2) and not (run.beta != 0.2 and run.seed % 2 == 0)
     ]
     with pytest.raises(Undecidable, match="no seed has all of the 4 settings"):
-        level("margin", table(none, "dpo", "margin"), 1)
+        contrast("margin", table(none, "dpo", "margin"))
 
 
 def test_a_setting_whose_runs_all_lack_the_measure_is_named():
     made = runs("dpo", betas=[0.02], margin=1.0) + runs("dpo", betas=[0.2])
     with pytest.raises(Undecidable, match=r"the runs at β 0\.2, rate 1e-4 lack a measure that others have"):
-        level("margin", table(made, "dpo", "margin"), 1)
+        contrast("margin", table(made, "dpo", "margin"))
 
 
 def test_objectives_are_compared_at_the_settings_that_both_have():
     dpo = table(runs("dpo", betas=[0.02, 0.1], margin=5.0), "dpo", "margin")
     minor = table(runs("minordpo", betas=[0.1, 0.2], margin=lambda b, r, s: 20 * b), "minordpo", "margin")
-    assert set(against("margin", dpo, minor).by_seed.values()) == {3.0}
+    assert set(contrast("margin", dpo, minor).by_seed.values()) == {3.0}
     other = table(runs("minordpo", betas=[0.3], margin=1.0), "minordpo", "margin")
     with pytest.raises(Undecidable, match=r"no setting \(β, learning rate\) that"):
-        against("margin", dpo, other)
+        contrast("margin", dpo, other)
 
 
 def test_a_copy_of_a_run_is_no_replicate():
     made = runs("dpo", seeds=[0], margin=1.0) + runs("dpo", seeds=[0], margin=3.0)
-    assert level("margin", table(made, "dpo", "margin"), 1).by_seed == {0: 2.0}
+    assert contrast("margin", table(made, "dpo", "margin")).by_seed == {0: 2.0}
 
 
 def test_an_ordering_counts_pairs_of_settings_and_not_how_far_they_are_apart():
@@ -110,7 +101,7 @@ def test_an_ordering_counts_pairs_of_settings_and_not_how_far_they_are_apart():
         (1e-3, 0.2): 2,
     }
     made = runs("dpo", betas=[0.02, 0.1, 0.2], margin=lambda b, r, s: values[r, b])
-    found = ordering("margin", table(made, "dpo", "margin"), "beta", 1)
+    found = table(made, "dpo", "margin").ordering("margin", "beta", 1)
     assert list(found.by_seed.values()) == pytest.approx([1 / 3] * 8)
     assert tau([1.0, 2.0, 3.0], [3.0, 1.0, 2.0]) == pytest.approx(-1 / 3)
     assert tau([1.0, 1.0, 2.0], [3.0, 1.0, 2.0]) == pytest.approx(0)
@@ -120,16 +111,16 @@ def test_a_list_of_means_is_over_the_same_rates():
     made = runs("dpo", margin=lambda b, r, s: b + 1000 * r) + runs(
         "dpo", rates=[1e-2], betas=[0.02], margin=99.0
     )
-    said = listed("margin", table(made, "dpo", "margin"), "beta", "nats")
+    said = table(made, "dpo", "margin").listed("margin", "beta", "nats")
     assert said == "margin by β: 0.02 → +0.57 nats, 0.2 → +0.75 nats"
 
 
 def test_a_share_is_told_as_it_is_beside_what_is_claimed_of_it():
     shares = table(runs("dpo", broken=lambda _, rate, seed: float(seed == 0)), "dpo", "broken")
-    found = level("broken", shares, -1, "share", bar=0.25)
+    found = contrast("broken", shares, predicted=-1, unit="share", bar=0.25)
     assert found.words() == "broken 12.5 % (claimed: below 25.0 %, sd 35.4, 7 of 8 seeds)"
     assert found.by_seed[1] == -0.25
-    wins = against("wins", shares, shares, unit="share", value=lambda *_: 1.0, bar=0.5)
+    wins = contrast("wins", shares, shares, unit="share", value=lambda *_: 1.0, bar=0.5)
     assert wins.words() == "wins 100.0 % (claimed: above 50.0 %, sd 0.0, 8 of 8 seeds)"
     assert wins.as_predicted == 8
 
@@ -141,7 +132,7 @@ def test_means_side_by_side_are_of_one_rate_each_and_of_the_settings_and_seeds_t
     ours = table(runs("minordpo", chosen=rising), "minordpo", "chosen")
     theirs = runs("dpo", betas=(0.2,), seeds=(0, 1), chosen=lambda _, rate, __: -2e4 * rate)
     theirs = table(theirs, "dpo", "chosen")
-    assert side_by_side("chosen", ("MinorDPO", ours), ("DPO", theirs), "nats") == [
+    assert list(side_by_side("chosen", ours, theirs)) == [
         "chosen at 1e-4: MinorDPO +1.00 nats, DPO −2.00 nats",
         "chosen at 1e-3: MinorDPO +10.0 nats, DPO −20.0 nats",
     ]

@@ -1,9 +1,9 @@
 """Which signal on held-out pairs says best that a run is trained enough; see docs/monitor.md.
 
     minordpo sweep recipes/paper/stopping.yaml
-    python benchmarks/enough.py runs/enough
+    python benchmarks/stopping.py runs/enough
 
-Leaves one configuration out at a time. Runs whose accuracy falls are left in: a rule that stops them early gains.
+Leaves one setting out at a time. Runs whose accuracy falls are left in: a rule that stops them early gains.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from minordpo.paper.stopping_study import FIXED, SIGNALS, Trained, read_trained, worth
+from minordpo.paper.stopping_study import FIXED, SIGNALS, read_stoppable_run, worth
+from minordpo.paper.studied_run import StudiedRun
 
 
 def main() -> int:
@@ -24,25 +25,25 @@ def main() -> int:
     parser.add_argument("runs", type=Path, help="folder of the runs")
     parser.add_argument("--tolerance", type=float, default=0.01, help="accuracy that may be lost on average")
     arguments = parser.parse_args()
-    runs = [read_trained(file.parent) for file in sorted(arguments.runs.glob("*/probes.jsonl"))]
-    if len({run.configuration for run in runs}) < 2:
-        print(f"{arguments.runs} holds runs of fewer than two configurations", file=sys.stderr)
+    runs = [read_stoppable_run(file.parent) for file in sorted(arguments.runs.glob("*/probes.jsonl"))]
+    if len({run.setting for run in runs}) < 2:
+        print(f"{arguments.runs} holds runs of fewer than two settings", file=sys.stderr)
         return 2
     for title, kept in (
         ("all runs", runs),
         ("runs that end no less accurate than they began", [run for run in runs if not fell(run)]),
     ):
-        print(f"\n{title}: {len(kept)} of {len({run.configuration for run in kept})} configurations\n")
+        print(f"\n{title}: {len(kept)} of {len({run.setting for run in kept})} settings\n")
         print(table(kept, arguments.tolerance))
     return 0
 
 
-def fell(run: Trained) -> bool:
+def fell(run: StudiedRun) -> bool:
     """Whether training cost accuracy."""
     return run.correct[max(run.correct)] < run.correct[min(run.correct)]
 
 
-def table(runs: Sequence[Trained], tolerance: float) -> str:
+def table(runs: Sequence[StudiedRun], tolerance: float) -> str:
     """A row per signal, in Markdown."""
     lines = ["| stop at | steps saved | accuracy lost, points | levels chosen |", "|---|---|---|---|"]
     for signal in (FIXED, *SIGNALS):

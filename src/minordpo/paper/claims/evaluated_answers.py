@@ -5,25 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from minordpo.paper.claims import measures
-from minordpo.paper.claims.evidence import Run
 from minordpo.report.evaluations import how_asked, model_named, own_first, owned, read_results
 from minordpo.report.find import Found
 
-_ANSWERED = {
-    "accuracy",
-    "strict_accuracy",
-    "base_accuracy",
-    "base_strict_accuracy",
-    "validation_accuracy",
-    "kl",
-}
 
-
-class Answers:
+class EvaluatedAnswers:
     """The models' answers by whose they are and what was asked."""
 
     def __init__(self, found: Found) -> None:
@@ -59,24 +48,13 @@ class Answers:
         return found, first
 
 
-def of_the_same_questions(runs: Sequence[Run], asked: Sequence[str]) -> tuple[list[Run], list[str]]:
-    """The runs, without the answers of those that were asked otherwise than most of their seed and situation."""
-    keys = [json.dumps([run.situation, run.seed], sort_keys=True, default=str) for run in runs]
+def asked_otherwise(keyed: Sequence[tuple[str, str]]) -> list[bool]:
+    """Of each key and questions whether these are others than most of that key; no questions are no others."""
     counts: dict[str, Counter[str]] = {}
-    for key, questions in zip(keys, asked, strict=True):
+    for key, questions in keyed:
         if questions:
             counts.setdefault(key, Counter())[questions] += 1
-    kept, said = [], []
-    for run, key, questions in zip(runs, keys, asked, strict=True):
-        if questions and questions != counts[key].most_common(1)[0][0]:
-            said.append(
-                f"the answers of {run.label} are left out: they are to other questions than those of most runs"
-            )
-            left = {name: value for name, value in run.measures.items() if name not in _ANSWERED}
-            kept.append(replace(run, measures=left))
-        else:
-            kept.append(run)
-    return kept, said
+    return [bool(questions) and questions != counts[key].most_common(1)[0][0] for key, questions in keyed]
 
 
 def _validates(questions: str) -> bool:
