@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -36,7 +36,9 @@ class TokenExample:
     notes: dict[str, str] = field(default_factory=dict)  # by "cut" or "boundary": what was done to the row
 
     @classmethod
-    def pair(cls, prompt_ids: np.ndarray, chosen: TokenResponse, rejected: TokenResponse, row: int) -> Self:
+    def pair(
+        cls, prompt_ids: np.ndarray, chosen: TokenResponse, rejected: TokenResponse, row: int
+    ) -> TokenExample:
         """A chosen and a rejected response."""
         return cls(prompt_ids, (chosen, rejected), (1.0, 0.0), row)
 
