@@ -216,6 +216,16 @@ def test_what_a_function_returns_is_tried_before_anything_else(function, message
     assert "\n" not in str(caught.value)
 
 
+def test_a_loss_that_pairs_change_for_each_other_is_refused_since_steps_are_cut_into_rows():
+    def centred(logps: PairLogps) -> Tensor:
+        return -(logps.chosen_logratios - logps.chosen_logratios.mean())
+
+    with pytest.raises(
+        InputError, match="objective centred gives a pair another loss when other pairs stand"
+    ):
+        resolve(centred, {})
+
+
 def test_a_result_is_checked_in_every_step_too():
     def squeezed(logps: PairLogps) -> Tensor:
         return -logps.chosen_logratios.squeeze()

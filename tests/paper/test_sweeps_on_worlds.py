@@ -299,8 +299,8 @@ def test_the_untuned_model_has_answered_the_questions_of_its_runs(real: dict[str
     gathered = gather_runs(find([real["folder"]]))
     assert all(run.measures["base_accuracy"] == model["flexible_accuracy"]["share"] for run in gathered.runs)
     assert {"broken", "kl", "retention", "chosen", "accuracy"} <= gathered.runs[0].measures.keys()
-    assert gathered.runs[0].situation["world.rejected"] == "result"
-    assert not {"world.seed", "model.path", "training.seed"} & gathered.runs[0].situation.keys()
+    assert gathered.runs[0].others["world.rejected"] == "result"
+    assert not {"world.seed", "model.path", "training.seed"} & gathered.runs[0].others.keys()
 
 
 def test_runs_of_one_world_are_tokenised_once_and_share_their_reference(real: dict[str, Any]):

@@ -139,9 +139,9 @@ def test_a_train_that_was_interrupted_can_be_begun_again_from_the_weights_as_the
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (("path", None, "skip"), "invalid is 'skip', but must be refuse or drop"),
-        (("path", {"r": 4}, "drop"), "peft_config is a dict, but a PeftConfig or None is needed"),
-        ((5, None, "drop"), "model is a int, but a PreTrainedModel or PeftModel or str is needed"),
+        (("path", None, "skip", None), "invalid is 'skip', but must be refuse or drop"),
+        (("path", {"r": 4}, "drop", None), "peft_config is a dict, but a PeftConfig or None is needed"),
+        ((5, None, "drop", None), "model is a int, but a PreTrainedModel or PeftModel or str is needed"),
     ],
 )
 def test_arguments_of_another_type_are_refused(given, message):

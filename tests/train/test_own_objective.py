@@ -33,7 +33,7 @@ from minordpo.objectives import PairLogps
 from minordpo.report.find import find
 from minordpo.report.gather import gather
 from minordpo.sweep import jobs, launch
-from minordpo.sweep.launch import Launch, train_by_processes
+from minordpo.sweep.launch import train_by_processes
 from minordpo.sweep.results import run_row
 from minordpo.sweep.sweep import sweep
 from minordpo.train.trainer import PreferenceTrainer
@@ -193,9 +193,9 @@ def test_the_job_of_a_run_has_the_option_where_the_sweep_has(folder, monkeypatch
     seen: list[bool] = []
     monkeypatch.setattr(jobs, "run", lambda config, **options: seen.append(options["allow_code"]))
     monkeypatch.setattr(jobs, "_tokenised", lambda config: None)
-    (cell,) = plan_of(folder, grid={"seed": [0]}).cells
+    (run,) = plan_of(folder, grid={"seed": [0]}).runs
     for allowed in (True, False):
-        jobs.do_job(jobs.CellJob(cell.config, allow_code=allowed), print)
+        jobs.do_job(jobs.RunJob(run.name, None, run.config, allow_code=allowed), print)
     assert seen == [True, False]
 
 
@@ -204,6 +204,6 @@ def test_launched_processes_are_given_the_option(folder, monkeypatch):
     monkeypatch.setattr(launch, "_TORCHRUN", ("-c", script))
     plan = plan_of(folder, grid={"seed": [0]}, launch={"processes": 2})
     for allowed in (True, False):
-        train_by_processes(plan.cells[0].config, Launch(2, folder / "logs", allowed), print)
+        train_by_processes(plan.runs[0].config, 2, folder / "logs", print, allow_code=allowed)
         said = (folder / "logs" / "seed0.txt").read_text().splitlines()[-1]
         assert ("--allow-code" in said) is allowed

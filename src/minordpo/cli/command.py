@@ -12,8 +12,13 @@ from typing import Any
 Argument = tuple[str, dict[str, Any]]
 
 
-def argument(name: str, help: str | None = None, *, default: Any = None, **options: Any) -> Argument:
-    """An argument with the options of `ArgumentParser.add_argument`; a number or path as default is its type too."""
+def argument(
+    name: str, help: str | Callable[[], str] | None = None, *, default: Any = None, **options: Any
+) -> Argument:
+    """An argument with the options of `ArgumentParser.add_argument`; a number or path as default is its type too.
+
+    A `help` that is a function is called when the command is asked for.
+    """
     if isinstance(default, int | float | Path):
         options.setdefault("type", type(default))
     return name, {"help": help, "default": default, **options}
@@ -94,7 +99,9 @@ class Parser(argparse.ArgumentParser):
         if self.command is not None and self.get_default("command") is None:
             self.set_defaults(command=self.command)
             for name, options in (*self.command.arguments, *self.command.more()):
-                self.add_argument(name, **options)
+                told = options["help"]
+                said = told().replace("%", "%%") if callable(told) else told
+                self.add_argument(name, **options | {"help": said})
         return super().parse_known_args(args, namespace)
 
     def format_help(self) -> str:

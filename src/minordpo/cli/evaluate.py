@@ -15,9 +15,7 @@ from minordpo.evaluate.known_tasks import tasks_in_words
     argument("models", "run folder, model folder, adapter folder or hub id", nargs="+", metavar="MODEL"),
     argument(
         "--task",
-        f"{tasks_in_words()}, or a .jsonl, .json or .parquet file with questions and answers".replace(
-            "%", "%%"
-        ),
+        lambda: f"{tasks_in_words()}, or a .jsonl, .json or .parquet file with questions and answers",
         required=True,
         metavar="TASK",
     ),

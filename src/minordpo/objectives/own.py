@@ -130,11 +130,18 @@ def tried(spec: Spec, hyper: dict[str, Any], name: str) -> Spec:
     fails without them, or returns something else. Where the loss is not, its plane is of sums unless lengths matter.
 
     Raises:
-        InputError: the function raises an error, or returns something that is no loss a pair with a gradient.
+        InputError: the function raises an error, returns something that is no loss a pair with a gradient, or lets
+            pairs change each other's losses.
     """
-    logps = _made_up()
+    logps, fewer = _made_up(5), _made_up(4)
     alone = replace(logps, ref_logps=None)
     losses = spec.losses(alone if spec.reference is False else logps, hyper)
+    of_fewer = spec.losses(replace(fewer, ref_logps=None) if spec.reference is False else fewer, hyper)
+    if not torch.allclose(of_fewer, losses[:4], equal_nan=True):
+        raise InputError(
+            f"objective {name} gives a pair another loss when other pairs stand beside it, but how a step is cut into "
+            "rows must not change what is optimised. Compute the loss of each pair from that pair alone"
+        )
     found = torch.autograd.grad(losses.sum(), logps.logps, allow_unused=True)
     if found[0] is None:
         raise InputError(
@@ -154,11 +161,11 @@ def tried(spec: Spec, hyper: dict[str, Any], name: str) -> Spec:
     return replace(spec, reference=not same(alone), axes=axes)
 
 
-def _made_up() -> ResponseLogps:
-    """Five pairs whose log-ratios have all signs and 0."""
-    ratios = torch.tensor([3.0, -2.0, -4.0, 1.5, 2.0, 5.0, -1.0, -6.0, 0.0, 0.0])
-    tokens = torch.arange(10) % 4 + 3
-    ref = -1.5 * tokens - 0.25 * torch.arange(10) - 8
+def _made_up(pairs: int) -> ResponseLogps:
+    """The first of five pairs whose log-ratios have all signs and 0."""
+    ratios = torch.tensor([3.0, -2.0, -4.0, 1.5, 2.0, 5.0, -1.0, -6.0, 0.0, 0.0])[: 2 * pairs]
+    tokens = torch.arange(2 * pairs) % 4 + 3
+    ref = -1.5 * tokens - 0.25 * torch.arange(2 * pairs) - 8
     return alternating((ref + ratios).requires_grad_(), ref, tokens, by_token=True)
 
 

@@ -21,7 +21,6 @@ from transformers.utils import logging as transformers_logging
 
 from minordpo import objectives
 from minordpo.config import RunConfig, build_lora_config, build_training_arguments
-from minordpo.config.build import as_mapping
 from minordpo.data.checks import prepare_examples
 from minordpo.data.read.examples import load_examples
 from minordpo.data.read.readers import READERS
@@ -279,9 +278,16 @@ def build_monitor(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> list
     """The run's monitor, if it is to have one."""
     if not config.monitor.enabled:
         return []
-    settings = as_mapping(config.monitor)
-    del settings["enabled"]
-    return [MonitorCallback(tokenizer, **settings)]
+    monitor = config.monitor
+    return [
+        MonitorCallback(
+            tokenizer,
+            monitor.prompts,
+            max_new_tokens=monitor.max_new_tokens,
+            probe_every=monitor.probe_every,
+            on_collapse=monitor.on_collapse,
+        )
+    ]
 
 
 def draw(folder: Path, config: RunConfig) -> None:

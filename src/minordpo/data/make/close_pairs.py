@@ -41,6 +41,8 @@ class CorruptedResult:
 
 @dataclass(frozen=True)
 class ClosePair:
+    """A question with its right answer, and two worked solutions that differ in one result."""
+
     question: str
     answer: str
     chosen: str

@@ -45,6 +45,8 @@ _CONSTANTS = {
 
 
 class Edit(NamedTuple):
+    """Text that takes the place of the characters from `start` to `end`."""
+
     start: int
     end: int
     text: str

@@ -70,6 +70,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Solution:
+    """A question with a worked solution, step by step, and its final answer."""
+
     question: str
     text: str  # without annotations and without the line that states the final answer
     steps: tuple[Step, ...]  # in the order of the text
