@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from minordpo.cli.command import argument, command
+from minordpo.cli.command import ALLOW_CODE, argument, command
 
 
 @command(
@@ -40,6 +40,7 @@ from minordpo.cli.command import argument, command
     ),
     argument("--run", "run folder to draw the pairs of", type=Path, metavar="DIR"),
     argument("--out", ".png or .svg file to write", type=Path, required=True, metavar="FILE"),
+    ALLOW_CODE,
 )
 def lens(out: Path, **options: Any) -> None:
     """Draw where the loss of an objective pushes a pair of responses: what it will do to a model.
