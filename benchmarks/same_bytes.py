@@ -56,8 +56,10 @@ def main() -> None:
         differ += not same
         print(f"{'same' if same else 'DIFFERS':8} {what}")
         if not same:
-            for each in found:
-                print(f"    {str(each.get(what))[:300]}")
+            texts = [str(each.get(what)) for each in found]
+            begin = next((i for i, pair in enumerate(zip(*texts, strict=False)) if len({*pair}) > 1), 0)
+            for text in texts:
+                print(f"    …{text[max(0, begin - 60) : begin + 120]}…")
     sys.exit(differ > 0)
 
 
@@ -89,6 +91,7 @@ def outcome(work: Path, source: Path) -> dict[str, str]:
         "MINORDPO_CACHE": str(work / "cache"),
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
+        "PYTHONHASHSEED": "0",  # peft writes sets of names in the order of their hashes
     }
     here = (source / "minordpo" / "paper").is_dir()  # before that folder, claims were a command of their own
 
