@@ -22,7 +22,7 @@ from common import machine
 from minordpo.config import RunConfig, load_config
 from minordpo.errors import InputError
 from minordpo.generate.text_measures import asked_line, looping, repeated_4grams
-from minordpo.objectives import OBJECTIVES, hyperparameter_defaults, resolve
+from minordpo.objectives import OBJECTIVES, parse, resolve
 from minordpo.run_folder.files import read_jsonl
 from minordpo.train.run import finished, run
 
@@ -63,8 +63,7 @@ def main() -> int:
 
 def configured(arguments: argparse.Namespace, name: str, rate: float, folder: Path) -> RunConfig:
     """The run's config: of the objective's hyper-parameters only those that it has."""
-    terms = [part.split("*")[-1].strip() for part in name.split("+")]
-    known = {key for term in terms for key in hyperparameter_defaults(term)}
+    known = {key for *_, spec in parse(name) for key in spec.defaults}
     overrides = [
         each
         for each in arguments.overrides
