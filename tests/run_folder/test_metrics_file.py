@@ -85,3 +85,12 @@ def test_a_broken_row_of_metrics_is_named_and_lost_steps_are_said(tmp_path, caps
     with pytest.raises(InputError, match=r"line 1 of .*metrics.jsonl is no row of a step. Take the line out"):
         file.cut_back(3)
     assert file.path.read_text() == "[1]\n" + text
+
+
+def test_an_event_that_lacks_a_key_is_named_by_its_line(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "event": "rollback"}\n{"step": 2, "loss": 0.5}\n')
+    with pytest.raises(
+        InputError, match=r"line 2 of .*metrics.jsonl is an event that lacks 'to'. Take the line out"
+    ):
+        MetricsFile(path).rows()

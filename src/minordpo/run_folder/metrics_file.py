@@ -113,9 +113,18 @@ class MetricsFile(StepLines):
         """All records; none on other processes than the main one.
 
         Raises:
-            InputError: a line but the last one is no JSON object of a step.
+            InputError: a line but the last one is no JSON object of a step, or an event lacks a key.
         """
-        return [parse_row(line) for line in self.lines()]
+        rows: list[Row] = []
+        for number, (_, line) in enumerate(self._lines(), 1):
+            try:
+                rows.append(parse_row(line))
+            except (KeyError, TypeError, ValueError) as error:
+                raise InputError(
+                    f"line {number} of {self.path} is an event that lacks {error}. Take the line out, or name another "
+                    "output"
+                ) from error
+        return rows
 
     def last_step(self) -> StepRow | None:
         """The last training step; None where there is none."""
