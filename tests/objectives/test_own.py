@@ -216,6 +216,34 @@ def test_what_a_function_returns_is_tried_before_anything_else(function, message
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("default", [float("nan"), float("inf"), 10**400], ids=["nan", "inf", "huge"])
+def test_a_default_that_is_no_finite_number_is_refused(default):
+    def odd(logps: PairLogps, *, a=default) -> Tensor:
+        return -logps.chosen_logratios
+
+    with pytest.raises(InputError, match=r"hyper-parameters behind \* with a number"):
+        resolve(odd, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("import sys; sys.exit(0)", "importing leaves raised SystemExit: 0. Correct the module"),
+        (
+            "def __getattr__(name): raise ValueError('no')",
+            "importing leaves raised ValueError: no. Correct the module",
+        ),
+    ],
+)
+def test_a_module_that_would_end_the_command_is_told_of(tmp_path, monkeypatch, text, said):
+    (tmp_path / "leaves.py").write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "leaves", raising=False)
+    with pytest.raises(InputError, match=said):
+        resolve("leaves:loss", {}, allow_code=True)
+    sys.modules.pop("leaves", None)
+
+
 def test_a_loss_that_pairs_change_for_each_other_is_refused_since_steps_are_cut_into_rows():
     def centred(logps: PairLogps) -> Tensor:
         return -(logps.chosen_logratios - logps.chosen_logratios.mean())

@@ -87,10 +87,20 @@ def test_a_broken_row_of_metrics_is_named_and_lost_steps_are_said(tmp_path, caps
     assert file.path.read_text() == "[1]\n" + text
 
 
-def test_an_event_that_lacks_a_key_is_named_by_its_line(tmp_path):
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (
+            '{"step": 2, "event": "rollback"}',
+            r"is an event in another form than minordpo writes \('to'\). Take",
+        ),
+        ('{"step": 2, "event": "rollback", "to": 1e999}', "is an event in another form .*infinity"),
+        ('{"step": 2, "a": ' + 100_000 * "[" + "}", "is no row of a step. Take the line out"),
+    ],
+    ids=["no key", "no whole number", "nested"],
+)
+def test_a_damaged_line_is_named(tmp_path, line: str, said: str):
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "event": "rollback"}\n{"step": 2, "loss": 0.5}\n')
-    with pytest.raises(
-        InputError, match=r"line 2 of .*metrics.jsonl is an event that lacks 'to'. Take the line out"
-    ):
+    path.write_text(f'{{"step": 1, "loss": 0.5}}\n{line}\n{{"step": 2, "loss": 0.5}}\n')
+    with pytest.raises(InputError, match=rf"line 2 of .*metrics.jsonl {said}"):
         MetricsFile(path).rows()

@@ -56,11 +56,7 @@ def own_spec(given: Any, name: str) -> Spec:
     by_place = [
         each for each in parameters[:1] if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
     ]
-    numbers = [
-        each
-        for each in parameters
-        if each.kind is each.KEYWORD_ONLY and isinstance(each.default, int | float)
-    ]
+    numbers = [each for each in parameters if each.kind is each.KEYWORD_ONLY and _is_number(each.default)]
     if not by_place or by_place + numbers != parameters:
         raise InputError(
             f"objective {name} takes {signature}, but log-probs by place are needed, and hyper-"
@@ -79,6 +75,10 @@ def own_spec(given: Any, name: str) -> Spec:
     return replace(spec, function=_checked(function, name))
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
+
+
 def _checked(function: Callable[..., Tensor], name: str) -> Callable[..., Tensor]:
     """The function, with its errors and wrong results told in one line that names it."""
 
@@ -88,7 +88,7 @@ def _checked(function: Callable[..., Tensor], name: str) -> Callable[..., Tensor
             losses = function(logps, **hyper)
         except (InputError, torch.OutOfMemoryError):  # the step makes room and tries again
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             frames = traceback.extract_tb(error.__traceback__)[1:2]
             where = "".join(f" on line {each.lineno} of {Path(each.filename).name}" for each in frames)
             said = " ".join(str(error).split())
@@ -180,7 +180,8 @@ def import_objective(name: str) -> Any:
     try:
         with _current_folder():
             found = importlib.import_module(module)
-    except Exception as error:
+            there = hasattr(found, function)  # which a module's own __getattr__ may answer
+    except (Exception, SystemExit) as error:
         missing = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
         if missing is not None and f"{module}.".startswith(f"{missing}."):
             raise InputError(
@@ -191,7 +192,7 @@ def import_objective(name: str) -> Any:
             f"objective.name is {name!r}, but importing {module} raised {type(error).__name__}: "
             f"{' '.join(str(error).split())}. Correct the module"
         ) from error
-    if not hasattr(found, function):
+    if not there:
         raise InputError(
             f"objective.name is {name!r}, but {module} has no {function}{did_you_mean(function, vars(found))}. Correct "
             "the name"

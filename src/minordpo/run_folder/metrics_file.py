@@ -79,7 +79,7 @@ class StepLines:
             try:
                 line = json.loads(text)
                 whole = isinstance(line[STEP], int)
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, RecursionError):
                 whole = False
             if whole:
                 yield text, line
@@ -119,10 +119,10 @@ class MetricsFile(StepLines):
         for number, (_, line) in enumerate(self._lines(), 1):
             try:
                 rows.append(parse_row(line))
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
                 raise InputError(
-                    f"line {number} of {self.path} is an event that lacks {error}. Take the line out, or name another "
-                    "output"
+                    f"line {number} of {self.path} is an event in another form than minordpo writes ({error}). Take "
+                    "the line out, or name another output"
                 ) from error
         return rows
 

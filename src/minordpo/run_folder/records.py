@@ -141,7 +141,7 @@ def parse_row(line: Mapping[str, Any]) -> Row:
     """A line of metrics.jsonl as the record of its kind.
 
     Raises:
-        KeyError, TypeError, ValueError: the line has no step, or an event lacks a key.
+        KeyError, TypeError, ValueError, OverflowError: the line has no step, or an event lacks a key.
     """
     step, values = int(line[STEP]), {name: value for name, value in line.items() if name != STEP}
     event = values.get(_EVENT)
