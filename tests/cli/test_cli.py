@@ -258,7 +258,7 @@ def test_every_command_explains_itself(command, capsys):
         main([command, "--help"])
     said = capsys.readouterr().out
     assert f"usage: minordpo {command}" in said
-    assert ("objective.name" in said) == (command in ("train", "sweep"))
+    assert ("objective.name" in said) == (command in ("train", "sweep", "lens"))
 
 
 def test_help_is_quick_because_nothing_heavy_is_imported():
