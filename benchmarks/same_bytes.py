@@ -1,4 +1,4 @@
-"""The same commands by two versions of the source, compared byte for byte.
+"""Run the same commands by two versions of the source, and compare what they write byte for byte.
 
     python benchmarks/same_bytes.py ../before/src src
 

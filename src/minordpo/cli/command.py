@@ -62,7 +62,7 @@ class Command:
         return self.run.__name__
 
     def texts(self) -> tuple[str, str]:
-        """What stands before the arguments, and the examples behind them."""
+        """Return the text that --help prints before the arguments, and the examples that it prints after them."""
         text, heading, examples = inspect.cleandoc(self.run.__doc__ or "").partition("Examples:\n")
         for name, part in self.parts().items():
             text = text.replace(f"<{name}>", part)
@@ -95,7 +95,7 @@ class Parser(argparse.ArgumentParser):
         self.command = command
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse's, after the command's arguments are declared."""
+        """Parse the arguments; the arguments of the command are declared first."""
         if self.command is not None and self.get_default("command") is None:
             self.set_defaults(command=self.command)
             for name, options in (*self.command.arguments, *self.command.more()):
@@ -105,7 +105,7 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def format_help(self) -> str:
-        """As argparse's, with the command's texts."""
+        """Return the text of --help, with the description and the examples of the command."""
         if self.command is not None:
             self.description, self.epilog = self.command.texts()
         return super().format_help()

@@ -18,14 +18,14 @@ from minordpo.errors import InputError
 from minordpo.evaluate.evaluation import EvaluationConfig
 from minordpo.evaluate.folder import EvaluationFolder, model_identity
 from minordpo.run_folder import names
-from minordpo.run_folder.files import written_whole
+from minordpo.run_folder.files import is_left_over, written_whole
 from minordpo.run_folder.metrics_file import MetricsFile
 from minordpo.run_folder.ownership import finished, refuse_unwritable
 from minordpo.sweep.foundation import Extension
 from minordpo.sweep.identity import content_of, difference, digest_of, identity_of, normalised
 from minordpo.sweep.names import in_order
 from minordpo.sweep.plan import RunPlan, SweepPlan
-from minordpo.sweep.results import COLUMNS, EVALUATION, FAILED, RETENTION, run_row, write_results
+from minordpo.sweep.results import COLUMNS, run_row, write_results
 from minordpo.version import __version__
 
 State = Literal["done", "failed", "begun", "new"]
@@ -82,7 +82,7 @@ class SweepFolder:
     def _known(self) -> dict[str, Any] | None:
         """What sweep.json says; None in a new folder."""
         if not self._file.is_file():
-            if self.path.is_dir() and any(each.suffix != ".partial" for each in self.path.iterdir()):
+            if self.path.is_dir() and not all(map(is_left_over, self.path.iterdir())):
                 raise InputError(f"{self.path} exists and holds no sweep. Name another output")
             return None
         try:
@@ -137,7 +137,7 @@ class SweepFolder:
             what = f"other content of {plan.evaluate['task']}"
         else:
             return
-        answered = [run.name for run in plan.runs if (run.folder / EVALUATION).exists()]
+        answered = [run.name for run in plan.runs if (run.folder / names.EVALUATION).exists()]
         if answered:
             raise InputError(
                 f"{self.path}: {answered[0]} was evaluated with {what}, and rows are to be compared. Put it back, or "
@@ -193,7 +193,7 @@ class SweepFolder:
 
         Raise InputError if the run has trained, and its config.yaml is lost.
         """
-        if (run.folder / FAILED).exists():
+        if (run.folder / names.FAILED).exists():
             return "failed"
         if not (run.folder / names.CONFIG).exists():
             if _has_trained(run.folder):
@@ -202,15 +202,15 @@ class SweepFolder:
                     "the folder, so that it runs again"
                 )
             return "new"
-        wanted = [] if plan.evaluate is None else [run.folder / EVALUATION / names.RESULTS]
+        wanted = [] if plan.evaluate is None else [run.folder / names.EVALUATION / names.RESULTS]
         if wanted and run.foundation is not None:
-            wanted.append(run.folder / RETENTION)
+            wanted.append(run.folder / names.RETENTION)
         return "done" if finished(run.folder) and all(each.exists() for each in wanted) else "begun"
 
     def fail(self, run: RunPlan, error: str) -> None:
         """Keep why a run failed, in its folder."""
         run.folder.mkdir(parents=True, exist_ok=True)
-        with written_whole(run.folder / FAILED) as aside:
+        with written_whole(run.folder / names.FAILED) as aside:
             aside.write_text(error + "\n", encoding="utf-8")
 
     def rows(self, changed: Sequence[str] | None = None) -> list[dict[str, Any]]:
@@ -222,7 +222,7 @@ class SweepFolder:
         for name in runs if changed is None else changed:
             folder = self.path / name
             self._rows.pop(name, None)
-            if (folder / names.CONFIG).exists() or (folder / FAILED).exists():
+            if (folder / names.CONFIG).exists() or (folder / names.FAILED).exists():
                 # A run that failed before it began has no config to read them from.
                 try:
                     row = run_row(folder)
@@ -240,7 +240,7 @@ class SweepFolder:
 
 def _has_begun(folder: Path) -> bool:
     """Whether a run has left anything there but its failure before it had trained a step."""
-    claimed = (folder / names.CONFIG).exists() and not (folder / FAILED).exists()
+    claimed = (folder / names.CONFIG).exists() and not (folder / names.FAILED).exists()
     return claimed or _has_trained(folder)
 
 

@@ -37,7 +37,6 @@ from minordpo.run_folder.records import (
     of_kind,
 )
 
-FAILED, COST, EVALUATION, RETENTION = names.FAILED, names.COST, names.EVALUATION, names.RETENTION
 HEALTHS: tuple[str, ...] = typing.get_args(Health)  # from the best to the worst
 _DEFAULT_SEED = 42  # transformers' own
 
@@ -104,17 +103,17 @@ def in_our_form(folder: Path) -> Iterator[None]:
 def _row(folder: Path) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(COLUMNS)
     row["run"], row["status"] = folder.name, "finished" if finished(folder) else "unfinished"
-    failed = folder / FAILED
+    failed = folder / names.FAILED
     if failed.exists():
         row |= {"status": "failed", "error": " ".join(failed.read_text(encoding="utf-8").split())}
     elif not (folder / names.CONFIG).is_file():
         raise InputError(f"{folder} holds no run (there is no config.yaml). Name a run folder")
     config = _config(folder / names.CONFIG)
     metrics = MetricsFile(folder / names.METRICS).rows()
-    row |= _settings(config) | _measured(metrics) | _evaluated(folder / EVALUATION / names.RESULTS)
+    row |= _settings(config) | _measured(metrics) | _evaluated(folder / names.EVALUATION / names.RESULTS)
     if metrics and config.get("monitor", {}).get("enabled", True):
         row |= _health(metrics)
-    row |= _retained(folder / RETENTION)
+    row |= _retained(folder / names.RETENTION)
     facts = _json(folder / names.ENVIRONMENT)
     if row["status"] == "finished" and facts:
         held_out = bool(facts.get("held_out_pairs"))
@@ -122,9 +121,9 @@ def _row(folder: Path) -> dict[str, Any]:
     if facts:
         row["machine"] = f"{facts['processor']}, {facts['threads']} threads"
         row |= {name: facts[name] for name in ("minordpo", "torch")}
-    cost = _json(folder / COST)
+    cost = _json(folder / names.COST)
     if any(isinstance(value, bool) or not isinstance(value, int | float | None) for value in cost.values()):
-        raise ValueError(f"{COST} has something else than numbers")
+        raise ValueError(f"{names.COST} has something else than numbers")
     own = {"total_seconds": "seconds"} | {name: name for name in ("peak_gpu_bytes", "peak_resident_bytes")}
     return row | {name: cost.get(key) for name, key in own.items()}
 
@@ -152,7 +151,7 @@ def _refuse_cut(file: Path, metrics: Sequence[Row], config: Mapping[str, Any], *
 def run_seconds(folder: Path) -> float | None:
     """`total_seconds` alone; None where it is not known."""
     try:
-        seconds = _json(folder / COST).get("seconds")
+        seconds = _json(folder / names.COST).get("seconds")
     except InputError:
         return None
     return seconds if isinstance(seconds, int | float) else None

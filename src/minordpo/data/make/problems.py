@@ -113,7 +113,7 @@ def stories() -> tuple[Story, ...]:
 
 
 def _draw_values(source: Any, count: int, values: Values, rng: random.Random) -> list[Any]:
-    """What an entry of `draw` gives its `count` names."""
+    """Return the values that an entry of `draw` has for its `count` names."""
     if isinstance(source, dict):
         least = _compute(source["above"], values)
         return next(each for each in source["of"] if each[0] > least)

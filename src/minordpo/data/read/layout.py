@@ -1,4 +1,4 @@
-"""What a layout is, and the parts of an example that a row in one gives."""
+"""`Layout`, a form that rows of data come in, and `Parts`, the parts of an example that a row gives."""
 
 from __future__ import annotations
 
