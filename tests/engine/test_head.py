@@ -23,8 +23,8 @@ TRANSFORMS = {
 
 @pytest.fixture
 def _many_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The narrowest slices there are: 256 entries of the vocabulary."""
-    monkeypatch.setattr(head_module, "_ELEMENTS", {"cpu": 1})
+    """Blocks of 3 tokens and 256 entries of the vocabulary."""
+    monkeypatch.setattr(head_module, "BLOCK", {"cpu": (3, 256)})
 
 
 def made(
@@ -85,7 +85,7 @@ def test_head_passes_a_gradient_check_in_float64(transform: str):
 def test_the_slices_change_nothing_but_rounding(monkeypatch: pytest.MonkeyPatch):
     states, head, targets = made(5000, dtype=torch.float64)
     sliced = head_logps(states, head, targets, PLAIN)
-    monkeypatch.setattr(head_module, "_ELEMENTS", {"cpu": 1 << 21})
+    monkeypatch.setattr(head_module, "BLOCK", {"cpu": (1 << 10, 1 << 11)})
     torch.testing.assert_close(head_logps(states, head, targets, PLAIN), sliced, rtol=1e-13, atol=1e-13)
 
 
@@ -200,3 +200,12 @@ def test_the_transform_is_read_under_each_architectures_names():
     assert LogitTransform.of(Config(logit_scale=4.0)) == LogitTransform(scale=4.0)
     assert LogitTransform.of(Config(final_logit_softcapping=30.0)) == LogitTransform(softcap=30.0)
     assert LogitTransform.of(Config(final_logit_softcapping=None)) == PLAIN
+
+
+@pytest.mark.parametrize("others", [0, 1, 5, 40, 1500])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_token_has_the_same_bits_whatever_else_the_row_holds(others: int, dtype: torch.dtype):
+    states, head, targets = made(4500, scored=3 + 1500, hidden=24)
+    alone = head_logps(states[:3].to(dtype), head.to(dtype), targets[:3], PLAIN)
+    together = head_logps(states[: 3 + others].to(dtype), head, targets[: 3 + others], PLAIN)
+    assert torch.equal(alone, together[:3])

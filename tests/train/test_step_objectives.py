@@ -287,9 +287,9 @@ def test_draws_follow_the_seed_and_the_prompt_and_nothing_else():
     assert uniforms([0], (3, 1)) != uniforms([0], (3, 2))
 
 
-@pytest.mark.parametrize("elements", [1, 1 << 21])
-def test_another_token_is_drawn_from_the_likeliest_others_by_their_shares(elements, monkeypatch):
-    monkeypatch.setattr(head_module, "_ELEMENTS", {"cpu": elements})
+@pytest.mark.parametrize("block", [(3, 256), (1 << 10, 1 << 11)])
+def test_another_token_is_drawn_from_the_likeliest_others_by_their_shares(block, monkeypatch):
+    monkeypatch.setattr(head_module, "BLOCK", {"cpu": block})
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(1, 6, generator=generator).repeat(4000, 1)
     head = torch.nn.Linear(6, 700)

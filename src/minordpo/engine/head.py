@@ -1,10 +1,12 @@
-"""Hidden states × output head → log-probs of chosen tokens, vocabulary slice by vocabulary slice.
+"""Hidden states × output head → log-probs of chosen tokens, block by block of tokens and vocabulary.
 
-No `(tokens, vocab)` tensor exists, forward or backward.
+No `(tokens, vocab)` tensor exists, forward or backward. A block's width is the same whatever a row holds, and a product
+has at least `LEAST_TOKENS` rows, so that a token's log-prob has the same bits in every row.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +14,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-# Logits held at a time: small enough for a CPU's caches, 8 MiB in float32. On a GPU the slices are larger.
-_ELEMENTS = {"cpu": 1 << 21, "cuda": 1 << 27}
+# Logits held at a time, as tokens × entries of the vocabulary: small enough for a CPU's caches, 8 MiB in float32. On a
+# GPU the blocks are larger.
+BLOCK = {"cpu": (1 << 10, 1 << 11), "cuda": (1 << 12, 1 << 15)}
+# Products of fewer rows take other kernels: with two threads and AVX2, MKL's float32 products of 1 to 11 rows had other
+# bits than those of 12 and more.
+LEAST_TOKENS = 32
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ class LogitTransform:
 
 
 class _HeadLogps(torch.autograd.Function):
-    """log softmax(head(hidden))[target], vocabulary slice by slice, recomputed in the backward pass."""
+    """log softmax(head(hidden))[target], block by block, recomputed in the backward pass."""
 
     @staticmethod
     def forward(
@@ -65,17 +71,20 @@ class _HeadLogps(torch.autograd.Function):
         dtype: torch.dtype,
     ) -> Tensor:
         hidden = hidden.to(dtype)
-        width = _slice_width(hidden, weight)
         maximum = torch.full((len(hidden),), float("-inf"), dtype=_sums(dtype), device=hidden.device)
         total = torch.zeros_like(maximum)
         picked = torch.zeros_like(maximum)
-        for start in range(0, len(weight), width):
-            logits = _logits(hidden, weight, bias, slice(start, start + width), transform)
-            inside = ((targets >= start) & (targets < start + width)).nonzero().squeeze(1)
-            picked[inside] = logits[inside, targets[inside] - start]
-            higher = torch.maximum(maximum, logits.amax(dim=1))
-            total.mul_((maximum - higher).exp_()).add_(logits.sub_(higher[:, None]).exp_().sum(dim=1))
-            maximum = higher
+        for part in _slices(weight):
+            narrowed = weight[part].to(dtype)
+            for rows in _row_blocks(hidden):
+                logits = _logits(hidden[rows], narrowed, bias, part, transform)
+                at, column = _inside(targets[rows], part)
+                picked[rows][at] = logits[at, column]
+                before = maximum[rows]
+                higher = torch.maximum(before, logits.amax(dim=1))
+                shrunk = (before - higher).exp_()
+                total[rows] = total[rows].mul_(shrunk).add_(logits.sub_(higher[:, None]).exp_().sum(dim=1))
+                maximum[rows] = higher
         normalizer = maximum + total.log()
         ctx.save_for_backward(hidden, weight, bias, targets, normalizer)
         ctx.transform = transform
@@ -95,22 +104,23 @@ class _HeadLogps(torch.autograd.Function):
         grad_hidden = hidden.new_zeros(hidden.shape, dtype=_sums(hidden.dtype)) if need_hidden else None
         grad_weight = torch.zeros_like(weight) if need_weight else None
         grad_bias = torch.zeros_like(bias) if need_bias else None
-        width = _slice_width(hidden, weight)
-        for start in range(0, len(weight) if len(kept) else 0, width):
-            part = slice(start, start + width)
-            logits = _logits(hidden, weight, bias, part, ctx.transform)
-            capped = logits.clone() if ctx.transform.softcap is not None else logits
-            grad = logits.sub_(normalizer[:, None]).exp_().mul_(-coefficients[:, None])
-            inside = ((targets >= start) & (targets < start + width)).nonzero().squeeze(1)
-            grad[inside, targets[inside] - start] += coefficients[inside]
-            grad = ctx.transform.backward_(grad, capped)
-            if grad_bias is not None:
-                grad_bias[part] = grad.sum(dim=0)
-            grad = grad.to(hidden.dtype)
-            if grad_hidden is not None:
-                grad_hidden += grad @ weight[part].to(hidden.dtype)
-            if grad_weight is not None:
-                grad_weight[part] = grad.t() @ hidden
+        for part in _slices(weight) if len(kept) else ():
+            narrowed = weight[part].to(hidden.dtype)
+            for rows in _row_blocks(hidden):
+                logits = _logits(hidden[rows], narrowed, bias, part, ctx.transform)
+                capped = logits.clone() if ctx.transform.softcap is not None else logits
+                weighted = coefficients[rows]
+                grad = logits.sub_(normalizer[rows, None]).exp_().mul_(-weighted[:, None])
+                at, column = _inside(targets[rows], part)
+                grad[at, column] += weighted[at]
+                grad = ctx.transform.backward_(grad, capped)
+                if grad_bias is not None:
+                    grad_bias[part] += grad.sum(dim=0)
+                grad = grad.to(hidden.dtype)
+                if grad_hidden is not None:
+                    grad_hidden[rows] += grad @ narrowed
+                if grad_weight is not None:
+                    grad_weight[part] += grad.t() @ hidden[rows]
         if grad_hidden is not None and not everything:
             grad_hidden = grad_hidden.new_zeros(len(grads[0]), hidden.shape[1]).index_copy_(
                 0, kept, grad_hidden
@@ -123,15 +133,35 @@ def _sums(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def _slice_width(hidden: Tensor, weight: Tensor) -> int:
-    elements = _ELEMENTS.get(hidden.device.type, 1 << 24)
-    return min(len(weight), max(256, elements // max(1, len(hidden)) // 256 * 256))
+def _slices(weight: Tensor) -> Iterator[slice]:
+    """The vocabulary in slices of one width."""
+    _, width = BLOCK.get(weight.device.type, BLOCK["cuda"])
+    for start in range(0, len(weight), width):
+        yield slice(start, start + width)
+
+
+def _row_blocks(hidden: Tensor) -> Iterator[slice]:
+    """The tokens in blocks of nearly equal length."""
+    most, _ = BLOCK.get(hidden.device.type, BLOCK["cuda"])
+    blocks = max(1, -(-len(hidden) // most))
+    for number in range(blocks):
+        yield slice(number * len(hidden) // blocks, (number + 1) * len(hidden) // blocks)
+
+
+def _inside(targets: Tensor, part: slice) -> tuple[Tensor, Tensor]:
+    """The places of the targets that stand in this slice of the vocabulary, and their columns in it."""
+    at = ((targets >= part.start) & (targets < part.stop)).nonzero().squeeze(1)
+    return at, targets[at] - part.start
 
 
 def _logits(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, part: slice, transform: LogitTransform
 ) -> Tensor:
-    logits = hidden @ weight[part].to(hidden.dtype).t()
+    """Transformed logits of a block; `weight` holds only the entries of `part`."""
+    tokens = len(hidden)
+    if tokens < LEAST_TOKENS:
+        hidden = torch.cat([hidden, hidden.new_zeros(LEAST_TOKENS - tokens, hidden.shape[1])])
+    logits = (hidden @ weight.t())[:tokens]
     if bias is not None:
         logits = logits + bias[part]
     return transform(logits.to(_sums(logits.dtype)))
@@ -171,15 +201,13 @@ def draw_others(
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else head.weight.dtype
     with torch.autocast(device, enabled=False):
         hidden = hidden.to(dtype)
-        width = _slice_width(hidden, head.weight)
         best = torch.empty(len(hidden), 0, dtype=_sums(dtype), device=hidden.device)
         tokens = torch.empty(len(hidden), 0, dtype=torch.int64, device=hidden.device)
-        for start in range(0, len(head.weight), width):
-            logits = _logits(hidden, head.weight, head.bias, slice(start, start + width), transform)
-            inside = ((targets >= start) & (targets < start + width)).nonzero().squeeze(1)
-            logits[inside, targets[inside] - start] = float("-inf")
+        for part in _slices(head.weight):
+            logits = _logits(hidden, head.weight[part].to(dtype), head.bias, part, transform)
+            logits[_inside(targets, part)] = float("-inf")
             values, places = logits.topk(min(top_k, logits.shape[1]), dim=1)
-            best, tokens = torch.cat([best, values], dim=1), torch.cat([tokens, places + start], dim=1)
+            best, tokens = torch.cat([best, values], dim=1), torch.cat([tokens, places + part.start], dim=1)
             best, places = best.topk(min(top_k, best.shape[1]), dim=1)
             tokens = tokens.gather(1, places)
     # In the order of the ids, so that two tokens of all but equal logits do not change places in the draw.
