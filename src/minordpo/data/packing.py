@@ -58,7 +58,10 @@ class Tree:
 
 @dataclass(frozen=True, eq=False)
 class PackedBatch:
-    """One row of distinct tokens, no padding; the sequences of a prompt are numbered one after the other."""
+    """One row of distinct tokens; the sequences of a prompt are numbered one after the other.
+
+    A row is padded only where `pack` was asked to fill it.
+    """
 
     input_ids: Int[Tensor, "tokens"]
     position_ids: Int[Tensor, "tokens"]
@@ -123,9 +126,21 @@ class _Row:
             self.ends[slot] = np.full(shared, self.length)
         return rows
 
+    def fill(self, at_least: int) -> None:
+        """Add tokens that no sequence sees, as a tree of their own, up to that many in the row."""
+        missing = at_least - self.length
+        if missing > 0:
+            self.nodes.append(Node(self.length, at_least, ()))
+            self.ids.append(np.zeros(missing, np.int64))
+            self.positions.append(np.arange(missing))
+            self.ends.append(np.full(missing, at_least))
+            self.length = at_least
 
-def pack(items: Sequence[Responses], indices: Sequence[Hashable] | None = None) -> PackedBatch:
-    """Pack prompts with their responses into one row.
+
+def pack(
+    items: Sequence[Responses], indices: Sequence[Hashable] | None = None, *, at_least: int = 0
+) -> PackedBatch:
+    """Pack prompts with their responses into one row, filled up to `at_least` tokens where it is shorter.
 
     Tokens after the last one that predicts a scored token are left out: nothing depends on them.
 
@@ -156,6 +171,7 @@ def pack(items: Sequence[Responses], indices: Sequence[Hashable] | None = None) 
             lengths.append(len(scored[sequence]))
             longest = max(longest, len(full[sequence]))
         groups.extend([group] * len(full))
+    row.fill(at_least)
 
     # The same hidden state predicting the same token is one scored token, whoever shares it.
     wanted = np.stack([np.concatenate(predictors), np.concatenate(targets)])

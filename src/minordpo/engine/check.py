@@ -46,7 +46,7 @@ def check_packing(model: PreTrainedModel | PeftModel, *, longest: int, seed: int
     install(inner)
     probe = _probe(inner, longest, seed)
     try:
-        with _undisturbed(model, seed), torch.no_grad(), torch.autocast(inner.device.type, enabled=False):
+        with in_float32(model, seed), torch.no_grad(), torch.autocast(inner.device.type, enabled=False):
             difference = _difference(model, inner, probe)
     except torch.OutOfMemoryError:
         raise
@@ -163,7 +163,7 @@ def _windows(config: Any) -> list[int]:
 
 
 @contextlib.contextmanager
-def _undisturbed(model: nn.Module, seed: int) -> Iterator[None]:
+def in_float32(model: nn.Module, seed: int = 0) -> Iterator[None]:
     """float32 weights and a random state of its own inside; modes, dtypes and random state restored after."""
     modes = [(module, module.training) for module in model.modules()]
     halves = [

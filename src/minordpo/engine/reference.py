@@ -145,12 +145,19 @@ def example_key(example: TokenExample) -> bytes:
 
 
 def fingerprint(model: nn.Module, *, autocast: str, weights: str) -> str:
-    """Hex digest of everything but the tokens that reference log-probs depend on; `weights` stands for the weights."""
+    """Hex digest of everything but the tokens that reference log-probs depend on; `weights` stands for the weights.
+
+    Under autocast the kind of processor is part of it, and its threads: rounding differs between them by as much as a
+    nat a response.
+    """
     base = causal_model(model)
     config: dict[str, Any] = base.config.to_dict()
     for irrelevant in _IRRELEVANT:
         config.pop(irrelevant, None)
     device = next(model.parameters()).device.type
+    if autocast != "none":
+        cpu = f"{torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()}"
+        device = f"{device} {torch.cuda.get_device_name() if device == 'cuda' else cpu}"
     digest = xxhash.xxh3_128(f"{ENGINE_VERSION} {autocast} {device} {type(base).__name__} {weights}".encode())
     digest.update(json.dumps(config, sort_keys=True, default=str).encode())
     return digest.hexdigest()
@@ -188,7 +195,7 @@ def reference_logps(
     autocast: contextlib.AbstractContextManager | None = None,
     progress: bool = False,
     label: str = "reference",
-    filled: bool = False,
+    least_tokens: int | None = 0,
     ranks: Ranks = ALONE,
 ) -> list[np.ndarray]:
     """Token log-probs of each example, (scored tokens of all its responses,) float32 in nats, best response first.
@@ -196,9 +203,10 @@ def reference_logps(
     `ranks` compute what none of them has, each its share, and all get everything; every one of them must call this.
     Only what a rank computed goes into its cache folder. `progress` is shown over the shares of all.
 
-    On a CPU each missing example is a row of its own, unless `filled`, so that its numbers depend neither on which
-    others were missing nor on how they were shared; on a GPU rows are filled up to `token_budget`, so both change
-    rounding, within what the guard against a mismatch allows at a run's first step. Dropout is off.
+    `least_tokens` are the tokens from which on all rows give an example the same bits (`RowFloor.tokens`): rows are
+    filled up to `token_budget`, or to `least_tokens`. Where it is 0 or None, each missing example is a row of its own
+    on a CPU, so that it can be computed again to the same bits. On a GPU, where it is None, an example's numbers
+    depend, by rounding, on which others were missing and on how ranks shared them. Dropout is off.
 
     Raises:
         InputError: the cache cannot be written, on any rank; ranks have other examples or models.
@@ -220,7 +228,7 @@ def reference_logps(
             members = [{pending[i]: distinct[pending[i]] for i in share} for share in shares]
             before, due = bar.n, sum(bool(missing[i]) for share in shares for i in share)
             with ranks.failing_together():
-                for done in _compute(model, members[ranks.rank], cache, token_budget, autocast, filled):
+                for done in _compute(model, members[ranks.rank], cache, token_budget, autocast, least_tokens):
                     # The others are about as far: their shares are as long.
                     bar.update(before + int(due * done) - bar.n)
             bar.update(before + due - bar.n)
@@ -240,17 +248,17 @@ def _compute(
     cache: ReferenceCache,
     token_budget: int,
     autocast: contextlib.AbstractContextManager | None,
-    filled: bool,
+    least_tokens: int | None,
 ) -> Iterator[float]:
     """Put what the cache lacks of these into it; after each row, the share of them that is done."""
     missing = [key for key in examples if key not in cache]
     sizes = [tree_size(examples[key]) for key in missing]
     device = next(model.parameters()).device
-    alone = device.type == "cpu" and not filled
+    alone = device.type == "cpu" and not least_tokens
     rows = [[i] for i in range(len(missing))] if alone else split_by_budget(sizes, token_budget)
     done = 0
     for row in rows if missing else ():
-        batch = pack([examples[missing[i]] for i in row]).to(device)
+        batch = pack([examples[missing[i]] for i in row], at_least=least_tokens or 0).to(device)
         with torch.no_grad(), autocast or contextlib.nullcontext():
             token_logps = packed_logps(model, batch)
         members = token_logps[batch.member_tokens].float().cpu().numpy()

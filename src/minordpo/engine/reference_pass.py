@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from peft import PeftModel
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainingArguments
 
+from minordpo.data.packing import PackedBatch
 from minordpo.data.tokens import TokenExample, longest_sequence
 from minordpo.engine import attention
 from minordpo.engine.check import check_packing, refuse_unknown_tokens
@@ -19,6 +21,7 @@ from minordpo.engine.models import causal_model, load_model, switch_off_dropout
 from minordpo.engine.precision import autocast
 from minordpo.engine.ranks import Ranks, leave_at_exit
 from minordpo.engine.reference import ReferenceCache, as_reference, example_key, fingerprint, reference_logps
+from minordpo.engine.row_floor import RowFloor, row_floor
 from minordpo.engine.weights import InitialWeights
 
 
@@ -41,6 +44,13 @@ class ReferencePass:
         self.model: Any = policy if other is None else other
         self.weights, self.new_adapter = weights, weights.new_adapter and other is None
         self.args, self.cache = args, cache
+        self.floor = RowFloor(0, 0.0)
+
+    def measure_rows(self, pairs: Sequence[TokenExample], *, token_budget: int) -> RowFloor:
+        """Measure how long rows must be, and keep to it from now on."""
+        with self._ready(), autocast(self.args):
+            self.floor = row_floor(self.model, pairs, token_budget=token_budget)
+        return self.floor
 
     def logps(
         self, pairs: Sequence[TokenExample], *, token_budget: int, progress: bool = False
@@ -59,6 +69,7 @@ class ReferencePass:
                 token_budget=token_budget,
                 autocast=autocast(self.args),
                 progress=progress,
+                least_tokens=self.floor.tokens,
                 ranks=together,
             )
 
@@ -71,7 +82,18 @@ class ReferencePass:
                 ReferenceCache(None, ""),
                 token_budget=token_budget,
                 autocast=autocast(self.args),
+                least_tokens=self.floor.tokens,
             )
+
+    def row_logps(self, row: PackedBatch, *, run: Any = None) -> Tensor:
+        """Log-probs of a row's scored tokens under the reference; `run` runs the model in place of itself."""
+        with torch.no_grad(), self._ready():
+            training = self.model.training
+            self.model.eval()
+            try:
+                return (run or self.model)(input_ids=row.input_ids[None], packed=row)
+            finally:
+                self.model.train(training)
 
     def missing(self, pairs: Sequence[TokenExample]) -> list[TokenExample]:
         """The pairs whose log-probs are not in the cache, each content once."""

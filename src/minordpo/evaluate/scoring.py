@@ -168,5 +168,5 @@ def token_logps(path: str, pairs: list[TokenExample], *, dtype: str, **loading: 
             token_budget=TOKEN_BUDGET if device.type == "cuda" else _ON_A_CPU,
             progress=True,
             label=f"scoring {path}",
-            filled=True,
+            least_tokens=1,  # rows are filled
         )

@@ -1,4 +1,4 @@
-"""What the trainer makes sure of before it starts: pairs prepared, weights wide enough, policy and reference alike."""
+"""What the trainer makes sure of before it starts: pairs prepared, weights wide enough."""
 
 from __future__ import annotations
 
@@ -18,13 +18,7 @@ from minordpo.data.tokens import TokenExample, TokenOptions
 from minordpo.errors import InputError, did_you_mean
 from minordpo.objectives import Objective, refuse_data
 from minordpo.run_folder.records import EvaluationRow
-from minordpo.train.metrics import METRICS, largest_logratio
-from minordpo.train.step import StepRecord
-
-# Largest |log-ratio| before the first step, in nats: float32 per response, bfloat16 per √token. Policy and reference
-# are the same weights then, so more means that they saw different tokens or ran differently. Rounding that differs
-# between differently packed rows reaches 8e-5 in float32 and, in bfloat16, some 0.03 per √token.
-MISMATCH_FLOAT32, MISMATCH_BFLOAT16 = 1e-3, 0.1
+from minordpo.train.metrics import METRICS
 
 
 def prepare_rows(
@@ -169,23 +163,6 @@ def refuse_narrow_weights(model: nn.Module) -> None:
             f"trainable weights are {narrow}, which loses most of a small update: load the model in float32 "
             "and set training.bf16=true for speed. Only a frozen base under lora may be bfloat16"
         )
-
-
-def refuse_mismatch(records: Sequence[StepRecord], *, bf16: bool) -> float:
-    """The largest |log-ratio| before the first step, in nats.
-
-    Raises:
-        InputError: it is more than rounding, so policy and reference do not run alike.
-    """
-    largest, per_root = largest_logratio(records)
-    value, limit = (per_root, MISMATCH_BFLOAT16) if bf16 else (largest, MISMATCH_FLOAT32)
-    if not value <= limit:
-        raise InputError(
-            "before the first step policy and reference are the same weights, but a log-ratio is "
-            f"{largest:.3g} nats (limit {limit:g}{' per square root of its tokens' if bf16 else ''}): they do not "
-            "run alike. Switch off dropout and empty the reference cache; if it stays, report it"
-        )
-    return largest
 
 
 def tell_slow_bfloat16(args: TrainingArguments) -> None:

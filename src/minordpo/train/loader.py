@@ -76,7 +76,8 @@ class Packer:
     """A step's examples → this rank's `StepBatch`; with `mismatch`, rows of mismatched responses too.
 
     Examples are dealt to ranks, then to rows, by their tokens. Every rank works out the whole deal, so all agree on
-    the number of rows without asking. `longest` bounds the tokens of a mismatched prompt and response.
+    the number of rows without asking. `longest` bounds the tokens of a mismatched prompt and response. Rows of fewer
+    tokens than `least_tokens` are filled up to it.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Packer:
     ) -> None:
         self.token_budget, self.rank, self.world = token_budget, rank, world
         self.mismatch, self.longest = mismatch, longest
+        self.least_tokens = 0
 
     def __call__(self, items: Sequence[tuple[int, TokenExample]]) -> StepBatch:
         items = sorted(items, key=lambda item: item[0])  # so that a step packed again is packed alike
@@ -109,7 +111,10 @@ class Packer:
         smallest = sizes.index(min(sizes))
         rows = deals[self.rank] + [[smallest]] * missing
         weights = [1.0] * len(deals[self.rank]) + [0.0] * missing
-        batches = (pack([items[i][1] for i in row], [items[i][0] for i in row]) for row in rows)
+        batches = (
+            pack([items[i][1] for i in row], [items[i][0] for i in row], at_least=self.least_tokens)
+            for row in rows
+        )
         return tuple(batches), tuple(weights)
 
 

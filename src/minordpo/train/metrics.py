@@ -135,16 +135,6 @@ def response_metrics(
     return {name: total / count for name, total, count in zip(names, *sums.tolist(), strict=True) if count}
 
 
-def largest_logratio(records: Iterable[StepRecord]) -> tuple[float, float]:
-    """The largest |log-ratio| of a response in nats, and the largest over √(its scored tokens)."""
-    largest, per_root = 0.0, 0.0
-    for record in records:
-        ratios = record.logps.logratios.abs()
-        largest = max(largest, ratios.max().item())
-        per_root = max(per_root, (ratios / record.logps.tokens.sqrt()).max().item())
-    return largest, per_root
-
-
 def response_rows(records: Iterable[StepRecord], rows: Sequence[int]) -> list[dict[str, Any]]:
     """What each prompt's responses did, best first, for `responses.jsonl`; `rows` are those of the source."""
     found = []

@@ -40,11 +40,11 @@ from minordpo.run_folder import records as keys
 from minordpo.run_folder.metrics_file import MetricsFile, StepLines
 from minordpo.run_folder.records import EvaluationRow, StepRow
 from minordpo.train.adapters import add_adapter
+from minordpo.train.alike import Start
 from minordpo.train.arguments import own_copy
 from minordpo.train.checks import (
     prepare_rows,
     refuse_lone_prompts,
-    refuse_mismatch,
     refuse_narrow_weights,
     refuse_unmeasured,
     refuse_wrong_types,
@@ -204,6 +204,10 @@ class PreferenceTrainer(Monitored):
         if self._precomputed or self.reference is None:
             return
         met, held_out = self.met()
+        floor = self.reference.measure_rows(
+            [*met.values(), *held_out.values()], token_budget=self.token_budget
+        )
+        self.packer.least_tokens = floor.tokens or 0
         found = self.reference.logps(
             [*met.values(), *held_out.values()],
             token_budget=self.token_budget,
@@ -266,10 +270,11 @@ class PreferenceTrainer(Monitored):
             lambda step: self._accumulate(model, step), inputs, self.packer, self.examples, model.zero_grad
         )
         metrics = self._reduced(records)
-        first = self.state.global_step == 0
-        at_reference = self.reference is not None and self.reference.is_policy and not self._has_trained
-        if first and at_reference and not self.dropout:
-            metrics[keys.LARGEST_LOGRATIO] = refuse_mismatch(records, bf16=self.args.bf16)
+        reference, first = self.reference, self.state.global_step == 0 and not self._has_trained
+        if reference is not None and reference.is_policy and first and not self.dropout:
+            known = self._precomputed["train"]
+            start = Start(self.policy, reference, self.examples, known, self.token_budget)
+            metrics[keys.LARGEST_LOGRATIO] = start.refuse_unlike(records)
         stop_unless_finite("loss", metrics[keys.LOSS], self.state.global_step + 1)
         counts = [
             sum(len(batch.input_ids) for batch in step.batches),

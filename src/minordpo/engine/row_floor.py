@@ -1,0 +1,66 @@
+"""How long a row must be so that a response has the same log-prob, bit for bit, in every row.
+
+A matrix product of few rows may take another kernel than one of many, and each kernel rounds in its own order. In
+float32 that is some 1e-6 nats a response, in bfloat16 as much as a nat. Policy and reference meet rows of different
+lengths, so rows must be long enough that their kernels agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from minordpo.data.packing import pack, tree_size
+from minordpo.data.tokens import TokenExample
+from minordpo.engine.logprobs import packed_logps, sequence_logps
+
+# Rows are not filled beyond this many tokens: where kernels still differ there, agreement would cost too much time.
+MOST_FILLED = 1024
+
+
+@dataclass(frozen=True)
+class RowFloor:
+    """What was measured of rows: from how many tokens on they agree, and how far they do not."""
+
+    tokens: int | None  # 0: a prompt alone in a row agrees already; None: not up to `MOST_FILLED` tokens
+    spread: float  # largest difference, in nats a response, between a prompt alone in a row and in a full one
+
+    @property
+    def rounding(self) -> float:
+        """By how many nats a response's log-prob depends on its row, in rows of at least `tokens`."""
+        return self.spread if self.tokens is None else 0.0
+
+
+@torch.no_grad()
+def row_floor(model: nn.Module, examples: Sequence[TokenExample], *, token_budget: int) -> RowFloor:
+    """Measure the shortest example alone in a row, in filled rows, and in a row of `token_budget` tokens.
+
+    Call it under the run's attention and autocast. The longest row holds copies of the example.
+    """
+    example = min(examples, key=tree_size)
+    size = tree_size(example)
+    copies = token_budget // size
+    if copies < 2:
+        return RowFloor(0, 0.0)
+    device = next(model.parameters()).device
+
+    def last_one(count: int, at_least: int = 0) -> Tensor:
+        batch = pack([example] * count, at_least=at_least).to(device)
+        return sequence_logps(packed_logps(model, batch), batch)[-len(example.responses) :]
+
+    training = model.training
+    model.eval()
+    try:
+        full, alone = last_one(copies), last_one(1)
+        spread = (full - alone).abs().max().item()
+        if torch.equal(full, alone):
+            return RowFloor(0, 0.0)
+        least, tokens = None, min(MOST_FILLED, token_budget)
+        while tokens > size and torch.equal(full, last_one(1, tokens)):
+            least, tokens = tokens, tokens // 2
+        return RowFloor(least, spread)
+    finally:
+        model.train(training)
