@@ -89,10 +89,3 @@ def is_broken(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
         # Not a new style, no less likely than what is taught.
         if not (name == records.REFERENCE_NLL and taught is not None and now[name] <= taught)
     )
-
-
-def broke_at(run: StudiedRun) -> int | None:
-    """The first step at which the text was broken; None where it never was."""
-    first = run.probe(0)
-    later = sorted(run.probes)[1:]
-    return next((step for step in later if is_broken(first, run.probe(step))), None)
