@@ -1,20 +1,4 @@
-"""Files of a run → the measures that claims are decided by, by name; what is not known has no name there.
-
-| measure | |
-|---|---|
-| `chosen`, `rejected`, `margin` | log-ratios at the end in nats, of held-out pairs or of the last fifth of the steps |
-| `early_margin`, `late_margin` | mean margin of the first and of the last fifth of the steps |
-| `ranked` | share of held-out pairs ranked right |
-| `accuracy`, `strict_accuracy`, each with `base_` | right by the last number, by the asked line; the untuned model's |
-| `validation_accuracy` | right by the last number on questions named validation, where others are there too |
-| `broken` | 1 where the text broke: by answers against the untuned model's, else by probes; by probes if garbled |
-| `garbled` | 1 where by probes the reference finds the text unlikely that was likely before |
-| `repeated` | rise of repeated 4-grams: against the untuned model, else in probes |
-| `broken_at_half`, `broken_at_end` | the same by the monitor's probes against that at step 0 |
-| `kl`, `retention` | nats a token from samples; share of other tasks done |
-| `push_error`, `push_raise` | see `pushes` |
-| `steps` | how many there were |
-"""
+"""Files of a run → the measures that claims are decided by, by name; measures.yaml says what each is."""
 
 from __future__ import annotations
 

@@ -6,29 +6,21 @@ import itertools
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Literal, NamedTuple
+
+import yaml
 
 from minordpo.paper.claims.claim import ClaimRun, require
 from minordpo.paper.claims.contrast import Contrast, Sign, Unit, amount
 from minordpo.report.groups import rate_text
 
 # What measures need, where runs lack them.
-NEEDS = {
-    name: need
-    for names, need in {
-        "chosen rejected margin": "log-ratios of pairs (metrics.reference=true)",
-        "accuracy strict_accuracy": "answers to questions (`evaluate:` of a sweep, or `minordpo evaluate`)",
-        "base_accuracy base_strict_accuracy": "the untuned model's answers to the same questions (`minordpo sweep` "
-        "asks them; else `minordpo evaluate BASE RUN…`)",
-        "validation_accuracy": "two evaluations, one of them on questions named validation and one on others",
-        "broken repeated": "the text: looks of the monitor, or answers of both the run and the untuned model",
-        "broken_at_half broken_at_end": "looks of the monitor at step 0, up to half of the run, and at its end",
-        "ranked": "held-out pairs (data.eval)",
-        "kl": "samples against the reference (evaluate.samples of a sweep, or `minordpo evaluate --samples`)",
-        "retention": "answers to other tasks, which a sweep on a micro world asks",
-        "early_margin late_margin": "at least ten logged steps with log-ratios",
-    }.items()
-    for name in names.split()
+NEEDS: dict[str, str] = {
+    name: each["needs"]
+    for each in yaml.safe_load(Path(__file__).with_name("measures.yaml").read_text(encoding="utf-8"))
+    for name in each["names"]
+    if "needs" in each
 }
 FLOOR = 0.1  # accuracy of the untuned model below which it decides nothing
 Dial = Literal["beta", "rate"]
