@@ -13,37 +13,16 @@ import operator
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from minordpo.errors import InputError
-from minordpo.paper.studied_run import StudiedRun, by_setting, read_run
+from minordpo.paper.studied_run import StudiedRun, by_setting
 from minordpo.run_folder import records
 
 
-def read_stoppable_run(folder: Path, setting: str | None = None) -> StudiedRun:
-    """A run folder whose accuracy and held-out measures are known step by step.
-
-    Raises:
-        InputError: the run has no probes that can be checked, or no held-out measures on the way.
-    """
-    run = read_run(folder, setting)
-    if len(run.held_out) < 2:
-        raise InputError(
-            f"{folder} measured its held-out pairs {len(run.held_out)} times, but on the way is needed too. Train it "
-            "with training.eval_strategy=steps"
-        )
-    for measure, _, _ in SIGNALS.values():
-        if any(measure not in row.values for row in run.held_out):
-            raise InputError(
-                f"{folder} measured no {records.held_out(measure)}. Train it with held-out pairs and "
-                "metrics.reference=true"
-            )
-    if len(run.correct) < 2:
-        raise InputError(
-            f"{folder} has no answers that can be checked. Its chosen responses must end in "
-            "the line 'So the answer is: N'"
-        )
-    return run
+def is_stoppable(run: StudiedRun) -> bool:
+    """Whether its accuracy and held-out measures are known step by step."""
+    wanted = {measure for measure, _, _ in SIGNALS.values()}
+    measured = all(wanted <= row.values.keys() for row in run.held_out)
+    return measured and len(run.held_out) > 1 and len(run.correct) > 1
 
 
 # ---- signals: a held-out measure so far → a number that grows as training suffices ----
