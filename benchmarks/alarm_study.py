@@ -22,7 +22,8 @@ from typing import TypeVar
 from minordpo.evaluate.statistics import wilson
 from minordpo.monitor.health import Monitor, Thresholds
 from minordpo.monitor.probe import is_due
-from minordpo.paper.studied_run import StudiedRun, by_setting, is_broken
+from minordpo.paper.claims.measures import is_broken
+from minordpo.paper.stopping_study import StudiedRun, by_setting
 from minordpo.run_folder.records import CHOSEN_LOGRATIO, ProbeRow, Row
 
 T = TypeVar("T")

@@ -24,7 +24,7 @@ from typing import Any
 import alarm_study as A
 from common import machine
 from minordpo.monitor.health import Thresholds
-from minordpo.paper.studied_run import StudiedRun, read_run
+from minordpo.paper.stopping_study import StudiedRun, read_run
 from minordpo.run_folder.files import written_whole
 from minordpo.run_folder.records import CHOSEN_LOGRATIO
 

@@ -13,8 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from minordpo.paper.stopping_study import FIXED, SIGNALS, is_stoppable, worth
-from minordpo.paper.studied_run import StudiedRun, read_run
+from minordpo.paper.stopping_study import FIXED, SIGNALS, StudiedRun, is_stoppable, read_run, worth
 
 
 def main() -> int:

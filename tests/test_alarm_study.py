@@ -6,7 +6,7 @@ import pytest
 
 import alarm_study as A
 from minordpo.monitor.health import Thresholds
-from minordpo.paper.studied_run import StudiedRun
+from minordpo.paper.stopping_study import StudiedRun
 from minordpo.run_folder.records import ProbeRow, StepRow, of_kind, parse_rows
 
 SOUND = {"repeated_4grams": 0.0, "looping": 0.0, "stopped": 1.0, "empty": 0.0, "tokens": 20, "distance": 0.3}

@@ -14,9 +14,7 @@ from minordpo.config.build import flatten
 from minordpo.errors import InputError
 from minordpo.paper.claims import measures
 from minordpo.paper.claims.claim import ClaimRun
-from minordpo.paper.claims.evaluated_answers import evaluated_answers
-from minordpo.paper.stopping_study import is_stoppable
-from minordpo.paper.studied_run import StudiedRun, read_run
+from minordpo.paper.stopping_study import StudiedRun, is_stoppable, read_run
 from minordpo.report import find
 from minordpo.report.evaluations import refuse_shared
 from minordpo.report.groups import MOST_NAMED, short_text, varied
@@ -101,7 +99,7 @@ def gather_runs(found: find.Found) -> Gathered:
     Raises:
         InputError: a file that cannot be read, or none of the runs has finished.
     """
-    answers = evaluated_answers(found)
+    answers = measures.evaluated_answers(found)
     read, said = [], []
     for each, answered in zip(found.runs, answers, strict=True):
         refuse_shared(each.folder)
@@ -165,7 +163,7 @@ def _read(each: find.FoundRun, row: Mapping[str, Any], answers: dict[str, float]
         others=_others(each, flat),
         measures=own,
         source=(row["model"], row["data"]),
-        studied=_studied(each.folder, f"{objective}, rate {row['learning_rate']}"),
+        studied=_studied(each.folder),
     )
     order = flat.get("training.data_seed")
     drawn = {
@@ -221,10 +219,10 @@ def named(objective: objectives.Objective) -> str:
     return ", ".join([objective.name, *dict.fromkeys(others)])
 
 
-def _studied(folder: Path, setting: str) -> StudiedRun | None:
+def _studied(folder: Path) -> StudiedRun | None:
     """What the study of when training suffices sees of it, if it was probed so."""
     try:
-        run = read_run(folder, setting)
+        run = read_run(folder)
         return run if is_stoppable(run) else None
     except (InputError, KeyError):  # nothing to be checked, or of before probes were kept with their measures
         return None

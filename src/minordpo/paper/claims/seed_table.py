@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -31,7 +32,7 @@ class ClaimSetting(NamedTuple):
 
     beta: float | None
     rate: float
-    others: str = ""
+    others: str = "{}"
 
 
 class Table(dict[ClaimSetting, dict[int, float]]):
@@ -104,9 +105,11 @@ class Table(dict[ClaimSetting, dict[int, float]]):
 
 
 def table(
-    runs: Sequence[ClaimRun], objective: str, measure: str, others: Callable[[ClaimRun], str] | None = None
+    runs: Sequence[ClaimRun], objective: str, measure: str, *, apart_from: Collection[str] = ()
 ) -> Table:
     """The measure of an objective's runs; runs of one setting and seed are one replicate, whose mean counts.
+
+    Runs whose other settings differ too are told apart by all of these but `apart_from`, where that names any.
 
     Raises:
         Undecidable: no such run, none that has the measure, or accuracy that is next to none.
@@ -115,7 +118,9 @@ def table(
     require(own, f"no finished run with objective {objective}")
     values: dict[ClaimSetting, dict[int, list[float]]] = {}
     for run in own:
-        found = values.setdefault(ClaimSetting(run.beta, run.rate, others(run) if others else ""), {})
+        others = {k: v for k, v in run.others.items() if k not in apart_from} if apart_from else {}
+        setting = ClaimSetting(run.beta, run.rate, json.dumps(others, sort_keys=True, default=str))
+        found = values.setdefault(setting, {})
         if measure in run.measures:
             found.setdefault(run.seed, []).append(run.measures[measure])
     need = NEEDS.get(measure, "runs that have it")
