@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import statistics
 from collections.abc import Iterator, Sequence
 
@@ -63,15 +64,12 @@ def minordpo_is_best(runs: Sequence[ClaimRun]) -> ClaimFinding:
     others = {name.upper(): table(runs, name, "accuracy") for name in RIVALS}
     others["base"] = table(runs, "minordpo", "base_accuracy")
     shared = minor.rates(*others.values())
-    require(
-        len(shared) > 1, "needs at least two learning rates that MinorDPO, DPO and DPOP were all trained at"
+    missing = "needs at least two learning rates that MinorDPO, DPO and DPOP were all trained at"
+    require(len(shared) > 1, missing)
+    found = (
+        _by_rate(f"MinorDPO less {name}", minor, theirs, among=shared) for name, theirs in others.items()
     )
-    found = [
-        each
-        for name, theirs in others.items()
-        for each in _by_rate(f"MinorDPO less {name}", minor, theirs, among=shared)
-    ]
-    return ClaimFinding(*found, told=_controls(runs, shared))
+    return ClaimFinding(*itertools.chain(*found), told=_controls(runs, shared))
 
 
 @claim("C5d", "§4, Fig. 6", ALL)
@@ -81,17 +79,14 @@ def minordpo_wins_most_settings(runs: Sequence[ClaimRun]) -> ClaimFinding:
     Replication: it is strictly above DPO, DPOP and the untuned model in more than half of the settings.
     Needs: as C5c.
     """
+
+    def won(ours: float, *theirs: float) -> float:
+        return float(ours > max(theirs))
+
     minor, base = table(runs, "minordpo", "accuracy"), table(runs, "minordpo", "base_accuracy")
-    won = contrast(
-        "share of settings that MinorDPO wins",
-        minor,
-        base,
-        *tables(runs, "accuracy", *RIVALS),
-        unit="share",
-        value=lambda ours, *theirs: float(ours > max(theirs)),
-        bar=0.5,
-    )
-    return ClaimFinding(won)
+    arms = (minor, base, *tables(runs, "accuracy", *RIVALS))
+    what = "share of settings that MinorDPO wins"
+    return ClaimFinding(contrast(what, *arms, unit="share", value=won, bar=0.5))
 
 
 def _by_rate(
@@ -243,10 +238,8 @@ def minordpo_retains(runs: Sequence[ClaimRun]) -> ClaimFinding:
     """
     minor, dpo = tables(runs, "retention", "minordpo", "dpo")
     best = max(minor.flat() + dpo.flat())
-    require(
-        best >= FLOOR,
-        f"no run is right in more than {best:.1%} of the other tasks, so there is nothing to retain",
-    )
+    missing = f"no run is right in more than {best:.1%} of the other tasks, so there is nothing to retain"
+    require(best >= FLOOR, missing)
     return ClaimFinding(
         contrast("other tasks, MinorDPO less DPO", minor, dpo, unit="points"),
         told=side_by_side("right", minor, dpo, "share"),
@@ -262,19 +255,15 @@ def dpos_hyperparameters_serve(runs: Sequence[ClaimRun]) -> ClaimFinding:
     Needs: MinorDPO and DPO runs at the same settings, answers of them and of the untuned model.
     """
     dpo = table(runs, "dpo", "accuracy")
-    minor, base, broken = (
-        table(runs, "minordpo", measure) for measure in ("accuracy", "base_accuracy", "broken")
-    )
-    works = contrast(
-        "share of DPO's settings at which MinorDPO works",
-        Table({s: own for s, own in minor.items() if s in dpo}),
-        base,
-        broken,
-        unit="share",
-        value=lambda ours, untuned, broke: float(ours >= untuned and not broke),
-        bar=0.5,
-    )
-    return ClaimFinding(works)
+    measures = ("accuracy", "base_accuracy", "broken")
+    minor, base, broken = (table(runs, "minordpo", measure) for measure in measures)
+    shared = Table({s: own for s, own in minor.items() if s in dpo})
+
+    def works(ours: float, untuned: float, broke: float) -> float:
+        return float(ours >= untuned and not broke)
+
+    what = "share of DPO's settings at which MinorDPO works"
+    return ClaimFinding(contrast(what, shared, base, broken, unit="share", value=works, bar=0.5))
 
 
 # ---- by steps ----
