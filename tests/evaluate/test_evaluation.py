@@ -18,7 +18,7 @@ from minordpo.engine.models import load_model, save_model
 from minordpo.evaluate import evaluation
 from minordpo.evaluate.compare import compare_models
 from minordpo.evaluate.evaluation import evaluate
-from minordpo.evaluate.statistics import paired_interval
+from minordpo.evaluate.statistics import mean_difference_interval
 from minordpo.evaluate.tasks import Question
 from minordpo.generate.generation import Answer, generate_answers
 from minordpo.generate.prompts import question_prompts
@@ -127,7 +127,7 @@ def test_a_comparison_counts_only_questions_that_are_answered_differently():
         assert (row["model"], row["against"]) == ("b", "a")
         assert (row["gained"], row["lost"], row["p"]) == (2, 1, 1.0)
         assert row["difference"] == pytest.approx(1 / 5)
-        assert (row["low"], row["high"]) == paired_interval(2, 1, 5)
+        assert (row["low"], row["high"]) == mean_difference_interval([1, 1, -1, 0, 0])
     with pytest.raises(ValueError, match="shorter"):
         compare_models(questions, {"a": first, "b": other[:-1]})
 
