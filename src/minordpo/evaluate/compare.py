@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from minordpo.evaluate.statistics import holm, mean_difference_interval, sign_flip, wilson
+from minordpo.evaluate.statistics import bounds, holm, mean_difference_interval, sign_flip, wilson
 from minordpo.evaluate.tasks import Question
 from minordpo.generate.generation import Answer
 from minordpo.generate.text_measures import asked_line, last_number, looping, repeated_4grams
@@ -109,25 +110,18 @@ def against_first(
         }
 
 
-def bounds(interval: tuple[float, float]) -> dict[str, float]:
-    """The interval as results.json has it."""
-    return {"low": interval[0], "high": interval[1]}
-
-
 def _by_steps(questions: Sequence[Question], right: Mapping[str, list[bool]]) -> dict[str, Any]:
     """Both accuracies by the computations in the reference solution.
 
     Computations and not tokens: they are the same for models of different tokenizers, and what makes a problem hard.
     """
     groups: dict[str, list[int]] = {}
-    for place, question in sorted(enumerate(questions), key=lambda pair: pair[1].steps or LONG + 1):
+    for place, question in sorted(enumerate(questions), key=lambda pair: pair[1].steps or math.inf):
         steps = question.steps
         name = "unknown" if steps is None else str(steps) if steps < LONG else f"{LONG} or more"
         groups.setdefault(name, []).append(place)
     if set(groups) == {"unknown"}:
         return {}
-    if "unknown" in groups:
-        groups["unknown"] = groups.pop("unknown")  # last
     return {
         group: {name: share([values[i] for i in places]) for name, values in right.items()}
         for group, places in groups.items()

@@ -9,7 +9,6 @@ from typing import Any
 from minordpo.evaluate.compare import (
     READERS,
     against_first,
-    bounds,
     judged,
     repetition_and_length,
     share,
@@ -17,7 +16,7 @@ from minordpo.evaluate.compare import (
 )
 from minordpo.evaluate.kl import estimate_kl
 from minordpo.evaluate.ranking import best_of, majority, pass_at
-from minordpo.evaluate.statistics import interval_over_questions
+from minordpo.evaluate.statistics import bounds, interval_over_questions
 from minordpo.evaluate.tasks import Question
 from minordpo.generate.generation import Answer
 

@@ -12,6 +12,11 @@ import numpy as np
 _Z = NormalDist().inv_cdf(0.975)
 
 
+def bounds(interval: tuple[float, float]) -> dict[str, float]:
+    """The interval as results.json has it."""
+    return {"low": interval[0], "high": interval[1]}
+
+
 def wilson(successes: float | int, total: float | int) -> tuple[float, float]:
     """The 95 % interval of a share: (p + z²/2n ± z √(p(1−p)/n + z²/4n²)) / (1 + z²/n).
 
