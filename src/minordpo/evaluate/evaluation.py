@@ -114,11 +114,7 @@ class _Pass:
 
 
 def evaluate(
-    models: Sequence[str],
-    config: EvaluationConfig,
-    *,
-    out: Path | None = None,
-    batch_size: int | None = None,
+    models: Sequence[str], config: EvaluationConfig, *, out: Path | None = None, batch_size: int | None = None
 ) -> dict[str, Any]:
     """The results as in results.json: every model on the same questions, the others compared with the first.
 

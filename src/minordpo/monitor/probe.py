@@ -45,9 +45,7 @@ class Probe:
         self.tokenizer, self.prompts, self.max_new_tokens = tokenizer, list(prompts), max_new_tokens
 
     def answer(
-        self,
-        model: PreTrainedModel | PeftModel,
-        make: Callable[..., list[Answer]] = generate_answers,
+        self, model: PreTrainedModel | PeftModel, make: Callable[..., list[Answer]] = generate_answers
     ) -> list[Answer]:
         """The answers; model and random states are left as they were."""
         devices = [model.device] if model.device.type == "cuda" else []
