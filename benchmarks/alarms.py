@@ -21,10 +21,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import alarm_study as A
 from common import machine
 from minordpo.monitor.health import Thresholds
-from minordpo.paper import alarm_study as A
-from minordpo.paper.studied_run import StudiedRun, broke_at, read_run
+from minordpo.paper.stopping_study import StudiedRun, read_run
 from minordpo.run_folder.files import written_whole
 from minordpo.run_folder.records import CHOSEN_LOGRATIO
 
@@ -71,7 +71,7 @@ class Study:
     ) -> None:
         self.halved, self.runs = runs, [*runs, *known]
         self.prompts, self.every = prompts, every
-        self.broke = [broke_at(run) for run in self.runs]
+        self.broke = [A.broke_at(run) for run in self.runs]
         self._ours = functools.cache(lambda thresholds: [self.ours(thresholds)(run) for run in self.runs])
         self._trivial = functools.cache(lambda c: [A.trivial_alarm_at(run, c) for run in self.runs])
         self._seen: dict[StudiedRun, Any] = {}  # by run: another world may have the same names
@@ -138,7 +138,7 @@ class Study:
 
     def table(self, runs: Sequence[StudiedRun], thresholds: Thresholds, c: float) -> str:
         """What each alarm is worth on these runs, in Markdown."""
-        broke = [broke_at(run) for run in runs]
+        broke = [A.broke_at(run) for run in runs]
         rows = ["| alarm | announced | when | false alarms |", "|---|---|---|---|"]
         named: list[tuple[str, Alarm]] = [
             ("monitor, fitted", self.ours(thresholds)),
@@ -166,7 +166,7 @@ class Study:
             "run": run.name,
             "configuration": run.setting,
             "steps": run.steps,
-            "broke_at": broke_at(run),
+            "broke_at": A.broke_at(run),
             "displaced": A.was_displaced(run),
             "alarm_fitted": self.ours(thresholds)(run),
             "alarm_today": self.ours(Thresholds())(run),

@@ -13,8 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from minordpo.paper.stopping_study import FIXED, SIGNALS, read_stoppable_run, worth
-from minordpo.paper.studied_run import StudiedRun
+from minordpo.paper.stopping_study import FIXED, SIGNALS, StudiedRun, is_stoppable, read_run, worth
 
 
 def main() -> int:
@@ -25,7 +24,15 @@ def main() -> int:
     parser.add_argument("runs", type=Path, help="folder of the runs")
     parser.add_argument("--tolerance", type=float, default=0.01, help="accuracy that may be lost on average")
     arguments = parser.parse_args()
-    runs = [read_stoppable_run(file.parent) for file in sorted(arguments.runs.glob("*/probes.jsonl"))]
+    runs = [read_run(file.parent) for file in sorted(arguments.runs.glob("*/probes.jsonl"))]
+    for run in runs:
+        if not is_stoppable(run):
+            print(
+                f"{run.name} cannot be judged. Train it with held-out pairs, training.eval_strategy=steps and "
+                "metrics.reference=true, and on chosen responses that end in the line 'So the answer is: N'",
+                file=sys.stderr,
+            )
+            return 2
     if len({run.setting for run in runs}) < 2:
         print(f"{arguments.runs} holds runs of fewer than two settings", file=sys.stderr)
         return 2

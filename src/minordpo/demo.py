@@ -13,15 +13,8 @@ from typing import Any
 
 import torch
 
-from minordpo.config import (
-    DataConfig,
-    ModelConfig,
-    MonitorConfig,
-    ObjectiveConfig,
-    RunConfig,
-    SamplesConfig,
-    TrainingConfig,
-)
+from minordpo.config import RunConfig, read_mapping
+from minordpo.config.build import build
 from minordpo.data.make.close_pairs import ClosePair, corrupt_row
 from minordpo.data.make.problems import generate_problems
 from minordpo.engine.models import smollm2_folder
@@ -63,28 +56,6 @@ ARMS = (
     Arm("minordpo-high", f"MinorDPO, rate {HIGH:g}", "minordpo", HIGH),
 )
 
-_INTRODUCTION = f"""\
-What you are about to see
-  A model of 135 million weights (SmolLM2-135M-Instruct; its weights are dequantised from Q4_1, so near the original
-  and not equal to it) is tuned on close pairs: a worked solution of a word problem, and the same solution with one
-  number wrong. Three runs see the same pairs in the same order:
-    DPO       at a learning rate of {LOW:g}, where it works;
-    DPO       at {HIGH:g}, above the rates of the MinorDPO paper (1e-6 and 1e-5), so that a few steps suffice;
-    MinorDPO  at {HIGH:g}, with everything else equal.
-  Watch the chosen log-ratio: log π/π_ref of the good solution, in nats. Below zero, the tuned model finds the good
-  solution less likely than before.
-"""
-
-_EXPLANATION = """\
-How to read it
-  stops       answers that end by themselves; the others ran into the limit of {limit} tokens
-  format      answers with the line that was asked for ("So the answer is: …")
-  loops       answers that end by repeating themselves
-  log-ratio   of the {held_out} held-out pairs after the last step, in nats a response
-  right       answers whose asked line holds the right number; few problems and a small model, so this says little
-  One seed and {steps} steps of {pairs} pairs: a demonstration, not a measurement.
-"""
-
 
 def demo(output: Path, *, steps: int | None, minutes: float, seed: int) -> None:
     """Run the demo into `output`; an interrupted one goes on where it stopped.
@@ -96,7 +67,8 @@ def demo(output: Path, *, steps: int | None, minutes: float, seed: int) -> None:
         raise InputError(f"--steps is {steps}; at least 1 is needed")
     model = str(smollm2_folder(cache_folder() / "models"))
     steps = _steps(output, steps, seed, minutes)
-    print(_INTRODUCTION, flush=True)
+    texts = read_mapping(Path(__file__).with_suffix(".yaml"))
+    print(texts["introduction"].format(low=LOW, high=HIGH), flush=True)
     few = steps < FEWEST_MONITORED
     questions = _write_data(output, steps, FEW_HELD_OUT if few else HELD_OUT, seed)
     print(f"Each run: {steps} steps of {PAIRS_PER_STEP} pairs, full tuning in float32\n", flush=True)
@@ -120,7 +92,8 @@ def demo(output: Path, *, steps: int | None, minutes: float, seed: int) -> None:
     table = _table({label: measured[name] for label, name in labels.items()}, metrics)
     _show_answers(output / names.EVALUATION, labels, questions)
     print(f"\n{table}\n")
-    print(_EXPLANATION.format(limit=limit, held_out=len(questions), steps=steps, pairs=PAIRS_PER_STEP))
+    facts = {"limit": limit, "held_out": len(questions), "steps": steps, "pairs": PAIRS_PER_STEP}
+    print(texts["explanation"].format(**facts))
     (output / "table.txt").write_text(table + "\n", encoding="utf-8")
     print(f"{output}/demo.png shows the log-ratios; each folder in {output} is a run with its model.")
 
@@ -180,28 +153,30 @@ def _write_data(output: Path, steps: int, held_out: int, seed: int) -> list[dict
 
 
 def _config(arm: Arm, output: Path, model: str, steps: int, seed: int) -> RunConfig:
-    return RunConfig(
-        model=ModelConfig(path=model),
-        data=DataConfig(train=str(output / "pairs.jsonl"), eval=str(output / "held-out.jsonl")),
-        objective=ObjectiveConfig(name=arm.objective, hyper={"beta": BETA}),
-        training=TrainingConfig(
-            arguments={
-                "learning_rate": arm.learning_rate,
-                "per_device_train_batch_size": PAIRS_PER_STEP,
-                "max_steps": steps,
-                "warmup_steps": 0.1,
-                "save_strategy": "no",
-                "seed": seed,
-            }
-        ),
-        samples=SamplesConfig(prompts=0),
+    sections = {
+        "model": {"path": model},
+        "data": {"train": str(output / "pairs.jsonl"), "eval": str(output / "held-out.jsonl")},
+        "objective": {"name": arm.objective, "beta": BETA},
+        "training": {
+            "learning_rate": arm.learning_rate,
+            "per_device_train_batch_size": PAIRS_PER_STEP,
+            "max_steps": steps,
+            "warmup_steps": 0.1,
+            "save_strategy": "no",
+            "seed": seed,
+        },
+        "samples": {"prompts": 0},
         # A probe takes nearly as long as a step (4.6 and 5.9 s on two EPYC cores, 2026-11-21), so a run of a few steps
         # has none, and others two.
-        monitor=MonitorConfig(
-            enabled=steps >= FEWEST_MONITORED, probe_every=steps, prompts=2, max_new_tokens=32
-        ),
-        output=str(output / arm.folder),
-    )
+        "monitor": {
+            "enabled": steps >= FEWEST_MONITORED,
+            "probe_every": steps,
+            "prompts": 2,
+            "max_new_tokens": 32,
+        },
+        "output": str(output / arm.folder),
+    }
+    return build(RunConfig, sections, "", lambda key: "the demo")
 
 
 def _table(measured: dict[str, dict[str, Any]], metrics: dict[str, Path]) -> str:

@@ -18,7 +18,7 @@ from minordpo.engine.models import load_model, save_model
 from minordpo.evaluate import evaluation
 from minordpo.evaluate.compare import compare_models
 from minordpo.evaluate.evaluation import evaluate
-from minordpo.evaluate.statistics import paired_interval
+from minordpo.evaluate.statistics import mean_difference_interval
 from minordpo.evaluate.tasks import Question
 from minordpo.generate.generation import Answer, generate_answers
 from minordpo.generate.prompts import question_prompts
@@ -57,8 +57,8 @@ def test_unless_told_a_gpu_makes_more_answers_at_a_time(world, monkeypatch, gpu,
         def to(self, device):
             seen.append(device)
 
-    def stream(model, tokenizer, prompts, *, batch_size, **_):
-        seen.append(batch_size)
+    def stream(model, tokenizer, prompts, options, **_):
+        seen.append(options.batch_size)
         ids = (tokenizer.eos_token_id,)
         yield from ((row, Answer("7", ids, True, 2, ids[0])) for row in range(len(prompts)))
 
@@ -73,7 +73,7 @@ def test_unless_told_a_gpu_makes_more_answers_at_a_time(world, monkeypatch, gpu,
 def answering(monkeypatch, texts):
     """Let every model answer the questions of one row after another with these texts."""
 
-    def stream(model, tokenizer, prompts, **_):
+    def stream(model, tokenizer, prompts, options, **_):
         for row in range(len(prompts)):
             ids = tuple(map(ord, texts[row]))
             yield row, Answer(texts[row], ids, True, len(ids) + 1, tokenizer.eos_token_id)
@@ -127,7 +127,7 @@ def test_a_comparison_counts_only_questions_that_are_answered_differently():
         assert (row["model"], row["against"]) == ("b", "a")
         assert (row["gained"], row["lost"], row["p"]) == (2, 1, 1.0)
         assert row["difference"] == pytest.approx(1 / 5)
-        assert (row["low"], row["high"]) == paired_interval(2, 1, 5)
+        assert (row["low"], row["high"]) == mean_difference_interval([1, 1, -1, 0, 0])
     with pytest.raises(ValueError, match="shorter"):
         compare_models(questions, {"a": first, "b": other[:-1]})
 
@@ -176,15 +176,15 @@ def test_a_killed_evaluation_goes_on_with_the_questions_that_are_missing(
     whole = evaluate([str(world / "one"), str(world / "two")], config_of(world), out=tmp_path / "whole")
     stream, asked = evaluation.stream_answers, []
 
-    def dying(model, tokenizer, prompts, **settings):
-        for count, each in enumerate(stream(model, tokenizer, prompts, **settings)):
+    def dying(*given, **settings):
+        for count, each in enumerate(stream(*given, **settings)):
             if count == 1:
                 raise Killed
             yield each
 
-    def counting(model, tokenizer, prompts, **settings):
-        asked.append(len(prompts) - len(settings["done"]))
-        yield from stream(model, tokenizer, prompts, **settings)
+    def counting(model, tokenizer, prompts, options, *, done):
+        asked.append(len(prompts) - len(done))
+        yield from stream(model, tokenizer, prompts, options, done=done)
 
     out, models = tmp_path / "out", [str(world / "one"), str(world / "two")]
     monkeypatch.setattr(evaluation, "stream_answers", dying)

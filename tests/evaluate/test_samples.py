@@ -75,10 +75,10 @@ def test_samples_are_the_models_own_beside_the_same_greedy_answers(world, tmp_pa
 def drawing(monkeypatch, greedy, samples):
     """Let every model answer with one text a question, and its samples be these."""
 
-    def stream(model, tokenizer, prompts, *, samples=1, sampling=None, **_):
-        given = [[text] for text in greedy] if sampling is None else texts
-        for row in range(len(prompts) * samples):
-            text = given[row // samples][row % samples]
+    def stream(model, tokenizer, prompts, options, **_):
+        given = [[text] for text in greedy] if options.sampling is None else texts
+        for row in range(len(prompts) * options.samples):
+            text = given[row // options.samples][row % options.samples]
             ids = tuple(map(ord, text))
             yield row, evaluation.Answer(text, ids, True, len(ids) + 1, tokenizer.eos_token_id)
 
@@ -178,9 +178,9 @@ def test_a_killed_evaluation_draws_only_the_samples_that_are_missing(world, tmp_
     stream, made = evaluation.stream_answers, []
 
     def watched(dies_at):
-        def stream_watched(*given, **more):
-            for count, each in enumerate(stream(*given, **more)):
-                if more.get("samples", 1) > 1 and count == dies_at:
+        def stream_watched(model, tokenizer, prompts, options, **more):
+            for count, each in enumerate(stream(model, tokenizer, prompts, options, **more)):
+                if options.samples > 1 and count == dies_at:
                     raise Killed
                 made.append(each)
                 yield each

@@ -7,7 +7,7 @@ from helpers.tiny_models import VOCAB
 from helpers.word_models import argmax_loop, model_of, prompts_of, tokenizer_of
 from minordpo.engine.memory import out_of_memory
 from minordpo.errors import InputError
-from minordpo.generate.generation import Sampling, generate_answers, stream_answers
+from minordpo.generate.generation import GenerationOptions, Sampling, generate_answers, stream_answers
 
 
 def samples_of(prompts, *, seed=0, temperature=1.0, samples=3, max_new_tokens=6, model=None, **sizes):
@@ -56,12 +56,12 @@ def test_a_sample_does_not_depend_on_what_shares_its_batch():
 
 def test_answers_that_are_there_already_are_left_out_and_the_others_are_the_same():
     model, prompts = model_of(), prompts_of(3, 17, 1)
-    sizes = {"sampling": Sampling(), "samples": 2, "max_new_tokens": 5, "batch_size": 2}
-    whole = dict(stream_answers(model, tokenizer_of(), prompts, **sizes))
+    options = GenerationOptions(sampling=Sampling(), samples=2, max_new_tokens=5, batch_size=2)
+    whole = dict(stream_answers(model, tokenizer_of(), prompts, options))
     assert sorted(whole) == [0, 1, 2, 3, 4, 5]
-    others = dict(stream_answers(model, tokenizer_of(), prompts, done={1, 2, 3}, **sizes))
+    others = dict(stream_answers(model, tokenizer_of(), prompts, options, done={1, 2, 3}))
     assert others == {row: whole[row] for row in (0, 4, 5)}
-    assert dict(stream_answers(model, tokenizer_of(), prompts, done=whole, **sizes)) == {}
+    assert dict(stream_answers(model, tokenizer_of(), prompts, options, done=whole)) == {}
 
 
 def test_another_seed_draws_other_samples_and_the_same_one_the_same():
@@ -89,9 +89,8 @@ def test_batches_keep_to_the_token_budget_with_the_longest_prompts_first(monkeyp
         model, "generate", lambda ids, **more: shapes.append(tuple(ids.shape)) or generate(ids, **more)
     )
     prompts = prompts_of(3, 17, 1, 9, 9, 40)
-    rows = stream_answers(
-        model, tokenizer_of(), prompts, max_new_tokens=5, batch_size=3, token_budget=44, samples=1
-    )
+    options = GenerationOptions(max_new_tokens=5, batch_size=3, token_budget=44)
+    rows = stream_answers(model, tokenizer_of(), prompts, options)
     assert [row for row, _ in rows] == [5, 1, 3, 4, 0, 2]
     assert shapes == [(1, 40), (2, 17), (3, 9)]  # 45 tokens are too many, but an answer has to be made
 

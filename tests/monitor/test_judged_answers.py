@@ -89,6 +89,10 @@ def test_fully_tuned_the_reference_is_gone_and_nothing_is_said_of_it(tmp_path):
     assert [row["step"] for row in metric_rows(tmp_path) if "probe/looping" in row] == [0, 1, 2]
 
 
+def of_name(measures: list[dict[str, float]], name: str) -> list[float | None]:
+    return [each.get(name) for each in measures]
+
+
 def test_the_end_token_counts_and_an_empty_answer_has_no_value():
     asked: list[list[int]] = []
 
@@ -101,9 +105,10 @@ def test_the_end_token_counts_and_an_empty_answer_has_no_value():
     probe = Probe(tokenizer(), [Prompt(np.array([place])) for place in (4, 5, 6)], max_new_tokens=3)
     answers = [Answer("a", (7, 8), True, 3, 2), Answer("", (), False, 0), Answer("b", (9, 9, 9), False, 3)]
     # Answers count alike, however long: 1 nat a token of the first and 2 of the last.
-    assert probe.reference_nll(answers, reference) == [{"reference_nll": 1.0}, {}, {"reference_nll": 2.0}]
+    assert of_name(probe.measures(answers, None, reference), "reference_nll") == [1.0, None, 2.0]
     assert asked == [[7, 8, 2], [9, 9, 9]]
-    assert probe.reference_nll([Answer("", (), False, 0)] * 3, reference) == [{}, {}, {}]
+    silent = probe.measures([Answer("", (), False, 0)] * 3, None, reference)
+    assert of_name(silent, "reference_nll") == [None] * 3
 
 
 def test_the_chosen_responses_are_judged_once_and_by_their_scored_tokens():
@@ -115,6 +120,10 @@ def test_the_chosen_responses_are_judged_once_and_by_their_scored_tokens():
         asked.extend(examples)
         return [np.full(int(each.responses[0].scored.sum()), -0.5) for each in examples]
 
-    assert probe.chosen_nll(reference) == [{"chosen_nll": 0.5}] * 3
+    silent = Answer("", (), False, 0)
+    measures = probe.measures([silent] * 3, None, reference, at_start=True)
+    assert of_name(measures, "chosen_nll") == [0.5] * 3
+    assert of_name(probe.measures([silent] * 3, None, reference), "chosen_nll") == [None] * 3
     assert [each.responses[0] for each in asked] == [pair.responses[0] for pair in pairs]
-    assert Probe(tokenizer(), [Prompt(np.array([4]))], max_new_tokens=3).chosen_nll(reference) == [{}]
+    unanswered = Probe(tokenizer(), [Prompt(np.array([4]))], max_new_tokens=3)
+    assert of_name(unanswered.measures([silent], None, reference, at_start=True), "chosen_nll") == [None]

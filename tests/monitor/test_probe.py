@@ -137,9 +137,7 @@ def test_answering_leaves_modes_attention_and_random_states_alone():
         model.config._attn_implementation,
         np.random.get_state()[1].tolist(),
     )
-    answers, seconds = probe.answer(model)
-    assert len(answers) == 2
-    assert seconds > 0
+    assert len(probe.answer(model)) == 2
     after = torch.get_rng_state(), model.config._attn_implementation, np.random.get_state()[1].tolist()
     assert torch.equal(before[0], after[0])
     assert before[1:] == after[1:]

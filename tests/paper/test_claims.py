@@ -11,7 +11,7 @@ import pytest
 from helpers.claim_runs import BETAS, RATES, runs, verdict
 from minordpo.paper.claims.claim import ClaimRun
 from minordpo.paper.claims.rules import all_claims
-from minordpo.paper.studied_run import StudiedRun
+from minordpo.paper.stopping_study import StudiedRun
 from minordpo.run_folder.records import EvaluationRow, StepRow
 
 CLOSE, FAR = {"world.rejected": "result"}, {"world.rejected": "independent"}

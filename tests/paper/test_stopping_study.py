@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
-from minordpo.paper.stopping_study import FIXED, SIGNALS, stops_at, worth
-from minordpo.paper.studied_run import StudiedRun
+from minordpo.errors import InputError
+from minordpo.paper.stopping_study import FIXED, SIGNALS, StudiedRun, read_run, stops_at, worth
 from minordpo.run_folder.records import EvaluationRow, StepRow
+
+LOOPS = {"looping": 1.0}
+SOUND = {"looping": 0.0}
 
 
 def made_run(name: str, *, learnt_at: int, steps: int = 40, setting: str = "") -> StudiedRun:
@@ -76,3 +82,24 @@ def test_every_signal_has_levels_in_rising_order():
     for _, _, levels in SIGNALS.values():
         assert len(levels) >= 6
         assert list(levels) == sorted(levels)
+
+
+def test_a_run_folder_is_read_by_its_files(tmp_path: Path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(
+        "model: {path: somewhere}\ndata: {train: pairs.jsonl}\nobjective: {name: dpo, beta: 0.05}\n"
+        f"training: {{learning_rate: 1.0e-4}}\noutput: {folder}\n",
+        encoding="utf-8",
+    )
+    rows = [{"step": 1, "loss": 0.7, "logratios/chosen": 0.0}, {"step": 1, "probe/looping": 0.0}]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with pytest.raises(InputError, match=r"has no probes.jsonl. Only runs with monitor.enabled=true"):
+        read_run(folder)
+    probes = [{"step": 0, "answer": "7", "measures": SOUND}, {"step": 0, "answer": "8", "measures": LOOPS}]
+    (folder / "probes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in probes), encoding="utf-8")
+    run = read_run(folder)
+    assert run.setting == "dpo, beta 0.05, rate 0.0001" or "0.05" in run.setting
+    assert [row.step for row in run.rows] == [1]
+    assert run.probe(0)["looping"] == 0.5
+    assert run.probe(0, prompts=1)["looping"] == 0.0

@@ -150,8 +150,8 @@ def test_a_base_learns_and_is_the_same_from_the_same_seed(tmp_path: Path, monkey
     assert all(a.equal(b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
     tokenizer, rng = AutoTokenizer.from_pretrained(tmp_path / "one"), random.Random(8)
     drawn = [base.example("chain", "full", rng) for _ in range(64)]
-    before = base._loss(small_llama(3), tokenizer, drawn, one.device).item()
-    assert base._loss(one, tokenizer, drawn, one.device).item() < before - 0.5
+    before = base._loss(small_llama(3), tokenizer, drawn).item()
+    assert base._loss(one, tokenizer, drawn).item() < before - 0.5
 
 
 @dataclass
@@ -175,9 +175,9 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float]], _Watched]:
         seen.rates.append(optimizer.param_groups[0]["lr"] / base.RATE)
         step(optimizer)
 
-    def lost(model: object, tokenizer: object, drawn: list[tuple[str, str]], device: object) -> object:
+    def lost(model: object, tokenizer: object, drawn: list[tuple[str, str]]) -> object:
         seen.drawn.append(drawn)
-        return loss(model, tokenizer, drawn, device)
+        return loss(model, tokenizer, drawn)
 
     def told(shares: list[float]) -> _Watched:
         left = iter(shares)
@@ -297,9 +297,7 @@ def test_the_base_loss_is_the_mean_over_the_answers_tokens_however_rows_are_grou
         logps = model(input_ids=torch.tensor([[*asked, *given]])).logits[0].log_softmax(-1)
         losses -= sum(logps[len(asked) + place - 1, token].item() for place, token in enumerate(given))
         tokens += len(given)
-    assert base._loss(model, tokenizer, drawn, model.device).item() == pytest.approx(
-        losses / tokens, abs=1e-5
-    )
+    assert base._loss(model, tokenizer, drawn).item() == pytest.approx(losses / tokens, abs=1e-5)
 
 
 def test_a_world_is_written_whole_and_keeps_its_questions_from_the_base(
@@ -339,9 +337,9 @@ def test_the_base_meets_no_prompt_that_is_kept_out(tmp_path: Path, monkeypatch: 
     trained: list[str] = []
     loss = base._loss
 
-    def watched(model: object, tokenizer: object, drawn: list[tuple[str, str]], device: object) -> object:
+    def watched(model: object, tokenizer: object, drawn: list[tuple[str, str]]) -> object:
         trained.extend(prompt for prompt, _ in drawn)
-        return loss(model, tokenizer, drawn, device)
+        return loss(model, tokenizer, drawn)
 
     monkeypatch.setattr(base, "_loss", watched)
     train_base(tmp_path, World(base_steps=2, base_accuracy=None), allowed=lambda text: text < "5")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import typing
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from minordpo.cli.command import FOLDERS, Argument, CommandGroup, argument, command
 from minordpo.errors import InputError
+from minordpo.paper.worlds.questions import Distance, Family, Rejected, World
 
 
 @command(
@@ -45,17 +44,6 @@ def claims(folders: list[Path], out: Path | None, csv: Path | None) -> None:
     print(as_text(judged, gathered.said))
 
 
-_WORLD_HELP = {
-    "seed": "another seed draws another base, other pairs and other questions",
-    "family": "kind of the questions",
-    "distance": "how far the base's own style is from the chosen answers'",
-    "rejected": "how far the rejected answers are from the chosen ones",
-    "pairs": "pairs to train on",
-    "base_steps": "most steps of the base's training; with --base-accuracy null, all its steps",
-    "base_accuracy": "lowest and highest share of its own questions that the base may be right in; null takes any base",
-}
-
-
 def _shares(text: str) -> tuple[float, ...] | None:
     try:
         return None if text == "null" else tuple(float(each) for each in text.strip("[]").split(","))
@@ -63,28 +51,34 @@ def _shares(text: str) -> tuple[float, ...] | None:
         raise argparse.ArgumentTypeError(f"{text!r} is neither of the form 0.45,0.65 nor null") from None
 
 
-def _world_options() -> list[Argument]:
-    """An option for each field of `World`."""
-    from minordpo.paper.worlds.world import World
-
-    hints = typing.get_type_hints(World)
-    found = []
-    for field in dataclasses.fields(World):
-        name, default, shown = field.name, field.default, field.default
-        options: dict[str, Any] = {"metavar": "N"}
-        if isinstance(default, tuple):
-            options, shown = {"type": _shares, "metavar": "LOW,HIGH"}, ",".join(map(str, default))
-        elif isinstance(default, str):
-            options = {"choices": typing.get_args(hints[name])}
-        text = f"{_WORLD_HELP[name]} (default {shown})"
-        found.append(argument(f"--{name.replace('_', '-')}", text, default=default, **options))
-    return found
+def _option(name: str, text: str, **options: Any) -> Argument:
+    """An option for a field of `World`, with its default."""
+    default = getattr(World, name)
+    shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+    return argument(f"--{name.replace('_', '-')}", f"{text} (default {shown})", default=default, **options)
 
 
 @command(
     "make a toy world: a small base model, pairs and questions",
     argument("--out", "folder of the world", type=Path, required=True, metavar="FOLDER"),
-    more=_world_options,
+    _option("seed", "another seed draws another base, other pairs and other questions", metavar="N"),
+    _option("family", "kind of the questions", choices=get_args(Family)),
+    _option(
+        "distance", "how far the base's own style is from the chosen answers'", choices=get_args(Distance)
+    ),
+    _option("rejected", "how far the rejected answers are from the chosen ones", choices=get_args(Rejected)),
+    _option("pairs", "pairs to train on", metavar="N"),
+    _option(
+        "base_steps",
+        "most steps of the base's training; with --base-accuracy null, all its steps",
+        metavar="N",
+    ),
+    _option(
+        "base_accuracy",
+        "lowest and highest share of its own questions that the base may be right in; null takes any base",
+        type=_shares,
+        metavar="LOW,HIGH",
+    ),
     goes_on=lambda options: "the same command goes on",
 )
 def world(out: Path, **options: Any) -> None:
@@ -96,7 +90,7 @@ def world(out: Path, **options: Any) -> None:
       minordpo paper world --out worlds/first
       minordpo paper world --out worlds/any --base-steps 1200 --base-accuracy null
     """
-    from minordpo.paper.worlds.world import World, describe_base, make_world
+    from minordpo.paper.worlds.world import describe_base, make_world
 
     make_world(out, World(**options))
     print(f"{out}: base, pairs.jsonl, held_out.jsonl, validation.jsonl, test.jsonl, retention.jsonl")

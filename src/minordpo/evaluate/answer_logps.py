@@ -13,8 +13,9 @@ from tqdm import tqdm
 
 from minordpo.engine.models import model_config, model_folder
 from minordpo.errors import InputError
-from minordpo.evaluate.folder import EvaluatedModel, model_identity
+from minordpo.evaluate.folder import EvaluatedModel, model_identity, numbered
 from minordpo.evaluate.scoring import answer_examples, split_responses, sum_logps, token_logps
+from minordpo.evaluate.tasks import Question
 from minordpo.generate.generation import Answer
 from minordpo.run_folder.files import read_jsonl, write_jsonl
 
@@ -45,12 +46,18 @@ class ReferenceModel:
         name: str,
         prompts: Sequence[np.ndarray],
         answers: Sequence[Sequence[Answer]],
-        keys: Sequence[dict[str, int]],
+        asked: Sequence[tuple[Question, int]],
     ) -> list[dict[str, Any]]:
-        """Tokens and both log-probs of every answer, prompt by prompt; `keys` tell them apart in the file `name`."""
+        """Tokens and both log-probs of every answer, prompt by prompt, kept in the model's file `name`.
+
+        `asked` are the question and the number of each.
+        """
         file = None if self.out is None else self.out / model.label / name
         lengths = (answer.tokens for given in answers for answer in given)
-        wanted = [{**key, "tokens": tokens} for key, tokens in zip(keys, lengths, strict=True)]
+        wanted = [
+            {"row": question.row, **numbered(name, number), "tokens": tokens}
+            for (question, number), tokens in zip(asked, lengths, strict=True)
+        ]
         known = None if file is None else _kept(file, wanted)
         if known is not None:
             return known

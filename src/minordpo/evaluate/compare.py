@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from minordpo.evaluate.statistics import holm, mcnemar, paired_interval, wilson
+from minordpo.evaluate.statistics import bounds, holm, mean_difference_interval, sign_flip, wilson
 from minordpo.evaluate.tasks import Question
 from minordpo.generate.generation import Answer
 from minordpo.generate.text_measures import asked_line, last_number, looping, repeated_4grams
@@ -20,19 +21,23 @@ LONG = 7  # computations; above it GSM8K has a few questions each, which say not
 
 def summarize_model(questions: Sequence[Question], answers: Sequence[Answer]) -> dict[str, Any]:
     """What the answers of one model show; shares with 95 % Wilson intervals, lengths in tokens."""
-    right = {
-        name: [each for (each,) in of] for name, of in which_right(questions, [[a] for a in answers]).items()
-    }
-    loops = [looping(answer.token_ids) for answer in answers]
+    found = {name: [each for (each,) in of] for name, of in judged(questions, [[a] for a in answers]).items()}
+    right = {name: found[name] for name in READERS}
     return {
-        **{name: share(values) for name, values in right.items()},
-        "asked_format": share([asked_line(answer.text) is not None for answer in answers]),
-        "stopped": share([answer.stopped for answer in answers]),
-        "looping": share(loops),
+        **{name: share(values) for name, values in found.items()},
         "empty": share([not answer.text.strip() for answer in answers]),
         **repetition_and_length(answers),
         "by_steps": _by_steps(questions, right),
-        "examples": _examples(questions, answers, right, loops),
+        "examples": _examples(questions, answers, right, found["looping"]),
+    }
+
+
+def judged(questions: Sequence[Question], samples: Sequence[Sequence[Answer]]) -> dict[str, list[list[bool]]]:
+    """Of the answers to each question: whether they are right by either parser, and what else is yes or no."""
+    return which_right(questions, samples) | {
+        "asked_format": [[asked_line(a.text) is not None for a in given] for given in samples],
+        "stopped": [[a.stopped for a in given] for given in samples],
+        "looping": [[looping(a.token_ids) for a in given] for given in samples],
     }
 
 
@@ -72,39 +77,37 @@ def compare_models(
 ) -> list[dict[str, Any]]:
     """Every other model with the first, by both parsers; p is exact McNemar, adjusted over the models (Holm)."""
     right = {label: which_right(questions, [[a] for a in given]) for label, given in answers.items()}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in READERS:
         counts = {label: [sum(of) for of in by[name]] for label, by in right.items()}
-        for model, differences, chances in differences_from_first(counts, _mcnemar):
-            gained, lost, total = differences.count(1), differences.count(-1), len(differences)
-            row = model | {
-                "measure": name,
-                "gained": gained,
-                "lost": lost,
-                "difference": (gained - lost) / total,
-            }
-            rows.append(row | bounds(paired_interval(gained, lost, total)) | chances)
+        rows += against_first(counts, {"measure": name}, more="gained", fewer="lost")
     return rows
 
 
-def differences_from_first(
-    counts: Mapping[str, Sequence[int]], test: Callable[[Sequence[int]], float]
-) -> Iterator[tuple[dict[str, Any], list[int], dict[str, float]]]:
-    """Of every model but the first: both labels, the difference on each question, and p, adjusted too (Holm)."""
+def against_first(
+    counts: Mapping[str, Sequence[int]], what: Mapping[str, str], *, more: str, fewer: str, each: int = 1
+) -> Iterator[dict[str, Any]]:
+    """A row for every model but the first, from how many of its `each` answers to each question are right.
+
+    Paired by question; p is that of an exact sign-flip test over questions, adjusted over the models (Holm). `more`
+    and `fewer` name the counts of questions with more, and with fewer, right answers; `what` stands in every row.
+    """
     first, *others = counts
     differences = [[a - b for a, b in zip(counts[label], counts[first], strict=True)] for label in others]
-    chances = [test(each) for each in differences]
-    for label, each, p, adjusted in zip(others, differences, chances, holm(chances), strict=True):
-        yield {"model": label, "against": first}, each, {"p": p, "p_holm": adjusted}
-
-
-def bounds(interval: tuple[float, float]) -> dict[str, float]:
-    """The interval as results.json has it."""
-    return {"low": interval[0], "high": interval[1]}
-
-
-def _mcnemar(differences: Sequence[int]) -> float:
-    return mcnemar(differences.count(1), differences.count(-1))
+    chances = [sign_flip(of) for of in differences]
+    for label, of, p, adjusted in zip(others, differences, chances, holm(chances), strict=True):
+        shares = [difference / each for difference in of]
+        yield {
+            "model": label,
+            "against": first,
+            **what,
+            more: sum(difference > 0 for difference in of),
+            fewer: sum(difference < 0 for difference in of),
+            "difference": statistics.fmean(shares),
+            **bounds(mean_difference_interval(shares)),
+            "p": p,
+            "p_holm": adjusted,
+        }
 
 
 def _by_steps(questions: Sequence[Question], right: Mapping[str, list[bool]]) -> dict[str, Any]:
@@ -113,14 +116,12 @@ def _by_steps(questions: Sequence[Question], right: Mapping[str, list[bool]]) ->
     Computations and not tokens: they are the same for models of different tokenizers, and what makes a problem hard.
     """
     groups: dict[str, list[int]] = {}
-    for place, question in sorted(enumerate(questions), key=lambda pair: pair[1].steps or LONG + 1):
+    for place, question in sorted(enumerate(questions), key=lambda pair: pair[1].steps or math.inf):
         steps = question.steps
         name = "unknown" if steps is None else str(steps) if steps < LONG else f"{LONG} or more"
         groups.setdefault(name, []).append(place)
     if set(groups) == {"unknown"}:
         return {}
-    if "unknown" in groups:
-        groups["unknown"] = groups.pop("unknown")  # last
     return {
         group: {name: share([values[i] for i in places]) for name, values in right.items()}
         for group, places in groups.items()

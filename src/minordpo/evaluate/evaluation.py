@@ -15,7 +15,7 @@ import contextlib
 import gc
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,7 +34,7 @@ from minordpo.evaluate.samples import compare_samples, samples_and_reference, su
 from minordpo.evaluate.scoring import refuse_other_vocabulary
 from minordpo.evaluate.tables import markdown
 from minordpo.evaluate.tasks import Question, Task, load_task
-from minordpo.generate.generation import Answer, Sampling, refuse_prompts, stream_answers
+from minordpo.generate.generation import Answer, GenerationOptions, Sampling, refuse_prompts, stream_answers
 from minordpo.generate.prompts import question_prompts
 from minordpo.run_folder import names
 from minordpo.run_folder.files import write_text
@@ -100,26 +100,21 @@ class _Pass:
 
     answers: str
     logps: str
-    count: int  # of answers to a question
-    sampling: Sampling | None
+    options: GenerationOptions
+    questions: list[Question]
 
-    def given(self, kept: Answers, questions: Sequence[Question]) -> list[list[Answer]]:
+    def asked(self) -> list[tuple[Question, int]]:
+        """The question and the number of every answer, from 0, in the order in which they are asked for."""
+        return [(question, number) for question in self.questions for number in range(self.options.samples)]
+
+    def given(self, kept: Answers) -> list[list[Answer]]:
         """The answers that are kept, those to each question together."""
-        return [[kept[question.row, number] for number in range(self.count)] for question in questions]
-
-    def keys(self, questions: Sequence[Question]) -> list[dict[str, int]]:
-        """What tells the rows of log-probs apart."""
-        if self.answers == names.ANSWERS:
-            return [{"row": question.row} for question in questions]
-        return [{"row": question.row, "sample": s} for question in questions for s in range(self.count)]
+        samples = range(self.options.samples)
+        return [[kept[question.row, number] for number in samples] for question in self.questions]
 
 
 def evaluate(
-    models: Sequence[str],
-    config: EvaluationConfig,
-    *,
-    out: Path | None = None,
-    batch_size: int | None = None,
+    models: Sequence[str], config: EvaluationConfig, *, out: Path | None = None, batch_size: int | None = None
 ) -> dict[str, Any]:
     """The results as in results.json: every model on the same questions, the others compared with the first.
 
@@ -134,14 +129,12 @@ def evaluate(
     if not models:
         raise InputError("no model is named, but at least one is needed. Name a model folder or a hub id.")
     settings = config.settings()
-    passes = [_Pass(names.ANSWERS, names.ANSWER_LOGPS, 1, config.answered)]
-    if config.samples:
-        passes.append(_Pass(names.SAMPLES, names.SAMPLE_LOGPS, config.samples, config.sampled))
     task = load_task(config.task, n=config.n, seed=config.seed)
+    passes = _passes(config, task.questions, batch_size)
     folder = EvaluationFolder(out)
     with contextlib.nullcontext() if out is None else only_here(out, doing="evaluating"):
         named = name_models(list(models), folder.known().get("models", {}))
-        prompts = {model.label: _prompts(model, task, config, batch_size) for model in named}
+        prompts = {model.label: _prompts(model, task, config) for model in named}
         reference = (
             None if config.reference is None else ReferenceModel.of(config.reference, config.dtype, out)
         )
@@ -152,18 +145,31 @@ def evaluate(
         }
         folder.begin(settings, named, defaults=type(config)(task=config.task).settings())
         for model in named:
-            _answer(model, prompts[model.label], passes, task.questions, config, folder, batch_size)
+            _answer(model, prompts[model.label], passes, config.dtype, folder)
             gc.collect()  # a model hangs in cycles, and the next one may need the room
-        results = _results(task.questions, prompts, passes, settings, named, folder, reference)
+        results = _results(prompts, passes, settings, named, folder, reference)
         if out is not None:
             write_text(out / names.RESULTS, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
             write_text(out / names.RESULTS_PAGE, markdown(results))
     return results
 
 
-def _prompts(
-    model: EvaluatedModel, task: Task, config: EvaluationConfig, batch_size: int | None
-) -> list[np.ndarray]:
+def _passes(config: EvaluationConfig, questions: list[Question], batch_size: int | None) -> list[_Pass]:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    options = GenerationOptions(
+        max_new_tokens=config.max_new_tokens,
+        batch_size=BATCH_SIZE[device] if batch_size is None else batch_size,
+        token_budget=TOKEN_BUDGET,
+        sampling=config.answered,
+    )
+    passes = [_Pass(names.ANSWERS, names.ANSWER_LOGPS, options, questions)]
+    if config.samples:
+        sampled = replace(options, sampling=config.sampled, samples=config.samples)
+        passes.append(_Pass(names.SAMPLES, names.SAMPLE_LOGPS, sampled, questions))
+    return passes
+
+
+def _prompts(model: EvaluatedModel, task: Task, config: EvaluationConfig) -> list[np.ndarray]:
     """What a model is asked; refused here, and not when its turn comes after hours of another's answers."""
     tokenizer = load_tokenizer(model.path)
     if config.reference is not None:
@@ -171,9 +177,8 @@ def _prompts(
         refuse_other_vocabulary(tokenizer, load_tokenizer(model_folder(name)), model=model.given, name=name)
     questions = [question.text for question in task.questions]
     prompts = question_prompts(tokenizer, questions, prompt=config.prompt, plain_text=config.plain_text)
-    sizes = {"max_new_tokens": config.max_new_tokens, "batch_size": 1 if batch_size is None else batch_size}
     try:
-        refuse_prompts(model_config(model.path), prompts, sizes)
+        refuse_prompts(model_config(model.path), prompts, config.max_new_tokens)
     except InputError as error:
         raise InputError(f"{model.given}: {error}") from error
     return prompts
@@ -182,49 +187,31 @@ def _prompts(
 def _answer(
     model: EvaluatedModel,
     prompts: list[np.ndarray],
-    passes: Sequence[_Pass],
-    questions: Sequence[Question],
-    config: EvaluationConfig,
+    passes: list[_Pass],
+    dtype: str,
     folder: EvaluationFolder,
-    batch_size: int | None,
 ) -> None:
     """Have a model give, in each pass, the answers that it has not given yet."""
     begun = []
     for each in passes:
-        kept, wanted = folder.answers(model.label, each.answers), range(len(questions) * each.count)
-        done = {i for i in wanted if (questions[i // each.count].row, i % each.count) in kept}
-        if len(done) < len(wanted):
+        kept, asked = folder.answers(model.label, each.answers), each.asked()
+        done = {place for place, (question, number) in enumerate(asked) if (question.row, number) in kept}
+        if len(done) < len(asked):
             begun.append((each, done))
     if not begun:
         return
-    loaded, tokenizer = load_model(model.path, dtype=config.dtype), load_tokenizer(model.path)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    cast(nn.Module, loaded).to(device)
+    loaded, tokenizer = load_model(model.path, dtype=dtype), load_tokenizer(model.path)
+    cast(nn.Module, loaded).to("cuda" if torch.cuda.is_available() else "cpu")
     for each, done in begun:
-        rows = stream_answers(
-            loaded,
-            tokenizer,
-            prompts,
-            max_new_tokens=config.max_new_tokens,
-            batch_size=BATCH_SIZE[device] if batch_size is None else batch_size,
-            token_budget=TOKEN_BUDGET,
-            sampling=each.sampling,
-            samples=each.count,
-            done=done,
-        )
-        named = (
-            model.label if each.answers == names.ANSWERS else f"{model.label}, {each.answers.split('.')[0]}"
-        )
+        asked, named = each.asked(), model.label + (", samples" if each.answers == names.SAMPLES else "")
         # The bar begins where an earlier start ended.
-        with tqdm(total=len(questions) * each.count, initial=len(done), desc=named, unit="answer") as bar:
-            for row, answer in rows:
-                question, number = questions[row // each.count], row % each.count
-                folder.add(model.label, each.answers, question, number, answer)
+        with tqdm(total=len(asked), initial=len(done), desc=named, unit="answer") as bar:
+            for place, answer in stream_answers(loaded, tokenizer, prompts, each.options, done=done):
+                folder.add(model.label, each.answers, *asked[place], answer)
                 bar.update()
 
 
 def _results(
-    questions: Sequence[Question],
     prompts: Mapping[str, list[np.ndarray]],
     passes: Sequence[_Pass],
     settings: dict[str, Any],
@@ -233,10 +220,8 @@ def _results(
     reference: ReferenceModel | None,
 ) -> dict[str, Any]:
     """What the answers are worth, as in results.json."""
-    given = [
-        {m.label: each.given(folder.answers(m.label, each.answers), questions) for m in named}
-        for each in passes
-    ]
+    questions = passes[0].questions
+    given = [{m.label: each.given(folder.answers(m.label, each.answers)) for m in named} for each in passes]
     answers = {label: [answer for (answer,) in those] for label, those in given[0].items()}
     samples = given[1] if len(given) > 1 else None
     entries = {m.label: {"path": m.path, **summarize_model(questions, answers[m.label])} for m in named}
@@ -244,7 +229,7 @@ def _results(
         entry, label, logps = entries[model.label], model.label, []
         if reference is not None:
             logps = [
-                reference.measure(model, each.logps, prompts[label], those[label], each.keys(questions))
+                reference.measure(model, each.logps, prompts[label], those[label], each.asked())
                 for each, those in zip(passes, given, strict=True)
             ]
             entry["reference"] = _logratios(logps[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -14,7 +15,7 @@ import xxhash
 from transformers.utils import cached_file
 from transformers.utils.hub import extract_commit_hash
 
-from minordpo.engine.models import model_folder
+from minordpo.engine.models import model_config, model_folder
 from minordpo.errors import InputError
 from minordpo.evaluate.tasks import Question
 from minordpo.generate.generation import Answer
@@ -84,21 +85,13 @@ def model_identity(path: str) -> str:
     """Stands for weights, config, tokenizer and template: a digest of a folder's files, a hub id's commit."""
     folder = Path(path)
     if not folder.is_dir():
-        try:
-            commit = extract_commit_hash(cached_file(path, "config.json"), None)
-        except (OSError, ValueError) as error:  # a name that no hub would take is a ValueError
-            said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-            raise InputError(
-                f"model {path!r} is no folder and cannot be had from the hub: {said}. Name a model folder, an adapter "
-                "folder, a run folder or a hub id such as org/name."
-            ) from error
-        return f"commit {commit}"
+        model_config(path)  # is had from the hub, or refused
+        return f"commit {extract_commit_hash(cached_file(path, 'config.json'), None)}"
     digest = xxhash.xxh3_128()
     for file in sorted(each for each in folder.rglob("*") if each.suffix in _WEIGHTS_AND_WORDS):
         digest.update(str(file.relative_to(folder)).encode())
         with file.open("rb") as opened:
-            while piece := opened.read(1 << 24):
-                digest.update(piece)
+            hashlib.file_digest(opened, lambda: digest)  # adds it to the one of all files
     base = _base_of(folder)
     if base is not None:
         digest.update(model_identity(base).encode())
@@ -181,8 +174,7 @@ class EvaluationFolder:
         """
         if self.out is not None:
             file = self.out / label / name
-            numbered = {"sample": number} if name == names.SAMPLES else {}
-            line = json.dumps(_row(question, numbered, answer), ensure_ascii=False) + "\n"
+            line = json.dumps(_row(question, numbered(name, number), answer), ensure_ascii=False) + "\n"
             try:
                 file.parent.mkdir(exist_ok=True)
                 # A lone surrogate may come out of a byte-level tokenizer; in JSON it has an escape.
@@ -214,11 +206,16 @@ def _refuse_other(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) 
         )
 
 
-def _row(question: Question, numbered: Mapping[str, int], answer: Answer) -> dict[str, Any]:
+def numbered(name: str, number: int) -> dict[str, int]:
+    """The number of an answer, as rows of the file `name` have it: where a question has several answers."""
+    return {"sample": number} if name in (names.SAMPLES, names.SAMPLE_LOGPS) else {}
+
+
+def _row(question: Question, sample: Mapping[str, int], answer: Answer) -> dict[str, Any]:
     strict, flexible = asked_line(answer.text), last_number(answer.text)
     return {
         "row": question.row,
-        **numbered,
+        **sample,
         "question": question.text,
         "reference": question.answer,
         "answer": answer.text,

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter, StrMethodFormatter
 
-from minordpo.figures.canvas import COLORS, MARKERS, new_figure, write_figure
+from minordpo.figures.canvas import COLORS, MARKERS, add_legend, new_figure, write_figure
 
 REWARDS = {"flexible_accuracy": "Right by the last number", "strict_accuracy": "Right by the asked line"}
 
@@ -24,7 +24,8 @@ def kl_figure(results: Mapping[str, Any], out: Path) -> bool:
     Raises:
         InputError: nothing can be written there.
     """
-    points = {label: each for label, model in results["models"].items() if (each := _point(model))}
+    sampled = {label: model.get("samples") or {} for label, model in results["models"].items()}
+    points = {label: samples for label, samples in sampled.items() if samples.get("kl")}
     if not points:
         return False
     with new_figure() as figure:
@@ -32,18 +33,16 @@ def kl_figure(results: Mapping[str, Any], out: Path) -> bool:
         axes = figure.subplots(1, len(REWARDS), sharex=True, sharey=True)
         for axis, (measure, title) in zip(axes, REWARDS.items(), strict=True):
             axis.set_title(title, loc="left")
-            for place, (label, (shares, kl)) in enumerate(points.items()):
+            for place, (label, samples) in enumerate(points.items()):
+                kl = samples["kl"]
                 marker, color = MARKERS[place // len(COLORS) % len(MARKERS)], COLORS[place % len(COLORS)]
                 cut = f" ({kl['cut']:.0%} cut)" if kl["cut"] >= 0.005 else ""
-                _draw_point(axis, shares[measure], kl, marker=marker, color=color, label=f"{label}{cut}")
+                _draw_point(axis, samples[measure], kl, marker=marker, color=color, label=f"{label}{cut}")
             scale_kl(axis)
             axis.yaxis.set_major_formatter(PercentFormatter(1))
         axes[0].set_ylabel("samples that are right")
-        legend = figure.legend(
-            *axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=3, fontsize=9
-        )
-        for text in legend.get_texts():
-            text.set_parse_math(False)  # a "$" begins no formula
+        labelled = axes[0].get_legend_handles_labels()
+        add_legend(figure, *labelled, loc="outside lower left", ncols=3, fontsize=9)
         figure.suptitle(
             "Reward against KL: 95 % intervals, one standard error", x=0.01, ha="left", fontweight="bold"
         )
@@ -82,9 +81,3 @@ def _draw_point(
     x, y = [kl["per_sequence"]], [share["share"]]
     axis.errorbar(x, y, yerr=bars, xerr=[error], linestyle="", color=color, alpha=0.35)
     axis.plot(x, y, linestyle="", markeredgecolor="white", color=color, **style)
-
-
-def _point(model: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]] | None:
-    """What the model's samples earned, and their KL; None where they were not drawn from π, or met no reference."""
-    samples = model.get("samples") or {}
-    return (samples, samples["kl"]) if samples.get("kl") else None

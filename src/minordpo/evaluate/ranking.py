@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -27,16 +28,14 @@ def best_of(rewards: Sequence[float], right: Sequence[bool], k: int) -> float:
     """
     count = len(rewards)
     _check(count, k)
-    order = sorted(range(count), key=lambda i: -rewards[i])
+    ranked = sorted(zip(rewards, right, strict=True), key=lambda sample: -sample[0])
     total, start = 0.0, 0
-    while start < count:
-        end = start + 1
-        while end < count and rewards[order[end]] == rewards[order[start]]:
-            end += 1
-        chance = sum(math.comb(count - 1 - i, k - 1) for i in range(start, end)) / math.comb(count, k)
-        tied = [right[i] for i in order[start:end]]
+    for _, group in itertools.groupby(ranked, key=lambda sample: sample[0]):
+        tied = [is_right for _, is_right in group]
+        places = range(start, start + len(tied))
+        chance = sum(math.comb(count - 1 - i, k - 1) for i in places) / math.comb(count, k)
         total += chance * sum(tied) / len(tied)
-        start = end
+        start += len(tied)
     return min(1.0, total)  # the chances of all samples sum to 1 but for rounding
 
 

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from minordpo.evaluate.compare import (
     READERS,
-    bounds,
-    differences_from_first,
+    against_first,
+    judged,
     repetition_and_length,
     share,
     which_right,
 )
 from minordpo.evaluate.kl import estimate_kl
 from minordpo.evaluate.ranking import best_of, majority, pass_at
-from minordpo.evaluate.statistics import interval_over_questions, mean_difference_interval, sign_flip
+from minordpo.evaluate.statistics import bounds, interval_over_questions
 from minordpo.evaluate.tasks import Question
 from minordpo.generate.generation import Answer
-from minordpo.generate.text_measures import asked_line, looping
 
 Samples = Sequence[Sequence[Answer]]  # of each question, of every one as many
 
@@ -33,12 +30,8 @@ def summarize_samples(questions: Sequence[Question], samples: Samples) -> dict[s
     `any_right`. `majority`: whether the number that most samples give is right. Both by either parser.
     """
     each = len(samples[0])
-    right = which_right(questions, samples)
-    shares = right | {
-        "asked_format": [[asked_line(a.text) is not None for a in given] for given in samples],
-        "stopped": [[a.stopped for a in given] for given in samples],
-        "looping": [[looping(a.token_ids) for a in given] for given in samples],
-    }
+    shares = judged(questions, samples)
+    right = {name: shares[name] for name in READERS}
     votes = {
         name: [majority([read(a.text) for a in given]) for given in samples] for name, read in READERS.items()
     }
@@ -72,11 +65,7 @@ def samples_and_reference(
     kl, best = None, None
     if temperature == 1:
         tokens = [[a.tokens for a in given] for given in samples]
-        found = dataclasses.asdict(
-            estimate_kl(ratios, tokens, [[a.stopped for a in given] for given in samples])
-        )
-        # One question has no error, and JSON no NaN.
-        kl = {name: None if math.isnan(value) else value for name, value in found.items()}
+        kl = estimate_kl(ratios, tokens, [[a.stopped for a in given] for given in samples])
     if any(flat):
         best = {
             name: {
@@ -91,21 +80,16 @@ def samples_and_reference(
 def compare_samples(questions: Sequence[Question], samples: Mapping[str, Samples]) -> list[dict[str, Any]]:
     """Every other model with the first, by both parsers: the share of right samples, and whether any is right.
 
-    Paired by question; p is that of an exact sign-flip test over questions, adjusted over the models (Holm). All
-    models have as many samples of a question.
+    All models have as many samples of a question.
     """
     each = len(next(iter(samples.values()))[0])
     right = {label: which_right(questions, given) for label, given in samples.items()}
-    rows = []
-    for what, scale, count in (("samples", each, sum), ("any", 1, any)):
+    rows: list[dict[str, Any]] = []
+    for what, of_each, count in (("samples", each, sum), ("any", 1, any)):
         for name in READERS:
             counts = {label: [int(count(of)) for of in by[name]] for label, by in right.items()}
-            for model, differences, chances in differences_from_first(counts, sign_flip):
-                shares = [difference / scale for difference in differences]
-                row = model | {"measure": name, "what": what, "difference": statistics.fmean(shares)}
-                row |= bounds(mean_difference_interval(shares))
-                row |= {"better": sum(d > 0 for d in shares), "worse": sum(d < 0 for d in shares)}
-                rows.append(row | chances)
+            said = {"measure": name, "what": what}
+            rows += against_first(counts, said, more="better", fewer="worse", each=of_each)
     return rows
 
 

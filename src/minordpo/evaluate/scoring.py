@@ -105,8 +105,7 @@ def answer_examples(prompts: Sequence[np.ndarray], answers: Sequence[Sequence[An
             if size + answer.tokens > TOKEN_BUDGET:
                 rows.append((prompt, []))
                 size = len(prompt)
-            ids = np.array(answer.response_ids, np.int32)
-            rows[-1][1].append(TokenResponse(ids, np.ones(len(ids), np.bool_)))
+            rows[-1][1].append(answer.all_scored())
             size += answer.tokens
     return [
         TokenExample(prompt, tuple(responses), (0.0,) * len(responses), number)

@@ -12,7 +12,12 @@ import numpy as np
 _Z = NormalDist().inv_cdf(0.975)
 
 
-def wilson(successes: int, total: int) -> tuple[float, float]:
+def bounds(interval: tuple[float, float]) -> dict[str, float]:
+    """The interval as results.json has it."""
+    return {"low": interval[0], "high": interval[1]}
+
+
+def wilson(successes: float | int, total: float | int) -> tuple[float, float]:
     """The 95 % interval of a share: (p + z²/2n ± z √(p(1−p)/n + z²/4n²)) / (1 + z²/n).
 
     Unlike p ± z·error it stays within [0, 1] and has width where the share is 0 or 1.
@@ -20,11 +25,7 @@ def wilson(successes: int, total: int) -> tuple[float, float]:
     """
     if total < 1 or not 0 <= successes <= total:
         raise ValueError(f"{successes} of {total} is no share")
-    return _wilson(successes / total, float(total))
-
-
-def _wilson(share: float, total: float) -> tuple[float, float]:
-    spread = _Z**2 / total
+    share, spread = successes / total, _Z**2 / total
     middle = share + spread / 2
     half = _Z * math.sqrt(share * (1 - share) / total + spread / (4 * total))
     low, high = (middle - half) / (1 + spread), (middle + half) / (1 + spread)
@@ -48,56 +49,25 @@ def interval_over_questions(values: Sequence[float], samples: int) -> tuple[floa
         raise ValueError(f"values from {min(values)} to {max(values)} are no shares of {samples} samples")
     questions, mean = len(values), statistics.fmean(values)
     if questions == 1 or mean in (0.0, 1.0):  # nothing says how much questions differ
-        return _wilson(mean, float(questions))
+        return wilson(mean * questions, questions)
     square = statistics.variance(values) / questions
     independent = mean * (1 - mean) / square if square > 0 else math.inf
-    return _wilson(mean, float(min(max(independent, questions), questions * samples)))
-
-
-def mcnemar(gained: int, lost: int) -> float:
-    """The exact two-sided p that questions answered differently fall to either side with equal chance.
-
-    min(1, 2 P(X ≤ min(gained, lost))) with X binomial(gained + lost, ½); 1 where there are none.
-    Source: McNemar 1947; the exact form is a sign test of the discordant pairs.
-    """
-    discordant, fewer = gained + lost, min(gained, lost)
-    tail = sum(math.comb(discordant, k) for k in range(fewer + 1))
-    return min(1.0, 2 * tail / 2**discordant)
-
-
-def paired_interval(gained: int, lost: int, total: int) -> tuple[float, float]:
-    """The 95 % interval of the difference (gained − lost) / total of two shares of the same questions.
-
-    d ± z √((g + l − d²) / (total + 2)) with g, l = (gained + 1, lost + 1) / (total + 2) and d = g − l: Wald's
-    interval after one more gained and one more lost, which keeps its coverage where few answers differ. Within
-    [−1, 1].
-    Source: Bonett and Price 2012, "Adjusted Wald confidence interval for a difference of binomial proportions
-    based on paired data".
-    """
-    if total < 1 or min(gained, lost) < 0 or gained + lost > total:
-        raise ValueError(f"{gained} gained and {lost} lost are not among {total}")
-    g, l = (gained + 1) / (total + 2), (lost + 1) / (total + 2)  # noqa: E741, as in the docstring
-    return _wald(g - l, g + l, total + 2)
-
-
-def _wald(mean: float, square: float, count: int) -> tuple[float, float]:
-    half = _Z * math.sqrt((square - mean**2) / count)
-    return max(-1.0, mean - half), min(1.0, mean + half)
+    counted = min(max(independent, questions), questions * samples)
+    return wilson(mean * counted, counted)
 
 
 def sign_flip(differences: Sequence[int]) -> float:
     """The exact two-sided p that each question's difference could as well have the other sign.
 
-    P(|Σ ε d| ≥ |Σ d|) with signs ε drawn evenly, over all 2^n of them; for differences of at most 1 it is `mcnemar`.
+    P(|Σ ε d| ≥ |Σ d|) with signs ε drawn evenly, over all 2^n of them; for differences of at most 1 it is McNemar's
+    exact test, min(1, 2 P(X ≤ fewer)) with X binomial(questions that differ, ½).
     The sums' chances are added up question by question, so that nothing is sampled.
-    Source: Fisher 1935, The Design of Experiments, section 21.
+    Source: Fisher 1935, The Design of Experiments, section 21; McNemar 1947.
     """
     chances = np.ones(1)  # of the sums from −(Σ|d| so far) on
     for size in sorted(abs(d) for d in differences if d):
-        wider = np.zeros(len(chances) + 2 * size)
-        wider[: len(chances)] += chances / 2
-        wider[2 * size :] += chances / 2
-        chances = wider
+        apart = np.zeros(2 * size)
+        chances = (np.concatenate([chances, apart]) + np.concatenate([apart, chances])) / 2
     sums = np.arange(len(chances)) - len(chances) // 2
     return min(1.0, float(chances[np.abs(sums) >= abs(sum(differences))].sum()))
 
@@ -127,17 +97,20 @@ def _signed_sums(values: Sequence[float]) -> np.ndarray:
     return sums
 
 
-def mean_difference_interval(differences: Sequence[float]) -> tuple[float, float]:
-    """The 95 % interval of the mean of one difference a question, each within [−1, 1].
+def mean_difference_interval(differences: Sequence[float | int]) -> tuple[float, float]:
+    """The 95 % interval of the mean of one difference a question, each within [−1, 1], and so is the interval.
 
-    Wald's after one more question of +1 and one of −1, which is `paired_interval` where each is −1, 0 or 1. Within
-    [−1, 1].
-    Source: Bonett and Price 2012, as there; that it serves shares too is our extension.
+    d ± z √((s − d²) / n), Wald's after one more question of +1 and one of −1, d the mean of the n differences and s
+    that of their squares: it keeps its coverage where few answers differ.
+    Source: Bonett and Price 2012, "Adjusted Wald confidence interval for a difference of binomial proportions
+    based on paired data"; that it serves shares too, and not only −1, 0 and 1, is our extension.
     """
     if not differences or max(abs(d) for d in differences) > 1:
         raise ValueError(f"{list(differences)} are no differences of shares")
     n = len(differences) + 2
-    return _wald(sum(differences) / n, (sum(d * d for d in differences) + 2) / n, n)
+    mean, square = sum(differences) / n, (sum(d * d for d in differences) + 2) / n
+    half = _Z * math.sqrt((square - mean**2) / n)
+    return max(-1.0, mean - half), min(1.0, mean + half)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

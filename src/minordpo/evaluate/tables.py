@@ -5,32 +5,16 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
+from importlib.resources import files
 from typing import Any
+
+import yaml
 
 MEASURES = {"strict_accuracy": "asked line", "flexible_accuracy": "last number"}
 _SHOWN = 600  # characters of an example
 # Everything but line breaks and tabs that a terminal might take for a command.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
-_LEGEND = (
-    "Right, with 95 % intervals (Wilson) over these questions: by the line that the prompt asks for, read strictly, "
-    "and by the last number anywhere. Format: the asked line holds a number. Stops: ended by itself. Loops: ends by "
-    "repeating itself. Repeated: 4-grams of tokens that occurred before. Tokens: mean length."
-)
-_SAMPLES = (
-    "Samples: shares of all of them with 95 % intervals over questions, since those of one question are not "
-    "independent. Any: the chance that at least one of k is right. Most votes: whether the number is that most "
-    "samples give, of several the one given first."
-)
-_COMPARED = (
-    "Better and worse: questions with more, and with fewer, right samples than the first model has; p: were "
-    "each question's difference as likely the other way round."
-)
-_BEST = (
-    "Highest log π/π_ref: of k the sample that the model prefers most over the reference; left out where the "
-    "two do not differ, which ranks nothing."
-)
-_KL = "KL: the mean log π/π_ref of the samples; of those cut by the limit, of what was generated."
-_NO_KL = "KL(π‖π_ref) is left out: it needs samples at temperature 1, and these are at {:g}."
+_LEGENDS = yaml.safe_load(files(__package__).joinpath("legends.yaml").read_text(encoding="utf-8"))
 
 Rows = list[list[str]]  # of a table, its head first
 
@@ -39,7 +23,9 @@ def table(results: dict[str, Any]) -> str:
     """The table for a terminal, with the comparisons below it."""
     parts = [f"{_title(results)}\n", _aligned(_main_rows(results["models"]))]
     parts += [f"\n{heading}\n{_aligned(rows)}" for heading, rows in _further(results)]
-    legends = [textwrap.fill(legend, 110) for legend in (_LEGEND, _sample_legend(results)) if legend]
+    legends = [
+        textwrap.fill(legend, 110) for legend in (_LEGENDS["answers"], _sample_legend(results)) if legend
+    ]
     return "\n".join(parts) + "\n\n" + "\n".join(legends)
 
 
@@ -66,7 +52,7 @@ def markdown(results: dict[str, Any]) -> str:
         f"{settings['dtype']}, seed {settings['seed']}, minordpo {results['minordpo']}. The prompt:",
         _fenced(settings["prompt"]),
         _piped(_main_rows(results["models"])),
-        _LEGEND,
+        _LEGENDS["answers"],
     ]
     for heading, rows in _further(results):
         parts += [f"## {heading}", _piped(rows)]
@@ -203,10 +189,11 @@ def _sample_legend(results: dict[str, Any]) -> str:
     settings = results["settings"]
     if not settings["samples"]:
         return ""
-    parts = [_SAMPLES, *([_COMPARED] if results["sample_comparisons"] else [])]
+    parts = [_LEGENDS["samples"], *([_LEGENDS["compared"]] if results["sample_comparisons"] else [])]
     if settings["reference"] is not None:
         temperature = settings["samples_temperature"]
-        parts += [_BEST, _KL if temperature == 1 else _NO_KL.format(temperature)]
+        kl = _LEGENDS["kl"] if temperature == 1 else _LEGENDS["no_kl"].format(temperature)
+        parts += [_LEGENDS["best"], kl]
     return " ".join(parts)
 
 

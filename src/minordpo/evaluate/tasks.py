@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import random
 from collections.abc import Iterable
@@ -21,7 +20,7 @@ from minordpo.data.make.solutions import (
 )
 from minordpo.data.read.fields import listed, shorten
 from minordpo.data.read.readers import READERS, read_csv
-from minordpo.errors import InputError
+from minordpo.errors import InputError, did_you_mean
 from minordpo.evaluate.known_tasks import KNOWN_TASKS
 from minordpo.generate.text_measures import normalize_number
 
@@ -99,10 +98,9 @@ def _file(name: str) -> Task:
     path = Path(name).expanduser()
     suffix = path.suffix.lower()
     if suffix not in _READERS or not path.is_file():
-        near = difflib.get_close_matches(name, KNOWN_TASKS, n=1)
         raise InputError(
-            f"--task is {name!r}, which is neither a task ({', '.join(KNOWN_TASKS)}) nor a file that ends in "
-            f"{', '.join(sorted(_READERS))}. {f'Did you mean {near[0]}?' if near else 'Correct the name.'}"
+            f"--task is {name!r}{did_you_mean(name, KNOWN_TASKS)}, which is neither a task "
+            f"({', '.join(KNOWN_TASKS)}) nor a file that ends in {', '.join(sorted(_READERS))}. Correct the name."
         )
     unit = "line" if suffix == ".jsonl" else "row"
     return Task(path.name, read_questions(_READERS[suffix](path, name), source=name, unit=unit))

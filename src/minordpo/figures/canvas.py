@@ -42,11 +42,8 @@ _STYLE = {
 }
 # What a file says of itself is no date and no version, so that the same data gives the same bytes.
 _METADATA: dict[str, dict[str, Any]] = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
-HELD_OUT: dict[str, Any] = {
-    "linestyle": "",
-    "marker": "o",
-    "markeredgecolor": "white",
-}  # dots of held-out pairs
+# Dots of held-out pairs.
+HELD_OUT: dict[str, Any] = {"linestyle": "", "marker": "o", "markeredgecolor": "white"}
 
 
 @contextlib.contextmanager

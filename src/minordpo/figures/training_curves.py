@@ -159,12 +159,8 @@ def reward_figure(metrics: Path, out: Path, *, title: str) -> None:
                 # Half a step more on either side, so that a health of one step is seen.
                 axis.axvspan(start - 0.5, end + 0.5, color=BANDS[name], zorder=0.4, linewidth=0)
         _label(axes, [run])
-        _surround(
-            figure,
-            3.4,
-            title=title,
-            legends=[_keys([run]) + band_keys(BANDS, [name for _, _, name in run.bands])],
-        )
+        keys = _keys([run]) + band_keys(BANDS, [name for _, _, name in run.bands])
+        _surround(figure, 3.4, title=title, legends=[keys])
         canvas.write_figure(figure, out, formats=("png",))
 
 
@@ -263,17 +259,9 @@ def _label(grid: np.ndarray, curves: Sequence[Curves]) -> None:
     axis = grid[-1][0]
     low, high = axis.get_ylim()
     up = -1 if high >= -low else 1  # the side where fewer curves run
-    axis.annotate(
-        "0: as likely as under the reference",
-        (0.99, 0),
-        xycoords=("axes fraction", "data"),
-        xytext=(0, 3 * up),
-        textcoords="offset points",
-        ha="right",
-        va="bottom" if up > 0 else "top",
-        fontsize=8,
-        color=GREY,
-    )
+    where: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+    style: dict[str, Any] = {"ha": "right", "va": "bottom" if up > 0 else "top", "fontsize": 8, "color": GREY}
+    axis.annotate("0: as likely as under the reference", (0.99, 0), (0, 3 * up), **where, **style)
 
 
 def _mark_zoom(grid: np.ndarray, zoom: tuple[float, float]) -> None:
@@ -317,7 +305,11 @@ def _surround(
     Constrained layout keeps room for one thing on each side only, so the rooms are counted in lines here.
     """
     title, note = textwrap.fill(title, 95), textwrap.fill(note or "", 165)
-    columns = [_columns_of(entries) for entries in legends]
+    # As many entries of a legend side by side as its longest label lets fit.
+    widest = [max((len(label) for label, _ in entries), default=0) for entries in legends]
+    columns = [
+        max(1, min(len(entries), 150 // (width + 8))) for entries, width in zip(legends, widest, strict=True)
+    ]
     lines = [math.ceil(len(entries) / n) for entries, n in zip(legends, columns, strict=True)]
     footer = 0.1 + 0.16 * (note.count("\n") + 1) if note else 0.0
     height = 0.15 + _LINE * (title.count("\n") + 1 + sum(lines)) + body + footer
@@ -337,9 +329,3 @@ def _surround(
             place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0.004, top / height)}
             canvas.add_legend(figure, handles, labels, **place, borderaxespad=0.0, ncols=ncols, fontsize=9.5)
             top -= _LINE * used
-
-
-def _columns_of(entries: Entries) -> int:
-    """How many entries of a legend fit side by side, by their longest label."""
-    widest = max((len(label) for label, _ in entries), default=0)
-    return max(1, min(len(entries), 150 // (widest + 8)))

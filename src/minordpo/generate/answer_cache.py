@@ -7,10 +7,9 @@ batch, the libraries and the machine. All of that is in the key, so what is read
 from __future__ import annotations
 
 import json
-import os
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from minordpo.engine.reference import as_reference, fingerprint
 from minordpo.engine.weights import InitialWeights
 from minordpo.errors import InputError
 from minordpo.generate.generation import Answer, end_tokens, generate_answers, read_answer
-from minordpo.run_folder.files import written_whole
+from minordpo.run_folder.files import sync, written_whole
 
 GENERATION_VERSION = 1  # raise it when `generate_answers` would give other tokens
 
@@ -50,57 +49,40 @@ class InitialAnswers:
         *,
         max_new_tokens: int,
         batch_size: int = 8,
-        progress: str | None = None,
-        on_answer: Callable[[], None] = lambda: None,
+        **shown: Any,
     ) -> list[Answer]:
-        """As `generate_answers`; the precision is that of the autocast around the call.
+        """As `generate_answers`, `shown` too; the precision is that of the autocast around the call.
 
         A file that is not whole is said, and its answers are made again.
 
         Raises:
             InputError: as `generate_answers`, or the folder cannot be written.
         """
-        sizes = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+        sizes: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
         with as_reference(model, new_adapter=self.weights.new_adapter):
-            key = "" if self.folder is None else self._key(model, tokenizer, prompts, sizes)
-            rows = None if self.folder is None else _read(self.folder, key)
+            file = self._file(model, tokenizer, prompts, **sizes)
+            rows = None if file is None else _read(file)
             if rows is not None:
                 ends = end_tokens(causal_model(model), tokenizer)
                 return [read_answer(row, ends, tokenizer) for row in rows]
-            answers = generate_answers(
-                model,
-                tokenizer,
-                list(prompts),
-                max_new_tokens=max_new_tokens,
-                batch_size=batch_size,
-                progress=progress,
-                on_answer=on_answer,
-            )
-        if self.folder is not None:
-            _write(self.folder, key, [list(answer.response_ids) for answer in answers])
+            answers = generate_answers(model, tokenizer, list(prompts), **sizes, **shown)
+        if file is not None:
+            _write(file, [list(answer.response_ids) for answer in answers])
         return answers
 
-    def known(
-        self,
-        model: PreTrainedModel | PeftModel,
-        tokenizer: PreTrainedTokenizerBase,
-        prompts: Sequence[np.ndarray],
-        *,
-        max_new_tokens: int,
-        batch_size: int = 8,
-    ) -> bool:
+    def known(self, model: Any, tokenizer: Any, prompts: Sequence[np.ndarray], **sizes: int) -> bool:
         """Whether they were kept before, so that asking takes no time."""
-        sizes = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-        return (
-            self.folder is not None
-            and _file(self.folder, self._key(model, tokenizer, prompts, sizes)).exists()
-        )
+        file = self._file(model, tokenizer, prompts, **sizes)
+        return file is not None and file.exists()
 
-    def _key(self, model: Any, tokenizer: Any, prompts: Sequence[np.ndarray], sizes: dict[str, int]) -> str:
+    def _file(self, model: Any, tokenizer: Any, prompts: Sequence[np.ndarray], **sizes: int) -> Path | None:
+        if self.folder is None:
+            return None
         digest = fingerprint(model, autocast="none", weights=self.weights.policy)
         device = model.device.type
         autocast = str(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else "none"
-        return answers_key(model, tokenizer, prompts, content=f"{digest} {autocast}", **sizes)
+        key = answers_key(model, tokenizer, prompts, content=f"{digest} {autocast}", **sizes)
+        return self.folder / f"{key}.json"
 
 
 def answers_key(
@@ -133,16 +115,11 @@ def answers_key(
     return digest.hexdigest()
 
 
-def _file(folder: Path, key: str) -> Path:
-    return folder / f"{key}.json"
-
-
-def _read(folder: Path, key: str) -> list[list[int]] | None:
-    file = _file(folder, key)
+def _read(file: Path) -> list[list[int]] | None:
     try:
         kept = json.loads(file.read_text(encoding="utf-8"))
         rows = kept["rows"]
-        if kept["digest"] == _digest(key, rows):
+        if kept["digest"] == _digest(file, rows):
             return rows
     except FileNotFoundError:
         return None
@@ -152,19 +129,17 @@ def _read(folder: Path, key: str) -> list[list[int]] | None:
     return None
 
 
-def _write(folder: Path, key: str, rows: list[list[int]]) -> None:
+def _write(file: Path, rows: list[list[int]]) -> None:
     try:
-        with written_whole(_file(folder, key)) as aside:
-            folder.mkdir(parents=True, exist_ok=True)
-            with aside.open("w", encoding="utf-8") as handle:
-                handle.write(json.dumps({"digest": _digest(key, rows), "rows": rows}))
-                handle.flush()
-                os.fsync(handle.fileno())
+        with written_whole(file) as aside:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            aside.write_text(json.dumps({"digest": _digest(file, rows), "rows": rows}), encoding="utf-8")
+            sync(aside)
     except InputError as error:
         raise InputError(
             f"{error} Another folder is named by the environment variable MINORDPO_CACHE"
         ) from error
 
 
-def _digest(key: str, rows: list[list[int]]) -> str:
-    return xxhash.xxh3_128_hexdigest((key + json.dumps(rows)).encode())
+def _digest(file: Path, rows: list[list[int]]) -> str:
+    return xxhash.xxh3_128_hexdigest((file.stem + json.dumps(rows)).encode())

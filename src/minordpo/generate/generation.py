@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import Any, Required, TypedDict, Unpack
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from minordpo.data.tokens import TokenResponse
 from minordpo.engine.attention import attention_switched, stock_implementation
 from minordpo.engine.memory import out_of_memory
 from minordpo.engine.models import causal_model
@@ -43,6 +44,10 @@ class Answer:
     def response_ids(self) -> tuple[int, ...]:
         """All generated tokens, the end token included: what has a log-prob."""
         return self.token_ids if self.end_token is None else (*self.token_ids, self.end_token)
+
+    def all_scored(self) -> TokenResponse:
+        """The answer as a response whose every token is scored, the end token too."""
+        return TokenResponse(np.array(self.response_ids, np.int32), np.ones(len(self.response_ids), np.bool_))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,14 +72,28 @@ class Sampling:
             raise InputError(f"seed is {self.seed}, but at least 0 is needed. Raise it.")
 
 
-class GenerationOptions(TypedDict, total=False):
-    """What `generate_answers` hands on to `stream_answers`."""
+@dataclass(frozen=True, kw_only=True)
+class GenerationOptions:
+    """How answers are made: greedily, unless there is `sampling`, and then several of a prompt where `samples` are.
 
-    max_new_tokens: Required[int]
-    batch_size: int
-    token_budget: int | None
-    sampling: Sampling | None
-    samples: int
+    A batch has at most `batch_size` rows and `token_budget` tokens, the longest prompt and a whole answer counted
+    for every row.
+
+    Raises:
+        InputError: a size below 1.
+    """
+
+    max_new_tokens: int
+    batch_size: int = 8
+    token_budget: int | None = None
+    sampling: Sampling | None = None
+    samples: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "batch_size", "token_budget", "samples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} is {value}, but at least 1 is needed. Raise it.")
 
 
 def generate_answers(
@@ -84,16 +103,18 @@ def generate_answers(
     *,
     progress: str | None = None,
     on_answer: Callable[[], None] = lambda: None,
-    **options: Unpack[GenerationOptions],
+    **options: Any,
 ) -> list[Answer]:
     """The answers of `stream_answers` in the order of `prompts`, the samples of a prompt together.
 
-    `progress` names the progress bar; None shows none. `on_answer` is called once an answer, when its batch has ended.
+    `options` are those of `GenerationOptions`. `progress` names the progress bar; None shows none. `on_answer` is
+    called once an answer, when its batch has ended.
     """
-    total = len(prompts) * options.get("samples", 1)
+    made = GenerationOptions(**options)
+    total = len(prompts) * made.samples
     answers: dict[int, Answer] = {}
     with tqdm(total=total, desc=progress, unit="answer", disable=progress is None) as bar:
-        for row, answer in stream_answers(model, tokenizer, prompts, **options):
+        for row, answer in stream_answers(model, tokenizer, prompts, made):
             answers[row] = answer
             bar.update()
             on_answer()
@@ -104,27 +125,22 @@ def stream_answers(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[np.ndarray],
+    options: GenerationOptions,
     *,
-    max_new_tokens: int,
-    batch_size: int = 8,
-    token_budget: int | None = None,
-    sampling: Sampling | None = None,
-    samples: int = 1,
     done: Collection[int] = frozenset(),
 ) -> Iterator[tuple[int, Answer]]:
     """(row, answer) as each batch ends, row = prompt · samples + sample; the longest prompts come first.
 
     Rows in `done` are left out: answers that were made before a run was cut.
-    Greedy unless there is `sampling`. Nothing of the model's generation_config is used but its end tokens: a
+    Nothing of the model's generation_config is used but its end tokens: a
     repetition penalty or a suppressed token would hide what the model does. Between batches the model is as it
     was found, its modes and flags included.
 
-    A batch has at most `batch_size` rows and `token_budget` tokens, the longest prompt and a whole answer counted
-    for every row. Where memory runs out, it is made again in halves, which is said on the error output.
+    Where memory runs out, a batch is made again in halves, which is said on the error output.
 
     Raises:
         InputError: an empty prompt, one of another vocabulary, one that leaves no room for the answer or does not fit
-            into memory alone, a size below 1, or an adapter outside the weights.
+            into memory alone, or an adapter outside the weights.
     """
     base = causal_model(model)
     if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
@@ -132,9 +148,8 @@ def stream_answers(
             f"the adapter is of type {model.active_peft_config.peft_type.value}, but only one inside the "
             "weights can be generated with. Use LoRA."
         )
-    sizes = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "samples": samples}
-    sizes |= {} if token_budget is None else {"token_budget": token_budget}
-    refuse_prompts(base.config.get_text_config(), prompts, sizes)
+    max_new_tokens, batch_size, samples = options.max_new_tokens, options.batch_size, options.samples
+    refuse_prompts(base.config.get_text_config(), prompts, max_new_tokens)
     ends = end_tokens(base, tokenizer)
     # The longest first: what does not fit into memory fails at once, and the time left is not underestimated.
     left = set(range(len(prompts) * samples)).difference(done)
@@ -142,14 +157,14 @@ def stream_answers(
     start = 0
     while start < len(order):
         whole = len(prompts[order[start] // samples]) + max_new_tokens
-        fitting = batch_size if token_budget is None else min(batch_size, max(1, token_budget // whole))
-        batch = order[start : start + fitting]
+        fitting = batch_size if options.token_budget is None else max(1, options.token_budget // whole)
+        batch = order[start : start + min(batch_size, fitting)]
         given = [prompts[row // samples] for row in batch]
         draw = None
-        if sampling is not None:
-            draw = _Draw(given, [row % samples for row in batch], sampling, max_new_tokens)
+        if options.sampling is not None:
+            draw = _Draw(given, [row % samples for row in batch], options.sampling, max_new_tokens)
         with _ready_to_generate(model):
-            rows = _continue_within_memory(base, given, ends, max_new_tokens, draw)
+            rows = _continue(base, given, ends, max_new_tokens, draw)
         if rows is None:
             batch_size = len(batch) // 2
             tqdm.write(
@@ -185,17 +200,13 @@ def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
     return next((i for i in following if i in special), None)
 
 
-def refuse_prompts(config: PretrainedConfig, prompts: list[np.ndarray], sizes: Mapping[str, int]) -> None:
-    """Check that a text model of that config can answer the prompts; `sizes` are those of `stream_answers`.
+def refuse_prompts(config: PretrainedConfig, prompts: list[np.ndarray], max_new_tokens: int) -> None:
+    """Check that a text model of that config can answer the prompts.
 
     Raises:
-        InputError: an empty prompt, one of another vocabulary, one that leaves no room for the answer, or a size
-            below 1.
+        InputError: an empty prompt, one of another vocabulary, or one that leaves no room for the answer.
     """
-    for name, value in sizes.items():
-        if value < 1:
-            raise InputError(f"{name} is {value}, but at least 1 is needed. Raise it.")
-    max_new_tokens, vocab = sizes["max_new_tokens"], config.vocab_size
+    vocab = config.vocab_size
     room = getattr(config, "max_position_embeddings", None)
     for number, prompt in enumerate(prompts, 1):
         if len(prompt) == 0:
@@ -239,38 +250,14 @@ def _ready_to_generate(model: PreTrainedModel | PeftModel) -> Iterator[None]:
             module.training = mode
 
 
-def _continue_within_memory(
-    model: PreTrainedModel,
-    prompts: list[np.ndarray],
-    ends: frozenset[int],
-    max_new_tokens: int,
-    draw: _Draw | None,
-) -> list[list[int]] | None:
-    """The new tokens of each prompt; None where memory does not hold so many at a time."""
-    try:
-        return _continue(model, prompts, ends, max_new_tokens, draw)
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
-            raise
-        if len(prompts) == 1:
-            raise InputError(
-                f"memory does not hold a prompt of {len(prompts[0])} tokens and an answer of up to "
-                f"{max_new_tokens}. Lower max_new_tokens, or load the model in bfloat16."
-            ) from error
-    # Only here, where the error no longer holds on to the batch's tensors.
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return None
-
-
 def _continue(
     model: PreTrainedModel,
     prompts: list[np.ndarray],
     ends: frozenset[int],
     max_new_tokens: int,
     draw: _Draw | None,
-) -> list[list[int]]:
-    """The new tokens of each prompt; after an end token come whatever tokens."""
+) -> list[list[int]] | None:
+    """The new tokens of each prompt, after an end token whatever ones; None where memory holds fewer at a time."""
     longest = max(map(len, prompts))
     # Masked in prompts and cut off answers, so any id will do; a tokenizer's own may lie beyond the model's.
     padding = 0
@@ -288,13 +275,26 @@ def _continue(
         pad_token_id=padding,
     )
     generate: Any = model.generate
-    generated = generate(
-        input_ids.to(model.device),
-        attention_mask=mask.to(model.device),
-        generation_config=config,
-        logits_processor=LogitsProcessorList([] if draw is None else [draw]),
-    )
-    return generated[:, longest:].tolist()
+    try:
+        generated = generate(
+            input_ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            generation_config=config,
+            logits_processor=LogitsProcessorList([] if draw is None else [draw]),
+        )
+        return generated[:, longest:].tolist()
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        if len(prompts) == 1:
+            raise InputError(
+                f"memory does not hold a prompt of {len(prompts[0])} tokens and an answer of up to "
+                f"{max_new_tokens}. Lower max_new_tokens, or load the model in bfloat16."
+            ) from error
+    # Only here, where the error no longer holds on to the batch's tensors.
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return None
 
 
 class _Draw(LogitsProcessor):

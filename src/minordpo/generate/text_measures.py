@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 from minordpo.data.make.arithmetic import NUMBER, ArithmeticProblem, read_number
-from minordpo.errors import InputError
 from minordpo.generate.generation import Answer
 
 # A loop is called one where its unit is no longer than a sentence, so that no text someone meant is one.
@@ -134,13 +134,7 @@ def last_number(text: str) -> str | None:
 
 
 def summarize(answers: Sequence[Answer]) -> dict[str, float]:
-    """Shares of the answers (`stopped`, `asked_format`, `looping`) and means over them (`repeated_4grams`, `tokens`).
-
-    Raises:
-        InputError: there are no answers.
-    """
-    if not answers:
-        raise InputError("there are no answers to summarise, but at least one is needed. Give more prompts.")
+    """Shares of the answers (`stopped`, `asked_format`, `looping`), and means (`repeated_4grams`, `tokens`)."""
     measures: dict[str, list[Any]] = {
         "stopped": [answer.stopped for answer in answers],
         "asked_format": [asked_line(answer.text) is not None for answer in answers],
@@ -148,4 +142,4 @@ def summarize(answers: Sequence[Answer]) -> dict[str, float]:
         "repeated_4grams": [repeated_4grams(answer.token_ids) for answer in answers],
         "tokens": [answer.tokens for answer in answers],
     }
-    return {name: sum(values) / len(values) for name, values in measures.items()}
+    return {name: fmean(values) for name, values in measures.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,37 +18,16 @@ from minordpo.engine.models import causal_model
 from minordpo.engine.precision import autocast
 from minordpo.errors import InputError
 from minordpo.generate.answer_cache import InitialAnswers
-from minordpo.generate.generation import Answer, generate_answers
+from minordpo.generate.generation import generate_answers
 from minordpo.generate.prompts import monitor_prompts
 from minordpo.monitor.advice import MEANS, advise, advise_peer
 from minordpo.monitor.health import Health, Monitor, Thresholds
-from minordpo.monitor.probe import (
-    Probe,
-    Prompt,
-    Reference,
-    is_due,
-    means,
-    probe_tokens,
-    prompts_of,
-)
+from minordpo.monitor.probe import Probe, Prompt, Reference, is_due, means, probe_tokens, prompts_of
 from minordpo.monitor.rollback import bring_back, keep_trainable
 from minordpo.objectives import Objective
-from minordpo.run_folder import names
+from minordpo.run_folder import names, records
 from minordpo.run_folder.metrics_file import MetricsFile, StepLines
-from minordpo.run_folder.records import (
-    CHOSEN_LOGP,
-    CHOSEN_LOGRATIO,
-    CHOSEN_REWARD,
-    LOSS,
-    MAX_NEW_TOKENS,
-    SECONDS,
-    HealthRow,
-    ProbeRow,
-    RollbackRow,
-    Row,
-    StepRow,
-    of_kind,
-)
+from minordpo.run_folder.records import HealthRow, ProbeRow, RollbackRow, Row, StepRow, of_kind
 
 KEPT = Path(names.HEALTHY) / names.HEALTHY_WEIGHTS
 _SHARDING = {
@@ -88,13 +67,14 @@ class MonitorCallback(TrainerCallback):
     ) -> None:
         if on_collapse not in ("warn", "stop", "rollback"):
             raise InputError(f"on_collapse is {on_collapse!r}, but warn, stop or rollback is needed")
-        if probe_every != "auto" and (not isinstance(probe_every, int) or probe_every < 1):
-            raise InputError(f"probe_every is {probe_every!r}, but auto or 1 step or more is needed")
-        if isinstance(max_new_tokens, str) and max_new_tokens != "auto":
-            raise InputError(f"max_new_tokens is {max_new_tokens!r}, but auto or 1 token or more is needed")
-        for name, value in (("prompts", prompts), ("max_new_tokens", max_new_tokens)):
-            if isinstance(value, int) and value < 1:
-                raise InputError(f"{name} is {value}, but at least 1 is needed. Raise it")
+        for name, value, unit in (
+            ("probe_every", probe_every, "step"),
+            ("max_new_tokens", max_new_tokens, "token"),
+        ):
+            if value != "auto" and (not isinstance(value, int) or value < 1):
+                raise InputError(f"{name} is {value!r}, but auto or 1 {unit} or more is needed")
+        if isinstance(prompts, int) and prompts < 1:
+            raise InputError(f"prompts is {prompts}, but at least 1 is needed. Raise it")
         self.tokenizer = tokenizer
         self.max_new_tokens, self.probe_every, self.on_collapse = max_new_tokens, probe_every, on_collapse
         self.folder, self.thresholds = folder, thresholds
@@ -105,10 +85,9 @@ class MonitorCallback(TrainerCallback):
         self.probe: Probe | None = None
         self.came_back_to: int | None = None  # the step whose weights a rollback ended with
         self._in_ours = False
-        self._objective: Objective | None = None
+        self._advise: Callable[[Any], str] = advise_peer  # what to try, from the trainer's arguments
         self._initial_answers: InitialAnswers | None = None  # until a step is taken
         self._reference: Reference | None = None
-        self._pairs = False
         self._told_of_sharding = False
         self._answered: int | None = None  # the step of the last probe
         self._main = True
@@ -132,9 +111,9 @@ class MonitorCallback(TrainerCallback):
 
         `reference` judges the answers' tokens, where a reference is in memory beside the model.
         """
-        self._in_ours, self._objective, self._initial_answers = True, objective, initial_answers
-        self._reference = reference
-        self._pairs = all(example.grades == (1.0, 0.0) for example in train)
+        self._in_ours, self._initial_answers, self._reference = True, initial_answers, reference
+        pairs = all(example.grades == (1.0, 0.0) for example in train)
+        self._advise = lambda args: advise(objective, rate=float(args.learning_rate), pairs=pairs)
         self.metrics = metrics
         self.folder = self.folder or (None if metrics.path is None else metrics.path.parent)
         self._examples = held_out or train
@@ -162,7 +141,7 @@ class MonitorCallback(TrainerCallback):
         if change is not None:
             self.metrics.write(change)
             self._tell(change, args)
-        if self.health == "collapsed" and self.on_collapse != "warn":
+        if self.has_stopped:
             control.should_training_stop = True
         return control
 
@@ -212,7 +191,7 @@ class MonitorCallback(TrainerCallback):
         self.replay(rows)
         if step:
             self._initial_answers = None
-        self._first = {row["prompt"]: row["token_ids"] for row in self.probes.lines() if row["step"] == 0}
+        self._first = [row["token_ids"] for row in self.probes.lines() if row["step"] == 0]
         self.probe = self.make_probe(model, state.max_steps, rows)
         if self.probe is not None and step == 0:
             self.monitor.see([self._answer(0, model, args)])
@@ -227,15 +206,11 @@ class MonitorCallback(TrainerCallback):
         return self.see(None, state, control, args, kwargs["model"])
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl | None:
         """A peer's metrics of a step."""
-        if self._in_ours or not logs or LOSS not in logs:
+        logs = kwargs.get("logs")
+        if self._in_ours or not logs or records.LOSS not in logs:
             return None
         row = peer_row(logs, state.global_step, beta=getattr(args, "beta", None))
         self.metrics.write_instead(row)
@@ -280,11 +255,8 @@ class MonitorCallback(TrainerCallback):
         """The longest answer: once a run has begun that of its first probe, which all others are compared with."""
         if not isinstance(self.max_new_tokens, str):
             return self.max_new_tokens
-        begun = next(
-            (row.values[MAX_NEW_TOKENS] for row in of_kind(rows, ProbeRow) if MAX_NEW_TOKENS in row.values),
-            None,
-        )
-        return begun or probe_tokens(steps, launched=model.device.type != "cpu")
+        begun = [row.values.get(records.MAX_NEW_TOKENS) for row in of_kind(rows, ProbeRow)]
+        return next(filter(None, begun), None) or probe_tokens(steps, launched=model.device.type != "cpu")
 
     def _refuse_sharded_rollback(self) -> None:
         sharding = _SHARDING.get(AcceleratorState().distributed_type)
@@ -300,38 +272,23 @@ class MonitorCallback(TrainerCallback):
         row = ProbeRow(step)
         make, self._initial_answers = self._initial_answers or generate_answers, None
         if self._main:
+            started = time.perf_counter()
             # accelerate's autocast is that of the model it was given: below an adapter generation would miss it.
             with autocast(args):
-                answers, seconds = self.probe.answer(model, make)
+                answers = self.probe.answer(model, make)
             if step == 0:
-                self._first = {number: list(answer.token_ids) for number, answer in enumerate(answers, 1)}
-            known = len(self._first) == len(answers)
-            first = [self._first[number] for number in sorted(self._first)] if known else None
-            started = time.perf_counter()
-            measures = self._measures(step, answers, first)
+                self._first = [list(answer.token_ids) for answer in answers]
+            first = self._first if len(self._first) == len(answers) else None
+            measures = self.probe.measures(answers, first, self._reference, at_start=step == 0)
             texts = self.probe.texts(step, answers, measures)
-            seconds += time.perf_counter() - started
-            limit = {MAX_NEW_TOKENS: self.probe.max_new_tokens, SECONDS: round(seconds, 4)}
+            seconds = time.perf_counter() - started
+            limit = {records.MAX_NEW_TOKENS: self.probe.max_new_tokens, records.SECONDS: round(seconds, 4)}
             row = ProbeRow(step, means(measures) | limit)
             for text in texts:
                 self.probes.append(text)
             self.metrics.write_instead(row)
         (row,) = broadcast_object_list([row])
         return row
-
-    def _measures(
-        self, step: int, answers: list[Answer], first: list[list[int]] | None
-    ) -> list[dict[str, float]]:
-        """Of each answer, by itself and, where a reference is in memory, by what that makes of it."""
-        assert self.probe is not None
-        found = [self.probe.measures(answers, first)]
-        if self._reference is not None:
-            found.append(self.probe.reference_nll(answers, self._reference))
-            if step == 0:
-                found.append(self.probe.chosen_nll(self._reference))
-        return [
-            {name: value for each in of for name, value in each.items()} for of in zip(*found, strict=True)
-        ]
 
     def _keep(self, model: Any, step: int) -> None:
         if self.on_collapse == "rollback" and self._main:
@@ -341,9 +298,7 @@ class MonitorCallback(TrainerCallback):
         said = [f"step {change.step}: {change.health} (was {change.was}): {change.why}"]
         said.append(MEANS[self.health])
         if change.health in ("inaccurate", "collapsing", "collapsed"):
-            ours = self._objective
-            rate = float(args.learning_rate)
-            said.append(advise_peer(args) if ours is None else advise(ours, rate=rate, pairs=self._pairs))
+            said.append(self._advise(args))
         if self.has_stopped:
             said.append(f"Training stops here (monitor.on_collapse={self.on_collapse})")
         self._say(". ".join(said))
@@ -358,12 +313,12 @@ class MonitorCallback(TrainerCallback):
 
 def peer_row(logs: dict[str, Any], step: int, *, beta: float | None) -> StepRow:
     """What another trainer logged, under our names: its rewards are β × log-ratio, and of some β × log-prob."""
-    values = {LOSS: logs[LOSS]}
-    logp, reward = logs.get(CHOSEN_LOGP), logs.get(CHOSEN_REWARD)
+    values = {records.LOSS: logs[records.LOSS]}
+    logp, reward = logs.get(records.CHOSEN_LOGP), logs.get(records.CHOSEN_REWARD)
     if logp is not None:
-        values[CHOSEN_LOGP] = logp
+        values[records.CHOSEN_LOGP] = logp
         if reward is not None and beta:
             logratio = reward / beta
             if abs(logratio - logp) > 1e-3 * abs(logp):  # else it has no reference
-                values[CHOSEN_LOGRATIO] = logratio
+                values[records.CHOSEN_LOGRATIO] = logratio
     return StepRow(step, values)

@@ -14,27 +14,15 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 from typing import Literal
 
-from minordpo.run_folder.records import (
-    CHOSEN_LOGP,
-    CHOSEN_LOGRATIO,
-    CHOSEN_NLL,
-    CORRECT,
-    DISTANCE,
-    EMPTY,
-    LOOPING,
-    REFERENCE_NLL,
-    REPEATED,
-    STOPPED,
-    HealthRow,
-    ProbeRow,
-    Row,
-    StepRow,
-)
+from minordpo.run_folder import records
+from minordpo.run_folder.records import HealthRow, ProbeRow, Row, StepRow
 
 Health = Literal["healthy", "displaced", "inaccurate", "collapsing", "collapsed"]
 
@@ -48,9 +36,8 @@ class Thresholds:
     against the probe at step 0.
     """
 
-    window: int = (
-        8  # rows that a mean is taken over; half of the rows where there are fewer than twice as many
-    )
+    # Rows that a mean is taken over; half of the rows where there are fewer than twice as many.
+    window: int = 8
     least_rows: int = 4  # before which log-ratios say nothing
     hold: float = 0.5  # a health ends where its signal is back at this share of what began it
 
@@ -72,9 +59,8 @@ class Thresholds:
     endless_stopped: float = 0.5  # … or this fall of the share that ends, with …
     endless_repeated: float = 0.15  # … this rise of repetition: a longer answer alone is no collapse
 
-    garbled_nll: float = (
-        0.6  # … or this rise in nats a token under the reference, beyond the chosen answers' level
-    )
+    # … or this rise in nats a token under the reference, beyond the chosen answers' level
+    garbled_nll: float = 0.6
 
     inaccurate: float = 0.5  # fall of the share of right answers
 
@@ -115,7 +101,7 @@ class Monitor:
         for row in rows:
             if isinstance(row, StepRow):
                 self._chosen.add(row)
-            elif isinstance(row, ProbeRow) and row.number(REPEATED) is not None:
+            elif isinstance(row, ProbeRow) and row.number(records.REPEATED) is not None:
                 self._last = row
                 self._first = row if row.step == 0 else self._first
         was = self.verdict.health
@@ -130,16 +116,16 @@ class Monitor:
         text = _Text.between(self._first, self._last)
         broken = [] if text is None else text.broken(limits)
         if broken:
-            return Verdict("collapsed", _joined(broken))
+            return Verdict("collapsed", "; ".join(broken))
         if fall is not None:
             early = [] if text is None else text.early(limits)
             share = limits.hold if was == "collapsing" else 1.0
             far = fall.now >= share * limits.collapsing_alone
             soon = fall.ahead >= share * limits.collapsing_ahead and early
             if fall.nats <= -limits.collapsing_nats and (far or soon):
-                return Verdict("collapsing", _joined([fall.said, *early]))
-        if text is not None and text.correct_fall >= limits.inaccurate:
-            return Verdict("inaccurate", text.said(CORRECT, "of the answers are right"))
+                return Verdict("collapsing", "; ".join([fall.said, *early]))
+        if text is not None and -text.rise(records.CORRECT) >= limits.inaccurate:
+            return Verdict("inaccurate", text.said(records.CORRECT, "of the answers are right"))
         if fall is not None:
             share = 1.0 if was == "healthy" else limits.hold
             falling = fall.speed < 0 or was != "healthy"
@@ -151,7 +137,8 @@ class Monitor:
 
     def see_all(self, rows: Iterable[Row]) -> list[HealthRow]:
         """Take in the rows of many steps, those of a metrics.jsonl; every change of health."""
-        by_step = itertools.groupby(sorted(rows, key=_step), key=_step)
+        step = operator.attrgetter("step")
+        by_step = itertools.groupby(sorted(rows, key=step), key=step)
         seen = (self.see(list(group)) for _, group in by_step)
         return [change for change in seen if change is not None]
 
@@ -199,7 +186,7 @@ class _Chosen:
         self._rows: deque[tuple[float | None, float]] = deque(maxlen=2 * thresholds.window)
 
     def add(self, row: StepRow) -> None:
-        logp, logratio = row.number(CHOSEN_LOGP), row.number(CHOSEN_LOGRATIO)
+        logp, logratio = row.number(records.CHOSEN_LOGP), row.number(records.CHOSEN_LOGRATIO)
         if logp is None:
             return
         if logratio is None and len(self._start) < self.thresholds.least_rows:
@@ -212,31 +199,22 @@ class _Chosen:
         if self.count < least:
             return None
         window = min(self.thresholds.window, len(self._rows) // 2)
-        rows = list(self._rows)
-        before, now = rows[-2 * window : -window], rows[-window:]
-        ratios = [ratio for ratio, _ in rows if ratio is not None]
-        if len(ratios) == len(rows):
-            return self._against_reference(before, now)
-        if ratios or self.count < 2 * least:
+        told = [(ratio, logp) for ratio, logp in self._rows if ratio is not None]
+        logps = [logp for _, logp in self._rows]
+        if len(told) == len(logps):
+            windows = told[-2 * window : -window], told[-window:]
+            nats = [fmean(ratio for ratio, _ in rows) for rows in windows]
+            levels = [fmean(logp - ratio for ratio, logp in rows) for rows in windows]
+        elif told or self.count < 2 * least:
             return None
-        return self._against_start([logp for _, logp in before], [logp for _, logp in now])
-
-    def _against_reference(self, before: list[tuple], now: list[tuple]) -> Fall:
-        nats, reference = [_mean([r for r, _ in rows]) for rows in (before, now)], []
-        for rows in (before, now):
-            reference.append(-_mean([logp - ratio for ratio, logp in rows]))
-        displaced = [-n / q if q > 0 else 0.0 for n, q in zip(nats, reference, strict=True)]
-        return Fall(nats[1], displaced[1], displaced[0], (nats[1] - nats[0]) / len(now), True)
-
-    def _against_start(self, before: list[float], now: list[float]) -> Fall:
-        """Against the mean log-prob of the first rows; batches differ, so what may be their noise is no fall."""
-        start = _mean(self._start)
-        error = math.sqrt(_variance(self._start) / len(self._start) + _variance(now) / len(now))
-        nats = [_mean(rows) - start for rows in (before, now)]
-        if abs(nats[1]) <= self.thresholds.noise * error:
-            return Fall(0.0, 0.0, 0.0, 0.0, False)
-        displaced = [-n / -start if start < 0 else 0.0 for n in nats]
-        return Fall(nats[1], displaced[1], displaced[0], (nats[1] - nats[0]) / len(now), False)
+        else:
+            before, now, start = logps[-2 * window : -window], logps[-window:], fmean(self._start)
+            nats, levels = [fmean(before) - start, fmean(now) - start], [start, start]
+            # Batches differ, so what may be their noise is no fall.
+            if abs(nats[1]) <= self.thresholds.noise * math.hypot(_error(self._start), _error(now)):
+                return Fall(0.0, 0.0, 0.0, 0.0, False)
+        displaced = [n / level if level < 0 else 0.0 for n, level in zip(nats, levels, strict=True)]
+        return Fall(nats[1], displaced[1], displaced[0], (nats[1] - nats[0]) / window, bool(told))
 
 
 # ---- generated text ----
@@ -255,76 +233,59 @@ class _Text:
         first, last = self.first.number(name), self.last.number(name)
         return 0.0 if first is None or last is None else last - first
 
-    @property
-    def correct_fall(self) -> float:
-        return -self.rise(CORRECT)
-
     def said(self, name: str, what: str) -> str:
         first, last = self.first.values[name], self.last.values[name]
         return f"{last:.0%} {what} ({first:.0%} at the start)"
 
     def broken(self, limits: Thresholds) -> list[str]:
         """What is wrong with the text, in words; nothing where it is no collapse."""
-        found = []
-        if self.rise(LOOPING) >= limits.looping:
-            found.append(self.said(LOOPING, "of the answers loop"))
-        if self.rise(REPEATED) >= limits.repeated:
-            found.append(self.said(REPEATED, "of their 4-grams repeat"))
-        if self.rise(EMPTY) >= limits.empty:
-            found.append(self.said(EMPTY, "of the answers are empty"))
-        endless = self.rise(STOPPED) <= -limits.endless_stopped
-        if endless and self.rise(REPEATED) >= limits.endless_repeated:
-            found.append(self.said(STOPPED, "of the answers end"))
-            found.append(self.said(REPEATED, "of their 4-grams repeat"))
-        if self.rise(REFERENCE_NLL) >= limits.garbled_nll and self._beyond_the_chosen():
+        loops, repeats, ends = map(self.rise, (records.LOOPING, records.REPEATED, records.STOPPED))
+        endless = ends <= -limits.endless_stopped and repeats >= limits.endless_repeated
+        signs = [
+            (loops >= limits.looping, records.LOOPING, "of the answers loop"),
+            (repeats >= limits.repeated, records.REPEATED, "of their 4-grams repeat"),
+            (self.rise(records.EMPTY) >= limits.empty, records.EMPTY, "of the answers are empty"),
+            (endless, records.STOPPED, "of the answers end"),
+            (endless, records.REPEATED, "of their 4-grams repeat"),
+        ]
+        found = [self.said(name, what) for seen, name, what in signs if seen]
+        if self.rise(records.REFERENCE_NLL) >= limits.garbled_nll and self._beyond_the_chosen():
             found.append(self._unlikely())
         return list(dict.fromkeys(found))
 
     def early(self, limits: Thresholds) -> list[str]:
         """What may be the beginning of it, in words."""
         found = self.worse(limits)
-        distance = self.last.number(DISTANCE)
+        distance = self.last.number(records.DISTANCE)
         if distance is not None and distance >= limits.early_distance:
             found.append(f"the answers share {1 - distance:.0%} of their tokens with those at the start")
         return found
 
     def worse(self, limits: Thresholds, *, share: float = 1.0) -> list[str]:
         """What got worse by this share of an early sign, in words; that answers are others is not worse."""
-        found = []
-        if self.rise(LOOPING) >= share * limits.early_looping:
-            found.append(self.said(LOOPING, "of the answers loop"))
-        if self.rise(REPEATED) >= share * limits.early_repeated:
-            found.append(self.said(REPEATED, "of the answers' 4-grams repeat"))
-        if self.rise(STOPPED) <= -share * limits.early_stopped:
-            found.append(self.said(STOPPED, "of the answers end"))
-        if self.rise(REFERENCE_NLL) >= limits.early_nll:  # half of it is what sound answers vary by
+        loops, repeats, ends = map(self.rise, (records.LOOPING, records.REPEATED, records.STOPPED))
+        signs = [
+            (loops >= share * limits.early_looping, records.LOOPING, "of the answers loop"),
+            (repeats >= share * limits.early_repeated, records.REPEATED, "of the answers' 4-grams repeat"),
+            (ends <= -share * limits.early_stopped, records.STOPPED, "of the answers end"),
+        ]
+        found = [self.said(name, what) for seen, name, what in signs if seen]
+        if self.rise(records.REFERENCE_NLL) >= limits.early_nll:  # half of it is what sound answers vary by
             found.append(self._unlikely())
         return found
 
     def _beyond_the_chosen(self) -> bool:
         """Less likely to the reference than the very answers that are taught; a new style alone is not."""
-        chosen, last = self.first.number(CHOSEN_NLL), self.last.number(REFERENCE_NLL)
+        chosen, last = self.first.number(records.CHOSEN_NLL), self.last.number(records.REFERENCE_NLL)
         return chosen is None or last is None or last > chosen
 
     def _unlikely(self) -> str:
-        first, last = self.first.values[REFERENCE_NLL], self.last.values[REFERENCE_NLL]
+        first, last = self.first.values[records.REFERENCE_NLL], self.last.values[records.REFERENCE_NLL]
         return (
             f"to the reference the answers are unlikely, {last:.2f} nats a token ({first:.2f} at the start)"
         )
 
 
-def _step(row: Row) -> int:
-    return row.step
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _variance(values: list[float]) -> float:
-    mean = _mean(values)
-    return sum((value - mean) ** 2 for value in values) / max(1, len(values) - 1)
-
-
-def _joined(parts: list[str]) -> str:
-    return "; ".join(parts)
+def _error(values: Sequence[float]) -> float:
+    """The standard error of their mean; of a single one, which tells none, 0."""
+    return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0

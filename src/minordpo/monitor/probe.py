@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -15,17 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from minordpo.data.tokens import TokenExample, TokenResponse
 from minordpo.generate.generation import Answer, generate_answers
 from minordpo.generate.text_measures import MIN_LOOP, asked_line, last_number, looping, repeated_4grams
-from minordpo.run_folder.records import (
-    CHOSEN_NLL,
-    CORRECT,
-    DISTANCE,
-    EMPTY,
-    LOOPING,
-    REFERENCE_NLL,
-    REPEATED,
-    STOPPED,
-    TOKENS,
-)
+from minordpo.run_folder import records
 
 LEAST_PROBES = 6  # of a run, after the one at step 0
 MOST_BETWEEN = 100  # steps of a long run: the answers are then a few per cent of it (docs/monitor.md)
@@ -55,63 +45,67 @@ class Probe:
         self.tokenizer, self.prompts, self.max_new_tokens = tokenizer, list(prompts), max_new_tokens
 
     def answer(
-        self,
-        model: PreTrainedModel | PeftModel,
-        make: Callable[..., list[Answer]] = generate_answers,
-    ) -> tuple[list[Answer], float]:
-        """The answers, and the seconds they took; model and random states are left as they were."""
-        started = time.perf_counter()
+        self, model: PreTrainedModel | PeftModel, make: Callable[..., list[Answer]] = generate_answers
+    ) -> list[Answer]:
+        """The answers; model and random states are left as they were."""
         devices = [model.device] if model.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
-            answers = make(
+            return make(
                 model,
                 self.tokenizer,
                 [prompt.ids for prompt in self.prompts],
                 max_new_tokens=self.max_new_tokens,
                 batch_size=len(self.prompts),
             )
-        return answers, time.perf_counter() - started
 
     def measures(
-        self, answers: Sequence[Answer], first: Sequence[Sequence[int]] | None
+        self,
+        answers: Sequence[Answer],
+        first: Sequence[Sequence[int]] | None,
+        reference: Reference | None = None,
+        *,
+        at_start: bool = False,
     ) -> list[dict[str, float]]:
-        """What each answer is like; `first` are the tokens of those at step 0."""
+        """What each answer is like; `first` are the tokens of those at step 0.
+
+        With a reference also −log π_ref a token, in nats, where the answer is not empty, and `at_start` the same of the
+        best response that the data has to the prompt, where it has one.
+        """
         found = []
         for place, (answer, prompt) in enumerate(zip(answers, self.prompts, strict=True)):
             measured: dict[str, float] = {
-                REPEATED: repeated_4grams(answer.token_ids),
-                LOOPING: float(looping(answer.token_ids)),
-                STOPPED: float(answer.stopped),
-                EMPTY: float(not answer.text.strip()),
-                TOKENS: float(answer.tokens),
+                records.REPEATED: repeated_4grams(answer.token_ids),
+                records.LOOPING: float(looping(answer.token_ids)),
+                records.STOPPED: float(answer.stopped),
+                records.EMPTY: float(not answer.text.strip()),
+                records.TOKENS: float(answer.tokens),
             }
             if prompt.number is not None:
-                measured[CORRECT] = float(is_right(answer, prompt.number))
+                measured[records.CORRECT] = float(is_right(answer, prompt.number))
             if first is not None:
-                measured[DISTANCE] = distance(answer.token_ids, first[place])
+                measured[records.DISTANCE] = distance(answer.token_ids, first[place])
             found.append(measured)
+        if reference is not None:
+            self._judge(found, records.REFERENCE_NLL, [answer.all_scored() for answer in answers], reference)
+            if at_start:
+                best = [prompt.best for prompt in self.prompts]
+                self._judge(found, records.CHOSEN_NLL, best, reference)
         return found
 
-    def reference_nll(self, answers: Sequence[Answer], reference: Reference) -> list[dict[str, float]]:
-        """Of each answer −log π_ref a token, in nats; an empty answer has none."""
-        return self._judged(REFERENCE_NLL, [_all_scored(answer) for answer in answers], reference)
-
-    def chosen_nll(self, reference: Reference) -> list[dict[str, float]]:
-        """The same of the best response that the data has to each prompt, where it has one."""
-        return self._judged(CHOSEN_NLL, [prompt.best for prompt in self.prompts], reference)
-
-    def _judged(
-        self, name: str, responses: Sequence[TokenResponse | None], reference: Reference
-    ) -> list[dict[str, float]]:
+    def _judge(
+        self,
+        found: list[dict[str, float]],
+        name: str,
+        responses: Sequence[TokenResponse | None],
+        reference: Reference,
+    ) -> None:
         there = {place: each for place, each in enumerate(responses) if each is not None and len(each.ids)}
         asked = [
             TokenExample(self.prompts[place].ids, (response,), (1.0,), row=place + 1)
             for place, response in there.items()
         ]
-        judged = dict(zip(there, reference(asked), strict=True)) if asked else {}
-        return [
-            {name: -float(judged[place].mean())} if place in judged else {} for place in range(len(responses))
-        ]
+        for place, logps in zip(there, reference(asked) if asked else [], strict=True):
+            found[place][name] = -float(logps.mean())
 
     def texts(
         self, step: int, answers: Sequence[Answer], measures: Sequence[Mapping[str, float]]
@@ -133,12 +127,7 @@ class Probe:
 def means(measures: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Each measure as the mean over the answers that have it."""
     names = dict.fromkeys(name for measured in measures for name in measured)
-    return {name: _mean(measured[name] for measured in measures if name in measured) for name in names}
-
-
-def _all_scored(answer: Answer) -> TokenResponse:
-    ids = np.array(answer.response_ids, np.int32)
-    return TokenResponse(ids, np.ones(len(ids), bool))
+    return {name: fmean(measured[name] for measured in measures if name in measured) for name in names}
 
 
 def is_right(answer: Answer, number: str) -> bool:
@@ -214,8 +203,3 @@ def prompts_of(
             number = asked_line(str(text))
         found.setdefault(example.prompt_ids.tobytes(), Prompt(example.prompt_ids, number, best))
     return list(found.values())
-
-
-def _mean(values: Iterable[float | int]) -> float:
-    found = [float(value) for value in values]
-    return sum(found) / len(found)

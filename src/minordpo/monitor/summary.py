@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from minordpo.monitor.callback import MonitorCallback
-from minordpo.run_folder.records import HealthRow, ProbeRow, RollbackRow, Row, StepRow, of_kind
+from minordpo.run_folder.records import HealthRow, ProbeRow, Row, StepRow, of_kind
 
 _LOOKED = (
     "A monitor watched log-ratios and short greedy answers during training; its thresholds are provisional."
@@ -19,9 +19,8 @@ def last_lines(monitor: MonitorCallback) -> str:
     began = f"; it was {reached}" if reached else ""
     lines = [f"health at the end: {monitor.health} ({monitor.monitor.verdict.why}){began}"]
     lines += [f"the {cost}" for cost in _cost(rows)]
-    back = _went_back(rows)
-    if back is not None:
-        lines.append(f"the model is that of step {back}, the last whose answers were sound")
+    if monitor.came_back_to is not None:
+        lines.append(f"the model is that of step {monitor.came_back_to}, the last whose answers were sound")
     return "\n".join(lines)
 
 
@@ -31,11 +30,10 @@ def for_card(monitor: MonitorCallback) -> str:
     lines = [f"- At the end it called the model {monitor.health}: {monitor.monitor.verdict.why}."]
     lines += [f"- Step {row.step}: {row.health}, after {row.was}: {row.why}." for row in first_changes(rows)]
     lines += [f"- The {cost}." for cost in _cost(rows)]
-    back = _went_back(rows)
-    if back is not None:
+    if monitor.came_back_to is not None:
         lines.append(
-            f"- These weights are those of step {back}, the last whose answers were sound: training went back to "
-            "them after the collapse."
+            f"- These weights are those of step {monitor.came_back_to}, the last whose answers were sound: training "
+            "went back to them after the collapse."
         )
     elif monitor.has_stopped:
         lines.append("- It ended the training there, with these weights.")
@@ -59,7 +57,3 @@ def first_changes(rows: Iterable[Row]) -> list[HealthRow]:
     for row in of_kind(rows, HealthRow):
         found.setdefault(row.health, row)
     return list(found.values())
-
-
-def _went_back(rows: Iterable[Row]) -> int | None:
-    return next((row.to for row in of_kind(rows, RollbackRow)), None)

@@ -8,42 +8,87 @@ of the same prompts; the learning rate at the stop is still what the whole run's
 
 from __future__ import annotations
 
+import functools
 import itertools
 import operator
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from minordpo.config import load_config
 from minordpo.errors import InputError
-from minordpo.paper.studied_run import StudiedRun, by_setting, read_run
-from minordpo.run_folder import records
+from minordpo.monitor.probe import means
+from minordpo.objectives import recorded
+from minordpo.run_folder import names, records
+from minordpo.run_folder.files import read_jsonl
+from minordpo.run_folder.metrics_file import MetricsFile
 
 
-def read_stoppable_run(folder: Path, setting: str | None = None) -> StudiedRun:
-    """A run folder whose accuracy and held-out measures are known step by step.
+@dataclass(frozen=True, eq=False)
+class StudiedRun:
+    """The rows of metrics.jsonl without probes, and the probes prompt by prompt."""
+
+    name: str
+    setting: str  # what it shares with the runs that differ in their seed alone
+    rows: list[records.StepRow]
+    probes: dict[int, list[dict[str, Any]]]  # step → an answer's measures each
+    held_out: list[records.EvaluationRow] = field(default_factory=list)
+
+    @property
+    def steps(self) -> int:
+        """Of the whole run."""
+        return max(row.step for row in self.rows)
+
+    def probe(self, step: int, prompts: int | None = None) -> dict[str, float]:
+        """Means over the first prompts of one probe; over all of them without a number."""
+        return means(self.probes[step][:prompts])
+
+    @functools.cached_property
+    def correct(self) -> dict[int, float]:
+        """Step → share of right answers, where answers can be checked."""
+        shares = {step: self.probe(step).get(records.CORRECT) for step in self.probes}
+        return {step: share for step, share in shares.items() if share is not None}
+
+    def lost(self, step: int) -> float:
+        """The accuracy at the end less that at the last probe up to this step."""
+        known = max(each for each in self.correct if each <= step)
+        return self.correct[max(self.correct)] - self.correct[known]
+
+
+def read_run(folder: Path) -> StudiedRun:
+    """A run folder as studies see it; runs that differ in their seed alone share the setting.
 
     Raises:
-        InputError: the run has no probes that can be checked, or no held-out measures on the way.
+        InputError: the folder has no probes.
     """
-    run = read_run(folder, setting)
-    if len(run.held_out) < 2:
-        raise InputError(
-            f"{folder} measured its held-out pairs {len(run.held_out)} times, but on the way is needed too. Train it "
-            "with training.eval_strategy=steps"
-        )
-    for measure, _, _ in SIGNALS.values():
-        if any(measure not in row.values for row in run.held_out):
-            raise InputError(
-                f"{folder} measured no {records.held_out(measure)}. Train it with held-out pairs and "
-                "metrics.reference=true"
-            )
-    if len(run.correct) < 2:
-        raise InputError(
-            f"{folder} has no answers that can be checked. Its chosen responses must end in "
-            "the line 'So the answer is: N'"
-        )
-    return run
+    file = folder / names.PROBES
+    if not file.exists():
+        raise InputError(f"{folder} has no probes.jsonl. Only runs with monitor.enabled=true can be studied")
+    config = load_config(folder / names.CONFIG, [])
+    objective = recorded(config.objective.name, config.objective.hyper)
+    rate = float(config.training.arguments["learning_rate"])
+    rows = MetricsFile(folder / names.METRICS).rows()
+    probes: dict[int, list[dict[str, Any]]] = {}
+    for _, row in read_jsonl(file):
+        probes.setdefault(int(row["step"]), []).append(dict(row["measures"]))
+    steps, held_out = records.of_kind(rows, records.StepRow), records.of_kind(rows, records.EvaluationRow)
+    return StudiedRun(folder.name, f"{objective}, rate {rate:g}", steps, probes, held_out)
+
+
+def by_setting(runs: Sequence[StudiedRun]) -> dict[str, list[StudiedRun]]:
+    """The runs of each setting, sorted by its name."""
+    return {
+        name: [run for run in runs if run.setting == name] for name in sorted({run.setting for run in runs})
+    }
+
+
+def is_stoppable(run: StudiedRun) -> bool:
+    """Whether its accuracy and held-out measures are known step by step."""
+    wanted = {measure for measure, _, _ in SIGNALS.values()}
+    measured = all(wanted <= row.values.keys() for row in run.held_out)
+    return measured and len(run.held_out) > 1 and len(run.correct) > 1
 
 
 # ---- signals: a held-out measure so far → a number that grows as training suffices ----

@@ -15,7 +15,7 @@ from minordpo.report.find import FoundRun
 DARK = ("#4aa8e8", "#ff8c4a", "#2fc79a", "#e6a0c8", "#8fd0f5", "#ffc04d", "#f2f2f2")
 DASHES = ("", "6 3", "2 3", "8 3 2 3")
 _TOLD = {"objective.name", "objective.beta", "training.learning_rate", "sweep"}  # in another way, in a label
-_MOST_NAMED = 4  # settings in a label; beyond, the run's own name says it better
+MOST_NAMED = 4  # settings in a label; beyond, the run's own name says it better
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ def group_runs(runs: Sequence[FoundRun], settings: Sequence[RunSetting]) -> tupl
     keys = [json.dumps(flat, sort_keys=True, default=str) for flat in flats]
     order = list(dict.fromkeys(keys))
     first = [keys.index(key) for key in order]
-    varied = _varied([flats[place] for place in first])
-    names = [_name(runs[place], settings[place], flats[place], varied) for place in first]
+    told = varied([flats[place] for place in first])
+    names = [_name(runs[place], settings[place], flats[place], told) for place in first]
     labels = [
         name if names.count(name) == 1 else f"{name} ({runs[place].label})"
         for name, place in zip(names, first, strict=True)
@@ -64,12 +64,13 @@ def _flat(run: FoundRun) -> dict[str, Any]:
     return {k: v for k, v in flat.items() if k != "output" and k.rpartition(".")[2] not in seeds}
 
 
-def _varied(flats: Sequence[Mapping[str, Any]]) -> list[str]:
+def varied(flats: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys whose values are not the same in all of them."""
     keys = dict.fromkeys(key for flat in flats for key in flat)
     return [key for key in keys if len({json.dumps(flat.get(key), default=str) for flat in flats}) > 1]
 
 
-def _name(run: FoundRun, setting: RunSetting, flat: Mapping[str, Any], varied: Sequence[str]) -> str:
+def _name(run: FoundRun, setting: RunSetting, flat: Mapping[str, Any], told: Sequence[str]) -> str:
     if not setting.objective:
         return run.label
     parts = [setting.objective]
@@ -77,9 +78,9 @@ def _name(run: FoundRun, setting: RunSetting, flat: Mapping[str, Any], varied: S
         parts.append(f"β {setting.beta:g}")
     if setting.rate is not None:
         parts.append(f"rate {rate_text(setting.rate)}")
-    others = [key for key in varied if key not in _TOLD and flat.get(key) is not None]
-    if len(others) <= _MOST_NAMED:
-        parts += [f"{key.rpartition('.')[2]} {_short(flat[key])}" for key in others]
+    others = [key for key in told if key not in _TOLD and flat.get(key) is not None]
+    if len(others) <= MOST_NAMED:
+        parts += [f"{key.rpartition('.')[2]} {short_text(flat[key])}" for key in others]
     return ", ".join(parts)
 
 
@@ -91,7 +92,8 @@ def rate_text(rate: float) -> str:
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
-def _short(value: Any) -> str:
+def short_text(value: Any) -> str:
+    """A value as labels show it: of a path its end, of long text its beginning."""
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     text = text.rstrip("/").rpartition("/")[2]
     return text if len(text) <= 24 else text[:23] + "…"

@@ -43,9 +43,8 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
         )
     written = 0
     with written_whole(path) as aside, aside.open("w", encoding="utf-8", newline="\n") as file:
-        for row in rows:
-            file.write(_encode(row, path, written + 1))
-            written += 1
+        for written, row in enumerate(rows, 1):
+            file.write(_encode(row, path, written))
         file.flush()
         os.fsync(file.fileno())
     return written

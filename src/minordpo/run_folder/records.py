@@ -22,12 +22,9 @@ from typing import Any, ClassVar, TypeVar
 STEP = "step"
 EPOCH = "epoch"
 LOSS = "loss"
-LOGRATIOS, LOGPS, REWARDS, COEFFICIENT = "logratios", "logps", "rewards", "coefficient"
-CHOSEN_LOGRATIO, REJECTED_LOGRATIO, LOGRATIO_MARGIN = (
-    "logratios/chosen",
-    "logratios/rejected",
-    "logratios/margin",
-)
+LOGRATIOS, LOGPS, REWARDS = "logratios", "logps", "rewards"
+CHOSEN_LOGRATIO, REJECTED_LOGRATIO = "logratios/chosen", "logratios/rejected"
+LOGRATIO_MARGIN = "logratios/margin"
 CHOSEN_REWARD, REJECTED_REWARD, REWARD_MARGIN = "rewards/chosen", "rewards/rejected", "rewards/margins"
 ACCURACY = "rewards/accuracies"
 CHOSEN_LOGP, REJECTED_LOGP = "logps/chosen", "logps/rejected"

@@ -2,7 +2,7 @@
 
 find        (of the report) DIR … ─► run folders and evaluations
 runs        their files ─► `ClaimRun`s: objective, β, rate, seed, and measures by name; those that can be compared
-            measures  metrics.jsonl, responses.jsonl ─► measures      evaluated_answers  evaluations ─► measures
+            measures  metrics.jsonl, responses.jsonl, evaluations ─► measures, which measures.yaml names
 claim       what a claim is, and how a module adds one
 rules/      each claim with its rule, which was written before runs were made: `ClaimRun`s ─► finding
             formulas, log_ratios, accuracy, broken_text, other_settings

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from minordpo.paper.claims.contrast import Contrast
-from minordpo.paper.studied_run import StudiedRun
+from minordpo.paper.stopping_study import StudiedRun
 
 
 class Undecidable(Exception):

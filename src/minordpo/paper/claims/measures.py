@@ -1,23 +1,8 @@
-"""Files of a run → the measures that claims are decided by, by name; what is not known has no name there.
-
-| measure | |
-|---|---|
-| `chosen`, `rejected`, `margin` | log-ratios at the end in nats, of held-out pairs or of the last fifth of the steps |
-| `early_margin`, `late_margin` | mean margin of the first and of the last fifth of the steps |
-| `ranked` | share of held-out pairs ranked right |
-| `accuracy`, `strict_accuracy`, each with `base_` | right by the last number, by the asked line; the untuned model's |
-| `validation_accuracy` | right by the last number on questions named validation, where others are there too |
-| `broken` | 1 where the text broke: by answers against the untuned model's, else by probes; by probes if garbled |
-| `garbled` | 1 where by probes the reference finds the text unlikely that was likely before |
-| `repeated` | rise of repeated 4-grams: against the untuned model, else in probes |
-| `broken_at_half`, `broken_at_end` | the same by the monitor's probes against that at step 0 |
-| `kl`, `retention` | nats a token from samples; share of other tasks done |
-| `push_error`, `push_raise` | see `pushes` |
-| `steps` | how many there were |
-"""
+"""Files of a run → the measures that claims are decided by, by name; measures.yaml says what each is."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import statistics
@@ -25,13 +10,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from minordpo.paper.studied_run import BROKEN, is_broken
+from minordpo.report.curves import evenly
+from minordpo.report.evaluations import how_asked, model_named, own_first, owned, read_results
+from minordpo.report.find import Found
 from minordpo.run_folder import names, records
 
+# Where the text of a run is called broken: rises over step 0, over ALL its prompts, of shares and of nats a token under
+# the reference; the latter also beyond the data's chosen answers. Set before any run was made.
+BROKEN = {records.LOOPING: 0.25, records.REPEATED: 0.2, records.EMPTY: 0.25, records.REFERENCE_NLL: 0.6}
 _SURPRISE = {records.REFERENCE_NLL, records.CHOSEN_NLL}
 SIDES = ("chosen", "rejected", "margin")
 FIFTH, FEWEST = 5, 10  # a part of the steps, and how many there must be for early and late to differ
 _CHECKED = 32  # steps of responses.jsonl whose coefficients are compared with the formula
+Answers = tuple[str, Any]  # the questions' name, and what a model came to
 
 
 def is_number(value: Any) -> bool:
@@ -42,6 +33,15 @@ def is_number(value: Any) -> bool:
 def finite(values: Mapping[str, Any]) -> dict[str, float]:
     """Those that are finite numbers."""
     return {name: float(value) for name, value in values.items() if is_number(value)}
+
+
+def is_broken(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a text is broken that was not before training; measures that one of both lacks say nothing."""
+    known = {name for name in BROKEN if before.get(name) is not None and now.get(name) is not None}
+    taught, unlikely = before.get(records.CHOSEN_NLL), now.get(records.REFERENCE_NLL)
+    if taught is not None and unlikely is not None and unlikely <= taught:
+        known.discard(records.REFERENCE_NLL)  # a new style, no less likely than what is taught
+    return any(now[name] - before[name] >= BROKEN[name] for name in known)
 
 
 def trained(rows: Sequence[records.StepRow]) -> dict[str, float]:
@@ -109,6 +109,41 @@ def _text(model: Mapping[str, Any]) -> dict[str, float]:
     return {**shares, "repeated_4grams": model["repeated_4grams"]}
 
 
+def evaluated_answers(found: Found) -> list[tuple[dict[str, float], str]]:
+    """Of each run its measures and what they are of; of more evaluations than one, of that on other questions than
+    those named validation, the first by name.
+    """
+    of_runs: list[dict[str, Answers]] = [{} for _ in found.runs]  # by what was asked
+    of_bases: dict[tuple[str, str], Any] = {}
+    for folder in own_first(found):
+        results = read_results(folder)
+        settings = results["settings"]
+        asked = json.dumps([settings["questions_digest"], *how_asked(settings)])
+        for owner, model in owned(found, folder, results):
+            if owner.run is None:
+                of_bases.setdefault((str(model_named(str(model["path"]))), asked), model)
+                continue
+            name, first = of_runs[owner.run].setdefault(asked, (str(settings["questions"]), model))
+            if not first.get("samples") and model.get("samples"):  # the same answers, and more of them
+                of_runs[owner.run][asked] = name, {**first, "samples": model["samples"]}
+    bases = [str(model_named(str((run.config.get("model") or {}).get("path")))) for run in found.runs]
+    return [_measured(own, base, of_bases) for own, base in zip(of_runs, bases, strict=True)]
+
+
+def _measured(
+    own: dict[str, Answers], base: str, of_bases: dict[tuple[str, str], Any]
+) -> tuple[dict[str, float], str]:
+    ordered = sorted(own, key=lambda asked: ("validation" in own[asked][0], own[asked][0], asked))
+    if not ordered:
+        return {}, ""
+    first, *others = ordered
+    found = answered(own[first][1], of_bases.get((base, first)))
+    validation = next((asked for asked in others if "validation" in own[asked][0]), None)
+    if validation is not None and "validation" not in own[first][0]:
+        found |= {"validation_accuracy": own[validation][1]["flexible_accuracy"]["share"]}
+    return found, first
+
+
 def formula(beta: float, margin: float) -> float:
     """f(β, margin) = β σ(−β margin), the paper's coefficient."""
     # Of both signs the form that neither overflows nor cancels.
@@ -149,11 +184,8 @@ def pushes(
 
 def _spread(lines: Sequence[str]) -> list[dict[str, Any]]:
     """Lines evenly taken, parsed; the last one may have been cut short by a kill."""
-    places = sorted({round(i * (len(lines) - 1) / (_CHECKED - 1)) for i in range(_CHECKED)}) if lines else []
     found = []
-    for place in places:
-        try:
+    for place in evenly(len(lines), _CHECKED):
+        with contextlib.suppress(ValueError):
             found.append(dict(json.loads(lines[place])))
-        except ValueError:
-            continue
     return found

@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from minordpo import objectives
 from minordpo.config.build import flatten
 from minordpo.errors import InputError
 from minordpo.paper.claims import measures
 from minordpo.paper.claims.claim import ClaimRun
-from minordpo.paper.claims.evaluated_answers import EvaluatedAnswers, asked_otherwise
-from minordpo.paper.stopping_study import read_stoppable_run
-from minordpo.paper.studied_run import StudiedRun
+from minordpo.paper.stopping_study import StudiedRun, is_stoppable, read_run
 from minordpo.report import find
 from minordpo.report.evaluations import refuse_shared
+from minordpo.report.groups import MOST_NAMED, short_text, varied
 from minordpo.run_folder import names
 from minordpo.run_folder.metrics_file import MetricsFile
 from minordpo.run_folder.records import LOGRATIOS, StepRow, held_out, of_kind
 from minordpo.sweep.results import in_our_form, run_row
 
+T = TypeVar("T")
 # What runs are compared by, and what only looks on: of the loader pin_memory and such, but not drop_last.
 _APART = ("objective.", "samples.", "metrics.", "monitor.")
 _LOOKS_ON = ("eval_", "save_", "logging_", "report_to", "disable_tqdm", "dataloader_num", "dataloader_p")
 _SEEDS = ("training.seed", "training.data_seed", "world.seed")
-_MOST_NAMED = 4  # dials in a label
 _MADE_BY_WORLD = ("model.path", "data.train", "data.eval")
 
 
@@ -60,31 +59,26 @@ class ComparableRuns:
 
 def comparable(runs: Iterable[ClaimRun]) -> list[ComparableRuns]:
     """The runs by their other settings, those of most runs first."""
-    groups: dict[str, list[ClaimRun]] = {}
-    for run in runs:
-        groups.setdefault(_text(run.others), []).append(run)
-    flats = [own[0].others for own in groups.values()]
-    keys = sorted({key for flat in flats for key in flat})
-    varied = [key for key in keys if len({_text(flat.get(key)) for flat in flats}) > 1]
-    found = [ComparableRuns(_label(own, varied), tuple(own)) for own in groups.values()]
+    groups = _grouped(runs, lambda run: run.others)
+    keys = sorted(varied([own[0].others for own in groups]))
+    found = [ComparableRuns(_label(own, keys), tuple(own)) for own in groups]
     return sorted(found, key=lambda each: (-len(each.runs), each.label))
 
 
-def _text(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, default=str)
+def _grouped(values: Iterable[T], key: Callable[[T], Any]) -> list[list[T]]:
+    """The values of the same key together."""
+    groups: dict[str, list[T]] = {}
+    for value in values:
+        groups.setdefault(json.dumps(key(value), sort_keys=True, default=str), []).append(value)
+    return list(groups.values())
 
 
-def _label(runs: Sequence[ClaimRun], varied: Sequence[str]) -> str:
+def _label(runs: Sequence[ClaimRun], keys: Sequence[str]) -> str:
     """What tells the runs from others; where that is too much to say, one of them."""
-    if len(varied) > _MOST_NAMED:
+    if len(keys) > MOST_NAMED:
         return f"as {runs[0].label}"
-    return ", ".join(f"{key} {_short(runs[0].others.get(key))}" for key in varied)
-
-
-def _short(value: Any) -> str:
-    text = "none" if value is None else value if isinstance(value, str) else json.dumps(value, default=str)
-    text = text.rstrip("/").rpartition("/")[2] if "/" in text else text
-    return text if len(text) <= 24 else text[:23] + "…"
+    told = {key: runs[0].others.get(key) for key in keys}
+    return ", ".join(f"{key} {'none' if value is None else short_text(value)}" for key, value in told.items())
 
 
 # ---- folders ----
@@ -105,13 +99,13 @@ def gather_runs(found: find.Found) -> Gathered:
     Raises:
         InputError: a file that cannot be read, or none of the runs has finished.
     """
-    answers = EvaluatedAnswers(found)
+    answers = measures.evaluated_answers(found)
     read, said = [], []
-    for place, each in enumerate(found.runs):
+    for each, answered in zip(found.runs, answers, strict=True):
         refuse_shared(each.folder)
         row = run_row(each.folder)
         if row["status"] == "finished":
-            read.append(_read(each, row, *answers.of(place)))
+            read.append(_read(each, row, *answered))
         else:
             said.append(f"{each.label} is left out: {row['status']}")
     if not read:
@@ -120,17 +114,27 @@ def gather_runs(found: find.Found) -> Gathered:
             "Finish them by the same command, or name other folders"
         )
     said += _copies(read)
-    unlike = asked_otherwise([(_text([each.run.others, each.run.seed]), each.asked) for each in read])
+    unlike = _asked_otherwise(read)
     said += [
         f"the answers of {each.run.label} are left out: they are to other questions than those of most runs"
-        for each in itertools.compress(read, unlike)
+        for each in read
+        if each.run.label in unlike
     ]
     # Of held-out pairs where every run that has any has these, else of the steps.
     use_held_out = all(each.measured for each in read if each.trained)
     if not use_held_out:
         said.append("log-ratios are of the last fifth of the steps, since not every run has held-out pairs")
-    runs = [_whole(*each, use_held_out=use_held_out) for each in zip(read, unlike, strict=True)]
+    runs = [_whole(each, each.run.label in unlike, use_held_out=use_held_out) for each in read]
     return Gathered(tuple(runs), tuple(said))
+
+
+def _asked_otherwise(read: Sequence[_Read]) -> set[str]:
+    """The runs whose answers are to other questions than most of their settings and seed, by label."""
+    found = set()
+    for own in _grouped(read, lambda each: [each.run.others, each.run.seed]):
+        counts = Counter(each.asked for each in own if each.asked)
+        found |= {each.run.label for each in own if each.asked not in ("", *dict(counts.most_common(1)))}
+    return found
 
 
 def _read(each: find.FoundRun, row: Mapping[str, Any], answers: dict[str, float], asked: str) -> _Read:
@@ -159,7 +163,7 @@ def _read(each: find.FoundRun, row: Mapping[str, Any], answers: dict[str, float]
         others=_others(each, flat),
         measures=own,
         source=(row["model"], row["data"]),
-        studied=_studied(each.folder, f"{objective}, rate {row['learning_rate']}"),
+        studied=_studied(each.folder),
     )
     order = flat.get("training.data_seed")
     drawn = {
@@ -180,23 +184,17 @@ def _whole(read: _Read, unlike: bool, *, use_held_out: bool) -> ClaimRun:
     return replace(read.run, measures=own | rest | used)
 
 
-def _by_replicate(read: Sequence[_Read]) -> list[list[_Read]]:
-    """Runs of the same objective, settings and training.seed together."""
-    groups: dict[str, list[_Read]] = {}
-    for each in read:
-        run = each.run
-        what = _text([run.objective, run.beta, run.rate, run.seed, run.others])
-        groups.setdefault(what, []).append(each)
-    return list(groups.values())
-
-
 def _copies(read: Sequence[_Read]) -> list[str]:
     """Runs that are the same but for their folder, in words: one replicate, whose mean counts.
 
     Raises:
         InputError: runs of one training.seed differ in another seed; it is by that one that runs are paired.
     """
-    same = [each for each in _by_replicate(read) if len(each) > 1]
+    replicates = _grouped(
+        read,
+        lambda each: [getattr(each.run, name) for name in ("objective", "beta", "rate", "seed", "others")],
+    )
+    same = [each for each in replicates if len(each) > 1]
     for first, *others in same:
         for other in others:
             key = next((name for name in first.drawn if first.drawn[name] != other.drawn[name]), None)
@@ -221,10 +219,11 @@ def named(objective: objectives.Objective) -> str:
     return ", ".join([objective.name, *dict.fromkeys(others)])
 
 
-def _studied(folder: Path, setting: str) -> StudiedRun | None:
+def _studied(folder: Path) -> StudiedRun | None:
     """What the study of when training suffices sees of it, if it was probed so."""
     try:
-        return read_stoppable_run(folder, setting)
+        run = read_run(folder)
+        return run if is_stoppable(run) else None
     except (InputError, KeyError):  # nothing to be checked, or of before probes were kept with their measures
         return None
 
@@ -232,11 +231,9 @@ def _studied(folder: Path, setting: str) -> StudiedRun | None:
 def _others(run: find.FoundRun, flat: Mapping[str, Any]) -> dict[str, Any]:
     """All settings that matter but objective, β, learning rate and seed."""
     if run.world is not None:
-        made = [*_MADE_BY_WORLD]
-        if flat.get("model.reference") == flat.get(
-            "model.path"
-        ):  # the world's base, which every seed has anew
-            made.append("model.reference")
+        # The reference too where it is the world's base, which every seed has anew.
+        on_base = flat.get("model.reference") == flat.get("model.path")
+        made = (*_MADE_BY_WORLD, "model.reference") if on_base else _MADE_BY_WORLD
         flat = {k: v for k, v in flat.items() if k not in made} | flatten({"world": run.world})
     return {key: value for key, value in flat.items() if value is not None and _matters(key)}
 

@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import itertools
+import json
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Literal, NamedTuple
+
+import yaml
 
 from minordpo.paper.claims.claim import ClaimRun, require
 from minordpo.paper.claims.contrast import Contrast, Sign, Unit, amount
 from minordpo.report.groups import rate_text
 
 # What measures need, where runs lack them.
-NEEDS = {
-    name: need
-    for names, need in {
-        "chosen rejected margin": "log-ratios of pairs (metrics.reference=true)",
-        "accuracy strict_accuracy": "answers to questions (`evaluate:` of a sweep, or `minordpo evaluate`)",
-        "base_accuracy base_strict_accuracy": "the untuned model's answers to the same questions (`minordpo sweep` "
-        "asks them; else `minordpo evaluate BASE RUN…`)",
-        "validation_accuracy": "two evaluations, one of them on questions named validation and one on others",
-        "broken repeated": "the text: looks of the monitor, or answers of both the run and the untuned model",
-        "broken_at_half broken_at_end": "looks of the monitor at step 0, up to half of the run, and at its end",
-        "ranked": "held-out pairs (data.eval)",
-        "kl": "samples against the reference (evaluate.samples of a sweep, or `minordpo evaluate --samples`)",
-        "retention": "answers to other tasks, which a sweep on a micro world asks",
-        "early_margin late_margin": "at least ten logged steps with log-ratios",
-    }.items()
-    for name in names.split()
+NEEDS: dict[str, str] = {
+    name: each["needs"]
+    for each in yaml.safe_load(Path(__file__).with_name("measures.yaml").read_text(encoding="utf-8"))
+    for name in each["names"]
+    if "needs" in each
 }
 FLOOR = 0.1  # accuracy of the untuned model below which it decides nothing
 Dial = Literal["beta", "rate"]
@@ -39,7 +32,7 @@ class ClaimSetting(NamedTuple):
 
     beta: float | None
     rate: float
-    others: str = ""
+    others: str = "{}"
 
 
 class Table(dict[ClaimSetting, dict[int, float]]):
@@ -112,9 +105,11 @@ class Table(dict[ClaimSetting, dict[int, float]]):
 
 
 def table(
-    runs: Sequence[ClaimRun], objective: str, measure: str, others: Callable[[ClaimRun], str] | None = None
+    runs: Sequence[ClaimRun], objective: str, measure: str, *, apart_from: Collection[str] = ()
 ) -> Table:
     """The measure of an objective's runs; runs of one setting and seed are one replicate, whose mean counts.
+
+    Runs whose other settings differ too are told apart by all of these but `apart_from`, where that names any.
 
     Raises:
         Undecidable: no such run, none that has the measure, or accuracy that is next to none.
@@ -123,7 +118,9 @@ def table(
     require(own, f"no finished run with objective {objective}")
     values: dict[ClaimSetting, dict[int, list[float]]] = {}
     for run in own:
-        found = values.setdefault(ClaimSetting(run.beta, run.rate, others(run) if others else ""), {})
+        others = {k: v for k, v in run.others.items() if k not in apart_from} if apart_from else {}
+        setting = ClaimSetting(run.beta, run.rate, json.dumps(others, sort_keys=True, default=str))
+        found = values.setdefault(setting, {})
         if measure in run.measures:
             found.setdefault(run.seed, []).append(run.measures[measure])
     need = NEEDS.get(measure, "runs that have it")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
-import html
 import json
 import textwrap
 import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import jinja2
 
 from minordpo.paper.claims.judge import ClaimVerdict, Judged, State, judge_all
 from minordpo.paper.claims.rules import all_claims
@@ -146,26 +147,9 @@ def claims_section(found: Found) -> str:
 
 def as_html(judged: Sequence[Judged], said: Sequence[str]) -> str:
     """A table for all runs that can be compared, the first open."""
-    parts = []
-    for place, each in enumerate(judged):
-        parts.append(
-            f"<details{' open' if place == 0 else ''}><summary>{html.escape(each.title)}</summary>"
-            f"{_soft(each.notes)}<table><thead><tr><th>claim<th>verdict<th>what, and its numbers</thead>"
-            f"<tbody>{''.join(map(_row, each.verdicts))}</tbody></table></details>"
-        )
-    parts.append(_soft([_test(), *said]))
-    return f'<section id="claims"><h2>What the MinorDPO paper says</h2>{"".join(parts)}</section>'
-
-
-def _soft(texts: Sequence[str]) -> str:
-    return "".join(f'<p class="soft">{html.escape(text)}</p>' for text in texts)
-
-
-def _row(verdict: ClaimVerdict) -> str:
-    claim = verdict.claim
-    texts = (claim.name, verdict.state, claim.sentence, claim.where, verdict.words())
-    name, state, sentence, where, words = map(html.escape, texts)
-    return f'<tr><th scope="row">{name}<td>{state}<td>{sentence} <span class="soft">({where})<br>{words}</span></tr>'
+    page = Path(__file__).with_name("claims.html").read_text(encoding="utf-8")
+    template = jinja2.Environment(autoescape=True).from_string(page)
+    return template.render(judged=judged, said=[_test(), *said])
 
 
 # ---- the docs ----

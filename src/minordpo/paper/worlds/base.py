@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from torch.nn.functional import cross_entropy
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -133,8 +135,8 @@ class _Training:
         self.name = f"of {family}, {distance}, seed {world.seed}"
         self.steps, self.step, self.right = world.base_steps, 0, 0.0
         self.tokenizer, self.model = character_tokenizer(), small_llama(world.seed)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model.to(self.device).train()  # type: ignore[arg-type]  # `to` is typed as its decorator
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model.to(device).train()  # type: ignore[arg-type]  # `to` is typed as its decorator
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=RATE, weight_decay=0.01, betas=(0.9, 0.98)
         )
@@ -230,7 +232,7 @@ class _Training:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         drawn = list(itertools.islice(self._examples, BATCH))
-        _loss(self.model, self.tokenizer, drawn, self.device).backward()
+        _loss(self.model, self.tokenizer, drawn).backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -249,10 +251,7 @@ def share_right(
 
 
 def _loss(
-    model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    drawn: list[tuple[str, str]],
-    device: torch.device,
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, drawn: list[tuple[str, str]]
 ) -> torch.Tensor:
     """Mean over the answers' tokens. Rows are grouped so that none is half as long again as another of its group."""
     rows = [(tokenizer.encode(asked), [*tokenizer.encode(a), tokenizer.eos_token_id]) for asked, a in drawn]
@@ -261,25 +260,19 @@ def _loss(
         if not groups or _length(row) > 1.5 * _length(groups[-1][0]):
             groups.append([])
         groups[-1].append(row)
-    losses = (_summed(model, group, device) for group in groups)
-    return sum(losses, torch.zeros((), device=device)) / sum(len(answer) for _, answer in rows)
+    losses = (_summed(model, group) for group in groups)
+    return sum(losses, torch.zeros((), device=model.device)) / sum(len(answer) for _, answer in rows)
 
 
 def _length(row: tuple[list[int], list[int]]) -> int:
     return len(row[0]) + len(row[1])
 
 
-def _summed(
-    model: LlamaForCausalLM, rows: list[tuple[list[int], list[int]]], device: torch.device
-) -> torch.Tensor:
-    ids = torch.zeros(len(rows), max(map(_length, rows)), dtype=torch.long)
-    labels = torch.full_like(ids, -100)
-    for place, (prompt, answer) in enumerate(rows):
-        end = len(prompt) + len(answer)
-        ids[place, :end] = torch.tensor([*prompt, *answer])
-        labels[place, len(prompt) : end] = torch.tensor(answer)
+def _summed(model: LlamaForCausalLM, rows: list[tuple[list[int], list[int]]]) -> torch.Tensor:
+    whole = [torch.tensor(prompt + answer) for prompt, answer in rows]
+    scored = [torch.tensor([-100] * len(prompt) + answer) for prompt, answer in rows]
     # Padding stands behind everything that is read, so causal attention needs no mask of it.
-    logits = model(input_ids=ids.to(device)).logits[:, :-1]
-    return torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1), labels[:, 1:].flatten().to(device), reduction="sum"
-    )
+    ids = pad_sequence(whole, batch_first=True).to(model.device)
+    labels = pad_sequence(scored, batch_first=True, padding_value=-100).to(model.device)
+    logits = model(input_ids=ids).logits[:, :-1]
+    return cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), reduction="sum")

@@ -16,13 +16,7 @@ from minordpo.config.build import Origin, build, set_key
 from minordpo.engine.models import load_model, load_tokenizer
 from minordpo.generate.generation import generate_answers
 from minordpo.generate.prompts import question_prompts
-from minordpo.paper.worlds.world import (
-    World,
-    base_facts,
-    describe_base,
-    make_world,
-    refuse_impossible,
-)
+from minordpo.paper.worlds.world import World, base_facts, describe_base, make_world, refuse_impossible
 from minordpo.run_folder import names
 from minordpo.run_folder.files import read_jsonl
 from minordpo.sweep.foundation import Foundation
@@ -67,9 +61,8 @@ class MicroWorld(Foundation):
         config, longest = build(RunConfig, sections, "", origin), self.evaluation["max_new_tokens"]
         if not config.samples.prompts or config.samples.max_new_tokens <= longest:
             return config
-        return dataclasses.replace(
-            config, samples=dataclasses.replace(config.samples, max_new_tokens=longest)
-        )
+        samples = dataclasses.replace(config.samples, max_new_tokens=longest)
+        return dataclasses.replace(config, samples=samples)
 
     @property
     def made(self) -> bool:
@@ -103,12 +96,9 @@ class MicroWorld(Foundation):
 
         def moved(section: Any) -> Any:
             """The section with what is of the world taken from the sketch."""
-            within = {
-                each.name: str(sketch.folder / Path(value).relative_to(self.folder))
-                for each in dataclasses.fields(section)
-                if isinstance(value := getattr(section, each.name), str)
-                and Path(value).is_relative_to(self.folder)
-            }
+            paths = {key: Path(value) for key, value in vars(section).items() if isinstance(value, str)}
+            own = {key: path for key, path in paths.items() if path.is_relative_to(self.folder)}
+            within = {key: str(sketch.folder / path.relative_to(self.folder)) for key, path in own.items()}
             return dataclasses.replace(section, **within)
 
         return dataclasses.replace(config, model=moved(config.model), data=moved(config.data)), seconds

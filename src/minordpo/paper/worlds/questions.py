@@ -6,8 +6,9 @@ style is seen to do so, as where a pretrained model meets somebody's solutions.
 
 from __future__ import annotations
 
+import operator
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -57,7 +58,8 @@ class Calculation:
 
     def worked(self) -> str:
         """A line a step, and the asked line."""
-        return _worked(self.steps, self.answer)
+        lines = [f"{term}={result}" for term, result in self.steps]
+        return "\n".join([*lines, ASKED.format(answer=self.answer)])
 
 
 def draw(family: Family, rng: random.Random, *, slip: float = 0.0) -> Calculation:
@@ -81,6 +83,9 @@ def _chain(rng: random.Random, slip: float) -> Calculation:
     return Calculation(f"{text}?\n", tuple(steps))
 
 
+_OPERATIONS = {"*": operator.mul, "/": operator.floordiv, "+": operator.add, "-": operator.sub}
+
+
 def _scale(rng: random.Random, slip: float) -> Calculation:
     """A number taken through multiplications, divisions that come out even, and small sums: "12 *3 -6 /2?"."""
     total = rng.randint(4, 30)
@@ -91,10 +96,10 @@ def _scale(rng: random.Random, slip: float) -> Calculation:
         moves += [("+", rng.randint(2, 30)), ("-", rng.randint(1, max(1, true - 2)))]
         sign, number = rng.choice([move for move in moves if move[0] != "-" or move[1] < true])
         text += f" {sign}{number}"
-        results = {"*": true * number, "/": true // number, "+": true + number, "-": true - number}
-        slips = {"*": total * number, "/": total // number, "+": total + number, "-": max(0, total - number)}
-        true = results[sign]
-        term, total = f"{total}{sign}{number}", _slipped(slips[sign], rng, slip)
+        compute = _OPERATIONS[sign]
+        true = compute(true, number)
+        # After a slip a difference may be below zero.
+        term, total = f"{total}{sign}{number}", _slipped(max(0, compute(total, number)), rng, slip)
         steps.append((term, total))
     return Calculation(f"{text}?\n", tuple(steps))
 
@@ -138,7 +143,7 @@ def _one_result(question: Calculation, rng: random.Random) -> str:
     steps = list(question.steps)
     term, result = steps[place]
     steps[place] = (term, int(_other_digits(str(result), rng)))
-    return _worked(steps, question.answer)
+    return Calculation(question.text, tuple(steps)).worked()
 
 
 def _quarter(question: Calculation, rng: random.Random) -> str:
@@ -158,7 +163,3 @@ def _other_digits(number: str, rng: random.Random) -> str:
         return [digit for digit in without if digit != old]
 
     return "".join(rng.choice(others(place, old)) for place, old in enumerate(number))
-
-
-def _worked(steps: Sequence[tuple[str, int]], answer: int) -> str:
-    return "\n".join([*(f"{term}={result}" for term, result in steps), ASKED.format(answer=answer)])

@@ -23,9 +23,9 @@ from typing import Any
 
 from minordpo.config.build import build
 from minordpo.errors import InputError
-from minordpo.paper.worlds.questions import MIXTURE, Calculation, Family, World, draw, draw_task, rejected
+from minordpo.paper.worlds.questions import Calculation, Family, World, draw, draw_task, rejected
 from minordpo.run_folder import names
-from minordpo.run_folder.files import write_jsonl
+from minordpo.run_folder.files import is_left_over, write_jsonl, write_text
 
 FACTS = "trained.json"
 HELD_OUT, VALIDATION, TEST, RETENTION = 256, 512, 1024, 512
@@ -49,11 +49,9 @@ def make_world(folder: Path, world: World, *, quiet: bool = False) -> Path:
         aside, started = folder / ".base.writing", time.perf_counter()
         facts = train_base(aside, world, allowed=lambda text: text not in kept_out, quiet=quiet)
         seconds = round(time.perf_counter() - started, 1)
-        _write_json(aside / FACTS, dataclasses.asdict(facts) | {"seconds": seconds})
+        write_text(aside / FACTS, _json(dataclasses.asdict(facts) | {"seconds": seconds}))
         os.replace(aside, base)
-    aside = folder / ".world.json.writing"
-    _write_json(aside, dataclasses.asdict(world))
-    os.replace(aside, file)
+    write_text(file, _json(dataclasses.asdict(world)))
     return folder
 
 
@@ -70,8 +68,8 @@ def describe_base(folder: Path) -> str:
     return f"its base took {facts['steps']} steps{right}"
 
 
-def _write_json(file: Path, values: dict[str, Any]) -> None:
-    file.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+def _json(values: dict[str, Any]) -> str:
+    return json.dumps(values, indent=2) + "\n"
 
 
 def refuse_impossible(world: World) -> None:
@@ -79,8 +77,6 @@ def refuse_impossible(world: World) -> None:
     for name, value in (("pairs", world.pairs), ("base_steps", world.base_steps)):
         if value < 1:
             raise InputError(f"a world of {value} {name} was asked for, but at least 1 is needed. Raise it")
-    if world.distance not in MIXTURE:
-        raise InputError(f"distance is {world.distance!r}, but must be one of {', '.join(MIXTURE)}")
     wanted = world.base_accuracy
     if wanted is not None and not (len(wanted) == 2 and 0 <= wanted[0] < wanted[1] <= 1):
         raise InputError(
@@ -95,8 +91,8 @@ def _refuse(folder: Path, world: World) -> None:
     if not file.exists():
         files = ("pairs", "held_out", "validation", "test")
         ours = {"base", names.RETENTION, *(f"{name}.jsonl" for name in files)}
-        found = [each.name for each in folder.iterdir()] if folder.exists() else []
-        if any(name not in ours and ".writing" not in name for name in found):
+        found = folder.iterdir() if folder.exists() else ()
+        if any(each.name not in ours and not is_left_over(each) for each in found):
             raise InputError(f"{folder} exists and holds no world. Name another folder")
         return
     stored = build(World, json.loads(file.read_text(encoding="utf-8")), "world.", lambda _: str(file))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import statistics
 from collections.abc import Iterator, Sequence
 
@@ -19,8 +21,7 @@ from minordpo.paper.claims.seed_table import (
     tables,
     tau,
 )
-from minordpo.paper.stopping_study import FIXED, SIGNALS, Worth, worth
-from minordpo.paper.studied_run import StudiedRun
+from minordpo.paper.stopping_study import FIXED, SIGNALS, StudiedRun, Worth, worth
 from minordpo.report.groups import rate_text
 
 RIVALS = ("dpo", "dpop")
@@ -38,10 +39,7 @@ def dpo_loses_to_the_base(runs: Sequence[ClaimRun]) -> ClaimFinding:
     Needs: DPO runs, answers of them and of the untuned model.
     """
     refuse_far_pairs(runs)
-    dpo, base = table(runs, "dpo", "accuracy"), table(runs, "dpo", "base_accuracy")
-    strict = [("dpo", "strict_accuracy"), ("dpo", "base_strict_accuracy")]
-    told = _by_the_asked_line(runs, "DPO less base", *strict, predicted=-1)
-    return ClaimFinding(*_by_rate("DPO less base", dpo, base, -1), told=[told])
+    return _at_each_rate(runs, "DPO less base", ("dpo", "accuracy"), ("dpo", "base_accuracy"), predicted=-1)
 
 
 @claim("C5b", "§4, Fig. 6", BOTH, primary=True)
@@ -51,10 +49,7 @@ def minordpo_beats_dpo(runs: Sequence[ClaimRun]) -> ClaimFinding:
     Replication: at each learning rate, accuracy averaged over the β that both have is above DPO's. Primary (Holm).
     Needs: MinorDPO and DPO runs at the same settings, answers.
     """
-    strict = [("minordpo", "strict_accuracy"), ("dpo", "strict_accuracy")]
-    told = _by_the_asked_line(runs, "MinorDPO less DPO", *strict)
-    minor, dpo = tables(runs, "accuracy", "minordpo", "dpo")
-    return ClaimFinding(*_by_rate("MinorDPO less DPO", minor, dpo), told=[told])
+    return _at_each_rate(runs, "MinorDPO less DPO", ("minordpo", "accuracy"), ("dpo", "accuracy"))
 
 
 @claim("C5c", "§4, Fig. 6", ALL, primary=True)
@@ -69,15 +64,12 @@ def minordpo_is_best(runs: Sequence[ClaimRun]) -> ClaimFinding:
     others = {name.upper(): table(runs, name, "accuracy") for name in RIVALS}
     others["base"] = table(runs, "minordpo", "base_accuracy")
     shared = minor.rates(*others.values())
-    require(
-        len(shared) > 1, "needs at least two learning rates that MinorDPO, DPO and DPOP were all trained at"
+    missing = "needs at least two learning rates that MinorDPO, DPO and DPOP were all trained at"
+    require(len(shared) > 1, missing)
+    found = (
+        _by_rate(f"MinorDPO less {name}", minor, theirs, among=shared) for name, theirs in others.items()
     )
-    found = [
-        each
-        for name, theirs in others.items()
-        for each in _by_rate(f"MinorDPO less {name}", minor, theirs, among=shared)
-    ]
-    return ClaimFinding(*found, told=_controls(runs, shared))
+    return ClaimFinding(*itertools.chain(*found), told=_controls(runs, shared))
 
 
 @claim("C5d", "§4, Fig. 6", ALL)
@@ -87,17 +79,14 @@ def minordpo_wins_most_settings(runs: Sequence[ClaimRun]) -> ClaimFinding:
     Replication: it is strictly above DPO, DPOP and the untuned model in more than half of the settings.
     Needs: as C5c.
     """
+
+    def won(ours: float, *theirs: float) -> float:
+        return float(ours > max(theirs))
+
     minor, base = table(runs, "minordpo", "accuracy"), table(runs, "minordpo", "base_accuracy")
-    won = contrast(
-        "share of settings that MinorDPO wins",
-        minor,
-        base,
-        *tables(runs, "accuracy", *RIVALS),
-        unit="share",
-        value=lambda ours, *theirs: float(ours > max(theirs)),
-        bar=0.5,
-    )
-    return ClaimFinding(won)
+    arms = (minor, base, *tables(runs, "accuracy", *RIVALS))
+    what = "share of settings that MinorDPO wins"
+    return ClaimFinding(contrast(what, *arms, unit="share", value=won, bar=0.5))
 
 
 def _by_rate(
@@ -106,46 +95,40 @@ def _by_rate(
     """A contrast of accuracy averaged over β at each rate."""
     shared = first.rates(second) if among is None else among
     require(shared, "no learning rate that both were trained at")
-    return [
-        contrast(
-            f"{what}, rate {rate_text(rate)}",
-            first.at(rate),
-            second.at(rate),
-            predicted=predicted,
-            unit="points",
-        )
-        for rate in shared
-    ]
+    pairs = {f"{what}, rate {rate_text(rate)}": (first.at(rate), second.at(rate)) for rate in shared}
+    return [contrast(what, *pair, predicted=predicted, unit="points") for what, pair in pairs.items()]
 
 
-def _by_the_asked_line(
+def _at_each_rate(
     runs: Sequence[ClaimRun], what: str, *both: tuple[str, str], predicted: Sign = 1
-) -> str:
-    """The same by the asked line, of two objectives and measures; nothing where it is not known."""
+) -> ClaimFinding:
+    """Of two objectives and measures; the same by the asked line is told beside, where it is known."""
 
-    def tell() -> str:
-        tables = (table(runs, *each) for each in both)
-        return f"by the asked line: {contrast(what, *tables, predicted=predicted, unit='points').words()}"
+    def asked_line() -> str:
+        strict = (table(runs, name, measure.replace("accuracy", "strict_accuracy")) for name, measure in both)
+        return f"by the asked line: {contrast(what, *strict, predicted=predicted, unit='points').words()}"
 
-    return if_decidable(tell)
+    first, second = (table(runs, *each) for each in both)
+    return ClaimFinding(*_by_rate(what, first, second, predicted), told=[if_decidable(asked_line)])
 
 
 def _controls(runs: Sequence[ClaimRun], shared: Sequence[float]) -> Iterator[str]:
     """What imitation alone comes to: without it a win says little of the rejected answers."""
+
+    def tell(name: str) -> str:
+        values = table(runs, name, "accuracy")
+        own = {rate_text(rate): values.at(rate).flat() for rate in shared}
+        means = [
+            f"{amount(statistics.fmean(each), 'share', sign=False)} at {rate}"
+            for rate, each in own.items()
+            if each
+        ]
+        seeds = len(set().union(*values.values()))
+        count = f"{seeds} seed" + ("s" if seeds != 1 else "")
+        return f"{name} ({count}): {', '.join(means) or 'not at these rates'}"
+
     for name in ("minordpo", *CONTROLS):
-
-        def tell(name: str = name) -> str:
-            values = table(runs, name, "accuracy")
-            means = [
-                f"{amount(statistics.fmean(own), 'share', sign=False)} at {rate_text(rate)}"
-                for rate in shared
-                if (own := values.at(rate).flat())
-            ]
-            seeds = len({seed for own in values.values() for seed in own})
-            count = f"{seeds} seed" + ("s" if seeds != 1 else "")
-            return f"{name} ({count}): {', '.join(means) or 'not at these rates'}"
-
-        yield if_decidable(tell) or f"no run of {name} beside it"
+        yield if_decidable(functools.partial(tell, name)) or f"no run of {name} beside it"
 
 
 @claim("C5e", "§5 (not measured there)", ALL)
@@ -167,12 +150,8 @@ def minordpo_is_best_tuned(runs: Sequence[ClaimRun]) -> ClaimFinding:
         len(set(trials.values())) == 1, f"needs as many settings tried for each, but there are: {counted}"
     )
     minor, *rivals = (_scored_once(name, *tables) for name, tables in arms.items())
-    return ClaimFinding(
-        *(
-            contrast(f"MinorDPO less {name}, each tuned", minor, theirs, unit="points")
-            for name, theirs in zip(RIVALS, rivals, strict=True)
-        )
-    )
+    named = {f"MinorDPO less {name}, each tuned": own for name, own in zip(RIVALS, rivals, strict=True)}
+    return ClaimFinding(*(contrast(what, minor, theirs, unit="points") for what, theirs in named.items()))
 
 
 def _scored_once(name: str, validation: Table, test: Table) -> Table:
@@ -209,12 +188,10 @@ def small_beta_hurts_dpo(runs: Sequence[ClaimRun]) -> ClaimFinding:
 
     def without_broken() -> str:
         broken = table(runs, "dpo", "broken")
-        kept = Table(
-            {
-                s: {seed: v for seed, v in own.items() if not broken.get(s, {}).get(seed, 0.0)}
-                for s, own in accuracy.items()
-            }
-        )
+        kept = Table()
+        for setting, own in accuracy.items():
+            broke = broken.get(setting, {})
+            kept[setting] = {seed: share for seed, share in own.items() if not broke.get(seed)}
         count = len(accuracy.flat()) - len(kept.flat())
         without = kept.ordering("the same", "beta", 1, complete=False)
         return f"with {count} broken cells left out: {without.words()}, p {without.p:.2g}"
@@ -261,10 +238,8 @@ def minordpo_retains(runs: Sequence[ClaimRun]) -> ClaimFinding:
     """
     minor, dpo = tables(runs, "retention", "minordpo", "dpo")
     best = max(minor.flat() + dpo.flat())
-    require(
-        best >= FLOOR,
-        f"no run is right in more than {best:.1%} of the other tasks, so there is nothing to retain",
-    )
+    missing = f"no run is right in more than {best:.1%} of the other tasks, so there is nothing to retain"
+    require(best >= FLOOR, missing)
     return ClaimFinding(
         contrast("other tasks, MinorDPO less DPO", minor, dpo, unit="points"),
         told=side_by_side("right", minor, dpo, "share"),
@@ -280,19 +255,15 @@ def dpos_hyperparameters_serve(runs: Sequence[ClaimRun]) -> ClaimFinding:
     Needs: MinorDPO and DPO runs at the same settings, answers of them and of the untuned model.
     """
     dpo = table(runs, "dpo", "accuracy")
-    minor, base, broken = (
-        table(runs, "minordpo", measure) for measure in ("accuracy", "base_accuracy", "broken")
-    )
-    works = contrast(
-        "share of DPO's settings at which MinorDPO works",
-        Table({s: own for s, own in minor.items() if s in dpo}),
-        base,
-        broken,
-        unit="share",
-        value=lambda ours, untuned, broke: float(ours >= untuned and not broke),
-        bar=0.5,
-    )
-    return ClaimFinding(works)
+    measures = ("accuracy", "base_accuracy", "broken")
+    minor, base, broken = (table(runs, "minordpo", measure) for measure in measures)
+    shared = Table({s: own for s, own in minor.items() if s in dpo})
+
+    def works(ours: float, untuned: float, broke: float) -> float:
+        return float(ours >= untuned and not broke)
+
+    what = "share of DPO's settings at which MinorDPO works"
+    return ClaimFinding(contrast(what, shared, base, broken, unit="share", value=works, bar=0.5))
 
 
 # ---- by steps ----

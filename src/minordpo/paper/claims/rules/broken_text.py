@@ -102,9 +102,8 @@ def dose_breaks(runs: Sequence[ClaimRun]) -> ClaimFinding:
     half, end, name = half.at(known[0]), end.at(known[0]), rate_text(known[0])
     found = contrast(f"DPO at rate {name}: broken at the end less at half", end, half, unit="share")
     ever = half.flat() + end.flat()
-    steps = max(
-        run.measures.get("steps", 0) for run in runs if (run.objective, run.rate) == ("dpo", known[0])
-    )
+    slowest = [run for run in runs if (run.objective, run.rate) == ("dpo", known[0])]
+    steps = max(run.measures.get("steps", 0) for run in slowest)
     require(
         any(ever),
         f"none of {len(ever) // 2} DPO runs at the smallest rate ({name}) broke in {steps:.0f} steps, and the "

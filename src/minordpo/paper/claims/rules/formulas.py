@@ -67,13 +67,8 @@ def chosen_is_pushed_more(runs: Sequence[ClaimRun]) -> ClaimFinding:
     """
     ratios = [float(each) for each in range(-40, 41, 2)]
     chosen, rejected = zip(*itertools.product(ratios, [each for each in ratios if each < 0]), strict=True)
-    raises = all(
-        ours > theirs
-        for beta in BETAS
-        for ours, theirs in zip(
-            push("minordpo", beta, chosen, rejected), push("dpo", beta, chosen, rejected), strict=True
-        )
-    )
+    pushes = [[push(name, beta, chosen, rejected) for name in ("minordpo", "dpo")] for beta in BETAS]
+    raises = all(ours > theirs for both in pushes for ours, theirs in zip(*both, strict=True))
     agree, said = _logged(runs, "minordpo")
     raised = _measured(runs, "minordpo", "push_raise")
     mean = sum(raised) / len(raised) if raised else 0.0

@@ -80,17 +80,16 @@ def minordpo_stays_near(runs: Sequence[ClaimRun]) -> ClaimFinding:
     Needs: MinorDPO and DPO runs at the same settings.
     """
     sides = {name: tables(runs, name, "minordpo", "dpo") for name in SIDES}
-    smaller = (
-        contrast(
-            f"|{name}| of DPO, halved, less MinorDPO's",
-            dpo,
-            minor,
-            value=lambda theirs, ours: abs(theirs) / 2 - abs(ours),
-        )
-        for name, (minor, dpo) in sides.items()
-    )
-    told = [text for name, both in sides.items() for text in side_by_side(name, both[0], both[1])]
-    return ClaimFinding(contrast("MinorDPO: chosen", sides["chosen"][0]), *smaller, told=told)
+
+    def smaller(theirs: float, ours: float) -> float:
+        return abs(theirs) / 2 - abs(ours)
+
+    found = [contrast("MinorDPO: chosen", sides["chosen"][0])]
+    told: list[str] = []
+    for name, (minor, dpo) in sides.items():
+        found.append(contrast(f"|{name}| of DPO, halved, less MinorDPO's", dpo, minor, value=smaller))
+        told += side_by_side(name, minor, dpo)
+    return ClaimFinding(*found, told=told)
 
 
 @claim("C8b", "§5", ("minordpo",))
@@ -118,12 +117,8 @@ def minordpo_moves_pairs_less(runs: Sequence[ClaimRun]) -> ClaimFinding:
     |chosen| and |rejected| at the end are smaller than DPO's at the same settings.
     Needs: MinorDPO and DPO runs at the same settings.
     """
-    return ClaimFinding(
-        *(
-            contrast(f"|{name}|, DPO less MinorDPO", *map(Table.magnitudes, tables(runs, name, *BOTH)))
-            for name in ("chosen", "rejected")
-        )
-    )
+    sizes = {name: map(Table.magnitudes, tables(runs, name, *BOTH)) for name in ("chosen", "rejected")}
+    return ClaimFinding(*(contrast(f"|{name}|, DPO less MinorDPO", *both) for name, both in sizes.items()))
 
 
 @claim("C15b", "§2, §3.4", BOTH)
@@ -150,25 +145,20 @@ def beta_acts_by_its_shape(runs: Sequence[ClaimRun]) -> ClaimFinding:
     Needs: DPO runs at two β or more, trained with Adam.
     """
     kinds = {str(run.others.get("training.optim", "adamw_torch")) for run in runs}
-    require(
-        all("adam" in kind for kind in kinds),
-        f"the rule is about Adam, and these runs use {', '.join(sorted(kinds))}",
-    )
+    told = f"the rule is about Adam, and these runs use {', '.join(sorted(kinds))}"
+    require(all("adam" in kind for kind in kinds), told)
     margins = [table(runs, "dpo", "early_margin"), table(runs, "dpo", "late_margin")]
     early, late = map(_outer_betas, margins)
 
     def apart(small: float, large: float) -> float:
         return (small - large) / (abs(small) + abs(large)) if small or large else 0.0
 
+    def grown(a: float, b: float, c: float, d: float) -> float:
+        return apart(a, b) - abs(apart(c, d))
+
     return ClaimFinding(
         contrast("late margin, (smallest β less largest) / their sum", *late, unit="", value=apart),
-        contrast(
-            "that, less its size early",
-            *late,
-            *early,
-            unit="",
-            value=lambda a, b, c, d: apart(a, b) - abs(apart(c, d)),
-        ),
+        contrast("that, less its size early", *late, *early, unit="", value=grown),
     )
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from minordpo.paper.claims.claim import ClaimFinding, ClaimRun, claim, require
 from minordpo.paper.claims.seed_table import Table, common_seeds, contrast, table
@@ -30,7 +29,7 @@ def closeness_is_the_cause(runs: Sequence[ClaimRun]) -> ClaimFinding:
         [run for run in runs if run.others.get("world.rejected") == kind] for kind in (ends[0], ends[-1])
     )
     tables = [
-        table(own, "dpo", name, _without("world.rejected"))
+        table(own, "dpo", name, apart_from=["world.rejected"])
         for name in ("base_accuracy", "accuracy", "chosen")
         for own in (near, far)
     ]
@@ -56,7 +55,7 @@ def a_high_rate_needs_a_batch(runs: Sequence[ClaimRun]) -> ClaimFinding:
     sizes = sorted(set(map(batch, own)))
     require(len(sizes) > 1, f"needs another batch size: all MinorDPO runs have {sizes[0]} pairs a step")
     small, large = (
-        table([run for run in own if batch(run) == size], "minordpo", "accuracy", _without(*BATCH, _STEPS))
+        table([run for run in own if batch(run) == size], "minordpo", "accuracy", apart_from=[*BATCH, _STEPS])
         for size in (sizes[0], sizes[-1])
     )
     known = small.rates(large)
@@ -73,10 +72,3 @@ def batch(run: ClaimRun) -> int:
     """Pairs of a step, as far as the config tells (of one process)."""
     size, times = (run.others.get(name, default) for name, default in zip(BATCH, (8, 1), strict=True))
     return int(size) * int(times)
-
-
-def _without(*dials: str) -> Callable[[ClaimRun], str]:
-    """What else a run was told, as text."""
-    return lambda run: json.dumps(
-        {k: v for k, v in run.others.items() if k not in dials}, sort_keys=True, default=str
-    )

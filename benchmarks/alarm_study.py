@@ -22,12 +22,20 @@ from typing import TypeVar
 from minordpo.evaluate.statistics import wilson
 from minordpo.monitor.health import Monitor, Thresholds
 from minordpo.monitor.probe import is_due
-from minordpo.paper.studied_run import StudiedRun, by_setting
+from minordpo.paper.claims.measures import is_broken
+from minordpo.paper.stopping_study import StudiedRun, by_setting
 from minordpo.run_folder.records import CHOSEN_LOGRATIO, ProbeRow, Row
 
 T = TypeVar("T")
 Steps = Sequence[int | None]  # one a run: where it broke, or where an alarm was raised
 ALARMS = ("collapsing", "collapsed")
+
+
+def broke_at(run: StudiedRun) -> int | None:
+    """The first step at which the text was broken; None where it never was."""
+    first = run.probe(0)
+    later = sorted(run.probes)[1:]
+    return next((step for step in later if is_broken(first, run.probe(step))), None)
 
 
 def as_seen(run: StudiedRun, *, prompts: int = 4, every: int | str = "auto") -> list[tuple[int, list[Row]]]:

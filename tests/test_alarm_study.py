@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 
-from minordpo.errors import InputError
+import alarm_study as A
 from minordpo.monitor.health import Thresholds
-from minordpo.paper import alarm_study as A
-from minordpo.paper.studied_run import StudiedRun, broke_at, read_run
+from minordpo.paper.stopping_study import StudiedRun
 from minordpo.run_folder.records import ProbeRow, StepRow, of_kind, parse_rows
 
 SOUND = {"repeated_4grams": 0.0, "looping": 0.0, "stopped": 1.0, "empty": 0.0, "tokens": 20, "distance": 0.3}
@@ -38,16 +34,16 @@ def test_text_breaks_where_a_quarter_of_all_prompts_loop_and_not_before():
         20: [SOUND] * 6 + [LOOPS] * 2,
         30: [SOUND] * 8,
     }
-    assert broke_at(made_run("a", falling(30, 1), probes)) == 20
+    assert A.broke_at(made_run("a", falling(30, 1), probes)) == 20
 
 
 def test_a_text_that_repeats_from_the_start_is_not_broken_by_training():
-    assert broke_at(made_run("a", falling(30, 1), {0: [LOOPS] * 4, 30: [LOOPS] * 4})) is None
+    assert A.broke_at(made_run("a", falling(30, 1), {0: [LOOPS] * 4, 30: [LOOPS] * 4})) is None
 
 
 def test_log_ratios_alone_never_break_a_text():
     run = made_run("a", falling(60, 10), {0: [SOUND] * 4, 60: [SOUND] * 4})
-    assert broke_at(run) is None
+    assert A.broke_at(run) is None
     assert A.was_displaced(run)
 
 
@@ -57,7 +53,7 @@ def test_text_that_the_reference_finds_unlikely_is_broken_unless_what_is_taught_
 ):
     probes = {0: [SOUND | {"reference_nll": 0.4, "chosen_nll": chosen}] * 4}
     probes |= {20: [SOUND | {"reference_nll": 0.95}] * 4, 30: [SOUND | {"reference_nll": 1.1}] * 4}
-    assert broke_at(made_run("a", falling(30, 1), probes)) == broke
+    assert A.broke_at(made_run("a", falling(30, 1), probes)) == broke
 
 
 def test_a_monitor_of_few_prompts_and_probes_sees_no_others():
@@ -126,24 +122,3 @@ def test_among_equal_thresholds_those_of_today_stay():
     quiet = made_run("quiet", [0.0] * 20, {0: [SOUND]})
     found = A.best(A.candidates(), lambda each: [A.alarm_at(A.as_seen(quiet), each)], [None], [0])
     assert found == Thresholds()
-
-
-def test_a_run_folder_is_read_by_its_files(tmp_path: Path):
-    folder = tmp_path / "run"
-    folder.mkdir()
-    (folder / "config.yaml").write_text(
-        "model: {path: somewhere}\ndata: {train: pairs.jsonl}\nobjective: {name: dpo, beta: 0.05}\n"
-        f"training: {{learning_rate: 1.0e-4}}\noutput: {folder}\n",
-        encoding="utf-8",
-    )
-    rows = [{"step": 1, "loss": 0.7, "logratios/chosen": 0.0}, {"step": 1, "probe/looping": 0.0}]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    with pytest.raises(InputError, match=r"has no probes.jsonl. Only runs with monitor.enabled=true"):
-        read_run(folder)
-    probes = [{"step": 0, "answer": "7", "measures": SOUND}, {"step": 0, "answer": "8", "measures": LOOPS}]
-    (folder / "probes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in probes), encoding="utf-8")
-    run = read_run(folder)
-    assert run.setting == "dpo, beta 0.05, rate 0.0001" or "0.05" in run.setting
-    assert [row.step for row in run.rows] == [1]
-    assert run.probe(0)["looping"] == 0.5
-    assert run.probe(0, prompts=1)["looping"] == 0.0
