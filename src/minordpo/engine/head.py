@@ -17,6 +17,7 @@ from torch import Tensor, nn
 # Logits held at a time, as tokens × entries of the vocabulary: small enough for a CPU's caches, 8 MiB in float32. On a
 # GPU the blocks are larger.
 BLOCK = {"cpu": (1 << 10, 1 << 11), "cuda": (1 << 12, 1 << 15)}
+_OTHER_DEVICE = (1 << 11, 1 << 13)
 # Products of fewer rows take other kernels: with two threads and AVX2, MKL's float32 products of 1 to 11 rows had other
 # bits than those of 12 and more.
 LEAST_TOKENS = 32
@@ -135,14 +136,14 @@ def _sums(dtype: torch.dtype) -> torch.dtype:
 
 def _slices(weight: Tensor) -> Iterator[slice]:
     """The vocabulary in slices of one width."""
-    _, width = BLOCK.get(weight.device.type, BLOCK["cuda"])
+    _, width = BLOCK.get(weight.device.type, _OTHER_DEVICE)
     for start in range(0, len(weight), width):
         yield slice(start, start + width)
 
 
 def _row_blocks(hidden: Tensor) -> Iterator[slice]:
     """The tokens in blocks of nearly equal length."""
-    most, _ = BLOCK.get(hidden.device.type, BLOCK["cuda"])
+    most, _ = BLOCK.get(hidden.device.type, _OTHER_DEVICE)
     blocks = max(1, -(-len(hidden) // most))
     for number in range(blocks):
         yield slice(number * len(hidden) // blocks, (number + 1) * len(hidden) // blocks)
