@@ -10,7 +10,6 @@ from peft import LoraConfig
 
 from helpers.tiny_runs import RENAMED, metric_rows, moved, tiny_model, token_pairs, trainer
 from minordpo.engine.models import REFERENCE_ADAPTER, causal_model
-from minordpo.engine.row_floor import RowFloor
 from minordpo.errors import InputError
 
 pytestmark = [pytest.mark.filterwarnings(each) for each in RENAMED]
@@ -115,7 +114,9 @@ def test_rows_are_filled_to_where_they_agree(tmp_path, capsys):
     assert rows[0]["largest_logratio"] == 0
     assert rows[0]["tokens"] == 256
     assert rows[0]["rejected_at_or_below_reference"] == 1
-    assert "bfloat16 rounding" not in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "bfloat16 rounding" not in out
+    assert "rows are filled up to 256 tokens: in shorter ones a response's log-prob rounds otherwise" in out
 
 
 @pytest.mark.parametrize("bf16", [False, True])
@@ -132,7 +133,8 @@ def test_every_gate_is_closed_before_the_first_step(tmp_path, batch, config, bf1
     )
     made.train()
     first = metric_rows(tmp_path)[0]
-    assert made.reference.floor == RowFloor(0, 0.0)
+    assert (made.reference.floor.tokens, made.reference.floor.spread) == (0, 0)
+    assert (0 < made.reference.floor.narrow < 1) == bf16
     assert first["largest_logratio"] == 0
     assert first["coefficient/rejected"] == 0
     assert first["no_rejected_gradient"] == 1

@@ -121,7 +121,8 @@ class _HeadLogps(torch.autograd.Function):
                 if grad_hidden is not None:
                     grad_hidden[rows] += grad @ narrowed
                 if grad_weight is not None:
-                    grad_weight[part] += grad.t() @ hidden[rows]
+                    product = grad.t() @ hidden[rows]
+                    grad_weight[part] = grad_weight[part].add_(product) if rows.start else product
         if grad_hidden is not None and not everything:
             grad_hidden = grad_hidden.new_zeros(len(grads[0]), hidden.shape[1]).index_copy_(
                 0, kept, grad_hidden

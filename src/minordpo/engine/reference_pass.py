@@ -49,7 +49,7 @@ class ReferencePass:
     def measure_rows(self, pairs: Sequence[TokenExample], *, token_budget: int) -> RowFloor:
         """Measure how long rows must be, and keep to it from now on."""
         with self._ready(), autocast(self.args):
-            self.floor = row_floor(self.model, pairs, token_budget=token_budget)
+            self.floor = row_floor(self.model, pairs, token_budget=token_budget, bf16=self.args.bf16)
         return self.floor
 
     def logps(

@@ -7,7 +7,7 @@ lengths, so rows must be long enough that their kernels agree.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from minordpo.data.packing import pack, tree_size
 from minordpo.data.tokens import TokenExample
+from minordpo.engine.check import in_float32
 from minordpo.engine.logprobs import packed_logps, sequence_logps
 
 # Rows are not filled beyond this many tokens: where kernels still differ there, agreement would cost too much time.
@@ -27,24 +28,41 @@ class RowFloor:
 
     tokens: int | None  # 0: a prompt alone in a row agrees already; None: not up to `MOST_FILLED` tokens
     spread: float  # largest difference, in nats a response, between a prompt alone in a row and in a full one
+    narrow: float = 0.0  # the same between bfloat16 and float32, where the run computes in bfloat16
 
     @property
     def rounding(self) -> float:
         """By how many nats a response's log-prob depends on its row, in rows of at least `tokens`."""
         return self.spread if self.tokens is None else 0.0
 
+    def lines(self) -> Iterator[str]:
+        """What a user should know of it, in sentences."""
+        if self.narrow:
+            yield f"bfloat16 differs from float32 by up to {self.narrow:.2g} nats a response on this model and machine"
+        if self.tokens:
+            yield (
+                f"rows are filled up to {self.tokens} tokens: in shorter ones a response's log-prob rounds otherwise, "
+                f"by up to {self.spread:.2g} nats"
+            )
+        elif self.tokens is None:
+            yield (
+                f"a response's log-prob depends on the length of its row, by up to {self.spread:.2g} nats: before the "
+                "first step log-ratios are as far from 0"
+            )
+
 
 @torch.no_grad()
-def row_floor(model: nn.Module, examples: Sequence[TokenExample], *, token_budget: int) -> RowFloor:
+def row_floor(
+    model: nn.Module, examples: Sequence[TokenExample], *, token_budget: int, bf16: bool = False
+) -> RowFloor:
     """Measure the shortest example alone in a row, in filled rows, and in a row of `token_budget` tokens.
 
-    Call it under the run's attention and autocast. The longest row holds copies of the example.
+    Call it under the run's attention and autocast. The longest row holds copies of the example. With `bf16` the example
+    is measured in float32 too.
     """
     example = min(examples, key=tree_size)
     size = tree_size(example)
     copies = token_budget // size
-    if copies < 2:
-        return RowFloor(0, 0.0)
     device = next(model.parameters()).device
 
     def last_one(count: int, at_least: int = 0) -> Tensor:
@@ -54,13 +72,17 @@ def row_floor(model: nn.Module, examples: Sequence[TokenExample], *, token_budge
     training = model.training
     model.eval()
     try:
-        full, alone = last_one(copies), last_one(1)
+        alone, narrow = last_one(1), 0.0
+        if bf16:
+            with in_float32(model), torch.autocast(device.type, enabled=False):
+                narrow = (last_one(1) - alone).abs().max().item()
+        full = last_one(copies) if copies > 1 else alone
         spread = (full - alone).abs().max().item()
         if torch.equal(full, alone):
-            return RowFloor(0, 0.0)
+            return RowFloor(0, 0.0, narrow)
         least, tokens = None, min(MOST_FILLED, token_budget)
         while tokens > size and torch.equal(full, last_one(1, tokens)):
             least, tokens = tokens, tokens // 2
-        return RowFloor(least, spread)
+        return RowFloor(least, spread, narrow)
     finally:
         model.train(training)

@@ -208,6 +208,8 @@ class PreferenceTrainer(Monitored):
             [*met.values(), *held_out.values()], token_budget=self.token_budget
         )
         self.packer.least_tokens = floor.tokens or 0
+        for line in floor.lines() if self.is_world_process_zero() else ():
+            print(line, flush=True)
         found = self.reference.logps(
             [*met.values(), *held_out.values()],
             token_budget=self.token_budget,
