@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from helpers.example_pairs import text_pair
 from helpers.small_tokenizers import CHATML, EMPTY_THOUGHT, byte_level
 from minordpo.data.checks import PreparedExamples, prepare_examples
 from minordpo.data.read.examples import Example, LoadedExamples
@@ -18,7 +19,7 @@ NO_LIMIT = TokenOptions(max_length=None)
 
 def load(*texts: tuple[str, str, str], notes: tuple[str, ...] = ()) -> LoadedExamples:
     """A source of text pairs; their rows count from 11, as after a header."""
-    pairs = [Example.pair(*text, row=row) for row, text in enumerate(texts, 11)]
+    pairs = [text_pair(*text, row=row) for row, text in enumerate(texts, 11)]
     return LoadedExamples(pairs, "pairs.jsonl", "TRL text", list(notes))
 
 
@@ -131,7 +132,7 @@ def test_overlong_rows_are_dropped_if_asked_and_counted():
 
 def test_cut_rows_are_used_and_counted():
     prepared = prepare(load(GOOD, LONG), TokenOptions(max_length=8, overlong="truncate"))
-    assert len(prepared.examples[1].chosen.ids) == 6
+    assert len(prepared.examples[1].responses[0].ids) == 6
     assert prepared.kept["cut"].rows == [12]
     assert "  1 row cut to data.max_length (first: row 12, chosen from 8 tokens to 6)\n" in str(
         prepared.report
@@ -201,7 +202,7 @@ def test_a_template_problem_is_refused_with_both_renderings():
         [{"role": role, "content": "hello" + role}] for role in ("user", "assistant", "assistant")
     )
     chosen[0]["content"] = "Yes"
-    loaded = LoadedExamples([Example.pair(prompt, chosen, rejected, row=1)], "chats.json", "TRL chat")
+    loaded = LoadedExamples([text_pair(prompt, chosen, rejected, row=1)], "chats.json", "TRL chat")
     refusal = (
         r"1 row whose beginning .* renders in two ways .*<think></think>' alone but as .*Yes<\|im_end\|>"
     )

@@ -44,7 +44,9 @@ CHAT = [
 
 
 def values(loaded):
-    return [{"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected} for p in loaded.examples]
+    return [
+        {"prompt": p.prompt, "chosen": p.responses[0], "rejected": p.responses[-1]} for p in loaded.examples
+    ]
 
 
 def write(path: Path, rows) -> str:
@@ -91,7 +93,7 @@ def test_a_null_argument_of_a_tool_call_stays_null_in_json(tmp_path):
     row = json.loads(json.dumps(CHAT[0]))
     row["chosen"][0]["tool_calls"][0]["function"]["arguments"]["city"] = None
     loaded = load_examples(write(tmp_path / "pairs.jsonl", [row]))
-    assert loaded.examples[0].chosen[0]["tool_calls"][0]["function"]["arguments"] == {"city": None}
+    assert loaded.examples[0].responses[0][0]["tool_calls"][0]["function"]["arguments"] == {"city": None}
 
 
 def test_a_csv_field_may_be_longer_than_the_csv_modules_limit(tmp_path):
