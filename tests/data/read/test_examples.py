@@ -217,7 +217,7 @@ def test_a_file_that_may_not_be_read_is_refused(tmp_path, monkeypatch, suffix):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "open", deny)
-    with pytest.raises(InputError, match=r"cannot be opened \(Permission denied\), .* Check its permissions"):
+    with pytest.raises(InputError, match=r"cannot be read \(Permission denied\), .* Check its permissions"):
         load_examples(source)
 
 
@@ -249,8 +249,8 @@ HEAD = b'{"prompt": "a", "chosen": "b", "rejected": "c"}\n'
         ),
         ("p.jsonl", HEAD + b"{'a': 1}", r"line 2 of .* is not JSON \(column 2: .*, near .*'a': 1"),
         ("p.jsonl", b"[" * 100_000, r"line 1 of .*p\.jsonl is not JSON \(maximum recursion"),
-        ("p.jsonl", b'[{"prompt": 1}]', r"line 1 of .* is a list of 1, .* name it \.json\."),
-        ("p.jsonl", HEAD + b"3", r"line 2 of .* is the number 3, but an object is needed"),
+        ("p.jsonl", b'[{"prompt": 1}]', r"line 1 of .* is a JSON list, .* name it \.json\."),
+        ("p.jsonl", HEAD + b"3", r"line 2 of .* is 3, but one object a line is needed"),
         ("p.jsonl", HEAD + b'{"prompt": "\xe9"}', r"line 2 of .* is not UTF-8 \(0xe9 at byte 13\)"),
         ("p.json", b'[\n{"prompt": "\xff"}]', r"line 2 of .*p\.json is not UTF-8 \(0xff"),
         ("p.csv", b"prompt,chosen,rejected\n\xe9,b,c", r"line 2 of .*p\.csv is not UTF-8 \(0xe9 at byte 1\)"),
