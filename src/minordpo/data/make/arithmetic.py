@@ -55,7 +55,9 @@ def evaluate(expression: str, replacements: dict[Fraction, Fraction] | None = No
     if sum(kind == "open" for kind, _, _ in tokens) > _MAX_PARENTHESES:
         raise ArithmeticProblem("too many parentheses")
     # Python's grammar says what belongs together; its numbers would be inexact, so names stand in for ours.
-    written, numbers, before = [], {}, ""
+    written: list[str] = []
+    numbers: dict[str, Fraction] = {}
+    before = ""
     for kind, text, _ in tokens:
         if kind in ("number", "mixed"):
             value, name = read_number(text), f"n{len(numbers)}"
