@@ -178,7 +178,7 @@ def variants(objective: Objective, betas: Sequence[Any]) -> list[Objective]:
         return [objective]
     own = objective.hyper[name]
     values = betas if betas and name == "beta" else [float(f"{own * times:.12g}") for times in _TIMES]
-    return [objective.having(name, value) for value in dict.fromkeys([own, *values])]
+    return [objective.having({name: value}) for value in dict.fromkeys([own, *values])]
 
 
 def conditions(objective: Objective, plane: Plane) -> str:

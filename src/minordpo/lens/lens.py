@@ -57,7 +57,7 @@ def lens(
     given = _given(settings, values)
     resolved = []
     for name in names:
-        known = {key for *_, spec in parse(name, allow_code=allow_code) for key in spec.defaults}
+        known = parse(name, allow_code=allow_code).hyper
         meant = {key: value for key, value in given.items() if key in known}
         resolved.append(resolve(name, (own[1] if own else {}) | meant, allow_code=allow_code))
     _refuse_unused(resolved, given)

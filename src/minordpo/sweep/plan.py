@@ -286,7 +286,7 @@ def _applicable(
 
 def _hyperparameters(name: str, allow_code: bool) -> set[str]:
     """Those of an objective or a weighted sum; raise InputError if there is no such objective."""
-    return {key for *_, spec in objectives.parse(name, allow_code=allow_code) for key in spec.defaults}
+    return set(objectives.parse(name, allow_code=allow_code).hyper)
 
 
 def _run(

@@ -42,21 +42,6 @@ class Example:
     tools: list[dict[str, Any]] | None = None
     template_kwargs: dict[str, Any] = field(default_factory=dict)
 
-    @classmethod
-    def pair(cls, prompt: Text, chosen: Text, rejected: Text, row: int, **extra: Any) -> Example:
-        """A chosen and a rejected response; `extra` are tools and template_kwargs."""
-        return cls(prompt, (chosen, rejected), PAIR_GRADES, row, **extra)
-
-    @property
-    def chosen(self) -> Text:
-        """The best response: of a pair, the chosen one."""
-        return self.responses[0]
-
-    @property
-    def rejected(self) -> Text:
-        """The worst response: of a pair, the rejected one."""
-        return self.responses[-1]
-
     @property
     def names(self) -> tuple[str, ...]:
         """What to call the responses in messages."""
