@@ -40,10 +40,10 @@ output: runs/rates
     goes_on=lambda options: "the same command goes on",
 )
 def sweep(sweep: Path, overrides: list[str], **options: Any) -> int:
-    """Train every run of SWEEP.yaml, ask its model questions if told to, and write a row a run to results.csv and
-    results.parquet. Each run is an ordinary run folder in the output. Runs that share model and data share one
-    reference pass. A run that fails is written down and the others go on; a collapsed run is a result.
-    The same command goes on where a sweep was stopped or killed, and a grid may gain runs (docs/sweep.md).
+    """Train every run of SWEEP.yaml, ask its model questions if told to, and write a row a run to results.csv.
+    Each run is an ordinary run folder in the output. Runs that share model and data share one reference pass.
+    A run that fails is written down and the others go on; a collapsed run is a result. The same command goes
+    on where a sweep was stopped or killed, and a grid may gain runs (docs/sweep.md).
 
     SWEEP.yaml:
 

@@ -1,5 +1,5 @@
 """A sweep's output folder: sweep.json says what each run is made of, so that the same command goes on and another is
-refused; results.csv and results.parquet hold a row a run.
+refused; results.csv holds a row a run.
 """
 
 from __future__ import annotations
@@ -232,7 +232,7 @@ class SweepFolder:
         return [self._rows[name] for name in runs if name in self._rows]
 
     def write_results(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """results.csv and results.parquet."""
+        """results.csv."""
         runs = (self._known() or {"runs": {}})["runs"]
         keys = in_order({key for run in runs.values() for key in run["settings"]})
         write_results(self.path, rows, keys)

@@ -1,4 +1,4 @@
-"""Run folder → one flat row, whatever there is of the run; rows → results.csv, results.parquet and a table.
+"""Run folder → one flat row, whatever there is of the run; rows → results.csv and a table.
 
 Only files are read, so rows come from any run folder: of a sweep, of `minordpo train`, from another machine.
 Held-out measures and looks keep their names in metrics.jsonl (`eval_*`, `probe/*`).
@@ -40,35 +40,24 @@ from minordpo.run_folder.records import (
 HEALTHS: tuple[str, ...] = typing.get_args(Health)  # from the best to the worst
 _DEFAULT_SEED = 42  # transformers' own
 
-_HEAD: dict[str, type] = {
-    **dict.fromkeys(("run", "status", "error"), str),  # finished, unfinished or failed, and why
-    "objective": str,
-    "learning_rate": float,
-    "seed": int,  # the objective with all its hyper-parameters
-    **dict.fromkeys(("model", "data"), str),
-}
-_HEALTH: dict[str, type] = {
-    **dict.fromkeys(("health", "worst_health"), str),  # at the end, and of the whole run
-    **{f"{name}_step": int for name in HEALTHS[1:]},  # the first step of each
-    "rolled_back_to": int,
-}
+# `objective` has all its hyper-parameters; health is that at the end and of the whole run, and the first step of each.
+_HEAD = ("run", "status", "error", "objective", "learning_rate", "seed")
+_HEALTH = ("health", "worst_health", *(f"{name}_step" for name in HEALTHS[1:]), "rolled_back_to")
 _INTERVAL = ("", "_low", "_high")
-_EVALUATED: dict[str, type] = {
-    "questions": int,
-    **{f"{name}{end}": float for name in ("strict_accuracy", "flexible_accuracy") for end in _INTERVAL},
-    **dict.fromkeys(("asked_format", "repeated_4grams", "looping", "stopped", "empty", "mean_tokens"), float),
-    **{f"kl_per_{unit}{end}": float for unit in ("token", "sequence") for end in ("", "_error")},
-    "kl_cut": float,
-    "retention_questions": int,
-    **{f"retention_accuracy{end}": float for end in _INTERVAL},
-}
-_COST: dict[str, type] = {
-    **dict.fromkeys(("steps", "tokens"), int),
-    **dict.fromkeys(("median_step_seconds", "training_seconds", "total_seconds"), float),
-    **dict.fromkeys(("peak_gpu_bytes", "peak_resident_bytes"), int),
-    **dict.fromkeys(("machine", "minordpo", "torch"), str),
-}
-COLUMNS: dict[str, type] = _HEAD | _HEALTH | _EVALUATED | _COST
+_KL = ("per_token", "per_token_error", "per_sequence", "per_sequence_error", "cut")
+_SHARES = ("asked_format", "looping", "stopped", "empty")
+_EVALUATED = (
+    "questions",
+    *(f"{name}{end}" for name in ("strict_accuracy", "flexible_accuracy") for end in _INTERVAL),
+    *("asked_format", "repeated_4grams", "looping", "stopped", "empty", "mean_tokens"),
+    *(f"kl_{name}" for name in _KL),
+    *("retention_questions", *(f"retention_accuracy{end}" for end in _INTERVAL)),
+)
+_COST = (
+    *("steps", "tokens", "median_step_seconds", "training_seconds", "total_seconds"),
+    *("peak_gpu_bytes", "peak_resident_bytes", "machine", "minordpo", "torch", "model", "data"),
+)
+COLUMNS = (*_HEAD, *_HEALTH, *_EVALUATED, *_COST)
 
 
 def run_row(folder: Path) -> dict[str, Any]:
@@ -213,21 +202,17 @@ def _health(metrics: Sequence[Row]) -> dict[str, Any]:
 def _evaluated(file: Path) -> dict[str, Any]:
     if not file.exists():
         return {}
-    results = _json(file)
-    (model,) = results["models"].values()
+    (model,) = _json(file)["models"].values()
     found = {
         "questions": model["strict_accuracy"]["of"],
         "repeated_4grams": model["repeated_4grams"],
         "mean_tokens": float(model["tokens"]["mean"]),
-        **{name: model[name]["share"] for name in ("asked_format", "looping", "stopped", "empty")},
+        **{name: model[name]["share"] for name in _SHARES},
     }
     for name in ("strict_accuracy", "flexible_accuracy"):
         found |= _with_interval(name, model[name])
     kl = (model.get("samples") or {}).get("kl") or {}
-    return found | {
-        f"kl_{name}": kl.get(name)
-        for name in ("per_token", "per_token_error", "per_sequence", "per_sequence_error", "cut")
-    }
+    return found | {f"kl_{name}": kl.get(name) for name in _KL}
 
 
 def _retained(file: Path) -> dict[str, Any]:
@@ -255,63 +240,28 @@ def _json(file: Path) -> dict[str, Any]:
 
 # ---- files ----
 def write_results(folder: Path, rows: Sequence[Mapping[str, Any]], settings: Sequence[str] = ()) -> None:
-    """Write results.csv and results.parquet, a row each, either whole or as they were; columns are typed.
+    """Write results.csv, a row each, either whole or as it was.
 
     `settings` are columns of the rows beside those of `run_row`, which follow the run's name, status and objective.
 
     Raises:
-        InputError: they cannot be written.
+        InputError: it cannot be written.
     """
-    import pyarrow  # slow to import, and reading rows does not need it
-    import pyarrow.parquet
-
-    types = _column_types(rows, settings)
+    prefixes = (EvaluationRow.PREFIX, ProbeRow.PREFIX)
+    measured = [name for row in rows for name in row if name.startswith(prefixes)]
+    columns = dict.fromkeys([*_HEAD, *settings, *_HEALTH, *measured, *_EVALUATED, *_COST])
     with (
         written_whole(folder / names.RESULTS_CSV) as aside,
         aside.open("w", encoding="utf-8", newline="") as file,
     ):
         writer = csv.writer(file)
-        writer.writerow(types)
-        writer.writerows([_as_text(row.get(name)) for name in types] for row in rows)
-    kinds = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64(), bool: pyarrow.bool_()}
-    schema = pyarrow.schema([(name, kinds[kind]) for name, kind in types.items()])
-    columns = {name: [_typed(row.get(name), kind) for row in rows] for name, kind in types.items()}
-    with written_whole(folder / names.RESULTS_PARQUET) as aside:
-        pyarrow.parquet.write_table(pyarrow.table(columns, schema=schema), aside)
-
-
-def _column_types(rows: Sequence[Mapping[str, Any]], settings: Sequence[str]) -> dict[str, type]:
-    """Every column and its type, in their order."""
-    others = [name for name in settings if name not in COLUMNS]
-    prefixes = (EvaluationRow.PREFIX, ProbeRow.PREFIX)
-    measured = dict.fromkeys(name for row in rows for name in row if name.startswith(prefixes))
-    head = {name: kind for name, kind in _HEAD.items() if name not in ("model", "data")}
-    varied = {name: _type_of([row.get(name) for row in rows]) for name in others}
-    return head | varied | _HEALTH | dict.fromkeys(measured, float) | _EVALUATED | _COST | _HEAD
-
-
-def _type_of(values: Sequence[Any]) -> type:
-    """The narrowest type that holds them all; what is no number, truth value or text becomes JSON text."""
-    kinds = {type(value) for value in values if value is not None}
-    if kinds == {int, float}:
-        return float
-    if kinds == {int} and any(not -(2**63) <= value < 2**63 for value in values if value is not None):
-        return str  # a column of whole numbers has 64 bits
-    (kind,) = kinds if len(kinds) == 1 else (str,)
-    return kind if kind in (bool, int, float) else str
-
-
-def _typed(value: Any, kind: type) -> Any:
-    if value is None:
-        return None
-    return str(_as_text(value)) if kind is str else kind(value)
+        writer.writerow(columns)
+        writer.writerows([_as_text(row.get(name)) for name in columns] for row in rows)
 
 
 def _as_text(value: Any) -> Any:
-    """The value as results.csv has it; the csv module writes text and whole numbers itself."""
-    if isinstance(value, bool | list | dict):
-        return json.dumps(value, ensure_ascii=False)
-    return "" if value is None else repr(value) if isinstance(value, float) else value
+    """What is no text or number as JSON; the csv module writes the others, and leaves None out."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, bool | list | dict) else value
 
 
 # ---- for a terminal ----

@@ -3,7 +3,7 @@
 SWEEP.yaml ─► plan: run plans                 plan      names: names, what runs may stand on: foundation
 plan × what is on disk ─► what is to be done  folder    sweep.json, failed.txt; other sweeps are refused: identity
 jobs ─► workers                               workers   what a job does: jobs, of several processes: launch
-each run's end ─► its row                     results   results.csv, results.parquet
+each run's end ─► its row                     results   results.csv
 
 Everything is kept in run folders as it comes, so a sweep that is stopped, killed or unplugged goes on by the same
 command.
@@ -99,7 +99,7 @@ def sweep(
     say("\n" + results_table(rows) if rows else "")
     failed = [run for run in plan.runs if folder.state(run, plan) == "failed"]
     say(
-        f"\n{plan.output}: results.csv and results.parquet hold {len(rows)} rows, each run its own folder"
+        f"\n{plan.output}: results.csv holds {len(rows)} rows, each run its own folder"
         + (f"; {len(failed)} failed, run them again by --retry ({logs.name}/ has more)" if failed else "")
         + "".join(f"; {name} was not asked, the same command asks it again" for name in unasked)
     )
