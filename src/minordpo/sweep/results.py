@@ -22,7 +22,7 @@ from minordpo.config.yaml import parse_yaml
 from minordpo.errors import InputError
 from minordpo.evaluate.statistics import wilson
 from minordpo.monitor.health import Health
-from minordpo.run_folder import names, records
+from minordpo.run_folder import names
 from minordpo.run_folder.files import read_jsonl, written_whole
 from minordpo.run_folder.metrics_file import MetricsFile
 from minordpo.run_folder.ownership import finished
@@ -43,15 +43,15 @@ _DEFAULT_SEED = 42  # transformers' own
 # `objective` has all its hyper-parameters; health is that at the end and of the whole run, and the first step of each.
 _HEAD = ("run", "status", "error", "objective", "learning_rate", "seed")
 _HEALTH = ("health", "worst_health", *(f"{name}_step" for name in HEALTHS[1:]), "rolled_back_to")
-_INTERVAL = ("", "_low", "_high")
+INTERVAL = ("", "_low", "_high")
 _KL = ("per_token", "per_token_error", "per_sequence", "per_sequence_error", "cut")
-_SHARES = ("asked_format", "looping", "stopped", "empty")
+SHARES = ("flexible_accuracy", "strict_accuracy", "asked_format", "looping", "stopped", "empty")  # of answers
 _EVALUATED = (
     "questions",
-    *(f"{name}{end}" for name in ("strict_accuracy", "flexible_accuracy") for end in _INTERVAL),
+    *(f"{name}{end}" for name in ("strict_accuracy", "flexible_accuracy") for end in INTERVAL),
     *("asked_format", "repeated_4grams", "looping", "stopped", "empty", "mean_tokens"),
     *(f"kl_{name}" for name in _KL),
-    *("retention_questions", *(f"retention_accuracy{end}" for end in _INTERVAL)),
+    *("retention_questions", *(f"retention_accuracy{end}" for end in INTERVAL)),
 )
 _COST = (
     *("steps", "tokens", "median_step_seconds", "training_seconds", "total_seconds"),
@@ -61,8 +61,9 @@ COLUMNS = (*_HEAD, *_HEALTH, *_EVALUATED, *_COST)
 
 
 def run_row(folder: Path) -> dict[str, Any]:
-    """What a run was and what came out of it: every name of `COLUMNS`, None where it is not known, and `eval_*` of the
-    last measurement on held-out examples and `probe/*` of the last look, where there are any.
+    """What a run was and what came out of it: every name of `COLUMNS`, None where it is not known, `eval_*` of the last
+    measurement on held-out examples and `probe/*` of the last look, where there are any, and of a run that has begun
+    `objective_name` and `beta`.
 
     Raises:
         InputError: the folder holds no run, or a file in it cannot be read.
@@ -72,21 +73,24 @@ def run_row(folder: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def in_our_form(folder: Path) -> Iterator[None]:
-    """While files of a run are read: what goes wrong because they are damaged is told of the run.
+def readable(path: Path, advice: str, *, otherwise: str = "cannot be read") -> Iterator[None]:
+    """While what minordpo has written is read: what goes wrong because it is damaged is told of `path`, with advice.
 
     Raises:
-        InputError: a file is there but not as minordpo writes it.
+        InputError: a file is not there, or not as minordpo writes it.
     """
     try:
         yield
     except InputError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
-        raise InputError(
-            f"{folder} has a file in another form than minordpo writes ({type(error).__name__}: {error}). Put it "
-            "back from a copy, or leave this run out"
-        ) from error
+        raise InputError(f"{path} {otherwise} ({type(error).__name__}: {error}). {advice}") from error
+
+
+def in_our_form(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """`readable`, for the files of a run."""
+    form = "has a file in another form than minordpo writes"
+    return readable(folder, "Put it back from a copy, or leave this run out", otherwise=form)
 
 
 def _row(folder: Path) -> dict[str, Any]:
@@ -99,7 +103,10 @@ def _row(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder} holds no run (there is no config.yaml). Name a run folder")
     config = _config(folder / names.CONFIG)
     metrics = MetricsFile(folder / names.METRICS).rows()
-    row |= _settings(config) | _measured(metrics) | _evaluated(folder / names.EVALUATION / names.RESULTS)
+    row |= _settings(config) | _measured(metrics)
+    if (answered := folder / names.EVALUATION / names.RESULTS).exists():
+        (model,) = _json(answered)["models"].values()
+        row |= answers_row(model)
     if metrics and config.get("monitor", {}).get("enabled", True):
         row |= _health(metrics)
     row |= _retained(folder / names.RETENTION)
@@ -137,13 +144,12 @@ def _refuse_cut(file: Path, metrics: Sequence[Row], config: Mapping[str, Any], *
     )
 
 
-def run_seconds(folder: Path) -> float | None:
-    """`total_seconds` alone; None where it is not known."""
+def known_cost(folder: Path) -> dict[str, Any]:
+    """What starts of a run took; nothing where that is lost, which is no reason for the run to fail."""
     try:
-        seconds = _json(folder / names.COST).get("seconds")
+        return _json(folder / names.COST)
     except InputError:
-        return None
-    return seconds if isinstance(seconds, int | float) else None
+        return {}
 
 
 def _config(file: Path) -> dict[str, Any]:
@@ -159,10 +165,13 @@ def _config(file: Path) -> dict[str, Any]:
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     if not config:
         return {}
-    chosen = dict(config["objective"])
-    training = config.get("training") or {}
+    hyper, training = dict(config["objective"]), config.get("training") or {}
+    name = str(hyper.pop("name"))
+    objective = objectives.recorded(name, hyper)
     return {
-        "objective": str(objectives.recorded(chosen.pop("name"), chosen)),
+        "objective": str(objective),
+        "objective_name": name,
+        "beta": objective.beta if any("beta" in term.hyper for term in objective.terms) else None,
         "learning_rate": training.get("learning_rate", 5e-5),
         "seed": training.get("seed", _DEFAULT_SEED),
         "model": config["model"]["path"],
@@ -199,20 +208,19 @@ def _health(metrics: Sequence[Row]) -> dict[str, Any]:
     return found if back is None else found | {"rolled_back_to": back.to}
 
 
-def _evaluated(file: Path) -> dict[str, Any]:
-    if not file.exists():
-        return {}
-    (model,) = _json(file)["models"].values()
+def answers_row(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a model in an evaluation's results.json the measures under their names in `COLUMNS`, each share with its
+    interval."""
+    kl = (model.get("samples") or {}).get("kl") or {}
     found = {
         "questions": model["strict_accuracy"]["of"],
         "repeated_4grams": model["repeated_4grams"],
         "mean_tokens": float(model["tokens"]["mean"]),
-        **{name: model[name]["share"] for name in _SHARES},
+        **{f"kl_{name}": kl.get(name) for name in _KL},
     }
-    for name in ("strict_accuracy", "flexible_accuracy"):
+    for name in SHARES:
         found |= _with_interval(name, model[name])
-    kl = (model.get("samples") or {}).get("kl") or {}
-    return found | {f"kl_{name}": kl.get(name) for name in _KL}
+    return found
 
 
 def _retained(file: Path) -> dict[str, Any]:
@@ -225,17 +233,15 @@ def _retained(file: Path) -> dict[str, Any]:
 
 
 def _with_interval(name: str, share: Mapping[str, Any]) -> dict[str, float]:
-    return {name: share["share"], f"{name}_low": share["low"], f"{name}_high": share["high"]}
+    return {f"{name}{end}": share[key] for end, key in zip(INTERVAL, ("share", "low", "high"), strict=True)}
 
 
 def _json(file: Path) -> dict[str, Any]:
     """The object in a file; an empty one where there is no file."""
     if not file.exists():
         return {}
-    try:
+    with readable(file, "Delete it, or put back what it was"):
         return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read ({error}). Delete it, or put back what it was") from error
 
 
 # ---- files ----
@@ -265,21 +271,8 @@ def _as_text(value: Any) -> Any:
 
 
 # ---- for a terminal ----
-_SHOWN: dict[str, tuple[str, str]] = {  # column → its head, and how its values are written
-    "run": ("run", "{}"),
-    "health": ("health", "{}"),
-    "collapsed_step": ("from step", "{}"),
-    records.held_out(records.CHOSEN_LOGRATIO): ("chosen", "{:+.1f}"),
-    records.held_out(records.REJECTED_LOGRATIO): ("rejected", "{:+.1f}"),
-    records.held_out(records.ACCURACY): ("ranked", "{:.0%}"),
-    "strict_accuracy": ("strict", "{:.1%}"),
-    "flexible_accuracy": ("flexible", "{:.1%}"),
-    "asked_format": ("format", "{:.0%}"),
-    "looping": ("loops", "{:.0%}"),
-    "kl_per_token": ("KL/token", "{:.3f}"),
-    "retention_accuracy": ("retained", "{:.1%}"),
-    "total_seconds": ("seconds", "{:.0f}"),
-}
+# Column → its head, and how its values are written.
+_SHOWN: dict[str, list[str]] = json.loads(Path(__file__).with_name("table.json").read_text(encoding="utf-8"))
 
 
 def results_table(rows: Sequence[Mapping[str, Any]]) -> str:
