@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from minordpo.config import SamplesConfig
 from minordpo.engine.precision import autocast
@@ -33,15 +32,13 @@ class Answering:
 def probes(trainer: PreferenceTrainer, tokenizer: PreTrainedTokenizerBase, steps: int) -> Answering | None:
     """The monitor's; None where it has none."""
     monitor = trainer.monitor()
-    policy = trainer.policy.to(trainer.args.device)  # type: ignore[arg-type]  # `to` is typed as its decorator
-    probe = None if monitor is None else monitor.make_probe(policy, steps)
+    probe = None if monitor is None else monitor.make_probe(trainer.policy, steps)
     if monitor is None or probe is None:
         return None
     prompts = [prompt.ids for prompt in probe.prompts]
+    later = sum(is_due(step, steps, monitor.probe_every) for step in range(1, steps + 1))
     with autocast(trainer.args):  # as the monitor asks
-        known, seconds = _tried(trainer, tokenizer, prompts, probe.max_new_tokens, len(prompts))
-    times = sum(is_due(step, steps, monitor.probe_every) for step in range(1, steps + 1)) + (not known)
-    return Answering(times, len(prompts), times * seconds, known)
+        return _tried(trainer, tokenizer, prompts, probe.max_new_tokens, len(prompts), later)
 
 
 def samples(
@@ -51,10 +48,7 @@ def samples(
     prompts = [pair.prompt_ids for pair in trainer.held_out[: config.prompts]]
     if not prompts:
         return None
-    trainer.policy.to(trainer.args.device)  # type: ignore[arg-type]  # `to` is typed as its decorator
-    known, seconds = _tried(trainer, tokenizer, prompts, config.max_new_tokens, SAMPLES_AT_ONCE)
-    times = 1 + (not known)
-    return Answering(times, len(prompts), times * seconds, known)
+    return _tried(trainer, tokenizer, prompts, config.max_new_tokens, SAMPLES_AT_ONCE, 1)
 
 
 def _tried(
@@ -63,21 +57,22 @@ def _tried(
     prompts: list[np.ndarray],
     max_new_tokens: int,
     batch_size: int,
-) -> tuple[bool, float]:
-    """Whether the answers before training are kept, and the seconds that answering once takes at most."""
-    known = trainer.initial_answers.known(
-        trainer.policy, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size
-    )
+    later: int,
+) -> Answering:
+    """What answering before training, unless that is kept, and `later` times takes at most; by the longest prompts."""
+    trainer.policy.to(trainer.args.device)  # type: ignore[arg-type]  # `to` is typed as its decorator
+    sizes = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    known = trainer.initial_answers.known(trainer.policy, tokenizer, prompts, **sizes)
     longest = sorted(prompts, key=len)[-batch_size:]
-    first, tokens = _timed(trainer.policy, tokenizer, longest, 1)
-    seconds, tokens = _timed(trainer.policy, tokenizer, longest, min(max_new_tokens, 1 + _TRIED))
+    first, tokens = _timed(trainer, tokenizer, longest, 1)
+    seconds, tokens = _timed(trainer, tokenizer, longest, min(max_new_tokens, 1 + _TRIED))
     each = max(0.0, seconds - first) / (tokens - 1) if tokens > 1 else 0.0
-    batches = -(-len(prompts) // batch_size)
-    return known, batches * (first + each * (max_new_tokens - 1))
+    times, batches = later + (not known), -(-len(prompts) // batch_size)
+    return Answering(times, len(prompts), times * batches * (first + each * (max_new_tokens - 1)), known)
 
 
 def _timed(
-    model: PreTrainedModel | PeftModel,
+    trainer: PreferenceTrainer,
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[np.ndarray],
     max_new_tokens: int,
@@ -85,7 +80,7 @@ def _timed(
     """Seconds, and the longest answer's tokens; answers that end early end the batch."""
     started = time.perf_counter()
     answers = generate_answers(
-        model, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=len(prompts)
+        trainer.policy, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=len(prompts)
     )
     if torch.cuda.is_available():
         torch.cuda.synchronize()
