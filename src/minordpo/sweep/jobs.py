@@ -15,17 +15,17 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from minordpo.config import DataConfig, ModelConfig, ObjectiveConfig, RunConfig
 from minordpo.evaluate.evaluation import EvaluationConfig, evaluate
 from minordpo.run_folder import names
-from minordpo.run_folder.files import write_jsonl, written_whole
+from minordpo.run_folder.files import write_jsonl, write_text
 from minordpo.run_folder.ownership import finished
 from minordpo.sweep.foundation import Foundation
 from minordpo.sweep.launch import train_by_processes
+from minordpo.sweep.results import known_cost
 from minordpo.train.run import RunData, load_data, load_run_tokenizer, run
 
 _KEPT = 2  # tokenised sets that a worker holds at a time
@@ -83,8 +83,8 @@ class RunJob(Job):
         (folder / names.FAILED).unlink(missing_ok=True)
         with _counted(folder, memory=self.processes == 1):
             if not finished(folder):
-                say("training")
                 if self.processes == 1:
+                    say("training")
                     data = _tokenised(self.config)
                     run(self.config, resume=True, quiet=True, data=data, allow_code=self.allow_code)
                 else:
@@ -147,27 +147,14 @@ def _counted(folder: Path, *, memory: bool) -> Iterator[None]:
         yield
     finally:
         if (folder / names.CONFIG).exists():  # else nothing may lie in the way of the next start
-            before = _known_cost(folder / names.COST)
+            before = known_cost(folder)
             peaks = {
                 "peak_gpu_bytes": torch.cuda.max_memory_allocated() if gpu else None,
                 "peak_resident_bytes": _peak() if resident else None,
             }
             cost = {"seconds": round(before.get("seconds", 0.0) + time.perf_counter() - started, 3)}
-            for name, peak in peaks.items():
-                cost[name] = max(
-                    (each for each in (before.get(name), peak) if each is not None), default=None
-                )
-            with written_whole(folder / names.COST) as aside:
-                aside.write_text(json.dumps(cost) + "\n", encoding="utf-8")
-
-
-def _known_cost(file: Path) -> dict[str, Any]:
-    """What earlier starts took; nothing where that is lost, which is no reason for the run to fail."""
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+            cost |= {name: max(before.get(name) or 0, peak or 0) or None for name, peak in peaks.items()}
+            write_text(folder / names.COST, json.dumps(cost) + "\n")
 
 
 def _reset_peak() -> bool:

@@ -94,17 +94,11 @@ def train_by_processes(
     name = Path(config.output).name
     file, log = logs / f"{name}.yaml", logs / f"{name}.txt"
     on_gpus = torch.cuda.is_available() and not config.training.arguments.get("use_cpu")
-    waited: list[bool] = []
-
-    def busy() -> None:
-        waited.append(True)
-        say("waiting for the processes of an earlier start, which still train it")
-
+    busy = "waiting for the processes of an earlier start, which still train it"
     file.parent.mkdir(parents=True, exist_ok=True)
     # torchrun inherits the lock and so keeps it for as long as it lives.
-    with locked(file, busy=busy, flags=os.O_RDWR | os.O_CREAT | os.O_APPEND) as handle:
-        if waited:
-            say("training")
+    with locked(file, busy=lambda: say(busy), flags=os.O_RDWR | os.O_CREAT | os.O_APPEND) as handle:
+        say("training")
         if finished(Path(config.output)):
             return
         os.truncate(handle, 0)
