@@ -66,7 +66,6 @@ MOVED = {
     "study.sweep.command": "cli.sweep",
     "study.sweep.on_world": "paper.worlds.foundation",
     "train.advice": "monitor.advice",
-    "train.answer_times": "train.dry_run.answer_times",
     "train.course": "monitor.summary",
     "train.estimate": "train.dry_run.estimate",
     "train.first_answers": "generate.answer_cache",

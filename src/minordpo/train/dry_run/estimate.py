@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ from minordpo.data.tokens import TokenExample
 from minordpo.engine.models import causal_model
 from minordpo.errors import InputError
 from minordpo.run_folder.ownership import existing_above, refuse_foreign, refuse_unwritable
-from minordpo.train.dry_run.answer_times import Answering, probes, samples
 from minordpo.train.dry_run.measure import RowCost, duration, measure_row, optimizer_state_bytes
 from minordpo.train.loader import mismatched
 from minordpo.train.run import build_trainer, load_data, load_run_tokenizer, validate
@@ -76,18 +75,13 @@ def _report(config: RunConfig, folder: Path | None, *, allow_code: bool) -> str:
         missing = missing_references(trainer)
         measured = measure_row(trainer, plan.typical_row)
         state = optimizer_state_bytes(trainer.args)
-        asked = {
-            "of the monitor": probes(trainer, tokenizer, plan.steps),
-            "samples": samples(trainer, tokenizer, config.samples),
-        }
         lines = [
             *_run_lines(trainer, plan),
             *_time_lines(trainer, plan, measured, missing),
-            *_answer_lines(asked),
             (
                 "",
-                "measured on one row of the first step and first tokens of answers; loading, checkpoints and "
-                "updates come on top",
+                "measured on one row of the first step; loading, answers (samples, the monitor's looks), checkpoints "
+                "and updates come on top",
             ),
             *_memory_lines(trainer, plan, measured, state),
             *_disk_lines(trainer, folder, state),
@@ -209,15 +203,6 @@ def _time_lines(
         times = evaluations(trainer.args, plan.steps, len(trainer.sampler))
         text += f"; {times} × {held_out} held-out pairs {duration(seconds.held_out)} more"
     return [("reference", reference), ("training", text)]
-
-
-def _answer_lines(named: Mapping[str, Answering | None]) -> list[tuple[str, str]]:
-    """What answers take, by whose they are."""
-    asked = {name: each for name, each in named.items() if each is not None}
-    parts = [f"{each.times} × {each.prompts} {name} {duration(each.seconds)}" for name, each in asked.items()]
-    kept = "; those before training are in the cache" if any(each.known for each in asked.values()) else ""
-    text = f"{'; '.join(parts)}; less where they end before their limit{kept}"
-    return [("answers", text)] if asked else []
 
 
 def evaluations(args: TrainingArguments, steps: int, steps_an_epoch: int) -> int:
