@@ -53,9 +53,13 @@ def estimate(plan: SweepPlan, folder: SweepFolder, todo: Sequence[RunPlan], *, j
         )
     seconds, tokens = map(sum, zip(*costs, strict=True))
     making = f"The making of {_counted(missing)} is in it. " if missing else ""
+    by_one = (
+        f" by one process with whole weights. Each run has {plan.processes} processes: at best it takes "
+        f"1/{plan.processes} of that, and what they lose by waiting for each other and for the network is not measured"
+    )
     return (
         f"{head}\nThe {len(todo)} runs train on about {tokens / 1e6:.3g} M tokens: {duration(seconds / jobs)} with "
-        f"{at_a_time}, measured on one packed row of each kind of run ({len(kinds)}){_by_one(plan.processes)}. "
+        f"{at_a_time}, measured on one packed row of each kind of run ({len(kinds)}){by_one * (plan.processes > 1)}. "
         f"{making}Loading, answers (samples, the monitor's looks, questions) and checkpoints come on top."
     )
 
@@ -112,9 +116,9 @@ def _measured(runs: Sequence[RunPlan], plan: SweepPlan) -> tuple[float, float]:
         trainer = build_trainer(config, tokenizer, data, Path(aside) / "run", allow_code=plan.allow_code)
         steps = plan_steps(trainer)
         row = measure_row(trainer, steps.typical_row)
-        each = run_seconds(trainer, steps, row, missing_references(trainer))
+        reference, training, held_out = run_seconds(trainer, steps, row, missing_references(trainer))
     sharing = {repr((run.foundation, run.config.model, run.config.data)) for run in runs}
-    seconds = len(runs) * (each.training + each.held_out) + len(sharing) * each.reference
+    seconds = len(runs) * (training + held_out) + len(sharing) * reference
     return seconds + len(unmade(runs)) * making, len(runs) * steps.tokens
 
 
@@ -126,11 +130,3 @@ def _alone(config: RunConfig, processes: int) -> RunConfig:
     arguments = {name: value for name, value in config.training.arguments.items() if name not in divided}
     arguments["gradient_accumulation_steps"] = arguments.get("gradient_accumulation_steps", 1) * processes
     return dataclasses.replace(config, training=dataclasses.replace(config.training, arguments=arguments))
-
-
-def _by_one(processes: int) -> str:
-    said = (
-        f" by one process with whole weights. Each run has {processes} processes: at best it takes 1/{processes} of "
-        "that, and what they lose by waiting for each other and for the network is not measured"
-    )
-    return said if processes > 1 else ""

@@ -13,12 +13,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from minordpo.config import RunConfig, dump_config
-from minordpo.config.build import Origin, build
 from minordpo.errors import InputError, TrainingStopped
 from minordpo.run_folder.lock import locked
 from minordpo.run_folder.ownership import finished
@@ -35,12 +33,9 @@ _READ = 1 << 18  # bytes of the log's end in which an error is looked for
 class LaunchConfig:
     """How each run is trained."""
 
-    processes: int = field(metadata={"meaning": "processes that train a run together", "minimum": 2})
-
-
-def launched_processes(launch: Any, origin: Origin) -> int:
-    """Processes a run by the section `launch`, two or more; without the section one, the worker itself."""
-    return 1 if launch is None else build(LaunchConfig, launch, "launch.", origin).processes
+    processes: int = field(  # one is the worker itself
+        default=1, metadata={"meaning": "processes that train a run together", "minimum": 2}
+    )
 
 
 # ---- what this machine can do ----

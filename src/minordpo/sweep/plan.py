@@ -26,7 +26,7 @@ from minordpo.evaluate.tasks import load_task
 from minordpo.objectives.resolve import RANGES
 from minordpo.run_folder import names
 from minordpo.sweep.foundation import Extension, Foundation
-from minordpo.sweep.launch import launched_processes
+from minordpo.sweep.launch import LaunchConfig
 from minordpo.sweep.names import in_order, refuse_unknown_key, run_name, slug
 from minordpo.train.run import validate
 
@@ -104,7 +104,7 @@ class SweepFile:
     grid: dict[str, Any] | None = None
     runs: list | None = None
     evaluate: dict[str, Any] | None = None
-    launch: Any = None
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
     output: str = field(metadata={"meaning": "the folder to write"})
 
 
@@ -138,7 +138,7 @@ def load_plan(
         base[extension.section] = values[extension.section] or {}
     maker = _RunMaker(base, Path(file.output), origin, extension, allow_code)
     settings, notes = maker.applicable(maker.entries(file))
-    processes = launched_processes(file.launch, origin)
+    processes = file.launch.processes
     runs = tuple(replace(maker.run(each), processes=processes) for each in settings)
     _refuse_twins(runs, path)
     return SweepPlan(

@@ -189,9 +189,10 @@ class _Loop:
         self.queue = self._jobs()
         self.doing: dict[str, str] = {}
         self.given: dict[str, float] = {}  # when each job was
-        # Seconds of each kind of job, since this start and before it.
-        self.took: dict[type, list[float]] = defaultdict(list)
-        self.before = dict(zip((RunJob, FoundationJob), seconds_before(self.plan, self.folder), strict=True))
+        self.took: dict[type, list[float]] = defaultdict(
+            list
+        )  # seconds of each kind of job, this start's and before
+        self.took[RunJob], self.took[FoundationJob] = seconds_before(self.plan, self.folder)
         self.ended = 0
         self.unasked: list[str] = []
 
@@ -274,12 +275,11 @@ class _Loop:
         self.bar.update()
 
     def _seconds_left(self) -> float:
-        """By what jobs took since this start, or before it; 0 where that is not known, or none is left."""
+        """By what jobs took so far; 0 where that is not known, or none is left."""
         left = {RunJob: len(self.runs) - self.ended, FoundationJob: len(self.unmade)}
-        took = {kind: self.took[kind] or self.before[kind] for kind in left}
-        if not took[RunJob] or not left[RunJob]:
+        if not self.took[RunJob] or not left[RunJob]:
             return 0.0
-        seconds = sum(statistics.median(took[kind]) * count for kind, count in left.items() if took[kind])
+        seconds = sum(statistics.median(took) * n for kind, n in left.items() if (took := self.took[kind]))
         return seconds / self.workers.count
 
     def _tell(self, line: str) -> None:

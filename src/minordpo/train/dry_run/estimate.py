@@ -164,24 +164,17 @@ def _trained(trainer: PreferenceTrainer) -> int:
     return sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
 
 
-@dataclass(frozen=True)
-class RunSeconds:
-    """What the parts of a run take."""
-
-    reference: float
-    training: float
-    held_out: float  # all its measurements
-
-
 def run_seconds(
     trainer: PreferenceTrainer, plan: Plan, measured: RowCost, missing: list[TokenExample]
-) -> RunSeconds:
-    """The seconds of a run by its plan and a measured row; of `missing` it computes the reference."""
+) -> tuple[float, float, float]:
+    """Seconds of a run by its plan and a measured row: of the reference, which it computes of `missing`, of training,
+    and of all measurements on held-out examples.
+    """
     processes = trainer.args.world_size
     # A forward pass costs what it costs the reference, or a third of a step's where there is none.
     forward = measured.reference_seconds or measured.training_seconds / 3
     times = evaluations(trainer.args, plan.steps, len(trainer.sampler))
-    return RunSeconds(
+    return (
         measured.reference_seconds * sum(map(tree_size, missing)) / processes,
         measured.training_seconds * plan.own_tokens + forward * plan.own_mismatched,
         forward * sum(map(tree_size, trainer.held_out)) / processes * times,
@@ -191,17 +184,18 @@ def run_seconds(
 def _time_lines(
     trainer: PreferenceTrainer, plan: Plan, measured: RowCost, missing: list[TokenExample]
 ) -> list[tuple[str, str]]:
-    seconds, reference = run_seconds(trainer, plan, measured, missing), "none"
+    referring, training, measuring = run_seconds(trainer, plan, measured, missing)
+    reference = "none"
     if trainer.reference is not None:
         known = sum(map(len, trainer.met()))
         reference = f"no time: all {known} prompts are in the cache"
         if missing:
-            took = duration(seconds.reference)
+            took = duration(referring)
             reference = f"{took} for the {len(missing)} of {known} prompts that are not in the cache"
-    text = f"{duration(seconds.training)}, {duration(seconds.training / plan.steps)} a step"
+    text = f"{duration(training)}, {duration(training / plan.steps)} a step"
     if held_out := len(trainer.held_out):
         times = evaluations(trainer.args, plan.steps, len(trainer.sampler))
-        text += f"; {times} × {held_out} held-out pairs {duration(seconds.held_out)} more"
+        text += f"; {times} × {held_out} held-out pairs {duration(measuring)} more"
     return [("reference", reference), ("training", text)]
 
 
