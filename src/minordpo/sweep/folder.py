@@ -123,7 +123,7 @@ class SweepFolder:
         foundation, content, task = plan.runs[0].foundation, _questions(plan), plan.evaluate.get("task", "")
         unless_told = {} if foundation is None else foundation.evaluation
 
-        def asked(keys: Mapping[str, Any], of_file: str | None) -> dict[str, Any]:
+        def asked(keys: dict[str, Any], of_file: str | None) -> dict[str, Any]:
             config = build(EvaluationConfig, unless_told | keys, "evaluate.", lambda _: str(self._file))
             return {"evaluate": asdict(config), "files": {task: of_file}}
 

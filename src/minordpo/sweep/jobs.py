@@ -85,7 +85,11 @@ class RunJob(Job):
             if not finished(folder):
                 if self.processes == 1:
                     say("training")
-                    data = _tokenised(self.config)
+                    # Runs that differ in neither tokenizer nor data share their pairs.
+                    words = dataclasses.replace(
+                        self.config.model, dtype="float32", reference=None, dropout=False
+                    )
+                    data = _tokenised(words, self.config.data)
                     run(self.config, resume=True, quiet=True, data=data, allow_code=self.allow_code)
                 else:
                     _give_back_memory()  # of the untuned model, say: the first process trains on the same GPU
@@ -119,14 +123,8 @@ def _give_back_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _tokenised(config: RunConfig) -> RunData:
-    """The run's pairs; runs that differ in neither tokenizer nor data share them."""
-    words = dataclasses.replace(config.model, dtype="float32", reference=None, dropout=False)
-    return _tokenised_once(words, config.data)
-
-
 @functools.lru_cache(maxsize=_KEPT)
-def _tokenised_once(model: ModelConfig, data: DataConfig) -> RunData:
+def _tokenised(model: ModelConfig, data: DataConfig) -> RunData:
     config = RunConfig(model=model, data=data, objective=ObjectiveConfig(name="dpo"), output=".")
     return load_data(config, load_run_tokenizer(config))
 

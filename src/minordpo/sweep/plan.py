@@ -55,7 +55,6 @@ class SweepPlan:
 
     output: Path
     runs: tuple[RunPlan, ...]
-    keys: tuple[str, ...]  # that any run sets
     base: dict[str, Any]  # `run` and the foundation's section as they are where nothing varies
     evaluate: dict[str, Any] | None
     notes: tuple[str, ...] = ()  # what was decided that the file does not say
@@ -144,7 +143,6 @@ def load_plan(
     return SweepPlan(
         maker.output,
         runs,
-        tuple(in_order({key for each in settings for key in each})),
         base,
         maker.evaluate(file.evaluate, runs[0].foundation),
         (*notes, *maker.replaced()),

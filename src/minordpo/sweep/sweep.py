@@ -32,6 +32,7 @@ from minordpo.sweep.folder import SweepFolder
 from minordpo.sweep.foundation import Extension
 from minordpo.sweep.jobs import AnyJob, FoundationJob, RunJob, UntunedJob, do_job
 from minordpo.sweep.launch import describe_launch, refuse_too_few_gpus, runs_at_a_time
+from minordpo.sweep.names import in_order
 from minordpo.sweep.plan import RunPlan, SweepPlan, load_plan
 from minordpo.sweep.results import results_table
 from minordpo.sweep.workers import Event, Workers, one_gpu, visible_gpus
@@ -140,10 +141,9 @@ def untuned_jobs(plan: SweepPlan, folder: SweepFolder, todo: Sequence[RunPlan]) 
 def describe(plan: SweepPlan, folder: SweepFolder, todo: Sequence[RunPlan], *, retry: bool) -> str:
     """The plan in words: what varies, what is shared, how much is there already."""
     lines = [f"{plan.output}: {len(plan.runs)} {'run' if len(plan.runs) == 1 else 'runs'}"]
-    for key in plan.keys:
+    for key in in_order({key for run in plan.runs for key in run.settings}):
         values = dict.fromkeys(json.dumps(run.settings[key]) for run in plan.runs if key in run.settings)
-        if values:
-            lines.append(f"  {key}: {', '.join(value.strip(chr(34)) for value in values)}")
+        lines.append(f"  {key}: {', '.join(value.strip(chr(34)) for value in values)}")
     lines += [f"  {note}" for note in plan.notes]
     if plan.processes > 1:
         lines.append(f"  {describe_launch(plan.processes, len(visible_gpus()))}")

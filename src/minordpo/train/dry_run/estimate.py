@@ -161,7 +161,7 @@ def _run_lines(trainer: PreferenceTrainer, plan: Plan) -> list[tuple[str, str]]:
 
 def _trained(trainer: PreferenceTrainer) -> int:
     """How many weights are trained."""
-    return sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+    return sum(p.numel() for p in trainer.policy.parameters() if p.requires_grad)
 
 
 def run_seconds(
