@@ -188,7 +188,7 @@ def test_a_torn_file_is_named(folder: Path):
     ("name", "text"),
     [
         ("config.yaml", "a: 1\n"),
-        ("cost.json", "[1]"),
+        ("cost.json", '{"seconds": "long"}'),
         ("environment.json", '{"threads": 1}'),
         ("evaluation/results.json", '{"models": {}}'),
         ("retention.jsonl", ""),
