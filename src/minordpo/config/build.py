@@ -7,7 +7,7 @@ import difflib
 import functools
 import importlib
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from minordpo.config.types import fits, needed, shown
@@ -198,12 +198,18 @@ def section_keys(cls: Any) -> list[str]:
     ]
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
     """Sections within sections as one mapping, by dotted key."""
-    flat: dict[str, Any] = {}
+    return dict(dotted(values))
+
+
+def dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and their values: `objective: {beta: 0.1}` is objective.beta. An empty mapping is a value."""
     for key, value in values.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+        if isinstance(value, dict) and value:
+            yield from dotted(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def as_mapping(section: Any) -> dict[str, Any]:
