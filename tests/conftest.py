@@ -6,9 +6,11 @@ import importlib
 import os
 from collections.abc import Iterator
 
+import jaxtyping
 import pytest
 from hypothesis import HealthCheck, settings
 
+from helpers import type_checks
 from helpers.places import TESTS
 
 # How long an example takes is the machine's affair, and nothing that a test asks.
@@ -26,6 +28,8 @@ LONG = (
     "paper/test_sweeps_on_worlds.py",
 )
 
+
+jaxtyping.jaxtyped = type_checks.jaxtyped  # type: ignore[assignment]
 
 # Processes that tests start find `helpers` as the tests do.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(TESTS), os.environ.get("PYTHONPATH"))))
