@@ -10,7 +10,7 @@ import jaxtyping
 import pytest
 from hypothesis import HealthCheck, settings
 
-from helpers import type_checks
+from helpers import forked, type_checks
 from helpers.places import TESTS
 
 # How long an example takes is the machine's affair, and nothing that a test asks.
@@ -51,6 +51,12 @@ def pytest_configure(config: pytest.Config) -> None:
         return  # the process that hands tests out runs none
     for name in ("pandas", "matplotlib.figure", "peft", "torch", "transformers.trainer"):
         importlib.import_module(name)
+    forked.start_server()
+
+
+def pytest_unconfigure() -> None:
+    """The processes that it has started have ended."""
+    forked.stop_server()
 
 
 @pytest.fixture(scope="session", autouse=True)
