@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 from collections.abc import Iterator
@@ -10,21 +11,29 @@ import jaxtyping
 import pytest
 from hypothesis import HealthCheck, settings
 
-from helpers import forked, type_checks
+from helpers import forked, quick_figures, type_checks
 from helpers.places import TESTS
 
 # How long an example takes is the machine's affair, and nothing that a test asks.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
-# Whose tests start processes and wait for them: first, so that no worker is left alone with one of them at the end.
+# What takes longest, processes that wait for each other before all: first, so that no worker is left alone at the end.
 LONG = (
-    "train/test_sharding.py",
     "paper/test_sweeps.py",
-    "train/test_distributed.py",
+    "train/test_sharding.py",
     "train/test_resume.py",
-    "engine/test_shared_passes.py",
+    "train/test_distributed.py",
+    "engine/test_logprobs.py",
+    "train/test_step_objectives.py",
     "engine/test_models.py",
+    "train/test_run_kinds.py",
+    "train/test_trainer.py",
+    "objectives/test_formulas.py",
+    "train/test_run.py",
+    "train/test_step.py",
+    "paper/test_worlds.py",
+    "train/test_trainer_limits.py",
     "paper/test_sweeps_on_worlds.py",
 )
 
@@ -51,7 +60,14 @@ def pytest_configure(config: pytest.Config) -> None:
         return  # the process that hands tests out runs none
     for name in ("pandas", "matplotlib.figure", "peft", "torch", "transformers.trainer"):
         importlib.import_module(name)
+    quick_figures.copy_those_of_runs()
     forked.start_server()
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays, and each run of a trainer has the garbage collector look through all that may go."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure() -> None:

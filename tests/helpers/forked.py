@@ -7,6 +7,7 @@ what torch computes with (its threads, a GPU) does not outlive a fork, and has t
 from __future__ import annotations
 
 import atexit
+import gc
 import importlib
 import multiprocessing
 import os
@@ -116,6 +117,7 @@ def _ask(*request: Any) -> Any:
 def _serve(conn: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     atexit._clear()  # what pytest would do at its end
+    gc.freeze()  # what is imported, stays
     sys.meta_path[:] = [each for each in sys.meta_path if "jaxtyping" not in type(each).__module__]
     _speak_to(os.devnull)
     while True:
