@@ -257,8 +257,7 @@ class _RunMaker:
 
     def _hyperparameters(self, name: str) -> set[str]:
         """Those of an objective or a weighted sum; raise InputError if there is no such objective."""
-        parts = objectives.parse(name, allow_code=self.allow_code)
-        return {key for *_, spec in parts for key in spec.defaults}
+        return set(objectives.parse(name, allow_code=self.allow_code).hyper)
 
     # ---- the run plans ----
     def run(self, settings: dict[str, Any]) -> RunPlan:
