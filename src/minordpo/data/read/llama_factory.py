@@ -16,7 +16,7 @@ from minordpo.data.read.fields import (
     wrong,
 )
 from minordpo.data.read.graded import read_label
-from minordpo.data.read.layout import Kind, Layout, Parse, Parts, pair_parts
+from minordpo.data.read.layout import Parts, layout, pair_parts
 from minordpo.data.read.pairs import RESPONSES
 
 TWO_SYSTEMS_NOTE = (
@@ -140,41 +140,8 @@ def _system_turn(system: str) -> list[Message]:
     return [{"role": "system", "content": system}] if system else []
 
 
-def _layout(name: str, kind: Kind, required: tuple[str, ...], shape: str, parse: Parse) -> Layout:
-    return Layout(f"LLaMA-Factory {name}", kind, required, shape, parse, is_chat=True, bare_functions=True)
-
-
-_LABEL = " or ".join(LABEL_NAMES)
-_MORE = "input, system, history if any"
-SHAREGPT = _layout(
-    "ShareGPT",
-    "pairs",
-    ("conversations", *RESPONSES),
-    'conversations: list of {"from", "value"}; chosen, rejected: one each; system, tools if any',
-    _sharegpt,
-)
-SHAREGPT_LABELLED = _layout(
-    "ShareGPT for KTO",
-    "labelled",
-    ("messages or conversations", _LABEL),
-    'messages or conversations: list of {"role", "content"} or {"from", "value"}, the labelled response last; '
-    "kto_tag or label: true or false; system, tools if any",
-    _sharegpt_labelled,
-)
-ALPACA = _layout(
-    "Alpaca", "pairs", ("instruction", *RESPONSES), f"instruction, chosen, rejected: text; {_MORE}", _alpaca
-)
-ALPACA_OUTPUT = _layout(
-    "Alpaca, older",
-    "pairs",
-    ("instruction", "output"),
-    f"instruction: text; output: [chosen, rejected]; {_MORE}",
-    _alpaca_output,
-)
-ALPACA_LABELLED = _layout(
-    "Alpaca for KTO",
-    "labelled",
-    ("instruction", "output", _LABEL),
-    f"instruction, output: text; kto_tag or label: true or false; {_MORE}",
-    _alpaca_labelled,
-)
+SHAREGPT = layout("LLaMA-Factory ShareGPT", _sharegpt)
+SHAREGPT_LABELLED = layout("LLaMA-Factory ShareGPT for KTO", _sharegpt_labelled)
+ALPACA = layout("LLaMA-Factory Alpaca", _alpaca)
+ALPACA_OUTPUT = layout("LLaMA-Factory Alpaca, older", _alpaca_output)
+ALPACA_LABELLED = layout("LLaMA-Factory Alpaca for KTO", _alpaca_labelled)
