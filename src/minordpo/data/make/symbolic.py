@@ -43,6 +43,7 @@ class SymbolicProblem:
 
     @property
     def question(self) -> str:
+        """What is asked."""
         return self.solution.question
 
     @property

@@ -15,6 +15,7 @@ Kind = Literal["pairs", "labelled", "ranked"]
 PAIR_GRADES = (1.0, 0.0)
 _TABLES = yaml.safe_load(Path(__file__).with_name("layouts.yaml").read_text(encoding="utf-8"))
 OTHER_NAMES: dict[str, list[str]] = _TABLES["other_names"]
+ROLES: dict[str, str] = _TABLES["llama_factory_roles"]
 
 REPEATED_PROMPT_NOTE = "the responses repeat the prompt's messages; the repetition was taken off"
 UNUSED_TOOLS_NOTE = "tools and chat_template_kwargs were not used, because the row is plain text"

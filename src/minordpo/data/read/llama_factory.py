@@ -16,22 +16,13 @@ from minordpo.data.read.fields import (
     wrong,
 )
 from minordpo.data.read.graded import read_label
-from minordpo.data.read.layout import Parts, layout, pair_parts
+from minordpo.data.read.layout import ROLES, Parts, layout, pair_parts
 from minordpo.data.read.pairs import RESPONSES
 
 TWO_SYSTEMS_NOTE = (
     "there is a system turn and a different system column; the turn was used, as LLaMA-Factory does"
 )
 LABEL_NAMES = ("kto_tag", "label")  # the column in LLaMA-Factory's documentation, and in its own demo file
-_ROLES = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "system": "system",
-    "observation": "tool",
-    "function_call": "assistant",
-}
 
 
 def _sharegpt(row: Row, where: str, tally: Counter[str]) -> Parts:
@@ -81,9 +72,9 @@ def _turn(turn: Any, field: str, where: str) -> Message:
         needed = '{"from", "value"}' + (hint if isinstance(turn, dict) and "role" in turn else "")
         raise wrong(where, field, say(turn), needed)
     value = read_text(turn["value"], f"the value of {field}", where)
-    role = _ROLES.get(turn["from"]) if isinstance(turn["from"], str) else None
+    role = ROLES.get(turn["from"]) if isinstance(turn["from"], str) else None
     if role is None:
-        raise wrong(where, f'"from" of {field}', say(turn["from"]), f"one of {', '.join(_ROLES)}")
+        raise wrong(where, f'"from" of {field}', say(turn["from"]), f"one of {', '.join(ROLES)}")
     if turn["from"] != "function_call":
         return {"role": role, "content": value}
     return {"role": role, "tool_calls": _tool_calls(value, field, where)}

@@ -3,17 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import cast
 
-from minordpo.data.read.fields import (
-    Message,
-    Row,
-    read_content,
-    read_messages,
-    read_text,
-    shared_beginning,
-    shorten,
-)
+from minordpo.data.read.fields import Row, read_content, read_messages, read_text, shared_beginning, shorten
 from minordpo.data.read.layout import Parts, layout, pair_parts, without_repetition
 from minordpo.errors import InputError
 
@@ -96,8 +87,8 @@ def _prompt_and_conversations(row: Row, where: str, tally: Counter[str]) -> Part
         asked = [{"role": "user", "content": prompt}]
         return pair_parts(asked, *(read_messages(row[field], field, where) for field in RESPONSES))
     parts = _implicit_chat(row, where, tally)
-    shared = cast(list[Message], parts.prompt)
-    if not any(message.get("content", "").strip() == prompt.strip() for message in shared):
+    shared = [message.get("content", "").strip() for message in parts.prompt if isinstance(message, dict)]
+    if prompt.strip() not in shared:
         tally[UNUSED_PROMPT_NOTE] += 1
     return parts
 
