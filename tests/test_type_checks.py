@@ -11,7 +11,7 @@ from beartype.roar import BeartypeCallHintViolation
 from jaxtyping import TypeCheckError
 
 from helpers.type_checks import jaxtyped
-from minordpo.data.make.close_report import CorruptReport, Spread, edit_distance
+from minordpo.data.make.close_report import CorruptReport, edit_distance
 from minordpo.engine.logprobs import Draw
 from minordpo.objectives.logps import ResponseLogps
 
@@ -23,11 +23,9 @@ ONE, TWO, PLACE = torch.ones(1), torch.ones(2), torch.zeros(1, dtype=torch.long)
     "call",
     [
         lambda: edit_distance("a", ANY),
-        lambda: Spread(ANY, 1.0, 1.0, 1.0),
-        lambda: Spread.of(ANY),
         lambda: CorruptReport("a", "b").add_pair("a", "b", same_length=ANY),
         lambda: CorruptReport(ANY, "b"),
-        lambda: CorruptReport("a", "b", lengths=ANY),
+        lambda: CorruptReport("a", "b", distances=ANY),
     ],
 )
 def test_a_value_of_another_class_is_refused(call: Any):

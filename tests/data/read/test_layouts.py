@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.places import SHARED
-from minordpo.data.read.examples import Example, describe_layouts, examples_from_rows, load_examples
+from minordpo.data.read.examples import Example, examples_from_rows, load_examples
+from minordpo.data.read.recognise import describe_layouts
 from minordpo.errors import InputError
 
 SHAREGPT_FILE = SHARED / "data" / "chat" / "dpo_en_demo.json"

@@ -19,6 +19,7 @@ MAX_LENGTH = 400  # characters; a step of a worked solution is far shorter, and 
 _MAX_PARENTHESES = 40
 # By kind of token; a percent sign as an attribute, which like it stands behind its number and binds closest.
 _IN_PYTHON = {"times": "*", "over": "/", "open": "(", "close": ")", "percent": ".percent"}
+_ENDS = ("number", "mixed", "percent", "close")  # kinds of token that an operand may end with
 _OPERATORS: dict[type[ast.AST], Callable[..., Fraction]] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
     ast.UAdd: operator.pos, ast.USub: operator.neg,
@@ -64,12 +65,7 @@ def evaluate(expression: str, replacements: dict[Fraction, Fraction] | None = No
             numbers[name] = (replacements or {}).get(value, value)
             written.append(name)
         else:
-            if kind == "open" and before in (
-                "number",
-                "mixed",
-                "percent",
-                "close",
-            ):  # "40(.10)" multiplies too
+            if kind == "open" and before in _ENDS:  # "40(.10)" multiplies too
                 written.append("*")
             written.append(_IN_PYTHON.get(kind) or ("+" if text == "+" else "-"))
         before = kind
