@@ -277,7 +277,7 @@ def test_two_monitors_are_refused(tmp_path):
         ({"probe_every": 0}, "probe_every is 0, but auto or 1 step or more is needed"),
         ({"probe_every": "often"}, "probe_every is 'often', but auto or 1"),
         ({"prompts": 0}, "prompts is 0, but at least 1 is needed"),
-        ({"max_new_tokens": 0}, "max_new_tokens is 0, but at least 1 is needed"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0, but auto or 1 token or more is needed"),
         ({"max_new_tokens": "few"}, "max_new_tokens is 'few', but auto or 1 token or more is needed"),
     ],
 )

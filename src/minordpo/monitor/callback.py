@@ -1,4 +1,4 @@
-"""The monitor as a callback of any `transformers.Trainer`; its place in ours is in `watched`."""
+"""The monitor as a callback of any `transformers.Trainer`; its place in ours is in `train.monitored`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType, broadcast_object_list
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
@@ -22,33 +22,13 @@ from minordpo.generate.generation import Answer, generate_answers
 from minordpo.generate.prompts import monitor_prompts
 from minordpo.monitor.advice import MEANS, advise, advise_peer
 from minordpo.monitor.health import Health, Monitor, Thresholds
-from minordpo.monitor.probe import (
-    Probe,
-    Prompt,
-    Reference,
-    is_due,
-    means,
-    probe_tokens,
-    prompts_of,
-)
+from minordpo.monitor.probe import Probe, Prompt, Reference, is_due, means, probe_tokens, prompts_of
 from minordpo.monitor.rollback import bring_back, keep_trainable
 from minordpo.objectives import Objective
 from minordpo.run_folder import names
+from minordpo.run_folder import records as keys
 from minordpo.run_folder.metrics_file import MetricsFile, StepLines
-from minordpo.run_folder.records import (
-    CHOSEN_LOGP,
-    CHOSEN_LOGRATIO,
-    CHOSEN_REWARD,
-    LOSS,
-    MAX_NEW_TOKENS,
-    SECONDS,
-    HealthRow,
-    ProbeRow,
-    RollbackRow,
-    Row,
-    StepRow,
-    of_kind,
-)
+from minordpo.run_folder.records import HealthRow, ProbeRow, RollbackRow, Row, StepRow, of_kind
 
 KEPT = Path(names.HEALTHY) / names.HEALTHY_WEIGHTS
 _SHARDING = {
@@ -56,6 +36,20 @@ _SHARDING = {
     DistributedType.DEEPSPEED: "DeepSpeed",
     DistributedType.MEGATRON_LM: "Megatron-LM",
 }
+
+
+class Watched:
+    """What the monitor sees of a trainer of ours."""
+
+    examples: list[TokenExample]
+    held_out: list[TokenExample]
+    objective: Objective
+    initial_answers: InitialAnswers
+    metrics_file: MetricsFile
+
+    def reference_beside_the_policy(self) -> Reference | None:
+        """What judges the answers' tokens: a reference that is in memory beside the model, if there is one."""
+        raise NotImplementedError
 
 
 class MonitorCallback(TrainerCallback):
@@ -88,13 +82,14 @@ class MonitorCallback(TrainerCallback):
     ) -> None:
         if on_collapse not in ("warn", "stop", "rollback"):
             raise InputError(f"on_collapse is {on_collapse!r}, but warn, stop or rollback is needed")
-        if probe_every != "auto" and (not isinstance(probe_every, int) or probe_every < 1):
-            raise InputError(f"probe_every is {probe_every!r}, but auto or 1 step or more is needed")
-        if isinstance(max_new_tokens, str) and max_new_tokens != "auto":
-            raise InputError(f"max_new_tokens is {max_new_tokens!r}, but auto or 1 token or more is needed")
-        for name, value in (("prompts", prompts), ("max_new_tokens", max_new_tokens)):
-            if isinstance(value, int) and value < 1:
-                raise InputError(f"{name} is {value}, but at least 1 is needed. Raise it")
+        if isinstance(prompts, int) and prompts < 1:
+            raise InputError(f"prompts is {prompts}, but at least 1 is needed. Raise it")
+        for name, value, unit in (
+            ("max_new_tokens", max_new_tokens, "token"),
+            ("probe_every", probe_every, "step"),
+        ):
+            if value != "auto" and (isinstance(value, str) or value < 1):
+                raise InputError(f"{name} is {value!r}, but auto or 1 {unit} or more is needed")
         self.tokenizer = tokenizer
         self.max_new_tokens, self.probe_every, self.on_collapse = max_new_tokens, probe_every, on_collapse
         self.folder, self.thresholds = folder, thresholds
@@ -104,14 +99,11 @@ class MonitorCallback(TrainerCallback):
         self.monitor = Monitor(thresholds)
         self.probe: Probe | None = None
         self.came_back_to: int | None = None  # the step whose weights a rollback ended with
-        self._in_ours = False
-        self._objective: Objective | None = None
+        self._trainer: Watched | None = None  # of ours
         self._initial_answers: InitialAnswers | None = None  # until a step is taken
         self._reference: Reference | None = None
-        self._pairs = False
         self._told_of_sharding = False
         self._answered: int | None = None  # the step of the last probe
-        self._main = True
 
     @property
     def health(self) -> Health:
@@ -119,26 +111,20 @@ class MonitorCallback(TrainerCallback):
         return self.monitor.verdict.health
 
     # ---- in PreferenceTrainer ----
-    def join(
-        self,
-        metrics: MetricsFile,
-        train: list[TokenExample],
-        held_out: list[TokenExample],
-        objective: Objective,
-        initial_answers: InitialAnswers,
-        reference: Reference | None,
-    ) -> None:
+    def join(self, trainer: Watched) -> None:
         """Be the monitor of a `PreferenceTrainer`: its files, its prompts, its answers before the first step.
 
-        `reference` judges the answers' tokens, where a reference is in memory beside the model.
+        Raises:
+            InputError: it cannot roll back.
         """
-        self._in_ours, self._objective, self._initial_answers = True, objective, initial_answers
-        self._reference = reference
-        self._pairs = all(example.grades == (1.0, 0.0) for example in train)
-        self.metrics = metrics
-        self.folder = self.folder or (None if metrics.path is None else metrics.path.parent)
-        self._examples = held_out or train
-        if self.count is not None and not held_out and metrics.path is not None:
+        if self._trainer is trainer:
+            return
+        self._refuse_sharded_rollback()
+        self._trainer, self._initial_answers = trainer, trainer.initial_answers
+        self._reference = trainer.reference_beside_the_policy()
+        self.metrics = trainer.metrics_file
+        self.folder = self.folder or (None if self.metrics.path is None else self.metrics.path.parent)
+        if self.count is not None and not trainer.held_out and self.metrics.path is not None:
             print("no pairs are held out (data.eval), so the monitor answers prompts of the training pairs")
 
     def see(
@@ -162,7 +148,7 @@ class MonitorCallback(TrainerCallback):
         if change is not None:
             self.metrics.write(change)
             self._tell(change, args)
-        if self.health == "collapsed" and self.on_collapse != "warn":
+        if self.has_stopped:
             control.should_training_stop = True
         return control
 
@@ -173,14 +159,14 @@ class MonitorCallback(TrainerCallback):
 
     @property
     def has_stopped(self) -> bool:
-        """Whether it stopped the run."""
+        """Whether it stops the run, or has done so."""
         return self.health == "collapsed" and self.on_collapse != "warn"
 
     def end(self, step: int, model: Any) -> None:
         """After a collapse, with `rollback`, put the last sound weights back."""
         if not self.has_stopped or self.on_collapse != "rollback":
             return
-        self.came_back_to = bring_back(model, self._file(KEPT), main=self._main)
+        self.came_back_to = bring_back(model, self._file(KEPT), main=PartialState().is_main_process)
         self.metrics.write_instead(RollbackRow(step, {}, self.came_back_to))
         self._say(
             f"the model is that of step {self.came_back_to} again, the last whose answers were sound "
@@ -192,21 +178,23 @@ class MonitorCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Read what was seen before, and answer the prompts as the model does at the start."""
-        self._main, self.came_back_to, self._answered = state.is_world_process_zero, None, None
+        self.came_back_to = self._answered = None
         self._refuse_sharded_rollback()
         step, model = state.global_step, kwargs["model"]
         self.folder = self.folder or Path(str(args.output_dir))
-        if self._main:
+        if PartialState().is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
-        if not self._in_ours:
+        if self._trainer is None:
             if self.count is not None:
                 raise InputError(
                     "the monitor has no prompts: outside PreferenceTrainer they cannot be taken from the data. Pass "
                     "MonitorCallback(tokenizer, prompts=[...]), a few texts or chats"
                 )
-            self.metrics = MetricsFile(self._file(names.PEER_METRICS) if self._main else None)
+            self.metrics = MetricsFile(
+                self._file(names.PEER_METRICS) if PartialState().is_main_process else None
+            )
             self.metrics.cut_back(step if step else -1)  # training anew, its probe at step 0 too
-        self.probes = StepLines(self._file(names.PROBES) if self._main else None)
+        self.probes = StepLines(self._file(names.PROBES) if PartialState().is_main_process else None)
         self.probes.cut_back(step if step else -1)
         (rows,) = broadcast_object_list([self.metrics.rows()])
         self.replay(rows)
@@ -222,20 +210,16 @@ class MonitorCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl | None:
         """Of a step that is not logged there are the answers only."""
-        if self._in_ours or control.should_log:
+        if self._trainer is not None or control.should_log:
             return None
         return self.see(None, state, control, args, kwargs["model"])
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl | None:
         """A peer's metrics of a step."""
-        if self._in_ours or not logs or LOSS not in logs:
+        logs = kwargs.get("logs") or {}
+        if self._trainer is not None or keys.LOSS not in logs:
             return None
         row = peer_row(logs, state.global_step, beta=getattr(args, "beta", None))
         self.metrics.write_instead(row)
@@ -267,7 +251,9 @@ class MonitorCallback(TrainerCallback):
         if self.count is not None:
             room = getattr(causal_model(model).config.get_text_config(), "max_position_embeddings", None)
             most = None if room is None else max(1, room - tokens)
-            prompts = prompts_of(self._examples, self.tokenizer, self.count, most_tokens=most)
+            assert self._trainer is not None
+            examples = self._trainer.held_out or self._trainer.examples
+            prompts = prompts_of(examples, self.tokenizer, self.count, most_tokens=most)
         if not prompts:
             self._say(
                 f"no prompt leaves room for monitor.max_new_tokens={tokens}, so the monitor answers "
@@ -281,7 +267,11 @@ class MonitorCallback(TrainerCallback):
         if not isinstance(self.max_new_tokens, str):
             return self.max_new_tokens
         begun = next(
-            (row.values[MAX_NEW_TOKENS] for row in of_kind(rows, ProbeRow) if MAX_NEW_TOKENS in row.values),
+            (
+                row.values[keys.MAX_NEW_TOKENS]
+                for row in of_kind(rows, ProbeRow)
+                if keys.MAX_NEW_TOKENS in row.values
+            ),
             None,
         )
         return begun or probe_tokens(steps, launched=model.device.type != "cpu")
@@ -299,7 +289,7 @@ class MonitorCallback(TrainerCallback):
         assert self.probe is not None
         row = ProbeRow(step)
         make, self._initial_answers = self._initial_answers or generate_answers, None
-        if self._main:
+        if PartialState().is_main_process:
             # accelerate's autocast is that of the model it was given: below an adapter generation would miss it.
             with autocast(args):
                 answers, seconds = self.probe.answer(model, make)
@@ -311,7 +301,7 @@ class MonitorCallback(TrainerCallback):
             measures = self._measures(step, answers, first)
             texts = self.probe.texts(step, answers, measures)
             seconds += time.perf_counter() - started
-            limit = {MAX_NEW_TOKENS: self.probe.max_new_tokens, SECONDS: round(seconds, 4)}
+            limit = {keys.MAX_NEW_TOKENS: self.probe.max_new_tokens, keys.SECONDS: round(seconds, 4)}
             row = ProbeRow(step, means(measures) | limit)
             for text in texts:
                 self.probes.append(text)
@@ -334,22 +324,26 @@ class MonitorCallback(TrainerCallback):
         ]
 
     def _keep(self, model: Any, step: int) -> None:
-        if self.on_collapse == "rollback" and self._main:
+        if self.on_collapse == "rollback" and PartialState().is_main_process:
             keep_trainable(model, self._file(KEPT), step=step)
 
     def _tell(self, change: HealthRow, args: Any) -> None:
         said = [f"step {change.step}: {change.health} (was {change.was}): {change.why}"]
         said.append(MEANS[self.health])
         if change.health in ("inaccurate", "collapsing", "collapsed"):
-            ours = self._objective
-            rate = float(args.learning_rate)
-            said.append(advise_peer(args) if ours is None else advise(ours, rate=rate, pairs=self._pairs))
+            said.append(self._advice(args))
         if self.has_stopped:
             said.append(f"Training stops here (monitor.on_collapse={self.on_collapse})")
         self._say(". ".join(said))
 
+    def _advice(self, args: Any) -> str:
+        if self._trainer is None:
+            return advise_peer(args)
+        pairs = all(example.grades == (1.0, 0.0) for example in self._trainer.examples)
+        return advise(self._trainer.objective, rate=float(args.learning_rate), pairs=pairs)
+
     def _say(self, line: str) -> None:
-        if self._main:
+        if PartialState().is_main_process:
             tqdm.write(line)  # above the progress bar
 
     def _file(self, name: str | Path) -> Path:
@@ -358,12 +352,12 @@ class MonitorCallback(TrainerCallback):
 
 def peer_row(logs: dict[str, Any], step: int, *, beta: float | None) -> StepRow:
     """What another trainer logged, under our names: its rewards are β × log-ratio, and of some β × log-prob."""
-    values = {LOSS: logs[LOSS]}
-    logp, reward = logs.get(CHOSEN_LOGP), logs.get(CHOSEN_REWARD)
+    values = {keys.LOSS: logs[keys.LOSS]}
+    logp, reward = logs.get(keys.CHOSEN_LOGP), logs.get(keys.CHOSEN_REWARD)
     if logp is not None:
-        values[CHOSEN_LOGP] = logp
+        values[keys.CHOSEN_LOGP] = logp
         if reward is not None and beta:
             logratio = reward / beta
             if abs(logratio - logp) > 1e-3 * abs(logp):  # else it has no reference
-                values[CHOSEN_LOGRATIO] = logratio
+                values[keys.CHOSEN_LOGRATIO] = logratio
     return StepRow(step, values)

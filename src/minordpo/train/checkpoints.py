@@ -20,6 +20,7 @@ from minordpo.errors import InputError
 from minordpo.run_folder.files import sync
 from minordpo.train.adapters import load_adapter_weights
 from minordpo.train.hooks import HookedTrainer
+from minordpo.train.refusals import refuse_first
 
 _ASIDE = ".writing"
 
@@ -42,11 +43,7 @@ class StagedCheckpoints(HookedTrainer):
         state = TrainerState.load_from_json(str(found / "trainer_state.json"))
         needed = self._needed_to_go_on(going_on=state.global_step < state.max_steps)
         lacking = [name for name in needed if not (found / name).exists()]
-        if lacking:
-            raise InputError(
-                f"{found} lacks {' and '.join(lacking)}, as after training.save_only_model, so going on from it would "
-                "not be the same run. Train anew under another output, or start from its weights by model.path"
-            )
+        refuse_first({"checkpoint_lacks": lacking}, checkpoint=found, lacking=" and ".join(lacking))
         return found
 
     def _needed_to_go_on(self, *, going_on: bool) -> list[str]:
@@ -63,8 +60,8 @@ class StagedCheckpoints(HookedTrainer):
     def _named_or_last(self, resume: str | os.PathLike[str] | Literal[True]) -> Path:
         if isinstance(resume, str | os.PathLike):
             named = Path(resume)
-            if not re.fullmatch(r"checkpoint-\d+", named.name) or not (named / "trainer_state.json").exists():
-                raise InputError(f"{resume} is no checkpoint. Name a folder checkpoint-N")
+            whole = re.fullmatch(r"checkpoint-\d+", named.name) and (named / "trainer_state.json").exists()
+            refuse_first({"no_checkpoint": not whole}, given=resume)
             return named
         folder = self.args.output_dir or ""
         found = get_last_checkpoint(folder) if os.path.isdir(folder) else None
@@ -160,10 +157,7 @@ def _refuse_damaged(folder: Path) -> None:
                 f"{file} is damaged ({error}). Remove {folder}; --resume then goes on from the checkpoint before it, "
                 "or from the start"
             ) from error
-    if not (folder / "trainer_state.json").exists():
-        raise InputError(
-            f"{folder} lacks trainer_state.json. Remove it; --resume then goes on from the one before"
-        )
     # FSDP and DeepSpeed keep weights in folders of their own.
-    if not any(each.suffix == ".safetensors" or each.is_dir() for each in folder.iterdir()):
-        raise InputError(f"{folder} holds no weights. Remove it; --resume then goes on from the one before")
+    weights = any(each.suffix == ".safetensors" or each.is_dir() for each in folder.iterdir())
+    lacks_state = not (folder / "trainer_state.json").exists()
+    refuse_first({"no_state": lacks_state, "no_weights": not weights}, checkpoint=folder)

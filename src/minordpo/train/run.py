@@ -28,7 +28,6 @@ from minordpo.data.tokens import TokenExample, TokenOptions
 from minordpo.engine.models import causal_model, load_model, load_tokenizer, save_model
 from minordpo.engine.reference import cache_folder
 from minordpo.engine.reference_pass import ranks
-from minordpo.errors import InputError
 from minordpo.figures.training_curves import reward_figure
 from minordpo.generate.generation import Answer, generate_answers
 from minordpo.monitor.callback import MonitorCallback
@@ -43,6 +42,7 @@ from minordpo.train.card import model_card
 from minordpo.train.checks import with_reference
 from minordpo.train.environment import environment
 from minordpo.train.progress import show_progress
+from minordpo.train.refusals import refuse_first
 from minordpo.train.sharding import whole_weights
 from minordpo.train.trainer import PreferenceTrainer
 
@@ -146,11 +146,8 @@ def validate(config: RunConfig, *, allow_code: bool = False) -> None:
     """Refuse what can be seen in the config alone."""
     objective = objectives.resolve(config.objective.name, config.objective.hyper, allow_code=allow_code)
     with_reference(objective, measure=config.metrics.reference)
-    if config.model.dtype == "bfloat16" and config.lora is None:
-        raise InputError(
-            "model.dtype is bfloat16 and every weight would be tuned, which loses most of a small update. Set "
-            "model.dtype=float32 with training.bf16=true, or train an adapter (lora.r=16)"
-        )
+    narrow = config.model.dtype == "bfloat16"
+    refuse_first({"bfloat16_weights": narrow and config.lora is None})
     refuse_out_of_range(config.training.arguments)
     adapter = build_lora_config(config)
     if adapter is not None:
@@ -179,13 +176,10 @@ def load_data(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> RunData:
         )
     if not data.eval:
         return RunData(prepared.examples, None, str(prepared.report))
-    if data.eval >= len(prepared.examples):
-        raise InputError(
-            f"data.eval holds out {data.eval} pairs, but {data.train} has only {len(prepared.examples)} usable ones. "
-            "Lower data.eval"
-        )
+    usable = len(prepared.examples)
+    refuse_first({"all_held_out": data.eval >= usable}, wanted=data.eval, source=data.train, usable=usable)
     # The same pairs whatever the run's seed, so that runs of a sweep are measured on equal terms.
-    order = np.random.default_rng(0).permutation(len(prepared.examples))
+    order = np.random.default_rng(0).permutation(usable)
     out, kept = np.sort(order[: data.eval]), np.sort(order[data.eval :])
     report = f"{prepared.report}\nheld out: {data.eval} of these rows"
     return RunData([prepared.examples[i] for i in kept], [prepared.examples[i] for i in out], report)
@@ -254,11 +248,13 @@ def _refuse_samples(config: RunConfig, policy: PreTrainedModel | PeftModel, data
     prompts = [len(pair.prompt_ids) for pair in (data.held_out or [])[: config.samples.prompts]]
     room = getattr(causal_model(policy).config.get_text_config(), "max_position_embeddings", None)
     longest, wanted = max(prompts, default=0), config.samples.max_new_tokens
-    if prompts and room is not None and longest + wanted > room:
-        raise InputError(
-            f"samples.max_new_tokens is {wanted} and the longest prompt of the samples has {longest} tokens, but "
-            f"{config.model.path} has {room} positions. Lower it, or leave the samples out by samples.prompts=0"
-        )
+    refuse_first(
+        {"samples_too_long": prompts and room is not None and longest + wanted > room},
+        wanted=wanted,
+        longest=longest,
+        model=config.model.path,
+        room=room,
+    )
 
 
 def build_monitor(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> list[TrainerCallback]:
@@ -343,6 +339,5 @@ class _Samples:
         if not self.file.exists():
             return []
         rows = [row for _, row in read_jsonl(self.file)]
-        if not all("when" in row for row in rows):
-            raise InputError(f"{self.file} holds other rows than this run's answers. Remove it")
+        refuse_first({"other_samples": not all("when" in row for row in rows)}, file=self.file)
         return rows
