@@ -1,20 +1,17 @@
-"""Adapters being trained: added on top of what is there, saved with it, loaded again, merged."""
+"""Adapters to be trained: refused, or added on top of what is there."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
-from peft import PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft import PeftConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraConfig
-from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from minordpo.engine.models import POLICY_ADAPTER, REFERENCE_ADAPTER, causal_model, tuner
-from minordpo.errors import InputError
+from minordpo.errors import InputError, first_line
 from minordpo.train.refusals import refuse_first
 
 # These write the adapter's start into the base weights, so that "without the adapter" is no longer the model given.
@@ -42,7 +39,10 @@ def add_adapter(model: PreTrainedModel | PeftModel, config: PeftConfig) -> PeftM
     )
     with _applicable(model):
         model.add_adapter(POLICY_ADAPTER, config)
-    wear_both(model)
+    tuner(model).set_adapter([REFERENCE_ADAPTER, POLICY_ADAPTER])
+    model.active_adapter = POLICY_ADAPTER
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(f".{POLICY_ADAPTER}." in name)
     return model
 
 
@@ -85,21 +85,7 @@ def _applicable(model: PreTrainedModel | PeftModel) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, NotImplementedError, ImportError) as error:
-        said = str(error).strip().splitlines()[0].rstrip(".")
         raise InputError(
-            f"lora cannot be applied to {type(causal_model(model)).__name__}: {said}. Change the key it names"
+            f"lora cannot be applied to {type(causal_model(model)).__name__}: {first_line(error)}. Change the key it "
+            "names"
         ) from error
-
-
-def wear_both(model: PeftModel) -> None:
-    """Both adapters active, only the new one trainable."""
-    tuner(model).set_adapter([REFERENCE_ADAPTER, POLICY_ADAPTER])
-    model.active_adapter = POLICY_ADAPTER
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(f".{POLICY_ADAPTER}." in name)
-
-
-def load_adapter_weights(model: PeftModel, folder: Path) -> None:
-    """The trained adapter's weights from a checkpoint, into the model in place."""
-    weights: dict[str, Any] = load_file(folder / "adapter_model.safetensors")
-    set_peft_model_state_dict(model, weights, adapter_name=model.active_adapter)

@@ -51,17 +51,11 @@ def own_copy(args: TrainingArguments) -> tuple[TrainingArguments, int]:
         pairs=pairs,
     )
     refuse_values(args)
-    changes: dict[str, Any] = {
-        "gradient_accumulation_steps": 1,
-        "per_device_train_batch_size": pairs,
-        "logging_nan_inf_filter": False,
-        "remove_unused_columns": False,
-    }
-    if args.ddp_find_unused_parameters is None:
-        changes["ddp_find_unused_parameters"] = False
     own = copy.copy(args)
-    for name, value in changes.items():
-        setattr(own, name, value)
+    own.gradient_accumulation_steps, own.per_device_train_batch_size = 1, pairs
+    own.logging_nan_inf_filter = own.remove_unused_columns = False
+    if own.ddp_find_unused_parameters is None:
+        own.ddp_find_unused_parameters = False
     return own, pairs
 
 

@@ -9,16 +9,16 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from peft import PeftModel
+from peft import PeftModel, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput, get_last_checkpoint, rotate_checkpoints
 
 from minordpo.errors import InputError
 from minordpo.run_folder.files import sync
-from minordpo.train.adapters import load_adapter_weights
 from minordpo.train.hooks import HookedTrainer
 from minordpo.train.refusals import refuse_first
 
@@ -38,7 +38,15 @@ class StagedCheckpoints(HookedTrainer):
         """
         if resume is None or resume is False:
             return None
-        found = self._named_or_last(resume)
+        if isinstance(resume, str | os.PathLike):
+            found = Path(resume)
+            whole = re.fullmatch(r"checkpoint-\d+", found.name) and (found / "trainer_state.json").exists()
+            refuse_first({"no_checkpoint": not whole}, given=resume)
+        else:
+            folder = self.args.output_dir or ""
+            last = get_last_checkpoint(folder) if os.path.isdir(folder) else None
+            refuse_first({"nothing_to_resume": last is None}, folder=folder)
+            found = Path(str(last))
         _refuse_damaged(found)
         state = TrainerState.load_from_json(str(found / "trainer_state.json"))
         needed = self._needed_to_go_on(going_on=state.global_step < state.max_steps)
@@ -56,18 +64,6 @@ class StagedCheckpoints(HookedTrainer):
         weights = "pytorch_model_fsdp.bin" if whole else "pytorch_model_fsdp_0"
         optimizer = "optimizer.bin" if whole else "optimizer_0"
         return [weights, optimizer, "scheduler.pt"] if going_on else [weights]
-
-    def _named_or_last(self, resume: str | os.PathLike[str] | Literal[True]) -> Path:
-        if isinstance(resume, str | os.PathLike):
-            named = Path(resume)
-            whole = re.fullmatch(r"checkpoint-\d+", named.name) and (named / "trainer_state.json").exists()
-            refuse_first({"no_checkpoint": not whole}, given=resume)
-            return named
-        folder = self.args.output_dir or ""
-        found = get_last_checkpoint(folder) if os.path.isdir(folder) else None
-        if found is None:
-            raise InputError(f"{folder} holds no checkpoint to resume from")
-        return Path(found)
 
     def checkpoints_folder(self, given: str) -> str:
         """The folder that a checkpoint is staged in while it is written."""
@@ -117,7 +113,8 @@ class StagedCheckpoints(HookedTrainer):
         """Load the trained adapter from a checkpoint; False where every weight is trained, or FSDP loads by name."""
         if not isinstance(self.model, PeftModel) or self.is_fsdp_enabled:
             return False
-        load_adapter_weights(self.model, checkpoint)
+        weights = load_file(checkpoint / "adapter_model.safetensors")
+        set_peft_model_state_dict(self.model, weights, adapter_name=self.model.active_adapter)
         return True
 
     def load_finished(self, checkpoint: Path) -> TrainOutput:

@@ -9,7 +9,7 @@ answers before ─► train ─► held-out pairs ─► answers after
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,11 +114,11 @@ def _run(
             claim(folder, config, facts)
         if main and not quiet:
             print(data.report, flush=True)
-        if main and not (going_on and samples.has("before")):
+        if main and not (going_on and any(row["when"] == "before" for row in samples.rows())):
             policy: Any = trainer.policy
             # One that is to be sharded is still whole, and not on the device yet.
             policy = policy.to(trainer.args.device)
-            samples.answer(policy, "before", make=trainer.initial_answers, on_answer=go_on)
+            samples.answer(policy, "before", trainer.initial_answers, on_answer=go_on)
     show_progress(trainer)
     checkpoints = sorted((folder / names.CHECKPOINTS).glob("checkpoint-*"))
     if going_on and not checkpoints:  # it was killed before the first one: begun anew, in its own files
@@ -146,8 +146,7 @@ def validate(config: RunConfig, *, allow_code: bool = False) -> None:
     """Refuse what can be seen in the config alone."""
     objective = objectives.resolve(config.objective.name, config.objective.hyper, allow_code=allow_code)
     with_reference(objective, measure=config.metrics.reference)
-    narrow = config.model.dtype == "bfloat16"
-    refuse_first({"bfloat16_weights": narrow and config.lora is None})
+    refuse_first({"bfloat16_weights": config.model.dtype == "bfloat16" and config.lora is None})
     refuse_out_of_range(config.training.arguments)
     adapter = build_lora_config(config)
     if adapter is not None:
@@ -163,8 +162,7 @@ def load_data(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> RunData:
     """Training and held-out pairs, and the report on their rows."""
     data = config.data
     loaded = load_examples(data.train, split=data.split, strip_few_shot=data.strip_few_shot)
-    if data.limit is not None:
-        loaded = replace(loaded, examples=loaded.examples[: data.limit])
+    loaded = replace(loaded, examples=loaded.examples[: data.limit])
     options = TokenOptions(max_length=data.max_length, overlong=data.overlong, score_end=data.score_end)
     prepared = prepare_examples(loaded, tokenizer, options, invalid=data.invalid, progress=True)
     if isinstance(data.eval, str):
@@ -261,16 +259,9 @@ def build_monitor(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> list
     """The run's monitor, if it is to have one."""
     if not config.monitor.enabled:
         return []
-    monitor = config.monitor
-    return [
-        MonitorCallback(
-            tokenizer,
-            monitor.prompts,
-            max_new_tokens=monitor.max_new_tokens,
-            probe_every=monitor.probe_every,
-            on_collapse=monitor.on_collapse,
-        )
-    ]
+    settings = asdict(config.monitor)
+    del settings["enabled"]
+    return [MonitorCallback(tokenizer, **settings)]
 
 
 def draw(folder: Path, config: RunConfig) -> None:
@@ -297,16 +288,12 @@ class _Samples:
         if config.samples.prompts and not data.held_out:
             print("no pairs are held out (data.eval), so there will be no sample answers")
 
-    def has(self, when: str) -> bool:
-        return any(row["when"] == when for row in self.rows())
-
     def answer(
         self,
         model: PreTrainedModel | PeftModel,
         when: str,
-        *,
         make: Callable[..., list[Answer]] = generate_answers,
-        on_answer: Callable[[], None] = lambda: None,
+        **settings: Any,
     ) -> None:
         """Let the model answer the prompts, and add the answers to the file."""
         if not self.pairs:
@@ -318,7 +305,7 @@ class _Samples:
             prompts,
             max_new_tokens=self.max_new_tokens,
             progress=f"answers {when}",
-            on_answer=on_answer,
+            **settings,
         )
         fresh = [self._row(when, pair, answer) for pair, answer in zip(self.pairs, answers, strict=True)]
         write_jsonl(self.file, [row for row in self.rows() if row["when"] != when] + fresh)
