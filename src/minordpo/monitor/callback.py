@@ -266,15 +266,8 @@ class MonitorCallback(TrainerCallback):
         """The longest answer: once a run has begun that of its first probe, which all others are compared with."""
         if not isinstance(self.max_new_tokens, str):
             return self.max_new_tokens
-        begun = next(
-            (
-                row.values[keys.MAX_NEW_TOKENS]
-                for row in of_kind(rows, ProbeRow)
-                if keys.MAX_NEW_TOKENS in row.values
-            ),
-            None,
-        )
-        return begun or probe_tokens(steps, launched=model.device.type != "cpu")
+        begun = (row.values.get(keys.MAX_NEW_TOKENS) for row in of_kind(rows, ProbeRow))
+        return next(filter(None, begun), None) or probe_tokens(steps, launched=model.device.type != "cpu")
 
     def _refuse_sharded_rollback(self) -> None:
         sharding = _SHARDING.get(AcceleratorState().distributed_type)

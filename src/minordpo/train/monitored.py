@@ -11,6 +11,7 @@ from transformers.trainer_utils import TrainOutput
 from minordpo.engine.reference_pass import ReferencePass
 from minordpo.monitor.callback import MonitorCallback, Watched
 from minordpo.monitor.probe import Reference
+from minordpo.objectives import Objective
 from minordpo.run_folder.records import StepRow, of_kind
 from minordpo.train.checkpoints import StagedCheckpoints
 from minordpo.train.refusals import refuse_first
@@ -19,6 +20,7 @@ from minordpo.train.refusals import refuse_first
 class Monitored(StagedCheckpoints, Watched):
     """A Trainer whose monitor sees every step."""
 
+    objective: Objective  # transformers.Trainer has another of that name
     reference: ReferencePass | None
     token_budget: int
     last_step: StepRow | None

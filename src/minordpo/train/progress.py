@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from transformers import PrinterCallback, ProgressCallback, Trainer
-from transformers.trainer_callback import TrainerControl, TrainerState
-from transformers.training_args import TrainingArguments
 
 from minordpo.run_folder.records import LOGPS, LOGRATIOS, LOSS
 
@@ -22,9 +20,7 @@ def show_progress(trainer: Trainer) -> None:
 class _Bar(ProgressCallback):
     training_bar: Any
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         super().on_train_begin(args, state, control, **kwargs)
         self.current_step = state.global_step
         if self.training_bar is not None:
@@ -32,11 +28,8 @@ class _Bar(ProgressCallback):
             self.training_bar.initial = self.training_bar.n = state.global_step
             self.training_bar.set_description("training")
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        logs = kwargs.get("logs") or {}
-        if self.training_bar is not None and LOSS in logs:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if self.training_bar is not None and logs and LOSS in logs:
             kind = LOGRATIOS if any(name.startswith(f"{LOGRATIOS}/") for name in logs) else LOGPS
             values = [
                 f"{side} {logs[f'{kind}/{side}']:+.1f}"

@@ -183,16 +183,11 @@ def load_data(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> RunData:
     return RunData([prepared.examples[i] for i in kept], [prepared.examples[i] for i in out], report)
 
 
-def load_policy(config: RunConfig) -> PreTrainedModel | PeftModel:
-    """The model that is tuned, as it is before: without the adapter that `lora` adds."""
-    return load_model(**config.model.source, dtype=config.model.dtype)
-
-
 def reassemble(
     config: RunConfig, trainer: PreferenceTrainer, weights: dict[str, Tensor]
 ) -> PreTrainedModel | PeftModel:
     """The tuned model of a sharded run, whole, on the device: as it was built, with the weights gathered since."""
-    model: Any = load_policy(config)
+    model: Any = load_model(**config.model.source, dtype=config.model.dtype)
     lora = build_lora_config(config)
     if lora is not None:
         model = add_adapter(model, lora)
@@ -218,7 +213,7 @@ def build_trainer(
     settings = {name: value for name, value in DEFAULTS.items() if name not in given}
     if given.get("save_strategy", "steps") != "steps":
         settings.pop("save_steps", None)
-    policy = load_policy(config)
+    policy = load_model(**model.source, dtype=model.dtype)
     _refuse_samples(config, policy, data)
     other = None if model.reference is None else load_model(model.reference, dtype=model.dtype)
     return PreferenceTrainer(
