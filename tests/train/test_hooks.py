@@ -12,16 +12,31 @@ from transformers import Trainer
 from helpers.places import ROOT
 from minordpo.train import hooks
 
-HOOKS = [(Trainer, name, expected) for name, expected in (hooks.OVERRIDDEN | hooks.CALLED).items()]
-HOOKS += [(GradientState, name, expected) for name, expected in hooks.ACCELERATE_CALLED.items()]
+# Parameters after `self`, as transformers 5.17 to 5.23 have them.
+OVERRIDDEN: dict[str, tuple[str, ...]] = {
+    "_get_output_dir": ("trial",),
+    "_load_best_model": (),
+    "_load_from_checkpoint": ("resume_from_checkpoint", "model"),
+    "_maybe_log_save_evaluate": (
+        *("tr_loss", "grad_norm", "model", "trial", "epoch", "ignore_keys_for_eval", "start_time"),
+        "learning_rate",
+    ),
+    "_save_checkpoint": ("model", "trial"),
+}
+CALLED: dict[str, tuple[str, ...]] = {"_get_learning_rate": ()}
+ACCELERATE_CALLED: dict[str, tuple[str, ...]] = {
+    "_set_sync_gradients": ("sync_gradients",)
+}  # of GradientState
+HOOKS = [(Trainer, name, expected) for name, expected in (OVERRIDDEN | CALLED).items()]
+HOOKS += [(GradientState, name, expected) for name, expected in ACCELERATE_CALLED.items()]
 
 
 @pytest.mark.parametrize(("owner", "name", "expected"), HOOKS, ids=[name for _, name, _ in HOOKS])
 def test_a_private_hook_has_the_signature_that_was_tested(owner: type, name: str, expected: tuple[str, ...]):
     found = tuple(inspect.signature(getattr(owner, name)).parameters)[1:]
     assert found == expected, (
-        f"{owner.__name__}.{name} takes {found} in this version, but train/hooks.py expects {expected}. Adapt the "
-        "hook, then OVERRIDDEN or CALLED and the bound in pyproject.toml"
+        f"{owner.__name__}.{name} takes {found} in this version, but {expected} was tested. Adapt the "
+        "hook, then OVERRIDDEN or CALLED here and the bound in pyproject.toml"
     )
 
 
@@ -39,4 +54,4 @@ def test_no_other_file_of_the_trainer_names_a_private_method_of_transformers():
 
 def test_every_override_is_written_down():
     overridden = {name for name in vars(hooks.HookedTrainer) if name in dir(Trainer) and name.startswith("_")}
-    assert overridden - {"__module__", "__doc__", "__annotations__"} == set(hooks.OVERRIDDEN)
+    assert overridden - {"__module__", "__doc__", "__annotations__"} == set(OVERRIDDEN)
