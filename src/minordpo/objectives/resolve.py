@@ -115,12 +115,13 @@ class Objective:
             given = {key: ranges[key].kind(value) for key, value in values.items() if key in term.hyper}
             hyper = term.hyper | given
             for other in terms:
-                key = next((key for key in hyper if other.hyper.get(key, hyper[key]) != hyper[key]), None)
-                if key is not None:
-                    raise InputError(
-                        f"objective.name is {self.name!r}, whose {key} is {_shown(other.hyper[key])} by default in "
-                        f"{other.name} but {_shown(hyper[key])} in {term.name}. Set objective.{key}; it holds for both"
-                    )
+                for key in hyper:
+                    if other.hyper.get(key, hyper[key]) != hyper[key]:
+                        raise InputError(
+                            f"objective.name is {self.name!r}, whose {key} is {_shown(other.hyper[key])} by default "
+                            f"in {other.name} but {_shown(hyper[key])} in {term.name}. Set objective.{key}; it holds "
+                            "for both"
+                        )
             terms.append(replace(term, hyper=hyper))
         return replace(self, terms=tuple(terms))
 
