@@ -18,7 +18,6 @@ from minordpo.objectives import Given, Objective, parse, resolve
 
 MOST = 6  # objectives; more make a picture that no screen shows
 MOST_BETAS = 7
-LENGTH = 100
 
 
 def lens(
@@ -27,7 +26,7 @@ def lens(
     objectives: Sequence[Given] = (),
     betas: Sequence[str] = (),
     settings: Sequence[str] = (),
-    length: int = LENGTH,
+    length: int = 100,
     run: Path | None = None,
     allow_code: bool = False,
 ) -> None:

@@ -103,20 +103,26 @@ class Objective:
             InputError: no term has it, the value is out of its range, or terms disagree about one that is not given.
         """
         for key, value in values.items():
-            ranges = [term.spec.ranges[key] for term in self.terms if key in term.hyper]
-            if not ranges:
+            if key not in self.hyper:
                 which = f"objective {self.name} has no hyper-parameter {key!r}{did_you_mean(key, self.hyper)}"
                 raise InputError(f"{which}. It has: {', '.join(self.hyper) or 'none'}")
-            wrong = next((each for each in ranges if not each.holds(value)), None)
-            if wrong is not None:
-                raise InputError(f"objective.{key} is {value!r}, but must be {wrong}")
-        terms = []
+            for term in self.terms:
+                if key in term.hyper and not term.spec.ranges[key].holds(value):
+                    raise InputError(f"objective.{key} is {value!r}, but must be {term.spec.ranges[key]}")
+        terms: list[Term] = []
         for term in self.terms:
-            given = {
-                key: term.spec.ranges[key].kind(each) for key, each in values.items() if key in term.hyper
-            }
-            terms.append(replace(term, hyper=term.hyper | given))
-        _refuse_disagreement(self.name, terms)
+            ranges = term.spec.ranges
+            given = {key: ranges[key].kind(value) for key, value in values.items() if key in term.hyper}
+            hyper = term.hyper | given
+            for other in terms:
+                for key in hyper:
+                    if other.hyper.get(key, hyper[key]) != hyper[key]:
+                        raise InputError(
+                            f"objective.name is {self.name!r}, whose {key} is {_shown(other.hyper[key])} by default "
+                            f"in {other.name} but {_shown(hyper[key])} in {term.name}. Set objective.{key}; it holds "
+                            "for both"
+                        )
+            terms.append(replace(term, hyper=hyper))
         return replace(self, terms=tuple(terms))
 
 
@@ -133,12 +139,10 @@ def resolve(objective: Given, hyperparameters: Mapping[str, Any], *, allow_code:
             function that cannot be imported, or is no objective.
     """
     bound = parse(objective, allow_code=allow_code).having(hyperparameters)
-    terms = (
-        term
-        if OBJECTIVES.get(term.name) is term.spec
-        else replace(term, spec=own.tried(term.spec, term.hyper, term.name))
-        for term in bound.terms
-    )
+    terms = list(bound.terms)
+    for place, term in enumerate(terms):
+        if OBJECTIVES.get(term.name) is not term.spec:
+            terms[place] = replace(term, spec=own.tried(term.spec, term.hyper, term.name))
     return replace(bound, terms=tuple(terms))
 
 
@@ -168,18 +172,6 @@ def parse(objective: Given, *, allow_code: bool = False) -> Objective:
     return Objective(name, (Term(1.0, name, spec.defaults, spec),))
 
 
-def _refuse_disagreement(name: str, terms: Iterable[Term]) -> None:
-    found: dict[str, Term] = {}
-    for term in terms:
-        for key, value in term.hyper.items():
-            other = found.setdefault(key, term)
-            if value != other.hyper[key]:
-                raise InputError(
-                    f"objective.name is {name!r}, whose {key} is {_shown(other.hyper[key])} by default in {other.name} "
-                    f"but {_shown(value)} in {term.name}. Set objective.{key}; it holds for both"
-                )
-
-
 def refuse_data(objective: Objective, kind: str, grades: Iterable[Iterable[float]], source: str) -> None:
     """Refuse data that the objective cannot use.
 
@@ -188,9 +180,10 @@ def refuse_data(objective: Objective, kind: str, grades: Iterable[Iterable[float
     """
     if kind not in objective.data:
         able = ", ".join(sorted(name for name, spec in OBJECTIVES.items() if kind in spec.data))
+        needed = " or ".join(words for each, words in KINDS.items() if each in objective.data)
         raise InputError(
-            f"{source} holds {KINDS[kind]}, but the objective {objective.name} needs "
-            f"{listed_kinds(objective.data)}. Objectives for this data: {able}"
+            f"{source} holds {KINDS[kind]}, but the objective {objective.name} needs {needed}. Objectives for this "
+            f"data: {able}"
         )
     if kind == "labelled" and not objective.undesirable:
         undesirable = sum(1 for each in grades if not all(each))
@@ -206,11 +199,6 @@ KINDS = {
     "labelled": "labelled responses (prompt, completion, label)",
     "ranked": "ranked responses (prompt, responses, ranks or scores)",
 }
-
-
-def listed_kinds(kinds: Iterable[str]) -> str:
-    """The kinds of data in words, with their columns."""
-    return " or ".join(KINDS[kind] for kind in KINDS if kind in kinds)
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,8 +252,7 @@ def _terms(text: str, allow_code: bool) -> list[Term]:
     """The terms of "minordpo + 0.1*sft"; what a name such as "package.module:function" names is maybe imported."""
     terms: list[Term] = []
     for part in text.split("+"):
-        match = re.fullmatch(r"\s*(?:(?P<weight>[^*]+?)\s*\*\s*)?(?P<name>[^*]*?)\s*", part)
-        name = match["name"] if match else part.strip()
+        factor, star, name = (each.strip() for each in part.rpartition("*"))
         is_code = re.fullmatch(_CODE, name)
         if name not in OBJECTIVES and not is_code:
             what = f"{name!r} in {text!r}" if name != text else repr(text)
@@ -275,14 +262,13 @@ def _terms(text: str, allow_code: bool) -> list[Term]:
                 f"objective.name is {what}, which is no objective{near}. "
                 f"Known: {', '.join(sorted(OBJECTIVES))}; sums are written minordpo + 0.1*sft"
             )
-        assert match is not None
         try:
-            weight = float(match["weight"] or 1)
+            weight = float(factor) if star else 1.0
         except ValueError:
             weight = math.nan
         if not 0 < weight < math.inf:
             raise InputError(
-                f"objective.name is {text!r}, but the weight {match['weight']!r} is no number above 0. "
+                f"objective.name is {text!r}, but the weight {factor!r} is no number above 0. "
                 "Write sums as minordpo + 0.1*sft"
             )
         find = own.import_objective if allow_code else own.refuse_import
