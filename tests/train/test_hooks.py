@@ -11,22 +11,8 @@ from transformers import Trainer
 
 from helpers.places import ROOT
 from minordpo.train import hooks
+from minordpo.train.hooks import ACCELERATE_CALLED, CALLED, OVERRIDDEN
 
-# Parameters after `self`, as transformers 5.17 to 5.23 have them.
-OVERRIDDEN: dict[str, tuple[str, ...]] = {
-    "_get_output_dir": ("trial",),
-    "_load_best_model": (),
-    "_load_from_checkpoint": ("resume_from_checkpoint", "model"),
-    "_maybe_log_save_evaluate": (
-        *("tr_loss", "grad_norm", "model", "trial", "epoch", "ignore_keys_for_eval", "start_time"),
-        "learning_rate",
-    ),
-    "_save_checkpoint": ("model", "trial"),
-}
-CALLED: dict[str, tuple[str, ...]] = {"_get_learning_rate": ()}
-ACCELERATE_CALLED: dict[str, tuple[str, ...]] = {
-    "_set_sync_gradients": ("sync_gradients",)
-}  # of GradientState
 HOOKS = [(Trainer, name, expected) for name, expected in (OVERRIDDEN | CALLED).items()]
 HOOKS += [(GradientState, name, expected) for name, expected in ACCELERATE_CALLED.items()]
 
@@ -36,7 +22,7 @@ def test_a_private_hook_has_the_signature_that_was_tested(owner: type, name: str
     found = tuple(inspect.signature(getattr(owner, name)).parameters)[1:]
     assert found == expected, (
         f"{owner.__name__}.{name} takes {found} in this version, but {expected} was tested. Adapt the "
-        "hook, then OVERRIDDEN or CALLED here and the bound in pyproject.toml"
+        "hook, then OVERRIDDEN or CALLED beside it and the bound in pyproject.toml"
     )
 
 

@@ -2,7 +2,7 @@
 
 Each override hands over to a public method, so that the rest of the package names none of them. A release of
 transformers may change a private method without a word: `tests/train/test_hooks.py` compares every signature with the
-one that was tested, and pyproject.toml bounds transformers by the version that was tested.
+one that is written down here, and pyproject.toml bounds transformers by the version that was tested.
 """
 
 from __future__ import annotations
@@ -14,6 +14,22 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import Trainer
+
+# Parameters after `self`, as transformers 5.17 to 5.23 have them.
+OVERRIDDEN: dict[str, tuple[str, ...]] = {
+    "_get_output_dir": ("trial",),
+    "_load_best_model": (),
+    "_load_from_checkpoint": ("resume_from_checkpoint", "model"),
+    "_maybe_log_save_evaluate": (
+        *("tr_loss", "grad_norm", "model", "trial", "epoch", "ignore_keys_for_eval", "start_time"),
+        "learning_rate",
+    ),
+    "_save_checkpoint": ("model", "trial"),
+}
+CALLED: dict[str, tuple[str, ...]] = {"_get_learning_rate": ()}
+ACCELERATE_CALLED: dict[str, tuple[str, ...]] = {
+    "_set_sync_gradients": ("sync_gradients",)
+}  # of GradientState
 
 
 class HookedTrainer(Trainer):
