@@ -190,7 +190,7 @@ def _noise_for(
 def _mean_logratio(tokens: list[Any], policy: list[np.ndarray], reference: list[np.ndarray]) -> float:
     ratios = []
     for pair, p, r in zip(tokens, policy, reference, strict=True):
-        parts = np.split(p.astype(np.float64) - r, [int(pair.chosen.scored.sum())])
+        parts = np.split(p.astype(np.float64) - r, [int(pair.responses[0].scored.sum())])
         ratios += [abs(part.sum()) for part in parts]
     return float(np.mean(ratios))
 

@@ -69,7 +69,7 @@ def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
 
 
 def _row(pair: Any) -> dict[str, Any]:
-    row = {"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected}
+    row = {"prompt": pair.prompt, "chosen": pair.responses[0], "rejected": pair.responses[-1]}
     if pair.tools:
         row["tools"] = pair.tools
     if pair.template_kwargs:
@@ -110,8 +110,8 @@ def trl_trainer(
     for theirs, ours in zip(trainer.train_dataset, tokens, strict=True):
         for name, ids in (
             ("prompt_ids", ours.prompt_ids),
-            ("chosen_ids", ours.chosen.ids),
-            ("rejected_ids", ours.rejected.ids),
+            ("chosen_ids", ours.responses[0].ids),
+            ("rejected_ids", ours.responses[-1].ids),
         ):
             if theirs[name] != ids.tolist():
                 raise InputError(

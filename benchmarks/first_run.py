@@ -1,6 +1,6 @@
-"""Tables, answers and figure of docs/first-run.md from finished run folders.
+"""Tables and answers of docs/first-run.md from finished run folders.
 
-    python benchmarks/first_run.py "DPO, 5e-6=runs/dpo-low" "MinorDPO, 5e-6=runs/minordpo-low" … --figure OUT.png
+    python benchmarks/first_run.py "DPO, 5e-6=runs/dpo-low" "MinorDPO, 5e-6=runs/minordpo-low" …
 
 Prints Markdown: held-out log-ratios after the last step, measures of the sample answers, five answers of each run.
 """
@@ -12,29 +12,19 @@ import json
 import textwrap
 from pathlib import Path
 
-from minordpo.figures.training_curves import compare_figure
 from minordpo.generate.text_measures import asked_line, looping, repeated_4grams
 from minordpo.run_folder.files import read_jsonl
 
 
 def main() -> None:
-    """Print the tables and answers, write the figure."""
+    """Print the tables and answers."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", nargs="+", metavar="LABEL=FOLDER")
-    parser.add_argument("--figure", type=Path, required=True)
-    parser.add_argument("--title", default="Close pairs of GSM8K")
-    parser.add_argument("--note", default=None)
     parser.add_argument("--answers", type=int, default=5)
     arguments = parser.parse_args()
     runs = {label: Path(folder) for label, folder in (run.rsplit("=", 1) for run in arguments.runs)}
-    compare_figure(
-        {label: folder / "metrics.jsonl" for label, folder in runs.items()},
-        arguments.figure,
-        title=arguments.title,
-        note=arguments.note,
-    )
     print(log_ratio_table(runs), "\n")
     print(answer_table(runs), "\n")
     print(answers(runs, arguments.answers))

@@ -63,7 +63,7 @@ def main() -> int:
 
 def configured(arguments: argparse.Namespace, name: str, rate: float, folder: Path) -> RunConfig:
     """The run's config: of the objective's hyper-parameters only those that it has."""
-    known = {key for *_, spec in parse(name) for key in spec.defaults}
+    known = parse(name).hyper
     overrides = [
         each
         for each in arguments.overrides

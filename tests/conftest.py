@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 from collections.abc import Iterator
 
+import jaxtyping
 import pytest
 from hypothesis import HealthCheck, settings
 
+from helpers import forked, quick_figures, type_checks
 from helpers.places import TESTS
 
 # How long an example takes is the machine's affair, and nothing that a test asks.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
-# Whose tests start processes and wait for them: first, so that no worker is left alone with one of them at the end.
+# What takes longest, processes that wait for each other before all: first, so that no worker is left alone at the end.
 LONG = (
-    "train/test_sharding.py",
     "paper/test_sweeps.py",
-    "train/test_distributed.py",
+    "train/test_sharding.py",
     "train/test_resume.py",
-    "engine/test_shared_passes.py",
+    "train/test_distributed.py",
+    "lens/test_lens.py",
+    "engine/test_logprobs.py",
+    "train/test_step_objectives.py",
     "engine/test_models.py",
+    "train/test_run_kinds.py",
+    "monitor/test_callback.py",
+    "train/test_trainer.py",
+    "objectives/test_formulas.py",
+    "train/test_run.py",
+    "train/test_step.py",
+    "paper/test_worlds.py",
+    "train/test_trainer_limits.py",
+    "evaluate/test_samples.py",
     "paper/test_sweeps_on_worlds.py",
 )
 
+
+jaxtyping.jaxtyped = type_checks.jaxtyped  # type: ignore[assignment]
 
 # Processes that tests start find `helpers` as the tests do.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(TESTS), os.environ.get("PYTHONPATH"))))
@@ -47,6 +63,19 @@ def pytest_configure(config: pytest.Config) -> None:
         return  # the process that hands tests out runs none
     for name in ("pandas", "matplotlib.figure", "peft", "torch", "transformers.trainer"):
         importlib.import_module(name)
+    quick_figures.copy_those_of_runs()
+    forked.start_server()
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays, and each run of a trainer has the garbage collector look through all that may go."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """The processes that it has started have ended."""
+    forked.stop_server()
 
 
 @pytest.fixture(scope="session", autouse=True)

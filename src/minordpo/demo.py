@@ -1,6 +1,6 @@
 """`minordpo demo`: DPO breaks a small real model, MinorDPO at the same rate does not.
 
-Three runs on the same close pairs in the same order, each an ordinary run folder, then a table, answers and a figure.
+Three runs on the same close pairs in the same order, each an ordinary run folder, then a table, answers and a report.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from minordpo.engine.reference import cache_folder
 from minordpo.errors import InputError
 from minordpo.evaluate.evaluation import EvaluationConfig, evaluate
 from minordpo.evaluate.folder import EvaluationFolder
-from minordpo.figures.training_curves import compare_figure
+from minordpo.report.page import report
 from minordpo.run_folder import names
 from minordpo.run_folder.files import write_jsonl, written_whole
 from minordpo.run_folder.metrics_file import MetricsFile
@@ -77,13 +77,6 @@ def demo(output: Path, *, steps: int | None, minutes: float, seed: int) -> None:
         if not finished(output / arm.folder):
             run(_config(arm, output, model, steps, seed), resume=True, quiet=True)
     metrics = {arm.label: output / arm.folder / names.METRICS for arm in ARMS}
-    compare_figure(
-        metrics,
-        output / "demo.png",
-        title="Close pairs: DPO pulls the chosen answers down, MinorDPO does not",
-        note=f"SmolLM2-135M-Instruct (dequantised Q4_1), β {BETA:g}, {steps} steps of {PAIRS_PER_STEP} "
-        "pairs, one seed; the high rate is above the paper's",
-    )
     limit = FEW_NEW_TOKENS if few else MAX_NEW_TOKENS
     asked = EvaluationConfig(task=str(output / "questions.jsonl"), prompt=PROMPT, max_new_tokens=limit)
     models = [model, *(str(output / arm.folder) for arm in ARMS)]
@@ -95,7 +88,12 @@ def demo(output: Path, *, steps: int | None, minutes: float, seed: int) -> None:
     facts = {"limit": limit, "held_out": len(questions), "steps": steps, "pairs": PAIRS_PER_STEP}
     print(texts["explanation"].format(**facts))
     (output / "table.txt").write_text(table + "\n", encoding="utf-8")
-    print(f"{output}/demo.png shows the log-ratios; each folder in {output} is a run with its model.")
+    page = report(
+        [output / each for each in (*(arm.folder for arm in ARMS), names.EVALUATION)], out=output / "report"
+    )
+    print(
+        f"{page}/index.html shows them side by side; each other folder in {output} is a run with its model."
+    )
 
 
 def _steps(output: Path, steps: int | None, seed: int, minutes: float) -> int:

@@ -25,3 +25,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     by_lower_case = {each.lower(): each for each in known}
     close = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
     return f" (did you mean {by_lower_case[close[0]]}?)" if close else ""
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says first, to be quoted within a sentence; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")

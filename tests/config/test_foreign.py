@@ -14,7 +14,7 @@ from transformers import TrainingArguments
 from helpers.places import ROOT
 from minordpo.cli import main
 from minordpo.config import describe_config, load_config
-from minordpo.config.foreign import LLAMA_FACTORY, TOOLS, TRL
+from minordpo.config.foreign import tools
 from minordpo.errors import InputError
 from minordpo.objectives import OBJECTIVES
 
@@ -102,7 +102,7 @@ def test_only_the_keys_that_stand_there_are_spoken_of(tmp_path):
     assert "sections: model_name_or_path → model.path, lora_rank → lora.r. Write" in found
 
 
-@pytest.mark.parametrize("tool", TOOLS, ids=lambda tool: tool.name)
+@pytest.mark.parametrize("tool", tools(), ids=lambda tool: tool.name)
 def test_every_place_is_a_key_of_minordpo(tool):
     here = {line.partition("  (")[0] for line in describe_config().splitlines() if not line.startswith(" ")}
     here |= {f"training.{field.name}" for field in dataclasses.fields(TrainingArguments)}
@@ -135,6 +135,7 @@ def test_a_config_of_ours_with_a_wrong_key_is_not_taken_for_one_of_theirs(tmp_pa
 def test_the_keys_of_trl_are_those_of_its_dpo_command():
     trl = pytest.importorskip("trl")
     classes = (trl.DPOConfig, trl.KTOConfig, trl.ModelConfig, trl.ScriptArguments)
+    theirs = {tool.name: tool.keys for tool in tools()}
     there = {field.name for each in classes for field in dataclasses.fields(each)}
     older = {
         "evaluation_strategy",
@@ -146,6 +147,6 @@ def test_the_keys_of_trl_are_those_of_its_dpo_command():
         "rpo_alpha",
         "simpo_gamma",
     }
-    assert there >= TRL.keys - older
-    assert "lora_rank" not in there | TRL.keys
-    assert "lora_r" not in LLAMA_FACTORY.keys
+    assert there >= theirs["TRL"] - older
+    assert "lora_rank" not in there | theirs["TRL"]
+    assert "lora_r" not in theirs["LLaMA-Factory"]

@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from helpers.example_pairs import text_pair
 from helpers.small_tokenizers import CHATML, EMPTY_THOUGHT, byte_level
 from minordpo.data.checks import PreparedExamples, prepare_examples
 from minordpo.data.read.examples import Example, LoadedExamples
@@ -18,7 +19,7 @@ NO_LIMIT = TokenOptions(max_length=None)
 
 def load(*texts: tuple[str, str, str], notes: tuple[str, ...] = ()) -> LoadedExamples:
     """A source of text pairs; their rows count from 11, as after a header."""
-    pairs = [Example.pair(*text, row=row) for row, text in enumerate(texts, 11)]
+    pairs = [text_pair(*text, row=row) for row, text in enumerate(texts, 11)]
     return LoadedExamples(pairs, "pairs.jsonl", "TRL text", list(notes))
 
 
@@ -54,9 +55,9 @@ def test_good_rows_all_arrive_in_order_with_nothing_to_report():
     texts = [(f"Answer {i}:", " Yes", " No") for i in range(600)]
     prepared = prepare(load(*texts))
     assert [pair.row for pair in prepared.examples] == list(range(11, 611))
-    assert (prepared.report.read, prepared.report.used) == (600, 600)
-    assert prepared.report.dropped == prepared.report.kept == {}
-    assert "nothing dropped, cut, repeated, contradicted or tokenised apart" in str(prepared.report)
+    assert prepared.report.startswith("pairs.jsonl: 600 rows read as TRL text, 600 used\n")
+    assert prepared.dropped == prepared.kept == {}
+    assert "nothing dropped, cut, repeated, contradicted or tokenised apart" in prepared.report
 
 
 def test_rows_that_cannot_be_used_are_refused_together_after_all_are_read():
@@ -80,7 +81,7 @@ def test_one_row_that_cannot_be_used_is_refused_in_the_singular():
 def test_rows_that_cannot_be_used_are_dropped_if_asked_and_counted():
     prepared = prepare(load(EMPTY, GOOD, SAME, EMPTY), invalid="drop")
     assert [pair.row for pair in prepared.examples] == [12]
-    assert {kind: found.rows for kind, found in prepared.report.dropped.items()} == {
+    assert {kind: found.rows for kind, found in prepared.dropped.items()} == {
         "empty_response": [11, 14],
         "identical": [13],
     }
@@ -124,15 +125,15 @@ def test_overlong_rows_are_refused_though_unusable_ones_may_be_dropped():
 def test_overlong_rows_are_dropped_if_asked_and_counted():
     prepared = prepare(load(LONG, GOOD, LONG_PROMPT), TokenOptions(max_length=8, overlong="drop"))
     assert [pair.row for pair in prepared.examples] == [12]
-    text = str(prepared.report)
+    text = prepared.report
     assert "dropped: 1 row over data.max_length (first: row 11, 2 of prompt + 8 of response = 10)\n" in text
     assert "dropped: 1 prompt that leaves no room for a response in data.max_length (first: row 13" in text
 
 
 def test_cut_rows_are_used_and_counted():
     prepared = prepare(load(GOOD, LONG), TokenOptions(max_length=8, overlong="truncate"))
-    assert len(prepared.examples[1].chosen.ids) == 6
-    assert prepared.report.kept["cut"].rows == [12]
+    assert len(prepared.examples[1].responses[0].ids) == 6
+    assert prepared.kept["cut"].rows == [12]
     assert "  1 row cut to data.max_length (first: row 12, chosen from 8 tokens to 6)\n" in str(
         prepared.report
     )
@@ -145,44 +146,42 @@ def test_where_responses_are_cut_a_prompt_without_room_is_refused_unless_invalid
     ):
         prepare(load(GOOD, LONG_PROMPT), options)
     prepared = prepare(load(GOOD, LONG_PROMPT), options, invalid="drop")
-    assert prepared.report.dropped["prompt_too_long"].rows == [12]
+    assert prepared.dropped["prompt_too_long"].rows == [12]
 
 
 def test_repeated_rows_are_kept_and_counted():
     swapped = ("Answer:", " No", " Yes")
     prepared = prepare(load(GOOD, swapped, GOOD, GOOD))
     assert len(prepared.examples) == 4
-    assert prepared.report.kept["duplicate"].rows == [13, 14]
-    assert prepared.report.kept["contradiction"].rows == [12]
-    assert "  2 rows that repeat an earlier one, kept (first: row 13, as row 11)\n" in str(prepared.report)
+    assert prepared.kept["duplicate"].rows == [13, 14]
+    assert prepared.kept["contradiction"].rows == [12]
+    assert "  2 rows that repeat an earlier one, kept (first: row 13, as row 11)\n" in prepared.report
 
 
 def test_rows_tokenised_apart_are_counted_with_the_place():
     prepared = prepare(load(GOOD, APART))
-    assert prepared.report.kept["boundary"].rows == [12]
+    assert prepared.kept["boundary"].rows == [12]
     assert (
         "1 row whose prompt and response were tokenised apart, as at inference "
         "(first: row 12, tokenised apart at the prompt's end 'Answer: ' | 'Yes</s>')"
-    ) in str(prepared.report)
+    ) in prepared.report
 
 
 def test_token_counts_are_those_counted_by_hand():
     both = ("Answer:", " Yes No", " Yes Yes Yes")
-    counts = prepare(load(GOOD, both)).report.tokens
-    assert counts.parts == {
-        "prompt": (2.0, 2),
-        "chosen": (2.5, 3),
-        "rejected": (3.0, 4),
-        "common beginning": (0.5, 1),
-    }
-    assert counts.responses == (2.0, 2)
-    # The last token predicts nothing and is not computed: 2 + 1 + 1, then 2 + 1 + 1 + 2.
-    assert counts.tree == 4 + 6
-    assert counts.padded == 2 * (2 + 2) + 2 * (2 + 4)
+    lines = [" ".join(line.split()) for line in prepare(load(GOOD, both)).report.splitlines()]
+    assert lines[3:8] == [
+        "prompt 2.0 2",
+        "chosen 2.5 3",
+        "rejected 3.0 4",
+        "common beginning 0.5 1",
+        # The last token predicts nothing and is not computed: 2 + 1 + 1, then 2 + 1 + 1 + 2. Padded: 8, then 12.
+        "10 distinct tokens to compute; two padded rows a pair would cost 20 (2.00 times as many)",
+    ]
 
 
 def test_the_report_is_a_block_that_ends_with_the_first_pair_in_use():
-    text = str(prepare(load(EMPTY, GOOD, notes=("the prompt was found",)), invalid="drop").report)
+    text = prepare(load(EMPTY, GOOD, notes=("the prompt was found",)), invalid="drop").report
     lines = text.split("\n")
     assert lines[:2] == ["pairs.jsonl: 2 rows read as TRL text, 1 used", "  note: the prompt was found"]
     assert re.search(r"\n  chosen +2\.0 +2\n", text)
@@ -203,13 +202,13 @@ def test_a_template_problem_is_refused_with_both_renderings():
         [{"role": role, "content": "hello" + role}] for role in ("user", "assistant", "assistant")
     )
     chosen[0]["content"] = "Yes"
-    loaded = LoadedExamples([Example.pair(prompt, chosen, rejected, row=1)], "chats.json", "TRL chat")
+    loaded = LoadedExamples([text_pair(prompt, chosen, rejected, row=1)], "chats.json", "TRL chat")
     refusal = (
         r"1 row whose beginning .* renders in two ways .*<think></think>' alone but as .*Yes<\|im_end\|>"
     )
     with pytest.raises(InputError, match=refusal):
         prepare_examples(loaded, byte_level(EMPTY_THOUGHT), NO_LIMIT)
-    assert prepare_examples(loaded, byte_level(CHATML), NO_LIMIT).report.used == 1
+    assert prepare_examples(loaded, byte_level(CHATML), NO_LIMIT).examples
 
 
 def test_a_source_of_which_nothing_is_left_is_refused():
@@ -235,8 +234,7 @@ def test_a_progress_bar_appears_for_many_rows_if_asked_for(rows, progress, bar, 
 def test_labelled_responses_are_counted_by_label_and_named_as_completions():
     texts = [("Answer:", " Yes", True), ("Answer:", " No", False), ("Answer:", " Yes No", False)]
     prepared = prepare(load_labelled(*texts))
-    text = str(prepared.report)
-    assert prepared.report.kind == "labelled"
+    text = prepared.report
     assert text.split("\n") == [
         "labels.jsonl: 3 rows read as TRL unpaired text, 3 used",
         "  nothing dropped, cut, repeated, contradicted or tokenised apart",
@@ -257,25 +255,24 @@ def test_labelled_responses_are_counted_by_label_and_named_as_completions():
 def test_the_labels_of_dropped_rows_are_not_counted():
     loaded = load_labelled(("Answer:", " Yes", False), ("Answer:", "", True), ("Answer:", " ", False))
     report = prepare(loaded, invalid="drop").report
-    assert report.desirable == 0
     assert (
         "  0 desirable, 1 undesirable\n  note: with one label alone nothing is contrasted; add the other"
-        in str(report)
+        in report
     )
-    assert "2 empty responses (first: row 12, the completion is empty)" in str(report)
+    assert "2 empty responses (first: row 12, the completion is empty)" in report
 
 
 def test_a_completion_labelled_true_and_false_is_reported_and_kept():
     yes, no, other = ("Answer:", " Yes", True), ("Answer:", " Yes", False), ("Answer :", " Yes", False)
     prepared = prepare(load_labelled(yes, other, no, no, yes))
     assert len(prepared.examples) == 5
-    assert prepared.report.kept["contradiction"].rows == [13]
-    assert prepared.report.kept["duplicate"].rows == [14, 15]
+    assert prepared.kept["contradiction"].rows == [13]
+    assert prepared.kept["duplicate"].rows == [14, 15]
     assert (
         "  1 row that judges the responses of an earlier one otherwise, kept "
         "(first: row 13, row 11 labels the same completion otherwise)\n"
-    ) in str(prepared.report)
-    assert "2 rows that repeat an earlier one, kept (first: row 14, as row 13)" in str(prepared.report)
+    ) in prepared.report
+    assert "2 rows that repeat an earlier one, kept (first: row 14, as row 13)" in prepared.report
 
 
 def test_responses_ranked_in_another_order_are_reported_and_kept():
@@ -287,17 +284,16 @@ def test_responses_ranked_in_another_order_are_reported_and_kept():
             ("Answer:", " Yes", " No"),
         )
     )
-    assert {kind: found.rows for kind, found in prepared.report.kept.items()} == {
+    assert {kind: found.rows for kind, found in prepared.kept.items()} == {
         "contradiction": [12],
         "duplicate": [13],
     }
-    assert "(first: row 12, row 11 has them in another order)" in str(prepared.report)
+    assert "(first: row 12, row 11 has them in another order)" in prepared.report
 
 
 def test_ranked_responses_are_counted_together_and_cost_a_padded_row_each():
     prepared = prepare(load_ranked(("Answer:", " Yes Yes", " Yes No No", " Yes"), ("Answer:", " No", " Yes")))
-    text = str(prepared.report)
-    assert prepared.report.kind == "ranked"
+    text = prepared.report
     assert text.split("\n")[1:8] == [
         "  nothing dropped, cut, repeated, contradicted or tokenised apart",
         "  2.5 responses to a prompt on average, 3 at most",

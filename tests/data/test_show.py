@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from helpers.example_pairs import text_pair, token_pair
 from helpers.small_tokenizers import byte_level, metaspace, smollm2, tokenize_example
 from minordpo.data.read.examples import Example
 from minordpo.data.show import common_beginning, show_example
@@ -12,7 +13,7 @@ from minordpo.data.tokens import TokenExample, TokenOptions, TokenResponse
 
 
 def shown(tokenizer, prompt, chosen, rejected, *, color=False) -> list[str]:
-    pair = tokenize_example(Example.pair(prompt, chosen, rejected, row=1), tokenizer, options=TokenOptions())
+    pair = tokenize_example(text_pair(prompt, chosen, rejected, row=1), tokenizer, options=TokenOptions())
     return show_example(pair, tokenizer, kind="pairs", color=color).split("\n")
 
 
@@ -44,7 +45,7 @@ def test_turns_that_are_not_scored_stand_in_brackets():
 
 
 def test_a_response_that_the_other_continues_ends_at_once():
-    pair = TokenExample.pair(
+    pair = token_pair(
         np.array([1], np.int32),
         TokenResponse(np.array([40, 41], np.int32), np.ones(2, np.bool_)),
         TokenResponse(np.array([40, 41, 42], np.int32), np.ones(3, np.bool_)),

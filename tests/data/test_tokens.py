@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import ByT5Tokenizer
 
+from helpers.example_pairs import text_pair
 from helpers.small_tokenizers import (
     CHATML,
     EMPTY_THOUGHT,
@@ -51,11 +52,11 @@ def chat(prompt="Capital of France?", chosen="Paris.", rejected="Lyon.", **extra
     """A chat pair; a text stands for one message."""
     prompt = [user(prompt)] if isinstance(prompt, str) else prompt
     chosen, rejected = ([assistant(r)] if isinstance(r, str) else r for r in (chosen, rejected))
-    return Example.pair(prompt, chosen, rejected, row=7, **extra)
+    return text_pair(prompt, chosen, rejected, row=7, **extra)
 
 
 def text(prompt="Answer:", chosen=" Yes", rejected=" No") -> Example:
-    return Example.pair(prompt, chosen, rejected, row=7)
+    return text_pair(prompt, chosen, rejected, row=7)
 
 
 def decoded(tokenizer, ids) -> str:
@@ -75,23 +76,23 @@ def test_smollm2_scores_the_newline_after_its_end_of_turn(smol):
     assert decoded(smol, pair.prompt_ids).endswith(
         "<|im_start|>user\nCapital of France?<|im_end|>\n<|im_start|>assistant\n"
     )
-    assert pair.chosen.ids.tolist() == [*smol("Paris.")["input_ids"], 2, 198]
-    assert pair.chosen.scored.all()
-    assert scored_text(smol, pair.rejected) == "Lyon.<|im_end|>\n"
+    assert pair.responses[0].ids.tolist() == [*smol("Paris.")["input_ids"], 2, 198]
+    assert pair.responses[0].scored.all()
+    assert scored_text(smol, pair.responses[-1]) == "Lyon.<|im_end|>\n"
 
 
 def test_scoring_through_the_end_of_turn_leaves_the_newline_out(smol):
     options = TokenOptions(score_end="end_of_turn")
     pair = tokenize_example(chat(), smol, options=options)
-    assert scored_text(smol, pair.chosen) == "Paris.<|im_end|>"
-    assert pair.chosen.ids[-1] == 2
+    assert scored_text(smol, pair.responses[0]) == "Paris.<|im_end|>"
+    assert pair.responses[0].ids[-1] == 2
 
 
 def test_an_end_of_turn_that_is_no_named_special_token_is_found():
     tokenizer = byte_level(GEMMA)
     assert tokenizer.convert_tokens_to_ids("<end_of_turn>") not in tokenizer.all_special_ids
     pair = tokenize_example(chat(), tokenizer, options=TokenOptions(score_end="end_of_turn"))
-    assert scored_text(tokenizer, pair.chosen) == "Paris.<end_of_turn>"
+    assert scored_text(tokenizer, pair.responses[0]) == "Paris.<end_of_turn>"
 
 
 def test_scoring_through_the_end_of_turn_is_refused_where_the_template_has_none():
@@ -123,8 +124,8 @@ def test_user_turns_inside_a_response_are_seen_and_not_scored(score_end):
         chat(chosen=several), tokenizer, options=TokenOptions(max_length=None, score_end=score_end)
     )
     newline = "\n" if score_end == "template" else ""
-    assert scored_text(tokenizer, pair.chosen) == f"Paris.<|im_end|>{newline}Yes.<|im_end|>{newline}"
-    assert decoded(tokenizer, pair.chosen.ids) == (
+    assert scored_text(tokenizer, pair.responses[0]) == f"Paris.<|im_end|>{newline}Yes.<|im_end|>{newline}"
+    assert decoded(tokenizer, pair.responses[0].ids) == (
         "Paris.<|im_end|>\n<|im_start|>user\nSure?<|im_end|>\n<|im_start|>tool\nmap<|im_end|>\n"
         "<|im_start|>assistant\nYes.<|im_end|>" + newline
     )
@@ -142,9 +143,9 @@ def test_any_conversation_is_scored_on_its_assistant_turns(answer, more):
         response += [user(question), assistant(reply)]
         expected += reply + "<|im_end|>\n"
     pair = tokenize_example(chat(chosen=response, rejected="# never #"), tokenizer, options=NO_LIMIT)
-    assert scored_text(tokenizer, pair.chosen) == expected
+    assert scored_text(tokenizer, pair.responses[0]) == expected
     rendering = tokenizer.apply_chat_template([user("Capital of France?"), *response], tokenize=False)
-    assert whole_text(tokenizer, pair, pair.chosen) == rendering
+    assert whole_text(tokenizer, pair, pair.responses[0]) == rendering
 
 
 _BYTE_LEVEL = byte_level()
@@ -159,7 +160,7 @@ def test_any_text_is_its_prompt_as_at_inference_and_its_response(prompt, respons
     assert pair.prompt_ids.tolist() == tokenizer(prompt)["input_ids"]
     # Decoded rather than as it was written: SmolLM2 has no token for some bytes of rare characters.
     whole = tokenizer(prompt + response + "<|im_end|>")["input_ids"]
-    assert whole_text(tokenizer, pair, pair.chosen) == decoded(tokenizer, whole)
+    assert whole_text(tokenizer, pair, pair.responses[0]) == decoded(tokenizer, whole)
 
 
 def test_tools_and_template_variables_reach_the_template():
@@ -172,21 +173,21 @@ def test_tools_and_template_variables_reach_the_template():
     loud = chat(chosen="LOUD: Paris.", rejected="LOUD: Lyon.", template_kwargs={"shout": True})
     pair = tokenize_example(loud, tokenizer, options=NO_LIMIT)
     assert decoded(tokenizer, pair.prompt_ids).endswith("assistant\nLOUD: ")
-    assert scored_text(tokenizer, pair.chosen) == "Paris.<|im_end|>\n"
+    assert scored_text(tokenizer, pair.responses[0]) == "Paris.<|im_end|>\n"
 
 
 def test_a_response_of_tool_calls_alone_is_not_empty():
     call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "route"}}]}
     tokenizer = byte_level()
     pair = tokenize_example(chat(chosen=[call]), tokenizer, options=NO_LIMIT)
-    assert scored_text(tokenizer, pair.chosen) == "<call>route</call><|im_end|>\n"
+    assert scored_text(tokenizer, pair.responses[0]) == "<call>route</call><|im_end|>\n"
 
 
 def test_a_bos_that_the_template_writes_stands_alone():
     tokenizer = byte_level(LLAMA2, adds="<s> $A")
     pair = tokenize_example(chat(), tokenizer, options=NO_LIMIT)
     assert decoded(tokenizer, pair.prompt_ids) == "<s>[INST] Capital of France? [/INST]"
-    assert scored_text(tokenizer, pair.chosen) == " Paris. </s>"
+    assert scored_text(tokenizer, pair.responses[0]) == " Paris. </s>"
 
 
 def test_a_text_prompt_gets_the_bos_of_its_tokenizer_once():
@@ -195,20 +196,20 @@ def test_a_text_prompt_gets_the_bos_of_its_tokenizer_once():
     spelled_out = tokenize_example(text("<s>Answer:"), tokenizer, options=NO_LIMIT)
     assert decoded(tokenizer, plain.prompt_ids) == "<s>Answer:"
     assert spelled_out.prompt_ids.tolist() == plain.prompt_ids.tolist()
-    assert spelled_out.chosen.ids.tolist() == plain.chosen.ids.tolist()
+    assert spelled_out.responses[0].ids.tolist() == plain.responses[0].ids.tolist()
 
 
 def test_an_eos_that_the_tokenizer_appends_does_not_end_the_prompt_and_is_not_doubled():
     tokenizer = byte_level(adds="<s> $A </s>")
     pair = tokenize_example(text(), tokenizer, options=NO_LIMIT)
     assert decoded(tokenizer, pair.prompt_ids) == "<s>Answer:"
-    assert scored_text(tokenizer, pair.chosen) == " Yes</s>"
+    assert scored_text(tokenizer, pair.responses[0]) == " Yes</s>"
 
 
 def test_a_text_response_that_ends_with_eos_gets_no_second_one(smol):
     pair = tokenize_example(text(chosen=" Yes<|im_end|>"), smol, options=NO_LIMIT)
-    assert scored_text(smol, pair.chosen) == " Yes<|im_end|>"
-    assert scored_text(smol, pair.rejected) == " No<|im_end|>"
+    assert scored_text(smol, pair.responses[0]) == " Yes<|im_end|>"
+    assert scored_text(smol, pair.responses[-1]) == " No<|im_end|>"
 
 
 def test_a_slow_tokenizer_gives_the_same_cuts():
@@ -216,11 +217,11 @@ def test_a_slow_tokenizer_gives_the_same_cuts():
     tokenizer.chat_template = PLAIN
     pair = tokenize_example(text("é:", "ja", "nein"), tokenizer, options=NO_LIMIT)
     assert pair.prompt_ids.tolist() == [byte + 3 for byte in "é:".encode()]
-    assert pair.chosen.ids.tolist() == [ord("j") + 3, ord("a") + 3, 1]
+    assert pair.responses[0].ids.tolist() == [ord("j") + 3, ord("a") + 3, 1]
     several = [assistant("a"), user("b"), assistant("c")]
     pair = tokenize_example(chat("x", several, "n"), tokenizer, options=NO_LIMIT)
-    assert scored_text(tokenizer, pair.chosen) == "a\nc\n"
-    assert decoded(tokenizer, pair.chosen.ids) == "a\nUser: b\nAssistant: c\n"
+    assert scored_text(tokenizer, pair.responses[0]) == "a\nc\n"
+    assert decoded(tokenizer, pair.responses[0].ids) == "a\nUser: b\nAssistant: c\n"
 
 
 def test_a_token_across_the_prompts_end_is_taken_apart_as_at_inference():
@@ -228,7 +229,7 @@ def test_a_token_across_the_prompts_end_is_taken_apart_as_at_inference():
     pair = tokenize_example(text("Answer: ", "Yes", "No"), tokenizer, options=NO_LIMIT)
     assert tokenizer.tokenize("Answer: Yes") == ["Answer", ":", "ĠYes"]
     assert tokenizer.convert_ids_to_tokens(pair.prompt_ids.tolist()) == ["Answer", ":", "Ġ"]
-    assert decoded(tokenizer, pair.chosen.ids) == "Yes</s>"
+    assert decoded(tokenizer, pair.responses[0].ids) == "Yes</s>"
     assert pair.notes == {"boundary": "tokenised apart at the prompt's end 'Answer: ' | 'Yes</s>'"}
     assert tokenize_example(text(), tokenizer, options=NO_LIMIT).notes == {}
 
@@ -237,8 +238,8 @@ def test_taking_a_token_apart_adds_no_space_where_the_tokenizer_begins_texts_wit
     tokenizer = metaspace()
     pair = tokenize_example(text("Answer: ", "Yes", "No"), tokenizer, options=NO_LIMIT)
     assert tokenizer.tokenize("Yes") == ["▁Yes"]
-    assert "".join(tokenizer.convert_ids_to_tokens(pair.chosen.ids.tolist())) == "Yes</s>"
-    assert whole_text(tokenizer, pair, pair.chosen) == decoded(
+    assert "".join(tokenizer.convert_ids_to_tokens(pair.responses[0].ids.tolist())) == "Yes</s>"
+    assert whole_text(tokenizer, pair, pair.responses[0]) == decoded(
         tokenizer, tokenizer("Answer: Yes</s>")["input_ids"]
     )
     assert "boundary" in pair.notes
@@ -253,10 +254,12 @@ def test_a_token_across_an_inner_turns_beginning_is_taken_apart_too():
     tokenizer = byte_level(PLAIN)
     several = [assistant("No"), user("hello"), assistant("Yes")]
     pair = tokenize_example(chat(chosen=several, rejected=[assistant("...")]), tokenizer, options=NO_LIMIT)
-    assert scored_text(tokenizer, pair.chosen) == "No\nYes\n"
-    tokens = tokenizer.convert_ids_to_tokens(pair.chosen.ids.tolist())
+    assert scored_text(tokenizer, pair.responses[0]) == "No\nYes\n"
+    tokens = tokenizer.convert_ids_to_tokens(pair.responses[0].ids.tolist())
     first = [
-        tokens[i] for i in range(1, len(tokens)) if pair.chosen.scored[i] and not pair.chosen.scored[i - 1]
+        tokens[i]
+        for i in range(1, len(tokens))
+        if pair.responses[0].scored[i] and not pair.responses[0].scored[i - 1]
     ]
     assert not first[0].startswith("Ġ")
     assert "boundary" in pair.notes
@@ -314,7 +317,7 @@ def test_a_row_that_cannot_be_used_says_why(pair, template, kind, message):
 def test_thoughts_in_a_single_turn_are_scored_under_a_template_that_forgets_them_later():
     tokenizer = byte_level(FORGETFUL)
     pair = tokenize_example(chat(chosen="<think>hm</think>Paris."), tokenizer, options=NO_LIMIT)
-    assert scored_text(tokenizer, pair.chosen) == "<think>hm</think>Paris.<|im_end|>\n"
+    assert scored_text(tokenizer, pair.responses[0]) == "<think>hm</think>Paris.<|im_end|>\n"
 
 
 def test_chat_pairs_need_a_chat_template():
@@ -354,10 +357,10 @@ def test_a_cut_response_ends_without_an_end_of_text_and_one_that_fits_keeps_it(s
     prompt, full = len(smol("Answer:")["input_ids"]), len(smol("Answer: one two three four")["input_ids"]) + 1
     uncut = tokenize_example(pair, smol, options=TokenOptions(max_length=full, overlong="refuse"))
     assert uncut.notes == {}
-    assert scored_text(smol, uncut.chosen) == " one two three four<|im_end|>"
+    assert scored_text(smol, uncut.responses[0]) == " one two three four<|im_end|>"
     cut = tokenize_example(pair, smol, options=TokenOptions(max_length=full - 2, overlong="truncate"))
-    assert scored_text(smol, cut.chosen) == " one two three"
-    assert scored_text(smol, cut.rejected) == " No<|im_end|>"
+    assert scored_text(smol, cut.responses[0]) == " one two three"
+    assert scored_text(smol, cut.responses[-1]) == " No<|im_end|>"
     assert cut.notes == {"cut": f"chosen from {full - prompt} tokens to {full - prompt - 2}"}
 
 

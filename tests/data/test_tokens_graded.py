@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from helpers.example_pairs import text_pair
 from helpers.small_tokenizers import byte_level, smollm2, tokenize_example
 from minordpo.data.read.examples import Example
 from minordpo.data.rendering import RowProblem
@@ -39,9 +40,9 @@ def scored_text(tokenizer, response: TokenResponse) -> str:
 
 def test_a_labelled_completion_is_tokenised_as_the_same_response_of_a_pair_is(smol):
     single = tokenize_example(labelled(label=False), smol, options=NO_LIMIT)
-    pair = tokenize_example(Example.pair("Answer:", " Yes", " No", row=7), smol, options=NO_LIMIT)
+    pair = tokenize_example(text_pair("Answer:", " Yes", " No", row=7), smol, options=NO_LIMIT)
     assert single.prompt_ids.tolist() == pair.prompt_ids.tolist()
-    assert [response.ids.tolist() for response in single.responses] == [pair.chosen.ids.tolist()]
+    assert [response.ids.tolist() for response in single.responses] == [pair.responses[0].ids.tolist()]
     assert single.grades == (0.0,)
 
 

@@ -15,6 +15,7 @@ from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 
 from helpers import oracle
+from helpers.example_pairs import token_pair
 from helpers.tiny_runs import RENAMED, moved, tiny_model, token_pairs, trainer
 from minordpo.data.tokens import TokenExample, TokenResponse
 from minordpo.engine import reference
@@ -165,7 +166,7 @@ def response(ids: list[int], scored: list[int]) -> TokenResponse:
 
 def test_a_pairs_key_changes_with_tokens_masks_and_where_the_prompt_ends():
     def made(prompt: list[int], chosen: TokenResponse, rejected: TokenResponse, row: int = 1) -> bytes:
-        return example_key(TokenExample.pair(np.array(prompt, np.int32), chosen, rejected, row))
+        return example_key(token_pair(np.array(prompt, np.int32), chosen, rejected, row))
 
     a, b = response([4, 5], [1, 1]), response([6, 7, 8], [1, 1, 1])
     keys = [
@@ -185,11 +186,13 @@ def test_a_pairs_key_changes_with_tokens_masks_and_where_the_prompt_ends():
 def test_another_mask_on_the_same_tokens_is_not_served_the_old_values(tmp_path):
     model, (pair, *_) = tiny_model(), token_pairs(1)
     computed(model, [pair], ReferenceCache(tmp_path, "k"))
-    scored = pair.chosen.scored.copy()
+    scored = pair.responses[0].scored.copy()
     scored[0] = False
-    masked = dataclasses.replace(pair, responses=(TokenResponse(pair.chosen.ids, scored), pair.rejected))
+    masked = dataclasses.replace(
+        pair, responses=(TokenResponse(pair.responses[0].ids, scored), pair.responses[-1])
+    )
     (found,) = computed(model, [masked], ReferenceCache(tmp_path, "k"))
-    assert len(found) == scored.sum() + pair.rejected.scored.sum()
+    assert len(found) == scored.sum() + pair.responses[-1].scored.sum()
 
 
 @pytest.mark.parametrize("damage", ["cut", "emptied", "garbage"])

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.places import HELPERS
+from helpers.forked import fork_ranks
 from helpers.shared_passes import PAIRS, WAIT
 from helpers.tiny_runs import token_pairs
 from minordpo.engine import ranks
@@ -26,17 +24,8 @@ from minordpo.engine.reference import ReferenceCache, example_key
 def passes(tmp_path_factory):
     """All cases, in the same two processes; and what they said on the error output."""
     folder = tmp_path_factory.mktemp("passes")
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [sys.executable, *launch, str(HELPERS / "shared_passes.py"), str(folder)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    (folder / "stderr.txt").write_text(done.stderr)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    fork_ranks("helpers.shared_passes:main", folder, log=folder / "said", environment=environment)
     return folder
 
 
@@ -96,7 +85,7 @@ def test_each_process_writes_what_it_computed_and_nothing_else(passes):
 
 
 def test_a_bar_on_the_first_process_counts_the_pairs_of_both(passes):
-    said = (passes / "stderr.txt").read_text()
+    said = (passes / "said.0.txt").read_text()
     counts = [int(count) for count in re.findall(rf"reference: .*?\| (\d+)/{PAIRS} ", said)]
     assert counts[0] == 0
     assert counts[-1] == max(counts) == PAIRS

@@ -1,4 +1,4 @@
-"""The same small runs in one process or in several: `python -m torch.distributed.run … distributed_runs.py FOLDER`.
+"""The same small runs in one process or in several: `fork_ranks("helpers.distributed_runs:main", FOLDER, …)`.
 
 Each writes FOLDER/<name>/metrics.jsonl and, by the first process, its weights before and after.
 """
@@ -6,7 +6,6 @@ Each writes FOLDER/<name>/metrics.jsonl and, by the first process, its weights b
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from peft import LoraConfig
 from safetensors.torch import save_file
 
 from helpers.tiny_runs import token_pairs, trainer
-from minordpo.cli import main
+from minordpo import cli
 
 PER_STEP = 8  # pairs, over all processes
 
@@ -75,8 +74,9 @@ def run(folder: Path, name: str, *, world: int) -> None:
         save_file(trained, folder / f"{name}.safetensors")
 
 
-if __name__ == "__main__":
-    target, processes = Path(sys.argv[1]), int(os.environ["WORLD_SIZE"])
+def main(target: Path) -> int:
+    """All runs, as one of two processes; and a whole one by the command line."""
+    processes = int(os.environ["WORLD_SIZE"])
     for each in RUNS:
         run(target, each, world=processes)
-    sys.exit(main(["train", str(target / "config.yaml")]))
+    return cli.main(["train", str(target / "config.yaml")])

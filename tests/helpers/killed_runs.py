@@ -1,7 +1,7 @@
 """Commands run one after the other, each in a process of its own, that kill themselves at a chosen point.
 
-Called as a script with a JSON list of [arguments, where] and prints a JSON list of how each ended: an exit status, or
-minus the signal. `where` is null or [point, step]. The libraries are imported once and the processes forked.
+`main` gets a list of [arguments, where] and writes a JSON list of how each ended: an exit status, or minus the signal.
+`where` is None or [point, step].
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from minordpo.cli import main
+from minordpo import cli
 from minordpo.run_folder.metrics_file import StepLines
 from minordpo.train import run
 from minordpo.train.trainer import PreferenceTrainer
@@ -89,7 +90,7 @@ def ended(arguments: list[str], where: tuple[str, int] | None) -> int:
             POINTS[where[0]](where[1])
         status = 99
         try:
-            status = main(arguments)
+            status = cli.main(arguments)
         except BaseException:
             traceback.print_exc()
         finally:
@@ -99,6 +100,6 @@ def ended(arguments: list[str], where: tuple[str, int] | None) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-if __name__ == "__main__":
-    statuses = [ended(arguments, where) for arguments, where in json.loads(sys.argv[1])]
-    print(json.dumps(statuses))
+def main(jobs: list[Any], out: Path) -> None:
+    """Each job in a process of its own."""
+    out.write_text(json.dumps([ended(arguments, where) for arguments, where in jobs]))

@@ -6,5 +6,4 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
-HELPERS = TESTS / "helpers"
 SHARED = ROOT.parent / "shared"  # absent where the checkout stands alone

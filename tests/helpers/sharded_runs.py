@@ -1,4 +1,4 @@
-"""Small runs with FSDP2 in two processes: `python -m torch.distributed.run … sharded_runs.py FOLDER`.
+"""Small runs with FSDP2 in two processes: `fork_ranks("helpers.sharded_runs:main", FOLDER, …)`.
 
 FSDP2 itself shards on a CPU, but accelerate (1.15) turns it on for GPUs and their like only, so `shard_on_cpu` does for
 a CPU what accelerate does for a GPU. All else is theirs and ours as it stands.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from peft import LoraConfig
 from safetensors.torch import save_file
 
 from helpers.tiny_runs import tiny_model, token_pairs, trainer
-from minordpo.cli import main
+from minordpo import cli
 from minordpo.train.sharding import whole_weights
 
 PER_STEP = 8  # pairs, over all processes
@@ -119,7 +118,7 @@ def command(folder: Path, name: str) -> None:
         ("ended", ()),
     ):
         again = () if kept == "whole" else ("--resume",)
-        assert main(["train", str(folder / f"{name}.yaml"), *again]) == 0
+        assert cli.main(["train", str(folder / f"{name}.yaml"), *again]) == 0
         torch.distributed.barrier()
         if not torch.distributed.get_rank():
             shutil.copytree(made, folder / f"{name}-{kept}")
@@ -128,9 +127,10 @@ def command(folder: Path, name: str) -> None:
         torch.distributed.barrier()
 
 
-if __name__ == "__main__":
+def main(target: Path) -> None:
+    """All runs, as one of two processes."""
     shard_on_cpu()
-    target, processes = Path(sys.argv[1]), int(os.environ["WORLD_SIZE"])
+    processes = int(os.environ["WORLD_SIZE"])
     for each in [*RUNS, *sorted(each.stem for each in target.glob("*.yaml"))]:
         if each in RUNS:
             run(target, each, world=processes)

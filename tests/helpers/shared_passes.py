@@ -1,4 +1,4 @@
-"""Reference passes of two processes: `python -m torch.distributed.run … shared_passes.py FOLDER`.
+"""Reference passes of two processes: `fork_ranks("helpers.shared_passes:main", FOLDER, …)`.
 
 What process R found is in FOLDER/<case>-R.json: the bits of its values and how many rows it ran, or its error.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -152,7 +151,3 @@ def main(folder: Path) -> None:
     attempt(folder / f"long work-{rank}.json", lambda: work(run.ranks))
     attempt(folder / f"failing work-{rank}.json", lambda: work(run.ranks, fails=True))
     distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

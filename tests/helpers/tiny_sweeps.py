@@ -106,7 +106,7 @@ class Pretended:
 class InThisProcess(Workers):
     """In place of `Workers`: a job is done when it is given, and told of afterwards."""
 
-    def __init__(self, do: Any, count: int, logs: Path, *, processes: int, method: str) -> None:
+    def __init__(self, do: Any, count: int, logs: Path, *, processes: int) -> None:
         self.do, self._environments = do, [{}] * count
         self.told: list[Event] = []
 

@@ -11,7 +11,7 @@ import pytest
 from minordpo.errors import InputError
 from minordpo.lens import drawing
 from minordpo.lens.lens import lens
-from minordpo.lens.run_pairs import is_outside, read_run_responses
+from minordpo.lens.run_pairs import read_run_responses
 
 
 @pytest.fixture
@@ -68,9 +68,7 @@ FALLING = [
 
 def test_held_out_pairs_are_paths_from_the_start_and_training_pairs_are_dots(tmp_path):
     moves = read_run_responses(write_run(tmp_path / "run", FALLING)).moves("logratios")
-    assert moves.steps.tolist() == [1, 1, 2]
-    assert moves.chosen.tolist() == [0, 0.5, -10]
-    assert moves.rejected.tolist() == [0, -0.5, -20]
+    assert moves.dots.tolist() == [[1, 0, 0], [1, 0.5, -0.5], [2, -10, -20]]
     first, second = (path.tolist() for path in moves.paths)
     assert first == [[0, 0, 0], [2, -4, -6], [4, -12, -30]]
     assert second == [[0, 0, 0], [2, -2, -8], [4, -20, -26]]
@@ -102,17 +100,17 @@ def test_log_probs_a_token_start_where_the_reference_has_them(tmp_path):
 
 def test_of_ranked_responses_the_best_and_the_worst_are_drawn(tmp_path):
     run = write_run(tmp_path / "run", [line(1, "train", [(3.0, 99.0, -5.0)])])
-    moves = read_run_responses(run).moves("logratios")
-    assert (moves.chosen.tolist(), moves.rejected.tolist()) == ([3], [-5])
+    assert read_run_responses(run).moves("logratios").dots.tolist() == [[1, 3, -5]]
 
 
-def test_a_plane_is_as_wide_as_a_run_needs_and_an_outlier_is_counted(tmp_path):
+def test_a_plane_is_as_wide_as_a_run_needs_and_an_outlier_is_counted(tmp_path, drawn):
     places = [(-0.3 * i / 10, -4.0) for i in range(99)]
     run = write_run(tmp_path / "run", [line(1, "train", [*places, (-900.0, -4.0)])])
     moves = read_run_responses(run).moves("logratios")
-    limits = moves.limits("logratios", -60.0, 60.0)
-    assert limits == (-5, 5)
-    assert is_outside(moves.coordinates, limits).sum() == 1
+    assert moves.limits("logratios", -60.0, 60.0) == (-5, 5)
+    lens(tmp_path / "a.png", run=run)
+    (plane, *_), *_ = panels(drawn[0])
+    assert "1 of 100 places lie outside" in [text.get_text() for text in plane.texts]
 
 
 def test_a_runs_pairs_are_drawn_where_they_were_over_the_objective_it_had(tmp_path, drawn):
@@ -196,9 +194,9 @@ def test_a_broken_line_of_a_run_is_named(tmp_path, broken, message):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (None, r"config\.yaml cannot be read .* but a run folder has one"),
+        (None, r"config\.yaml does not exist\. A run config in YAML is needed"),
         ("model: {path: x}", r"config\.yaml has no objective\.name, but --run needs one"),
-        ("- 1", r"config\.yaml has no objective\.name"),
+        ("- 1", r"config\.yaml holds a list of 1, but sections of keys are needed"),
         ("objective: {name: [1", r"config\.yaml is not valid YAML"),
         ("objective: {name: dpoo}", "'dpoo', which is no objective"),
     ],

@@ -39,7 +39,7 @@ def taught() -> dict[str, torch.Tensor]:
     """Weights of a model that gives the chosen answers and ends them; a random one loops from the start."""
     model = tiny_model()
     pairs = token_pairs(12)
-    rows = [[*pair.prompt_ids.tolist(), *pair.chosen.ids.tolist()] for pair in pairs]
+    rows = [[*pair.prompt_ids.tolist(), *pair.responses[0].ids.tolist()] for pair in pairs]
     longest = max(map(len, rows))
     ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
     labels = torch.full_like(ids, -100)

@@ -263,7 +263,7 @@ def test_single_and_ranked_responses_give_one_loss_a_prompt(name):
         ),
         ("dpo + stf", r"is 'stf' in 'dpo \+ stf', which is no objective \(did you mean sft\?\)"),
         ("dpo +", r"is '' in 'dpo \+', which is no objective"),
-        ("*sft", r"is '\*sft', which is no objective"),
+        ("*sft", "the weight '' is no number above 0"),
         ("dpo*0.5", r"is '0\.5' in 'dpo\*0\.5', which is no objective"),
         ("dpo + 0.1*dpo", r"'dpo \+ 0\.1\*dpo', which names an objective twice\. Add up their weights"),
         ("dpo + 0*sft", r"the weight '0' is no number above 0\. Write sums as minordpo \+ 0\.1\*sft"),

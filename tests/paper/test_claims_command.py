@@ -296,7 +296,10 @@ def test_what_cannot_be_used_is_one_line(
     assert said in line
 
 
-def test_a_report_ends_with_the_claims_and_what_runs_are_called_is_text(folder: Path, tmp_path: Path):
+def test_a_report_ends_with_the_claims_and_what_runs_are_called_is_text(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("minordpo.report.figures.draw_figures", lambda data, folder: None)
     text = (report([folder], out=tmp_path / "page", sections=[claims_section]) / "index.html").read_text()
     section = text[text.index('<section id="claims">') : text.index("<footer")]
     assert all(f'<th scope="row">{claim.name}<td>' in section for claim in all_claims())

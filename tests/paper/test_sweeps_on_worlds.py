@@ -319,7 +319,7 @@ def test_a_dry_run_estimates_a_world_that_is_not_there(real: dict[str, Any]):
 
 def test_a_finished_sweep_reads_its_rows_from_its_folders(real: dict[str, Any]):
     folder = SweepFolder(real["folder"] / "out")
-    assert [row["objective"] for row in folder.rows()] == ["dpo, beta 0.1", "sft, per_token true"]
+    assert [row["objective"] for row in folder.results()] == ["dpo, beta 0.1", "sft, per_token true"]
     assert "dpo-seed0" in real["said"]
 
 
@@ -393,5 +393,5 @@ def test_a_world_s_key_that_came_since_has_its_default_and_one_that_is_gone_is_n
 
 
 def test_without_the_extension_the_section_is_none_of_a_sweep(begun: Begun):
-    with pytest.raises(InputError, match=r"sweep\.yaml: world is not a section of a sweep"):
+    with pytest.raises(InputError, match=r"sweep\.yaml: world is not a key of minordpo"):
         dataclasses.replace(begun, extension=None).swept()

@@ -138,7 +138,7 @@ def test_objectives_of_fewer_seeds_than_others_say_how_many(tmp_path: Path, monk
 
 def test_a_colour_that_comes_again_is_hollow():
     names = [f"objective {place:02}" for place in range(9)]
-    styles = figures._of_variants(names)
+    styles = figures._styles(names, names)
     first, again = styles[names[0]], styles[names[7]]
     assert first["color"] == again["color"] == first["markerfacecolor"]
     assert again["markerfacecolor"] == "white"

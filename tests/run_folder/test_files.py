@@ -27,7 +27,7 @@ def test_blank_lines_and_a_byte_order_mark_are_passed_over(tmp_path):
     [
         (b'{"a": ', r"line 2 of .*rows\.jsonl is not JSON"),
         (b"[1, 2]", r"line 2 of .*rows\.jsonl is a JSON list, but one object a line"),
-        (b'{"a": "\xff"}', r"line 2 of .*rows\.jsonl is not UTF-8 \(byte 7\)"),
+        (b'{"a": "\xff"}', r"line 2 of .*rows\.jsonl is not UTF-8 \(0xff at byte 8\)"),
         (b"[" * 100_000, r"line 2 of .*rows\.jsonl is not JSON"),
     ],
 )

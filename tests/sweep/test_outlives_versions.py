@@ -15,7 +15,7 @@ import pytest
 
 from helpers.places import TESTS
 from helpers.tiny_sweeps import Begun, copy_begun
-from minordpo.config import MonitorConfig, RunConfig
+from minordpo.config import MetricsConfig, RunConfig
 from minordpo.errors import InputError
 from minordpo.sweep import identity
 from minordpo.sweep import plan as planning
@@ -31,14 +31,14 @@ def begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Begun:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LaterMonitor(MonitorConfig):
+class LaterMetrics(MetricsConfig):
     patience: int = field(default=3, metadata={"meaning": "a key that came since"})
     colour: str | None = field(default=None, metadata={"meaning": "another one"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class LaterConfig(RunConfig):
-    monitor: LaterMonitor = field(default_factory=LaterMonitor)
+    metrics: LaterMetrics = field(default_factory=LaterMetrics)
 
 
 @pytest.fixture
@@ -91,10 +91,10 @@ def test_a_version_with_more_keys_finds_the_runs_done_and_refuses_other_values_o
 ):
     assert begun.swept()[0] == 1
     assert begun.pretended.done == []
-    with pytest.raises(InputError, match=r"was begun with monitor\.patience 3, not 4"):
-        begun.swept("run.monitor.patience=4")
-    with pytest.raises(InputError, match=r'was begun with monitor\.colour null, not "red"'):
-        begun.swept("run.monitor.colour=red")
+    with pytest.raises(InputError, match=r"was begun with metrics\.patience 3, not 4"):
+        begun.swept("run.metrics.patience=4")
+    with pytest.raises(InputError, match=r'was begun with metrics\.colour null, not "red"'):
+        begun.swept("run.metrics.colour=red")
 
 
 def test_another_sweep_is_told_by_its_base_whatever_keys_came_since(begun: Begun, later: None):
@@ -104,7 +104,7 @@ def test_another_sweep_is_told_by_its_base_whatever_keys_came_since(begun: Begun
     ):
         begun.swept(*other, "run.data.limit=9")
     # The same base, with a default written out.
-    begun.swept(*other, "run.data.split=train", "run.monitor.patience=3", dry_run=True)
+    begun.swept(*other, "run.data.split=train", "run.metrics.patience=3", dry_run=True)
 
 
 def test_a_key_that_is_gone_is_named_with_the_version_that_had_it(begun: Begun):

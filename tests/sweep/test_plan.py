@@ -11,7 +11,6 @@ import yaml
 
 from helpers.places import ROOT
 from helpers.tiny_sweeps import RUN, plan_of, write_sweep
-from minordpo.cli.sweep import EXAMPLE
 from minordpo.errors import InputError
 from minordpo.sweep.names import run_name
 from minordpo.sweep.plan import SweepPlan, load_plan
@@ -125,10 +124,9 @@ def test_a_run_config_may_be_a_file_and_overrides_reach_into_it(tmp_path: Path):
     assert plan.runs[0].config.output == f"{tmp_path}/b/seed5"
 
 
-def test_the_example_of_the_help_is_a_sweep(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_the_example_of_the_help_is_a_sweep(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(ROOT)
-    (tmp_path / "s.yaml").write_text(EXAMPLE)
-    found = names(load_plan(tmp_path / "s.yaml"))
+    found = names(load_plan(ROOT / "src" / "minordpo" / "cli" / "sweep_example.yaml"))
     assert len(found) == 8 + 8 + 4 + 2  # dpo, minordpo, sft without beta, the sum
     assert "sft-lr1e-6-seed1" in found
     assert "minordpo+0.1xsft-beta0.1-lr1e-5-seed0" in found
@@ -150,7 +148,7 @@ def test_the_example_of_the_help_is_a_sweep(monkeypatch: pytest.MonkeyPatch, tmp
         ),
         (
             {"grid": {"training.run_name": ["a/b", "a b"]}},
-            r"two runs \(.*\) would both be named run_name_a_b",
+            r"two runs are both named run_name_a_b \(.*\"a/b\".*; .*\"a b\".*\), but",
         ),
         (
             {"grid": {"learning_rate": [1]}},
@@ -180,17 +178,17 @@ def test_the_example_of_the_help_is_a_sweep(monkeypatch: pytest.MonkeyPatch, tmp
             {"grid": {"seed": [0], "training": {"seed": [1]}, "training.seed": [2]}},
             "gives training.seed twice",
         ),
-        ({"grid": [1]}, "grid is a list of 1, but keys with values are needed"),
-        ({"runs": {"seed": 0}}, "runs is a mapping .* but a list is needed"),
-        ({"runs": [{"seed": 0}, None]}, r"s\.yaml: runs\[1\] is empty\. Give it keys"),
+        ({"grid": [1]}, "grid is a list of 1, but a mapping or null is needed"),
+        ({"runs": {"seed": 0}}, "runs is a mapping .* but a list or null is needed"),
+        ({"runs": [{"seed": 0}, None]}, r"s\.yaml: runs\[1\] is null, but keys with values"),
         ({"runs": [3]}, r"runs\[0\] is 3, but keys with values are needed"),
         # A sweep that is given nothing for its runs to stand on knows no such section.
         (
             {"grid": {"seed": [0]}, "world": {}},
-            r"s\.yaml: world is not a section of a sweep\. Known: run, grid, runs",
+            r"s\.yaml: world is not a key of minordpo\. Known here: run, grid, runs",
         ),
         ({"grid": {"world.pairs": [16]}}, r"grid has world\.pairs, which is no key of a run config"),
-        ({"gird": {"seed": [0]}}, r"gird is not a section of a sweep\. Did you mean grid\?"),
+        ({"gird": {"seed": [0]}}, r"gird is not a key of minordpo\. Did you mean grid\?"),
         ({"grid": {"seed": [0]}, "output": None}, "output is missing"),
         ({"grid": {"seed": [0]}, "output": 3}, "output is 3, but text is needed"),
         ({"grid": {"seed": [0]}, "run": None}, "run is missing"),
@@ -199,7 +197,7 @@ def test_the_example_of_the_help_is_a_sweep(monkeypatch: pytest.MonkeyPatch, tmp
             {"grid": {"seed": [0]}, "run": RUN | {"objective": "dpo"}},
             'objective is "dpo", but a section is needed',
         ),
-        ({"grid": {"seed": [0]}, "run": 3}, "run is 3, but a run config is needed"),
+        ({"grid": {"seed": [0]}, "run": 3}, "run is 3, but text or a mapping is needed"),
         ({"grid": {"seed": [0]}, "run": "nowhere.yaml"}, r"nowhere\.yaml does not exist"),
         (
             {"grid": {"seed": [0]}, "evaluate": {"task": "problems", "kl_samples": 4}},

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from helpers.distributed_runs import PER_STEP, RUNS, run
-from helpers.places import HELPERS
+from helpers.forked import fork_ranks
 from helpers.tiny_runs import RENAMED, chat_rows, metric_rows, save_tiny, write_config, write_rows
 from minordpo.cli import main
 
@@ -44,16 +42,7 @@ def folders(tmp_path_factory):
         "MINORDPO_CACHE": str(two / "cache"),
         "ACCELERATE_USE_CPU": "true",
     }
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [sys.executable, *launch, str(HELPERS / "distributed_runs.py"), str(two)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    fork_ranks("helpers.distributed_runs:main", two, log=two / "said", environment=environment)
     for name in RUNS:
         run(one, name, world=1)
     return one, two

@@ -11,17 +11,18 @@ from transformers import Trainer
 
 from helpers.places import ROOT
 from minordpo.train import hooks
+from minordpo.train.hooks import ACCELERATE_CALLED, CALLED, OVERRIDDEN
 
-HOOKS = [(Trainer, name, expected) for name, expected in (hooks.OVERRIDDEN | hooks.CALLED).items()]
-HOOKS += [(GradientState, name, expected) for name, expected in hooks.ACCELERATE_CALLED.items()]
+HOOKS = [(Trainer, name, expected) for name, expected in (OVERRIDDEN | CALLED).items()]
+HOOKS += [(GradientState, name, expected) for name, expected in ACCELERATE_CALLED.items()]
 
 
 @pytest.mark.parametrize(("owner", "name", "expected"), HOOKS, ids=[name for _, name, _ in HOOKS])
 def test_a_private_hook_has_the_signature_that_was_tested(owner: type, name: str, expected: tuple[str, ...]):
     found = tuple(inspect.signature(getattr(owner, name)).parameters)[1:]
     assert found == expected, (
-        f"{owner.__name__}.{name} takes {found} in this version, but train/hooks.py expects {expected}. Adapt the "
-        "hook, then OVERRIDDEN or CALLED and the bound in pyproject.toml"
+        f"{owner.__name__}.{name} takes {found} in this version, but {expected} was tested. Adapt the "
+        "hook, then OVERRIDDEN or CALLED beside it and the bound in pyproject.toml"
     )
 
 
@@ -39,4 +40,4 @@ def test_no_other_file_of_the_trainer_names_a_private_method_of_transformers():
 
 def test_every_override_is_written_down():
     overridden = {name for name in vars(hooks.HookedTrainer) if name in dir(Trainer) and name.startswith("_")}
-    assert overridden - {"__module__", "__doc__", "__annotations__"} == set(hooks.OVERRIDDEN)
+    assert overridden - {"__module__", "__doc__", "__annotations__"} == set(OVERRIDDEN)

@@ -7,8 +7,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from helpers.places import HELPERS
+from helpers.forked import Forked
 from helpers.tiny_runs import (
     RENAMED,
     chat_rows,
@@ -95,17 +93,11 @@ def test_a_run_killed_again_and_again_ends_as_the_uninterrupted_one(tmp_path):
         command = ["train", str(set_up(tmp_path, name, **lora))]
         resumed = [*command, "--resume"]
         jobs += zip([command] + [resumed] * len(killed), [*killed, None], strict=True)
-    done = subprocess.run(
-        [sys.executable, HELPERS / "killed_runs.py", json.dumps(jobs)],
-        env=environment(tmp_path),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    statuses = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else done.stderr
+    log, ended = tmp_path / "said.txt", tmp_path / "ended.json"
+    done = Forked("helpers.killed_runs:main", jobs, ended, log=log, environment=environment(tmp_path))
+    assert done.wait() == 0, log.read_text()[-3000:]
     expected = [-signal.SIGKILL if where else 0 for _, where in jobs]
-    assert statuses == expected, done.stderr[-3000:]
+    assert json.loads(ended.read_text()) == expected, log.read_text()[-3000:]
     for name in ("full", "adapter"):
         whole = metric_rows(tmp_path / f"{name}-whole")
         assert [row["step"] for row in whole if "loss" in row] == list(range(1, 10))
@@ -117,14 +109,10 @@ def test_a_command_killed_from_outside_is_gone_on_with(tmp_path, monkeypatch):
     many = {"training": {"max_steps": 40, "save_steps": 15}}
     for name in ("killed", "whole"):
         set_up(tmp_path, name, **many)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "minordpo", "train", str(tmp_path / "killed.yaml")],
-        env=environment(tmp_path),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    command, log = ["train", str(tmp_path / "killed.yaml")], tmp_path / "said.txt"
+    process = Forked("minordpo.cli:main", command, log=log, environment=environment(tmp_path))
     metrics, deadline = tmp_path / "killed" / "metrics.jsonl", time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
+    while process.status() is None and time.monotonic() < deadline:
         if metrics.exists() and metrics.read_bytes().count(b"\n") >= 20:
             break
         time.sleep(0.002)

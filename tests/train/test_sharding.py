@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
-from helpers.places import HELPERS
+from helpers.forked import fork_ranks
 from helpers.sharded_runs import ADAPTER, RUNS, run
 from helpers.tiny_runs import (
     RENAMED,
@@ -88,16 +86,7 @@ def folders(tmp_path_factory):
         "MINORDPO_CACHE": str(two / "cache"),
         "ACCELERATE_USE_CPU": "true",
     }
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [sys.executable, *launch, str(HELPERS / "sharded_runs.py"), str(two)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+    fork_ranks("helpers.sharded_runs:main", two, log=two / "said", environment=environment)
     for name in RUNS:
         run(one, name, world=1)
     return one, two

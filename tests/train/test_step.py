@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import oracle
+from helpers.example_pairs import token_pair
 from helpers.tiny_models import VOCAB, odd_shapes, tiny
 from helpers.tiny_runs import gradient_error, gradients, moved, token_pairs
 from minordpo.data.packing import pack, tree_size
@@ -39,7 +40,7 @@ def odd_pairs(seed: int = 0) -> list[TokenExample]:
     found = [item for item in odd_shapes(seed) if len(item.responses) == 2] + [
         item for item in odd_shapes(seed + 1) if len(item.responses) == 2
     ]
-    return [TokenExample.pair(item.prompt_ids, *item.responses, row=i) for i, item in enumerate(found)]
+    return [token_pair(item.prompt_ids, *item.responses, row=i) for i, item in enumerate(found)]
 
 
 def reference_of(model: Any, pairs: Sequence[TokenExample]) -> list[np.ndarray]:
@@ -276,7 +277,7 @@ def test_a_step_of_pairs_whose_penalty_has_stopped_leaves_their_rejected_tails_a
 # ---- who is in which step ----
 def numbered(count: int) -> list[TokenExample]:
     return [
-        TokenExample.pair(
+        token_pair(
             np.arange(3, 5 + i % 7, dtype=np.int32),
             TokenResponse(np.full(1 + i % 3, 9, np.int32), np.ones(1 + i % 3, bool)),
             TokenResponse(np.full(2, 10 + i % VOCAB, np.int32), np.ones(2, bool)),

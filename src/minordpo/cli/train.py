@@ -10,7 +10,7 @@ from minordpo.cli.command import ALLOW_CODE, argument, command, flag
 
 def _parts() -> dict[str, str]:
     from minordpo.config import describe_config
-    from minordpo.data.read.examples import describe_layouts
+    from minordpo.data.read.recognise import describe_layouts
     from minordpo.objectives.describe import describe_objectives
 
     return {"layouts": describe_layouts(), "keys": describe_config(), "objectives": describe_objectives()}

@@ -7,7 +7,8 @@ import difflib
 import functools
 import importlib
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from minordpo.config.types import fits, needed, shown
@@ -16,19 +17,7 @@ from minordpo.errors import InputError
 
 Origin = Callable[[str], str]  # dotted key → what set it, for messages: a file, or the command line
 
-# What other tools, and transformers before 5, call these keys; none is near enough in spelling.
-_OTHER_NAMES = {
-    "warmup_ratio": "warmup_steps (below 1 it is the share of all steps)",
-    "batch_size": "per_device_train_batch_size",
-    "epochs": "num_train_epochs",
-    "lr": "learning_rate",
-    "rank": "r",
-}
-# Keys that mean nothing here, and what to do instead.
-_GONE = {
-    "overwrite_output_dir": "a run is never overwritten (and transformers 5 has dropped the key). Leave it out; where "
-    "the folder is taken, name another output, or delete it"
-}
+_ABSENT = parse_yaml(Path(__file__).with_name("keys.yaml").read_text(encoding="utf-8"), "keys.yaml")
 
 
 def lay_over(values: dict[Any, Any], text: str) -> str:
@@ -151,10 +140,10 @@ def library_class(verbatim: str) -> Any:
 
 
 def _unknown(key: Any, known: Iterable[str], prefix: str, origin: Origin, verbatim: str = "") -> InputError:
-    if key in _GONE:
-        return InputError(f"{origin(f'{prefix}{key}')}: {prefix}{key} is given, but {_GONE[key]}.")
+    if key in _ABSENT["gone"]:
+        return InputError(f"{origin(f'{prefix}{key}')}: {prefix}{key} is given, but {_ABSENT['gone'][key]}.")
     known = list(known)
-    meant = _OTHER_NAMES.get(key, "")
+    meant = _ABSENT["other_names"].get(key, "")
     close = [meant] if meant.partition(" ")[0] in known else []
     close = close or difflib.get_close_matches(str(key), known, n=1)
     if close:
@@ -198,12 +187,18 @@ def section_keys(cls: Any) -> list[str]:
     ]
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: Mapping[str, Any]) -> dict[str, Any]:
     """Sections within sections as one mapping, by dotted key."""
-    flat: dict[str, Any] = {}
+    return dict(dotted(values))
+
+
+def dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and their values: `objective: {beta: 0.1}` is objective.beta. An empty mapping is a value."""
     for key, value in values.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+        if isinstance(value, dict) and value:
+            yield from dotted(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def as_mapping(section: Any) -> dict[str, Any]:

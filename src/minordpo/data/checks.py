@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -59,71 +61,15 @@ class RowFinding:
         self.longest = max(self.longest, (tokens, row))
 
 
-@dataclass(frozen=True)
-class TokenCounts:
-    """Token statistics over the examples in use."""
+@dataclass(frozen=True, eq=False)
+class PreparedExamples:
+    """The examples in use as tokens, in file order, and what became of every row."""
 
-    # Mean and maximum: "prompt", "chosen", …, as the report's table names them.
-    parts: dict[str, tuple[float, int]]
-    responses: tuple[float, int]  # responses to a prompt, mean and maximum
-    tree: int  # distinct tokens, each example a prefix tree: what the engine computes
-    padded: int  # tokens of a row for each response, padded to the longest one of its example
-
-
-@dataclass(frozen=True)
-class DataReport:
-    """What became of every row of a source; as text, the block printed before a run."""
-
-    source: str
-    layout: str
-    kind: Kind
-    notes: list[str]
-    read: int
-    used: int
+    examples: list[TokenExample]
     dropped: dict[str, RowFinding]  # by kind of `RowProblem`: "empty_response", "identical", "too_long", …
     # Rows in use that are odd or were changed: "cut", "boundary", "duplicate", "contradiction".
     kept: dict[str, RowFinding]
-    desirable: int  # of labelled responses in use: those with the label true
-    tokens: TokenCounts
-    first: str  # the first example in use, as `show_example` shows it
-
-    def __str__(self) -> str:
-        """A readable block: counts, reasons, token statistics, the first example."""
-        lines = [f"{self.source}: {_count(self.read, 'row/rows')} read as {self.layout}, {self.used:,} used"]
-        lines += [f"  note: {note}" for note in self.notes]
-        lines += [f"  dropped: {found}" for found in _describe(self.dropped, self.kind)]
-        lines += [f"  {found}" for found in _describe(self.kept, self.kind, kept=True)]
-        if not self.dropped and not self.kept:
-            lines.append("  nothing dropped, cut, repeated, contradicted or tokenised apart")
-        if self.kind == "labelled":
-            lines.append(f"  {self.desirable:,} desirable, {self.used - self.desirable:,} undesirable")
-            if self.desirable in (0, self.used):
-                lines.append(
-                    "  note: with one label alone nothing is contrasted; add the other, or imitate with sft"
-                )
-        if self.kind == "ranked":
-            mean, most = self.tokens.responses
-            lines.append(f"  {mean:.1f} responses to a prompt on average, {most} at most")
-        lines.append(f"  {'tokens':<18}{'mean':>10}{'max':>10}")
-        for name, (mean, most) in self.tokens.parts.items():
-            lines.append(f"  {name:<18}{mean:>10,.1f}{most:>10,}")
-        return "\n".join([*lines, f"  {self._cost()}", "", self.first])
-
-    def _cost(self) -> str:
-        tree, padded = self.tokens.tree, self.tokens.padded
-        if self.kind == "labelled":
-            return f"{tree:,} tokens to compute"  # a prompt with one response shares with nothing
-        rows = "two padded rows a pair" if self.kind == "pairs" else "a padded row for each response"
-        times = f"{padded / tree:.2f} times as many"
-        return f"{tree:,} distinct tokens to compute; {rows} would cost {padded:,} ({times})"
-
-
-@dataclass(frozen=True, eq=False)
-class PreparedExamples:
-    """The examples in use as tokens, in file order, and what became of the others."""
-
-    examples: list[TokenExample]
-    report: DataReport
+    report: str  # all of it in words: the block printed before a run
 
 
 def prepare_examples(
@@ -167,57 +113,58 @@ def prepare_examples(
             f"{loaded.source}: of {_count(len(loaded.examples), 'row/rows')} none can be used: "
             f"{', '.join(_describe(problems, loaded.kind))}. Fix the rows or name another file."
         )
-    return PreparedExamples(examples, _report(loaded, examples, problems, kept, tokenizer))
-
-
-def count_tokens(examples: list[TokenExample], kind: Kind) -> TokenCounts:
-    """Lengths of the examples' parts, and what they cost packed and padded."""
-    prompts = [len(example.prompt_ids) for example in examples]
-    lengths = [[len(response.ids) for response in example.responses] for example in examples]
-    beginnings = [common_beginning(example) for example in examples]
-    if kind == "labelled":
-        parts = {"prompt": prompts, "completion": [length for (length,) in lengths]}
-    elif kind == "pairs":
-        chosen, rejected = ([each[i] for each in lengths] for i in (0, 1))
-        parts = {"prompt": prompts, "chosen": chosen, "rejected": rejected, "common beginning": beginnings}
-    else:
-        every = [length for each in lengths for length in each]
-        parts = {"prompt": prompts, "responses": every, "common beginning": beginnings}
-    return TokenCounts(
-        {name: _mean_and_max(counts) for name, counts in parts.items()},
-        _mean_and_max([len(each) for each in lengths]),
-        tree=sum(tree_size(example) for example in examples),
-        padded=sum(len(each) * (prompt + max(each)) for prompt, each in zip(prompts, lengths, strict=True)),
-    )
-
-
-def _mean_and_max(counts: list[int]) -> tuple[float, int]:
-    return sum(counts) / len(counts), max(counts)
+    first = examples[0]
+    what = "pair" if loaded.kind == "pairs" else "example"
+    shown = show_example(first, tokenizer, kind=loaded.kind, color=False)
+    report = [
+        *_report(loaded, examples, problems, kept),
+        f"\nthe first {what} (row {first.row}) as the model sees it:\n{shown}",
+    ]
+    return PreparedExamples(examples, problems, kept, "\n".join(report))
 
 
 def _report(
     loaded: LoadedExamples,
     examples: list[TokenExample],
-    problems: dict[str, RowFinding],
+    dropped: dict[str, RowFinding],
     kept: dict[str, RowFinding],
-    tokenizer: PreTrainedTokenizerBase,
-) -> DataReport:
-    first = examples[0]
-    what = "pair" if loaded.kind == "pairs" else "example"
-    return DataReport(
-        source=loaded.source,
-        layout=loaded.layout,
-        kind=loaded.kind,
-        notes=loaded.notes,
-        read=len(loaded.examples),
-        used=len(examples),
-        dropped=problems,
-        kept=kept,
-        desirable=sum(example.grades[0] > 0 for example in examples),
-        tokens=count_tokens(examples, loaded.kind),
-        first=f"the first {what} (row {first.row}) as the model sees it:\n"
-        + show_example(first, tokenizer, kind=loaded.kind, color=False),
-    )
+) -> Iterator[str]:
+    """A readable block, line by line: counts, reasons, token statistics."""
+    used, kind = len(examples), loaded.kind
+    read = _count(len(loaded.examples), "row/rows")
+    yield f"{loaded.source}: {read} read as {loaded.layout}, {used:,} used"
+    yield from (f"  note: {note}" for note in loaded.notes)
+    yield from (f"  dropped: {found}" for found in _describe(dropped, kind))
+    yield from (f"  {found}" for found in _describe(kept, kind, kept=True))
+    if not dropped and not kept:
+        yield "  nothing dropped, cut, repeated, contradicted or tokenised apart"
+    if kind == "labelled":
+        desirable = sum(example.grades[0] > 0 for example in examples)
+        yield f"  {desirable:,} desirable, {used - desirable:,} undesirable"
+        if desirable in (0, used):
+            yield "  note: with one label alone nothing is contrasted; add the other, or imitate with sft"
+    prompts = [len(example.prompt_ids) for example in examples]
+    lengths = [[len(response.ids) for response in example.responses] for example in examples]
+    if kind == "ranked":
+        counts = [len(each) for each in lengths]
+        yield f"  {np.mean(counts):.1f} responses to a prompt on average, {max(counts)} at most"
+    yield f"  {'tokens':<18}{'mean':>10}{'max':>10}"
+    names = {"pairs": ["chosen", "rejected"], "labelled": ["completion"], "ranked": []}[kind]
+    parts = {"prompt": prompts, **{name: [each[i] for each in lengths] for i, name in enumerate(names)}}
+    if kind == "ranked":
+        parts["responses"] = list(chain.from_iterable(lengths))
+    if kind != "labelled":
+        parts["common beginning"] = [common_beginning(example) for example in examples]
+    for name, counts in parts.items():
+        yield f"  {name:<18}{np.mean(counts):>10,.1f}{max(counts):>10,}"
+    tree = sum(tree_size(example) for example in examples)  # what the engine computes
+    if kind == "labelled":
+        yield f"  {tree:,} tokens to compute"  # a prompt with one response shares with nothing
+        return
+    padded = sum(len(each) * (prompt + max(each)) for prompt, each in zip(prompts, lengths, strict=True))
+    rows = "two padded rows a pair" if kind == "pairs" else "a padded row for each response"
+    times = f"{padded / tree:.2f} times as many"
+    yield f"  {tree:,} distinct tokens to compute; {rows} would cost {padded:,} ({times})"
 
 
 def _note(example: TokenExample, kept: dict[str, RowFinding], seen: dict[bytes, int]) -> None:

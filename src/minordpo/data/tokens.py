@@ -35,23 +35,6 @@ class TokenExample:
     row: int  # 1-based row of the source
     notes: dict[str, str] = field(default_factory=dict)  # by "cut" or "boundary": what was done to the row
 
-    @classmethod
-    def pair(
-        cls, prompt_ids: np.ndarray, chosen: TokenResponse, rejected: TokenResponse, row: int
-    ) -> TokenExample:
-        """A chosen and a rejected response."""
-        return cls(prompt_ids, (chosen, rejected), (1.0, 0.0), row)
-
-    @property
-    def chosen(self) -> TokenResponse:
-        """The best response: of a pair, the chosen one."""
-        return self.responses[0]
-
-    @property
-    def rejected(self) -> TokenResponse:
-        """The worst response: of a pair, the rejected one."""
-        return self.responses[-1]
-
 
 @dataclass(frozen=True, kw_only=True)
 class TokenOptions:

@@ -32,15 +32,8 @@ NAME = "minordpo_tree"
 # What models also pass to their attention, and which changes nothing here: positions are in the rotary embeddings, and
 # a packed row has no cache and returns no weights.
 _HARMLESS = {
-    *(
-        "position_ids",
-        "cache_position",
-        "use_cache",
-        "past_key_values",
-        "output_attentions",
-        "output_hidden_states",
-    ),
-    *("output_router_logits", "return_dict", "num_items_in_batch", "deterministic"),
+    *("position_ids", "cache_position", "use_cache", "past_key_values", "return_dict", "num_items_in_batch"),
+    *("output_attentions", "output_hidden_states", "output_router_logits", "deterministic"),
 }
 _HALF = (torch.bfloat16, torch.float16)
 _GROUPED = "enable_gqa" in inspect.signature(varlen_attn).parameters  # since torch 2.12

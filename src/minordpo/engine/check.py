@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from minordpo.data.packing import pack
+from minordpo.data.read.layout import PAIR_GRADES
 from minordpo.data.tokens import TokenExample, TokenResponse
 from minordpo.engine.attention import NAME, attention_switched, stock_implementation
 from minordpo.engine.logprobs import install, packed_logps
@@ -148,8 +149,8 @@ def _probe(inner: PreTrainedModel, longest: int, seed: int) -> list[TokenExample
     for prompt, common, *tails in ((9, 4, 7, 3), (1, 0, 1, 6), (length - 16, 4, 12, 5)):
         beginning, starts = some(common), generator.permutation(vocab)[:2].astype(np.int32)
         ids = [np.concatenate([beginning, starts[i : i + 1], some(tail - 1)]) for i, tail in enumerate(tails)]
-        chosen, rejected = (TokenResponse(each, np.ones(len(each), bool)) for each in ids)
-        probe.append(TokenExample.pair(some(prompt), chosen, rejected, row=len(probe) + 1))
+        responses = tuple(TokenResponse(each, np.ones(len(each), bool)) for each in ids)
+        probe.append(TokenExample(some(prompt), responses, PAIR_GRADES, row=len(probe) + 1))
     return probe
 
 

@@ -87,11 +87,8 @@ def install(model: PreTrainedModel) -> None:
         at = () if draw is None else (packed.member_tokens[draw.members], draw.uniforms, draw.top_k)
         return self.get_output_embeddings()(states[0, packed.predictors], targets=packed.targets, draw=at)
 
-    forward.__annotations__ = {
-        **forward.__annotations__,
-        "packed": "PackedBatch | None",
-        "draw": "Draw | None",
-    }
+    added = {"packed": "PackedBatch | None", "draw": "Draw | None"}
+    forward.__annotations__ = {**forward.__annotations__, **added}
     head.forward = types.MethodType(head_forward, head)  # type: ignore[method-assign]  # replaced on purpose
     model.forward = types.MethodType(forward, model)
 

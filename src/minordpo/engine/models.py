@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from minordpo.errors import InputError
+from minordpo.errors import InputError, first_line
 from minordpo.run_folder import names
 from minordpo.run_folder.files import written_folder
 
@@ -65,19 +65,18 @@ def load_tokenizer(
     Raises:
         InputError: there is none, or it cannot be read.
     """
-    path = path if gguf_file else model_folder(path)
-    _refuse_missing_folder(path)
-    adapter = _adapter_config(path)
-    if adapter is not None and not (Path(path) / "tokenizer_config.json").exists():
-        path = _base_of(path, adapter)
+    path, base = _located(path, gguf_file)
+    if base is not None and not (Path(path) / "tokenizer_config.json").exists():
+        path = base
+    # Named to the tokenizer, even None would be saved with it.
+    gguf: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
     try:
         return AutoTokenizer.from_pretrained(
-            path, revision=revision, trust_remote_code=trust_remote_code, **_gguf(gguf_file)
+            path, revision=revision, trust_remote_code=trust_remote_code, **gguf
         )
     except Exception as error:  # whatever the many tokenizer formats raise; the cause is kept
-        said = _first_line(error).rstrip(".:")
         raise InputError(
-            f"no tokenizer can be read from {path}: {said}. Name a folder or hub id that has one"
+            f"no tokenizer can be read from {path}: {first_line(error)}. Name a folder or hub id that has one"
         ) from error
 
 
@@ -98,15 +97,13 @@ def load_model(
     """
     if dtype not in DTYPES:
         raise InputError(f"model.dtype is {dtype!r}; use one of {', '.join(DTYPES)}")
-    path = path if gguf_file else model_folder(path)
-    _refuse_missing_folder(path)
-    adapter = _adapter_config(path)
-    if adapter is not None:
-        base = load_model(_base_of(path, adapter), dtype=dtype, trust_remote_code=trust_remote_code)
+    path, base = _located(path, gguf_file)
+    if base is not None:
+        below = load_model(base, dtype=dtype, trust_remote_code=trust_remote_code)
         with _readable(path), warnings.catch_warnings():
             # peft draws such weights at random, and goes on
             warnings.filterwarnings("error", message="Found missing adapter keys", category=UserWarning)
-            return _with_adapters(base, Path(path))
+            return _with_adapters(below, Path(path))
     if gguf_file is None:
         _refuse_without_weights(path)
     with _readable(path), _quiet_loading():
@@ -117,7 +114,7 @@ def load_model(
             trust_remote_code=trust_remote_code,
             ignore_mismatched_sizes=True,  # refused below, by name
             output_loading_info=True,
-            **_gguf(gguf_file),
+            gguf_file=gguf_file,
         )
     model, found = loaded
     _refuse_other_weights(path, type(model).__name__, found)
@@ -130,15 +127,13 @@ def model_config(path: str) -> PretrainedConfig:
     Raises:
         InputError: as `load_model`, as far as it shows without reading weights.
     """
-    path = model_folder(path)
-    _refuse_missing_folder(path)
-    adapter = _adapter_config(path)
-    if adapter is not None:
+    path, base = _located(path)
+    if base is not None:
         if not any(Path(path).glob("adapter_model.*")):
             raise InputError(
                 f"{path} holds an adapter's config but no weights (adapter_model.safetensors). Name a folder with both"
             )
-        return model_config(_base_of(path, adapter))
+        return model_config(base)
     _refuse_without_weights(path)
     with _readable(path):
         return AutoConfig.from_pretrained(path).get_text_config()
@@ -204,9 +199,8 @@ def _merged(model: PeftModel, names: list[str]) -> PreTrainedModel:
     embeddings, head = inner.get_input_embeddings(), inner.get_output_embeddings()
     adapted = hasattr(embeddings, "base_layer") or hasattr(embeddings, "modules_to_save")
     untied = adapted and bool(inner.config.get_text_config().tie_word_embeddings)
-    if untied and isinstance(
-        head, nn.Linear
-    ):  # or the merge would change the head too, which training did not
+    if untied and isinstance(head, nn.Linear):
+        # Or the merge would change the head too, which training did not.
         head.weight = nn.Parameter(head.weight.detach().clone())
     merged: Any = model.merge_and_unload(adapter_names=names)
     if untied:
@@ -262,10 +256,24 @@ def _without_quantizer(model: PreTrainedModel) -> PreTrainedModel:
     return plain.eval()
 
 
-def _refuse_missing_folder(path: str) -> None:
+def _located(path: str, gguf_file: str | None = None) -> tuple[str, str | None]:
+    """The folder or hub id that holds a model and, of an adapter, its base model's."""
+    path = path if gguf_file else model_folder(path)
     looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1
     if not Path(path).is_dir() and (looks_local or Path(path).exists()):
         raise InputError(f"model {path!r} is not a folder. Name a model folder, or a hub id such as org/name")
+    file = Path(path) / "adapter_config.json"
+    if not file.exists():
+        return path, None
+    try:
+        base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except ValueError as error:
+        raise InputError(f"{file} is not valid JSON: {error}") from error
+    if not base:
+        raise InputError(
+            f"{path} is an adapter that does not name its base model; add base_model_name_or_path to its config"
+        )
+    return path, base
 
 
 def _refuse_without_weights(path: str) -> None:
@@ -281,25 +289,6 @@ def _refuse_without_weights(path: str) -> None:
             f"{path} holds a config but no weights (*.safetensors). Name a folder with weights, "
             "or set model.gguf_file if they are in a GGUF file"
         )
-
-
-def _adapter_config(path: str) -> dict[str, Any] | None:
-    file = Path(path) / "adapter_config.json"
-    if not file.exists():
-        return None
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{file} is not valid JSON: {error}") from error
-
-
-def _base_of(path: str, adapter: dict[str, Any]) -> str:
-    base = adapter.get("base_model_name_or_path")
-    if not base:
-        raise InputError(
-            f"{path} is an adapter that does not name its base model; add base_model_name_or_path to its config"
-        )
-    return base
 
 
 def _refuse_other_weights(path: str, name: str, found: dict[str, Any]) -> None:
@@ -327,28 +316,19 @@ def _readable(path: str) -> Iterator[None]:
         yield
     # ImportError: a quantised model whose library is not installed
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, UserWarning, SafetensorError) as error:
-        said = _first_line(error).rstrip(".")
         raise InputError(
-            f"no model can be loaded from {path}: {said}. Name a folder or hub id with a whole causal language model"
+            f"no model can be loaded from {path}: {first_line(error)}. Name a folder or hub id with a whole causal "
+            "language model"
         ) from error
 
 
 @contextlib.contextmanager
 def _quiet_loading() -> Iterator[None]:
     """Keep the library's per-tensor progress bars off the terminal."""
-    if not transformers_logging.is_progress_bar_enabled():
-        yield
-        return
+    shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        transformers_logging.enable_progress_bar()
-
-
-def _gguf(gguf_file: str | None) -> dict[str, str]:
-    return {"gguf_file": gguf_file} if gguf_file else {}
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if shown:
+            transformers_logging.enable_progress_bar()

@@ -72,7 +72,7 @@ class Ranks:
         self._tell(own)
 
     @contextlib.contextmanager
-    def first_works(self) -> Iterator[Callable[[], None]]:
+    def first_works(self) -> Iterator[Callable[[], object]]:
         """Rank 0 works in the body, which is empty for the others: they wait at its end, and fail with it.
 
         Rank 0 calls what is yielded as it gets on: then the whole may take longer than a collective waits.
@@ -82,7 +82,7 @@ class Ranks:
         """
         if self.rank == 0 and self.world > 1:
             with self.failing_together():
-                yield self._go_on
+                yield lambda: self._tell(None, done=False)
             return
         yield lambda: None
         while self.world > 1 and not self._tell(None):
@@ -104,9 +104,6 @@ class Ranks:
                 f"process {other} has {what} other than process 0's, but all must have the same. Give every node the "
                 "same files"
             )
-
-    def _go_on(self) -> None:
-        self._tell(None, done=False)
 
     def _tell(self, own: Exception | None, *, done: bool = True) -> bool:
         """Whether all ranks are done; an error of one is raised on all."""

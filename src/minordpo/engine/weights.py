@@ -22,32 +22,28 @@ class InitialWeights:
         self._policy, self._other, self.new_adapter = policy, other, new_adapter
 
     @functools.cached_property
-    def _of_policy(self) -> xxhash.xxh3_128:
-        return feed_weights(self._policy, xxhash.xxh3_128(), new_adapter=self.new_adapter)
-
-    @functools.cached_property
-    def _of_reference(self) -> tuple[str, str]:
-        """Hex digests of the reference alone, and of policy and reference."""
+    def _digests(self) -> tuple[str, str, str]:
+        policy = feed_weights(self._policy, xxhash.xxh3_128(), new_adapter=self.new_adapter)
         if self._other is None:
-            return self.policy, self.policy
-        alone, both = xxhash.xxh3_128(), self._of_policy.copy()
+            return policy.hexdigest(), policy.hexdigest(), policy.hexdigest()
+        alone, both = xxhash.xxh3_128(), policy.copy()
         feed_weights(self._other, alone, both, new_adapter=False)
-        return alone.hexdigest(), both.hexdigest()
+        return policy.hexdigest(), alone.hexdigest(), both.hexdigest()
 
     @property
     def policy(self) -> str:
         """Hex digest of the policy's weights."""
-        return self._of_policy.hexdigest()
+        return self._digests[0]
 
     @property
     def reference(self) -> str:
         """Hex digest of the reference's weights: the policy's where the reference is no other model."""
-        return self._of_reference[0]
+        return self._digests[1]
 
     @property
     def run(self) -> str:
         """Hex digest of all weights that the run depends on, as environment.json has it."""
-        return self._of_reference[1]
+        return self._digests[2]
 
 
 def feed_weights(model: nn.Module, *digests: xxhash.xxh3_128, new_adapter: bool) -> xxhash.xxh3_128:

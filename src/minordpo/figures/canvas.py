@@ -22,24 +22,7 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#00
 GREY = "#5f5f5f"
 MARKERS = "os^Dv"
 
-_STYLE = {
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.edgecolor": GREY,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.formatter.useoffset": False,
-    "axes.xmargin": 0.02,
-    "grid.color": "#e3e3e3",
-    "grid.linewidth": 0.8,
-    "legend.frameon": False,
-    "lines.linewidth": 1.8,
-    "lines.solid_capstyle": "round",
-    "svg.hashsalt": "minordpo",  # otherwise the ids in an SVG differ from one writing to the next
-}
+_STYLE = ["default", str(Path(__file__).with_name("style.mplstyle"))]
 # What a file says of itself is no date and no version, so that the same data gives the same bytes.
 _METADATA: dict[str, dict[str, Any]] = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
 # Dots of held-out pairs.
@@ -49,7 +32,7 @@ HELD_OUT: dict[str, Any] = {"linestyle": "", "marker": "o", "markeredgecolor": "
 @contextlib.contextmanager
 def new_figure() -> Iterator[Figure]:
     """A figure without pyplot's state, drawn in our style whatever the user's matplotlibrc says."""
-    with matplotlib.style.context(["default", _STYLE]):
+    with matplotlib.style.context(_STYLE):
         figure = Figure(layout="constrained")
         FigureCanvasAgg(figure)
         yield figure

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -80,26 +80,9 @@ class Push:
         """√(chosen² + rejected²)."""
         return np.hypot(self.chosen, self.rejected)
 
-    @property
-    def nowhere(self) -> np.ndarray:
-        """Where neither response is pushed."""
-        return (self.chosen == 0) & (self.rejected == 0)
-
-    @property
-    def rejected_alone(self) -> np.ndarray:
-        """Where the chosen response is pushed and the rejected one is left alone."""
-        return (self.chosen != 0) & (self.rejected == 0)
-
-
-def kind_of(objective: Objective) -> Kind:
-    """What an objective is a function of: log-ratios, mean log-probs or summed ones."""
-    if objective.reference:
-        return "logratios"
-    return "sums" if any(term.spec.axes == "sums" for term in objective.terms) else "means"
-
 
 def plane_of(objective: Objective, length: int) -> Plane:
-    """The plane that shows an objective.
+    """The plane that shows an objective, of what it is a function of: log-ratios, mean log-probs or summed ones.
 
     Raises:
         InputError: `length` is no number of tokens.
@@ -108,31 +91,28 @@ def plane_of(objective: Objective, length: int) -> Plane:
         raise InputError(
             f"--length is {length}, but responses of 1 to {LONGEST} tokens can be drawn. Give such a number."
         )
-    kind = kind_of(objective)
-    if kind == "logratios":
-        return Plane(kind, -REACH, REACH, length)
-    if kind == "means":
-        return Plane(kind, LOWEST_MEAN, 0.0, length)
+    if objective.reference:
+        return Plane("logratios", -REACH, REACH, length)
+    if all(term.spec.axes == "means" for term in objective.terms):
+        return Plane("means", LOWEST_MEAN, 0.0, length)
     # Both at about one nat a token; short responses cannot be far from it, and a small delta is seen from near only.
     delta = objective.hyper.get("delta")
     reach = min(REACH, 0.95 * length, 10 * delta if delta else REACH)
-    return Plane(kind, -length - reach, -length + reach, length)
+    return Plane("sums", -length - reach, -length + reach, length)
 
 
 def push(objective: Objective, plane: Plane, chosen: np.ndarray, rejected: np.ndarray) -> Push:
     """The push on pairs at those places of the plane, in float64."""
-    across = torch.from_numpy(np.asarray(chosen, np.float64).ravel())
-    up = torch.from_numpy(np.asarray(rejected, np.float64).ravel())
+    places = np.stack([chosen, rejected], axis=-1).astype(np.float64)
     size = _AT_ONCE
     if objective.alternatives is not None:
         size = max(1, min(size, _TOKENS_AT_ONCE // (2 * plane.length)))
-    parts = []
-    for begin in range(0, len(across), size):
-        both = torch.stack([across[begin : begin + size], up[begin : begin + size]], dim=1).ravel()
-        parts.append(-gradient(objective, _responses(objective, plane, both)).sequences)
-    flat = torch.cat(parts).view(-1, 2).numpy() + 0.0  # turns −0 into 0
-    shape = np.shape(chosen)
-    return Push(flat[:, 0].reshape(shape), flat[:, 1].reshape(shape))
+    parts = [
+        -gradient(objective, _responses(objective, plane, pairs.ravel())).sequences
+        for pairs in torch.from_numpy(places).view(-1, 2).split(size)
+    ]
+    pushes = torch.cat(parts).view(places.shape).numpy() + 0.0  # turns −0 into 0
+    return Push(pushes[..., 0], pushes[..., 1])
 
 
 def push_over(objective: Objective, plane: Plane) -> Push:
@@ -152,12 +132,10 @@ def reference_level(plane: Plane) -> float:
 
 def _responses(objective: Objective, plane: Plane, both: Tensor) -> ResponseLogps:
     """Pairs whose coordinates alternate in `both`: chosen, rejected, chosen, …"""
-    ref, logps = None, both
+    ref, logps = None, both * plane.length if plane.kind == "means" else both
     if plane.kind == "logratios":
         ref = torch.full_like(both, reference_level(plane))
         logps = ref + both
-    if plane.kind == "means":
-        logps = both * plane.length
     tokens = torch.full((len(both),), plane.length)
     return alternating(logps, ref, tokens, by_token=objective.alternatives is not None)
 
@@ -178,7 +156,7 @@ def variants(objective: Objective, betas: Sequence[Any]) -> list[Objective]:
         return [objective]
     own = objective.hyper[name]
     values = betas if betas and name == "beta" else [float(f"{own * times:.12g}") for times in _TIMES]
-    return [objective.having(name, value) for value in dict.fromkeys([own, *values])]
+    return [objective.having({name: value}) for value in dict.fromkeys([own, *values])]
 
 
 def conditions(objective: Objective, plane: Plane) -> str:
@@ -192,8 +170,9 @@ def conditions(objective: Objective, plane: Plane) -> str:
 
 
 def _length_matters(objective: Objective, plane: Plane) -> bool:
-    chosen = np.linspace(plane.low, plane.high, 5)[[1, 1, 3, 3]]
-    rejected = np.linspace(plane.low, plane.high, 5)[[1, 3, 1, 3]]
-    longer = Plane(plane.kind, plane.low, plane.high, plane.length + 1)
-    here, there = (push(objective, each, chosen, rejected) for each in (plane, longer))
+    low, high = np.linspace(plane.low, plane.high, 5)[[1, 3]]
+    places = np.array([low, low, high, high]), np.array([low, high, low, high])
+    here, there = (
+        push(objective, each, *places) for each in (plane, replace(plane, length=plane.length + 1))
+    )
     return not (np.allclose(here.chosen, there.chosen) and np.allclose(here.rejected, there.rejected))

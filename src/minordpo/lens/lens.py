@@ -18,7 +18,6 @@ from minordpo.objectives import Given, Objective, parse, resolve
 
 MOST = 6  # objectives; more make a picture that no screen shows
 MOST_BETAS = 7
-LENGTH = 100
 
 
 def lens(
@@ -27,7 +26,7 @@ def lens(
     objectives: Sequence[Given] = (),
     betas: Sequence[str] = (),
     settings: Sequence[str] = (),
-    length: int = LENGTH,
+    length: int = 100,
     run: Path | None = None,
     allow_code: bool = False,
 ) -> None:
@@ -57,7 +56,7 @@ def lens(
     given = _given(settings, values)
     resolved = []
     for name in names:
-        known = {key for *_, spec in parse(name, allow_code=allow_code) for key in spec.defaults}
+        known = parse(name, allow_code=allow_code).hyper
         meant = {key: value for key, value in given.items() if key in known}
         resolved.append(resolve(name, (own[1] if own else {}) | meant, allow_code=allow_code))
     _refuse_unused(resolved, given)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from minordpo.config.yaml import parse_yaml
+from minordpo.config.load import read_mapping
 from minordpo.errors import InputError
 from minordpo.lens.gradients import Kind
+from minordpo.objectives.spec import Range
 from minordpo.run_folder import names
 from minordpo.run_folder.files import read_jsonl
 
@@ -24,29 +26,25 @@ _INSIDE = 99  # per cent of the coordinates that a plane is drawn wide enough fo
 class Moves:
     """Where a run's pairs were: training pairs when a step met them, held-out ones measured again and again."""
 
-    steps: np.ndarray  # of each training pair
-    chosen: np.ndarray
-    rejected: np.ndarray
-    paths: list[np.ndarray]  # of each held-out pair: rows of step, chosen, rejected, steps ascending
+    dots: np.ndarray  # of training pairs: rows of step, chosen, rejected
+    paths: list[np.ndarray]  # of each held-out pair: such rows, steps ascending
 
     @property
     def last_step(self) -> int:
         """The last step of which anything is known."""
-        ends = [int(path[-1, 0]) for path in self.paths]
-        return max([*ends, int(self.steps.max(initial=0)), 1])
+        return int(max(rows[:, 0].max(initial=1) for rows in (self.dots, *self.paths)))
 
     @property
     def coordinates(self) -> np.ndarray:
         """All of them, two columns."""
-        dots = np.stack([self.chosen, self.rejected], axis=1)
-        return np.concatenate([dots, *(path[:, 1:] for path in self.paths)])
+        return np.concatenate([self.dots, *self.paths])[:, 1:]
 
     def mean_path(self) -> np.ndarray | None:
         """Means over held-out pairs by step, of the steps at which all of them were measured."""
         if not self.paths:
             return None
-        common = set.intersection(*({float(step) for step in path[:, 0]} for path in self.paths))
-        kept = [path[np.isin(path[:, 0], sorted(common))] for path in self.paths]
+        common = functools.reduce(np.intersect1d, (path[:, 0] for path in self.paths))
+        kept = [path[np.isin(path[:, 0], common)] for path in self.paths]
         return np.mean(kept, axis=0) if len(common) > 1 else None
 
     def limits(self, kind: Kind, low: float, high: float) -> tuple[float, float]:
@@ -86,7 +84,6 @@ class RunResponses:
                 "run with metrics.reference on, or an objective without a reference."
             )
         train = [(row["step"], *_place(row, kind)) for row in self.rows if row["split"] == "train"]
-        table = np.array(train, dtype=np.float64).reshape(-1, 3)
         held_out: dict[Any, dict[int, tuple[float, float]]] = {}
         for row in self.rows:
             if row["split"] == "eval":
@@ -95,7 +92,7 @@ class RunResponses:
                     path[0] = _place(row, kind, start=True)
                 path[row["step"]] = _place(row, kind)
         paths = [np.array([(step, *path[step]) for step in sorted(path)]) for path in held_out.values()]
-        return Moves(table[:, 0], table[:, 1], table[:, 2], paths)
+        return Moves(np.array(train, dtype=np.float64).reshape(-1, 3), paths)
 
 
 def _place(row: Mapping[str, Any], kind: Kind, *, start: bool = False) -> tuple[float, float]:
@@ -116,25 +113,13 @@ def read_run_objective(run: Path) -> tuple[str, dict[str, Any]]:
     Raises:
         InputError: config.yaml cannot be read or names no objective.
     """
-    section = _config(run).get("objective")
+    section = read_mapping(run / names.CONFIG).get("objective")
     if not isinstance(section, dict) or not isinstance(section.get("name"), str):
         raise InputError(
             f"{run / names.CONFIG} has no objective.name, but --run needs one. Name a run folder that minordpo "
             "train wrote, or an objective with --objective."
         )
-    return section["name"], {str(key): value for key, value in section.items() if key != "name"}
-
-
-def _config(run: Path) -> dict[str, Any]:
-    path = run / names.CONFIG
-    try:
-        values = parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(
-            f"{path} cannot be read ({reason}), but a run folder has one. Name the output folder of a run."
-        ) from error
-    return values if isinstance(values, dict) else {}
+    return section["name"], {key: value for key, value in section.items() if key != "name"}
 
 
 def read_run_responses(run: Path) -> RunResponses:
@@ -154,42 +139,41 @@ def read_run_responses(run: Path) -> RunResponses:
         rows += _rows_of(line, f"line {number} of {source}")
     if not rows:
         raise InputError(f"{source} is empty, but pairs of a run are needed. Name a run that has begun.")
-    model = _config(run).get("model") if (run / names.CONFIG).is_file() else None
+    model = read_mapping(run / names.CONFIG).get("model") if (run / names.CONFIG).is_file() else None
     own_reference = not isinstance(model, dict) or model.get("reference") is None
     return RunResponses(source, rows, own_reference)
 
 
 def _rows_of(line: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
     """A row for each prompt of a line, with the best and the worst response of each quantity."""
-    fault = next(_faults(line), None)
+    columns = {name: line[name] for name in _COLUMNS if name in line}
+    fault = next(_faults(line, columns), None)
     if fault is not None:
         repair = "" if "labelled" in fault else " Drop the line, or train the run again."
         raise InputError(f"{where} has {fault}.{repair}")
-    columns = [name for name in _COLUMNS if name in line]
     return [
         {"step": line["step"], "split": line["split"], "row": each}
-        | {name: (line[name][place][0], line[name][place][-1]) for name in columns}
+        | {name: (values[place][0], values[place][-1]) for name, values in columns.items()}
         for place, each in enumerate(line["rows"])
     ]
 
 
-def _faults(line: Mapping[str, Any]) -> Iterator[str]:
+def _faults(line: Mapping[str, Any], columns: Mapping[str, Any]) -> Iterator[str]:
     """What is wrong with a line and what is needed, in words; where it goes on, all before is right."""
     step, split, ids = line.get("step"), line.get("split"), line.get("rows")
-    if type(step) is not int or step < 0:
+    if not Range(0.0, kind=int).holds(step):
         yield f"step={step!r}, but a step from 0 is needed"
     if split not in ("train", "eval"):
         yield f"split={split!r}, but train or eval is needed"
     if not isinstance(ids, list) or not all(isinstance(each, int | str) for each in ids):
         yield "no list of rows, but the rows of the pairs are needed"
-    for name in ("logps", "tokens"):
-        if name not in line:
-            yield f"no {name}, but logps and tokens are needed"
-    for name in [each for each in _COLUMNS if each in line]:
-        if not isinstance(line[name], list) or len(line[name]) != len(ids or ()):
+    for name in sorted({"logps", "tokens"} - columns.keys()):
+        yield f"no {name}, but logps and tokens are needed"
+    for name, column in columns.items():
+        if not isinstance(column, list) or len(column) != len(ids or ()):
             yield f"{name} of another number of prompts than rows, but one each is needed"
-        for values in line[name]:
-            if not isinstance(values, list) or not values or not all(map(_is_number, values)):
+        for values in column:
+            if not isinstance(values, list) or not values or not all(map(Range().holds, values)):
                 yield f"{name} that are not a list of finite numbers for each prompt, but these are needed"
             if len(values) == 1:
                 yield (
@@ -198,13 +182,3 @@ def _faults(line: Mapping[str, Any]) -> Iterator[str]:
                 )
             if name == "tokens" and min(values) < 1:
                 yield f"tokens={values}, but numbers from 1 are needed"
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def is_outside(coordinates: np.ndarray, limits: Sequence[float]) -> np.ndarray:
-    """Which rows of coordinates lie outside limits that serve both."""
-    low, high = limits
-    return np.any((coordinates < low) | (coordinates > high), axis=1)

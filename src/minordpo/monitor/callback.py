@@ -1,13 +1,13 @@
-"""The monitor as a callback of any `transformers.Trainer`; its place in ours is in `watched`."""
+"""The monitor as a callback of any `transformers.Trainer`; its place in ours is in `train.monitored`."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType, broadcast_object_list
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
@@ -35,6 +35,20 @@ _SHARDING = {
     DistributedType.DEEPSPEED: "DeepSpeed",
     DistributedType.MEGATRON_LM: "Megatron-LM",
 }
+
+
+class Watched:
+    """What the monitor sees of a trainer of ours."""
+
+    examples: list[TokenExample]
+    held_out: list[TokenExample]
+    objective: Objective
+    initial_answers: InitialAnswers
+    metrics_file: MetricsFile
+
+    def reference_beside_the_policy(self) -> Reference | None:
+        """What judges the answers' tokens: a reference that is in memory beside the model, if there is one."""
+        raise NotImplementedError
 
 
 class MonitorCallback(TrainerCallback):
@@ -84,13 +98,11 @@ class MonitorCallback(TrainerCallback):
         self.monitor = Monitor(thresholds)
         self.probe: Probe | None = None
         self.came_back_to: int | None = None  # the step whose weights a rollback ended with
-        self._in_ours = False
-        self._advise: Callable[[Any], str] = advise_peer  # what to try, from the trainer's arguments
+        self._trainer: Watched | None = None  # of ours
         self._initial_answers: InitialAnswers | None = None  # until a step is taken
         self._reference: Reference | None = None
         self._told_of_sharding = False
         self._answered: int | None = None  # the step of the last probe
-        self._main = True
 
     @property
     def health(self) -> Health:
@@ -98,26 +110,20 @@ class MonitorCallback(TrainerCallback):
         return self.monitor.verdict.health
 
     # ---- in PreferenceTrainer ----
-    def join(
-        self,
-        metrics: MetricsFile,
-        train: list[TokenExample],
-        held_out: list[TokenExample],
-        objective: Objective,
-        initial_answers: InitialAnswers,
-        reference: Reference | None,
-    ) -> None:
+    def join(self, trainer: Watched) -> None:
         """Be the monitor of a `PreferenceTrainer`: its files, its prompts, its answers before the first step.
 
-        `reference` judges the answers' tokens, where a reference is in memory beside the model.
+        Raises:
+            InputError: it cannot roll back.
         """
-        self._in_ours, self._initial_answers, self._reference = True, initial_answers, reference
-        pairs = all(example.grades == (1.0, 0.0) for example in train)
-        self._advise = lambda args: advise(objective, rate=float(args.learning_rate), pairs=pairs)
-        self.metrics = metrics
-        self.folder = self.folder or (None if metrics.path is None else metrics.path.parent)
-        self._examples = held_out or train
-        if self.count is not None and not held_out and metrics.path is not None:
+        if self._trainer is trainer:
+            return
+        self._refuse_sharded_rollback()
+        self._trainer, self._initial_answers = trainer, trainer.initial_answers
+        self._reference = trainer.reference_beside_the_policy()
+        self.metrics = trainer.metrics_file
+        self.folder = self.folder or (None if self.metrics.path is None else self.metrics.path.parent)
+        if self.count is not None and not trainer.held_out and self.metrics.path is not None:
             print("no pairs are held out (data.eval), so the monitor answers prompts of the training pairs")
 
     def see(
@@ -152,14 +158,14 @@ class MonitorCallback(TrainerCallback):
 
     @property
     def has_stopped(self) -> bool:
-        """Whether it stopped the run."""
+        """Whether it stops the run, or has done so."""
         return self.health == "collapsed" and self.on_collapse != "warn"
 
     def end(self, step: int, model: Any) -> None:
         """After a collapse, with `rollback`, put the last sound weights back."""
         if not self.has_stopped or self.on_collapse != "rollback":
             return
-        self.came_back_to = bring_back(model, self._file(KEPT), main=self._main)
+        self.came_back_to = bring_back(model, self._file(KEPT), main=PartialState().is_main_process)
         self.metrics.write_instead(RollbackRow(step, {}, self.came_back_to))
         self._say(
             f"the model is that of step {self.came_back_to} again, the last whose answers were sound "
@@ -171,21 +177,23 @@ class MonitorCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Read what was seen before, and answer the prompts as the model does at the start."""
-        self._main, self.came_back_to, self._answered = state.is_world_process_zero, None, None
+        self.came_back_to = self._answered = None
         self._refuse_sharded_rollback()
         step, model = state.global_step, kwargs["model"]
         self.folder = self.folder or Path(str(args.output_dir))
-        if self._main:
+        if PartialState().is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
-        if not self._in_ours:
+        if self._trainer is None:
             if self.count is not None:
                 raise InputError(
                     "the monitor has no prompts: outside PreferenceTrainer they cannot be taken from the data. Pass "
                     "MonitorCallback(tokenizer, prompts=[...]), a few texts or chats"
                 )
-            self.metrics = MetricsFile(self._file(names.PEER_METRICS) if self._main else None)
+            self.metrics = MetricsFile(
+                self._file(names.PEER_METRICS) if PartialState().is_main_process else None
+            )
             self.metrics.cut_back(step if step else -1)  # training anew, its probe at step 0 too
-        self.probes = StepLines(self._file(names.PROBES) if self._main else None)
+        self.probes = StepLines(self._file(names.PROBES) if PartialState().is_main_process else None)
         self.probes.cut_back(step if step else -1)
         (rows,) = broadcast_object_list([self.metrics.rows()])
         self.replay(rows)
@@ -201,7 +209,7 @@ class MonitorCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl | None:
         """Of a step that is not logged there are the answers only."""
-        if self._in_ours or control.should_log:
+        if self._trainer is not None or control.should_log:
             return None
         return self.see(None, state, control, args, kwargs["model"])
 
@@ -209,8 +217,8 @@ class MonitorCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl | None:
         """A peer's metrics of a step."""
-        logs = kwargs.get("logs")
-        if self._in_ours or not logs or records.LOSS not in logs:
+        logs = kwargs.get("logs") or {}
+        if self._trainer is not None or records.LOSS not in logs:
             return None
         row = peer_row(logs, state.global_step, beta=getattr(args, "beta", None))
         self.metrics.write_instead(row)
@@ -242,7 +250,9 @@ class MonitorCallback(TrainerCallback):
         if self.count is not None:
             room = getattr(causal_model(model).config.get_text_config(), "max_position_embeddings", None)
             most = None if room is None else max(1, room - tokens)
-            prompts = prompts_of(self._examples, self.tokenizer, self.count, most_tokens=most)
+            assert self._trainer is not None
+            examples = self._trainer.held_out or self._trainer.examples
+            prompts = prompts_of(examples, self.tokenizer, self.count, most_tokens=most)
         if not prompts:
             self._say(
                 f"no prompt leaves room for monitor.max_new_tokens={tokens}, so the monitor answers "
@@ -255,7 +265,7 @@ class MonitorCallback(TrainerCallback):
         """The longest answer: once a run has begun that of its first probe, which all others are compared with."""
         if not isinstance(self.max_new_tokens, str):
             return self.max_new_tokens
-        begun = [row.values.get(records.MAX_NEW_TOKENS) for row in of_kind(rows, ProbeRow)]
+        begun = (row.values.get(records.MAX_NEW_TOKENS) for row in of_kind(rows, ProbeRow))
         return next(filter(None, begun), None) or probe_tokens(steps, launched=model.device.type != "cpu")
 
     def _refuse_sharded_rollback(self) -> None:
@@ -271,7 +281,7 @@ class MonitorCallback(TrainerCallback):
         assert self.probe is not None
         row = ProbeRow(step)
         make, self._initial_answers = self._initial_answers or generate_answers, None
-        if self._main:
+        if PartialState().is_main_process:
             started = time.perf_counter()
             # accelerate's autocast is that of the model it was given: below an adapter generation would miss it.
             with autocast(args):
@@ -291,20 +301,26 @@ class MonitorCallback(TrainerCallback):
         return row
 
     def _keep(self, model: Any, step: int) -> None:
-        if self.on_collapse == "rollback" and self._main:
+        if self.on_collapse == "rollback" and PartialState().is_main_process:
             keep_trainable(model, self._file(KEPT), step=step)
 
     def _tell(self, change: HealthRow, args: Any) -> None:
         said = [f"step {change.step}: {change.health} (was {change.was}): {change.why}"]
         said.append(MEANS[self.health])
         if change.health in ("inaccurate", "collapsing", "collapsed"):
-            said.append(self._advise(args))
+            said.append(self._advice(args))
         if self.has_stopped:
             said.append(f"Training stops here (monitor.on_collapse={self.on_collapse})")
         self._say(". ".join(said))
 
+    def _advice(self, args: Any) -> str:
+        if self._trainer is None:
+            return advise_peer(args)
+        pairs = all(example.grades == (1.0, 0.0) for example in self._trainer.examples)
+        return advise(self._trainer.objective, rate=float(args.learning_rate), pairs=pairs)
+
     def _say(self, line: str) -> None:
-        if self._main:
+        if PartialState().is_main_process:
             tqdm.write(line)  # above the progress bar
 
     def _file(self, name: str | Path) -> Path:

@@ -9,7 +9,6 @@ logps      what formulas see            describe   the objectives in words
 from minordpo.objectives.logps import PairLogps, ResponseLogps, TokenLogps
 from minordpo.objectives.resolve import (
     OBJECTIVES,
-    RANGES,
     Given,
     Gradient,
     Objective,
@@ -23,7 +22,6 @@ from minordpo.objectives.spec import Spec
 
 __all__ = [
     "OBJECTIVES",
-    "RANGES",
     "Given",
     "Gradient",
     "Objective",

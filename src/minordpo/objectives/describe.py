@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 
 from minordpo.objectives.resolve import KINDS, OBJECTIVES
@@ -13,10 +14,11 @@ def describe_objectives() -> str:
     lines = []
     for name, spec in OBJECTIVES.items():
         lines.append(f"{name}  {spec.formula}")
+        hyper = (f"{key} = {json.dumps(value)} ({spec.ranges[key]})" for key, value in spec.defaults.items())
         facts = [
             f"assumes: {spec.assumes}",
-            f"data: {kinds(spec)}; {needs(spec)}",
-            f"hyper-parameters: {hyperparameters(spec)}",
+            f"data: {_kinds(spec)}; {_needs(spec)}",
+            f"hyper-parameters: {', '.join(hyper)}",
             f"usual: {spec.usual}",
         ]
         for fact in facts:
@@ -31,7 +33,7 @@ def objectives_table() -> str:
         cells = [
             f"`{name}`",
             spec.formula.rstrip("."),
-            kinds(spec),
+            _kinds(spec),
             "yes" if spec.reference else "no",
             spec.assumes,
             spec.usual,
@@ -41,25 +43,15 @@ def objectives_table() -> str:
     return "\n".join(rows)
 
 
-def kinds(spec: Spec) -> str:
-    """The data it takes, in words."""
+def _kinds(spec: Spec) -> str:
     text = ", ".join(words.partition(" (")[0] for kind, words in KINDS.items() if kind in spec.data)
     return text if spec.undesirable else f"{text} (desirable ones)"
 
 
-def needs(spec: Spec) -> str:
-    """What it needs beside the responses' log-probs."""
+def _needs(spec: Spec) -> str:
     if not spec.reference:
         return "needs other tokens' log-probs, no reference" if spec.alternatives else "no reference needed"
     return "needs a reference, and responses to other prompts" if spec.mismatched else "needs a reference"
-
-
-def hyperparameters(spec: Spec) -> str:
-    """Names, defaults and allowed values."""
-    return ", ".join(
-        f"{key} = {str(value).lower() if isinstance(value, bool) else value} ({spec.ranges[key]})"
-        for key, value in spec.defaults.items()
-    )
 
 
 if __name__ == "__main__":

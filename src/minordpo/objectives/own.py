@@ -10,13 +10,14 @@ import contextlib
 import functools
 import importlib
 import inspect
+import itertools
 import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -135,19 +136,21 @@ def tried(spec: Spec, hyper: dict[str, Any], name: str) -> Spec:
     """
     logps, fewer = _made_up(5), _made_up(2)
     alone = replace(logps, ref_logps=None)
-    losses = spec.losses(alone if spec.reference is False else logps, hyper)
-    of_fewer = spec.losses(replace(fewer, ref_logps=None) if spec.reference is False else fewer, hyper)
-    if not torch.allclose(of_fewer, losses[:2], equal_nan=True):
+    if spec.reference is False:
+        logps, fewer = alone, replace(fewer, ref_logps=None)
+    losses = spec.losses(logps, hyper)
+    if not torch.allclose(spec.losses(fewer, hyper), losses[:2], equal_nan=True):
         raise InputError(
             f"objective {name} gives a pair another loss when other pairs stand beside it, but how a step is cut into "
             "rows must not change what is optimised. Compute the loss of each pair from that pair alone"
         )
-    found = torch.autograd.grad(losses.sum(), logps.logps, allow_unused=True)
-    if found[0] is None:
+    if torch.autograd.grad(losses.sum(), logps.logps, allow_unused=True)[0] is None:
         raise InputError(
             f"objective {name} returned losses that have no gradient with respect to the responses' log-probs, so "
             "nothing would be trained. Correct the function"
         )
+    if spec.reference is not None:
+        return spec
 
     def same(other: ResponseLogps) -> bool:
         try:
@@ -155,10 +158,8 @@ def tried(spec: Spec, hyper: dict[str, Any], name: str) -> Spec:
         except InputError:
             return False
 
-    if spec.reference is not None:
-        return spec
-    axes: Literal["sums", "means"] = "sums" if same(replace(logps, tokens=logps.tokens + 1)) else "means"
-    return replace(spec, reference=not same(alone), axes=axes)
+    longer = replace(logps, tokens=logps.tokens + 1)
+    return replace(spec, reference=not same(alone), axes="sums" if same(longer) else "means")
 
 
 def _made_up(pairs: int) -> ResponseLogps:
@@ -219,27 +220,23 @@ def refuse_import(name: str) -> Any:
 
 def _file_of(module: str) -> str | None:
     """Where a module would be imported from, found without executing it or its packages; None where it is not."""
-    path, origin, parts = None, None, module.split(".")
-    for depth in range(1, len(parts) + 1):
+    path, origin = None, None
+    for name in itertools.accumulate(module.split("."), "{}.{}".format):
         finders = (each for each in sys.meta_path if hasattr(each, "find_spec"))
-        found = (each.find_spec(".".join(parts[:depth]), path) for each in finders)
-        spec = next((each for each in found if each is not None), None)
-        if spec is None or (depth < len(parts) and spec.submodule_search_locations is None):
+        spec = next(filter(None, (each.find_spec(name, path) for each in finders)), None)
+        if spec is None:
             return None
-        path, origin = spec.submodule_search_locations, spec.origin or "a folder"
+        path, origin = spec.submodule_search_locations or [], spec.origin or "a folder"
     return origin
 
 
 @contextlib.contextmanager
 def _current_folder() -> Iterator[None]:
     """The current folder is looked in last."""
-    folder = os.getcwd()
+    added = {os.getcwd()} - set(sys.path)
     importlib.invalidate_caches()
-    sys.path.append(folder)
+    sys.path.extend(added)
     try:
         yield
     finally:
-        with contextlib.suppress(ValueError):  # the module may have changed the path
-            sys.path.reverse()
-            sys.path.remove(folder)
-        sys.path.reverse()
+        sys.path[:] = [each for each in sys.path if each not in added]  # the module may have changed it too

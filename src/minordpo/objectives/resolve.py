@@ -25,7 +25,6 @@ RANGES: dict[str, Range] = {key: each for spec in OBJECTIVES.values() for key, e
 
 _CODE = r"[\w.]+:\w+"  # package.module:function
 Given = str | Callable[..., Tensor] | Spec  # a name, a sum of names, or a function of the user's own
-Part = tuple[float, str, Spec]  # of a sum: weight, name, objective
 
 
 @dataclass(frozen=True)
@@ -97,13 +96,34 @@ class Objective:
         """Whether every term has a use for labelled responses that are undesirable."""
         return all(term.spec.undesirable for term in self.terms)
 
-    def having(self, name: str, value: Any) -> Objective:
-        """The same objective with another value of a hyper-parameter.
+    def having(self, values: Mapping[str, Any]) -> Objective:
+        """The same objective with these values of its hyper-parameters; one goes to every term that has it.
 
         Raises:
-            InputError: the value is out of its range.
+            InputError: no term has it, the value is out of its range, or terms disagree about one that is not given.
         """
-        return _bound(self.name, [(t.weight, t.name, t.spec) for t in self.terms], self.hyper | {name: value})
+        for key, value in values.items():
+            if key not in self.hyper:
+                which = f"objective {self.name} has no hyper-parameter {key!r}{did_you_mean(key, self.hyper)}"
+                raise InputError(f"{which}. It has: {', '.join(self.hyper) or 'none'}")
+            for term in self.terms:
+                if key in term.hyper and not term.spec.ranges[key].holds(value):
+                    raise InputError(f"objective.{key} is {value!r}, but must be {term.spec.ranges[key]}")
+        terms: list[Term] = []
+        for term in self.terms:
+            ranges = term.spec.ranges
+            given = {key: ranges[key].kind(value) for key, value in values.items() if key in term.hyper}
+            hyper = term.hyper | given
+            for other in terms:
+                for key in hyper:
+                    if other.hyper.get(key, hyper[key]) != hyper[key]:
+                        raise InputError(
+                            f"objective.name is {self.name!r}, whose {key} is {_shown(other.hyper[key])} by default "
+                            f"in {other.name} but {_shown(hyper[key])} in {term.name}. Set objective.{key}; it holds "
+                            "for both"
+                        )
+            terms.append(replace(term, hyper=hyper))
+        return replace(self, terms=tuple(terms))
 
 
 def resolve(objective: Given, hyperparameters: Mapping[str, Any], *, allow_code: bool = False) -> Objective:
@@ -118,9 +138,12 @@ def resolve(objective: Given, hyperparameters: Mapping[str, Any], *, allow_code:
             the terms of a sum disagree about; an objective named twice, or a weight that is no number above 0; a
             function that cannot be imported, or is no objective.
     """
-    parts = parse(objective, allow_code=allow_code)
-    bound = _bound(objective if isinstance(objective, str) else parts[0][1], parts, hyperparameters)
-    return replace(bound, terms=tuple(map(_tried, bound.terms)))
+    bound = parse(objective, allow_code=allow_code).having(hyperparameters)
+    terms = list(bound.terms)
+    for place, term in enumerate(terms):
+        if OBJECTIVES.get(term.name) is not term.spec:
+            terms[place] = replace(term, spec=own.tried(term.spec, term.hyper, term.name))
+    return replace(bound, terms=tuple(terms))
 
 
 def recorded(name: str, hyperparameters: Mapping[str, Any]) -> Objective:
@@ -135,62 +158,18 @@ def recorded(name: str, hyperparameters: Mapping[str, Any]) -> Objective:
     return Objective(name, (Term(1.0, name, dict(hyperparameters), unknown),))
 
 
-def parse(objective: Given, *, allow_code: bool = False) -> list[Part]:
-    """The parts of a sum, each with its weight, its name and its objective; mostly one.
+def parse(objective: Given, *, allow_code: bool = False) -> Objective:
+    """The objective with the defaults of its hyper-parameters, about which its terms may disagree.
 
     Raises:
         InputError: as `resolve`.
     """
     if isinstance(objective, str):
-        return _parts(objective, _imported if allow_code else own.refuse_import)
-    if isinstance(objective, Spec) and OBJECTIVES.get(objective.name) is objective:
-        return [(1.0, objective.name, objective)]
+        return Objective(objective, tuple(_terms(objective, allow_code)))
     name = objective.name if isinstance(objective, Spec) else name_of(objective)
-    return [(1.0, name, own.own_spec(objective, name))]
-
-
-def _imported(name: str) -> Spec:
-    return own.own_spec(own.import_objective(name), name)
-
-
-def _tried(term: Term) -> Term:
-    if OBJECTIVES.get(term.name) is term.spec:
-        return term
-    return replace(term, spec=own.tried(term.spec, term.hyper, term.name))
-
-
-def _bound(name: str, parts: Iterable[Part], hyperparameters: Mapping[str, Any]) -> Objective:
-    parts = list(parts)
-    names = [each for _, each, _ in parts]
-    if len(set(names)) < len(names):
-        raise InputError(f"objective.name is {name!r}, which names an objective twice. Add up their weights")
-    known = list(dict.fromkeys(key for *_, spec in parts for key in spec.defaults))
-    for key, value in hyperparameters.items():
-        if key not in known:
-            which = f"objective {name} has no hyper-parameter {key!r}{did_you_mean(key, known)}"
-            raise InputError(f"{which}. It has: {', '.join(known) or 'none'}")
-        allowed = [spec.ranges[key] for *_, spec in parts if key in spec.defaults]
-        wrong = next((each for each in allowed if not each.holds(value)), None)
-        if wrong is not None:
-            raise InputError(f"objective.{key} is {value!r}, but must be {wrong}")
-    terms = []
-    for weight, each, spec in parts:
-        given = {k: spec.ranges[k].kind(v) for k, v in hyperparameters.items() if k in spec.defaults}
-        terms.append(Term(weight, each, {**spec.defaults, **given}, spec))
-    _refuse_disagreement(name, terms)
-    return Objective(name, tuple(terms))
-
-
-def _refuse_disagreement(name: str, terms: Iterable[Term]) -> None:
-    found: dict[str, Term] = {}
-    for term in terms:
-        for key, value in term.hyper.items():
-            other = found.setdefault(key, term)
-            if value != other.hyper[key]:
-                raise InputError(
-                    f"objective.name is {name!r}, whose {key} is {_shown(other.hyper[key])} by default in {other.name} "
-                    f"but {_shown(value)} in {term.name}. Set objective.{key}; it holds for both"
-                )
+    built_in = OBJECTIVES.get(name)
+    spec = built_in if built_in is not None and objective is built_in else own.own_spec(objective, name)
+    return Objective(name, (Term(1.0, name, spec.defaults, spec),))
 
 
 def refuse_data(objective: Objective, kind: str, grades: Iterable[Iterable[float]], source: str) -> None:
@@ -201,9 +180,10 @@ def refuse_data(objective: Objective, kind: str, grades: Iterable[Iterable[float
     """
     if kind not in objective.data:
         able = ", ".join(sorted(name for name, spec in OBJECTIVES.items() if kind in spec.data))
+        needed = " or ".join(words for each, words in KINDS.items() if each in objective.data)
         raise InputError(
-            f"{source} holds {KINDS[kind]}, but the objective {objective.name} needs "
-            f"{listed_kinds(objective.data)}. Objectives for this data: {able}"
+            f"{source} holds {KINDS[kind]}, but the objective {objective.name} needs {needed}. Objectives for this "
+            f"data: {able}"
         )
     if kind == "labelled" and not objective.undesirable:
         undesirable = sum(1 for each in grades if not all(each))
@@ -219,11 +199,6 @@ KINDS = {
     "labelled": "labelled responses (prompt, completion, label)",
     "ranked": "ranked responses (prompt, responses, ranks or scores)",
 }
-
-
-def listed_kinds(kinds: Iterable[str]) -> str:
-    """The kinds of data in words, with their columns."""
-    return " or ".join(KINDS[kind] for kind in KINDS if kind in kinds)
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,11 +217,13 @@ class Gradient:
 
 def gradient(objective: Objective, logps: ResponseLogps) -> Gradient:
     """Losses and coefficients; nothing reaches what `logps` was computed from."""
+    if logps.ref_logps is not None:
+        logps = replace(logps, ref_logps=logps.ref_logps.detach())
     if objective.alternatives is not None:
         return _gradient_by_token(objective, logps)
     with torch.enable_grad():
         leaf = logps.logps.detach().requires_grad_()
-        losses = objective(replace(logps, logps=leaf, ref_logps=_detached(logps.ref_logps)))
+        losses = objective(replace(logps, logps=leaf))
         (coefficients,) = torch.autograd.grad(losses.sum(), leaf)
     return Gradient(losses.detach(), coefficients)
 
@@ -261,28 +238,21 @@ def _gradient_by_token(objective: Objective, logps: ResponseLogps) -> Gradient:
         doubled = logps.logps.new_zeros(len(logps.logps), dtype=torch.float64)
         sums = doubled.index_add(0, tokens.sequences, members.double()).to(logps.logps)
         by_token = replace(tokens, logps=members, alternative_logps=others)
-        losses = objective(
-            replace(logps, logps=sums, ref_logps=_detached(logps.ref_logps), by_token=by_token)
-        )
+        losses = objective(replace(logps, logps=sums, by_token=by_token))
         by_member, by_alternative = torch.autograd.grad(losses.sum(), [members, others])
     totals = torch.zeros_like(logps.logps).index_add(0, tokens.sequences, by_member)
     return Gradient(losses.detach(), totals / logps.tokens, by_member, by_alternative)
-
-
-def _detached(ref_logps: Tensor | None) -> Tensor | None:
-    return None if ref_logps is None else ref_logps.detach()
 
 
 def _shown(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else f"{value:g}"
 
 
-def _parts(text: str, imported: Callable[[str], Spec]) -> list[Part]:
-    """The terms of "minordpo + 0.1*sft"; `imported` is asked for a name such as "package.module:function"."""
-    parts = []
+def _terms(text: str, allow_code: bool) -> list[Term]:
+    """The terms of "minordpo + 0.1*sft"; what a name such as "package.module:function" names is maybe imported."""
+    terms: list[Term] = []
     for part in text.split("+"):
-        match = re.fullmatch(r"\s*(?:(?P<weight>[^*]+?)\s*\*\s*)?(?P<name>[^*]*?)\s*", part)
-        name = match["name"] if match else part.strip()
+        factor, star, name = (each.strip() for each in part.rpartition("*"))
         is_code = re.fullmatch(_CODE, name)
         if name not in OBJECTIVES and not is_code:
             what = f"{name!r} in {text!r}" if name != text else repr(text)
@@ -292,18 +262,21 @@ def _parts(text: str, imported: Callable[[str], Spec]) -> list[Part]:
                 f"objective.name is {what}, which is no objective{near}. "
                 f"Known: {', '.join(sorted(OBJECTIVES))}; sums are written minordpo + 0.1*sft"
             )
-        assert match is not None
         try:
-            weight = float(match["weight"] or 1)
+            weight = float(factor) if star else 1.0
         except ValueError:
             weight = math.nan
         if not 0 < weight < math.inf:
             raise InputError(
-                f"objective.name is {text!r}, but the weight {match['weight']!r} is no number above 0. "
+                f"objective.name is {text!r}, but the weight {factor!r} is no number above 0. "
                 "Write sums as minordpo + 0.1*sft"
             )
-        parts.append((weight, name, imported(name) if is_code else OBJECTIVES[name]))
-    return parts
+        find = own.import_objective if allow_code else own.refuse_import
+        spec = own.own_spec(find(name), name) if is_code else OBJECTIVES[name]
+        terms.append(Term(weight, name, spec.defaults, spec))
+    if len({term.name for term in terms}) < len(terms):
+        raise InputError(f"objective.name is {text!r}, which names an objective twice. Add up their weights")
+    return terms
 
 
 # What other tools call these objectives.

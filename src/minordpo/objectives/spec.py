@@ -72,9 +72,8 @@ class Spec:
     function: Callable[..., Tensor]
     data: frozenset[str] = PAIRS
     _: KW_ONLY
-    reference: bool | None = (
-        True  # its loss is made of reference log-probs; None: a user's function, not tried yet
-    )
+    # Its loss is made of reference log-probs; None: a user's function, not tried yet.
+    reference: bool | None = True
     mismatched: bool = False  # … and of responses paired with another prompt of the step
     alternatives: bool = False  # … and of other tokens' than the rejected response's; it sees single ones too
     undesirable: bool = True  # it has a use for labelled responses that are undesirable

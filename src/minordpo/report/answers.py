@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from minordpo.errors import InputError
-from minordpo.report.curves import evenly
+from minordpo.report.curves import WORDS, evenly
 from minordpo.report.evaluations import owned, read_results
 from minordpo.report.find import Found
 from minordpo.run_folder import names
@@ -18,11 +18,6 @@ QUESTIONS = 20  # of each source
 TEXT = 1500  # characters of an answer or a question
 MOST_PROBES = 9  # of a run; the first and the last among them
 BUDGET = 2_500_000  # characters of all answers together; the page is to open at once
-SOURCES = {
-    "samples": "held-out prompts, before and after training",
-    "evaluation": "questions of the evaluation",
-    "probes": "prompts that the monitor looked at while training",
-}
 # The question, its reference answer where there is one, and an answer as the report shows it.
 Said = tuple[str, str | None, dict[str, Any]]
 
@@ -35,7 +30,7 @@ def gather_answers(found: Found) -> tuple[list[dict[str, Any]], list[str]]:
     """
     said = {"samples": _samples(found), "evaluation": _evaluated(found), "probes": _probed(found)}
     sources = [
-        {"key": key, "title": SOURCES[key], "questions": questions}
+        {"key": key, "title": WORDS["sources"][key], "questions": questions}
         for key, each in said.items()
         if (questions := _questions(each))
     ]

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from minordpo.figures.training_curves import Curve, curve_of, panel_curves, smoothed, window_of
+from minordpo.figures.training_curves import Curve, curve_of, kind_of, panel_curves, smoothed, window_of
 from minordpo.run_folder import records
 from minordpo.run_folder.records import EvaluationRow, HealthRow, ProbeRow, Row, StepRow, of_kind
 
 POINTS = 200  # of a curve; a chart is less than 200 points wide on most screens
-PROBED = {
-    records.REPEATED: "4-grams that occurred before (share)",
-    records.LOOPING: "answers that end in a loop (share)",
-    records.STOPPED: "answers that end by themselves (share)",
-    records.EMPTY: "answers without text (share)",
-    records.CORRECT: "answers that are right (share)",
-    records.DISTANCE: "distance from the answers at step 0 (0 to 1)",
-    records.REFERENCE_NLL: "how unlikely the reference finds the answers (nats a token)",
-    records.TOKENS: "length of the answers (tokens)",
-}
+# What the page calls columns of its table, measures of the monitor's probes, and sources of answers.
+WORDS: dict[str, dict[str, Any]] = json.loads(
+    Path(__file__).with_name("words.json").read_text(encoding="utf-8")
+)
 _COEFFICIENTS = {"push_chosen": records.CHOSEN_COEFFICIENT, "push_rejected": records.REJECTED_COEFFICIENT}
 
 
@@ -33,15 +29,10 @@ def curves_of(rows: Sequence[Row]) -> dict[str, Any]:
     step on it was called what.
     """
     steps, held_out, probes = (of_kind(rows, kind) for kind in (StepRow, EvaluationRow, ProbeRow))
-    with_reference = any(
-        {records.CHOSEN_LOGRATIO, records.REJECTED_LOGRATIO} & row.values.keys() for row in steps
-    )
-    kind = records.LOGRATIOS if with_reference else records.LOGPS
-    window = window_of(len(steps))
+    kind, window = kind_of(rows), window_of(len(steps))
     train = panel_curves(steps, kind, window=window)
     for name, key in _COEFFICIENTS.items():
-        # These are never below 0, but a line fitted to an end could be.
-        train[name] = smoothed(curve_of(steps, key), window, _mean_of_what_is_there)
+        train[name] = smoothed(curve_of(steps, key), window)
     evaluated = panel_curves(held_out, kind)
     for name, key in {**_COEFFICIENTS, "ranked": records.ACCURACY}.items():
         evaluated[name] = curve_of(held_out, key)
@@ -51,16 +42,9 @@ def curves_of(rows: Sequence[Row]) -> dict[str, Any]:
         "last_step": max((row.step for row in rows), default=0),
         "train": _thinned(train),
         "eval": _thinned(evaluated),
-        "looks": _thinned({name: curve_of(probes, name) for name in PROBED}),
+        "looks": _thinned({name: curve_of(probes, name) for name in WORDS["probes"]}),
         "health": [[row.step, row.health] for row in of_kind(rows, HealthRow)],
     }
-
-
-def _mean_of_what_is_there(values: np.ndarray, window: int) -> np.ndarray:
-    """The mean of the window around each value; at both ends of the part of the window that has values."""
-    ones = np.ones(window)
-    means = np.convolve(values, ones, mode="same") / np.convolve(np.ones(len(values)), ones, mode="same")
-    return np.asarray(means)
 
 
 def _thinned(curves: dict[str, Curve]) -> dict[str, Curve]:

@@ -13,8 +13,9 @@ from typing import Any
 from minordpo.errors import InputError
 from minordpo.report.find import Found
 from minordpo.run_folder import names
+from minordpo.sweep.results import INTERVAL, SHARES, answers_row, readable
 
-SCORES = ("flexible_accuracy", "strict_accuracy", "asked_format", "looping", "stopped")
+SCORES = tuple(name for name in SHARES if name != "empty")
 _MEANS = ("repeated_4grams", "mean_tokens")
 _KL = ("per_sequence", "per_sequence_error", "per_token", "per_token_error")
 # The settings of an evaluation that change its answers, with what they are unless told.
@@ -56,14 +57,18 @@ def gather_evaluations(found: Found, runs: Sequence[dict[str, Any]]) -> list[dic
         asked = sets.setdefault(key, _Asked(str(settings["questions"])))
         asked.digests.add(settings["questions_digest"])
         for owner, model in owners:
-            scores = _scores(model)
+            measures = _finite(answers_row(model))
+            scores = _scores(measures)
             if owner.run is None:
                 asked.bases.setdefault(settings["questions_digest"], {"label": owner.label, **scores})
                 continue
             first = asked.runs.setdefault(str(owner.run), scores)
             if "kl" in scores:
                 first.setdefault("kl", scores["kl"])
-            _fill(runs[owner.run]["cells"], scores)
+            for name, cell in (cells := runs[owner.run]["cells"]).items():
+                cells[name] = (
+                    measures.get(name) if cell is None else cell
+                )  # what the run's own folder does not say
     return [each.told() for each in sorted(sets.values(), key=lambda each: -len(each.runs))]
 
 
@@ -122,18 +127,13 @@ def how_asked(settings: Mapping[str, Any]) -> list[Any]:
 def read_results(folder: Path) -> dict[str, Any]:
     """results.json of an evaluation; raise InputError if it cannot be read."""
     file = folder / names.RESULTS
-    try:
+    with readable(file, "Run the same `minordpo evaluate` again, or leave the folder out"):
         results = json.loads(file.read_text(encoding="utf-8"))
         settings, models = dict(results["settings"]), dict(results["models"])
         needed = ("questions", "questions_digest", "prompt", "max_new_tokens")
         kept = {name: settings[name] for name in needed} | {"task": settings.get("task")}
         kept |= {name: settings.get(name, usual) for name, usual in _HOW.items() if name not in kept}
         return {"settings": kept, "models": models}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{file} cannot be read ({type(error).__name__}: {error}). Run the same `minordpo evaluate` again, or "
-            "leave the folder out"
-        ) from error
 
 
 def owned(found: Found, folder: Path, results: Mapping[str, Any]) -> Iterator[tuple[Owner, dict[str, Any]]]:
@@ -162,24 +162,18 @@ def model_named(path: str) -> Path:
     return named.parent if named.name == names.MODEL else named
 
 
-def _scores(model: Mapping[str, Any]) -> dict[str, Any]:
-    kl = (model.get("samples") or {}).get("kl") or {}
-    scores: dict[str, Any] = {
-        "of": model["strict_accuracy"]["of"],
-        "repeated_4grams": model["repeated_4grams"],
-        "mean_tokens": model["tokens"]["mean"],
-        **{name: [model[name][end] for end in ("share", "low", "high")] for name in SCORES},
+def _finite(measures: dict[str, Any]) -> dict[str, Any]:
+    """A model that gives no numbers is at no distance, and JSON has no NaN."""
+    kl = {name: value for name, value in measures.items() if name.startswith("kl_") and value is not None}
+    return measures if all(map(math.isfinite, kl.values())) else measures | dict.fromkeys(kl)
+
+
+def _scores(measures: Mapping[str, Any]) -> dict[str, Any]:
+    """The measures of `answers_row` as the report shows them."""
+    kl = {name: measures[f"kl_{name}"] for name in (*_KL, "cut")}
+    return {
+        "of": measures["questions"],
+        **{name: measures[name] for name in _MEANS},
+        **{name: [measures[f"{name}{end}"] for end in INTERVAL] for name in SCORES},
+        **({"kl": kl} if set(kl.values()) != {None} else {}),
     }
-    # A model that gives no numbers is at no distance, and JSON has no NaN.
-    if kl and not any(isinstance(value, float) and not math.isfinite(value) for value in kl.values()):
-        scores["kl"] = {name: kl.get(name) for name in (*_KL, "cut")}
-    return scores
-
-
-def _fill(cells: dict[str, Any], scores: Mapping[str, Any]) -> None:
-    """What the run's own folder does not say, from an evaluation of several models."""
-    found: dict[str, Any] = {name: scores[name] for name in _MEANS}
-    for name in SCORES:
-        found |= dict(zip((name, f"{name}_low", f"{name}_high"), scores[name], strict=True))
-    found |= {f"kl_{name}": (scores.get("kl") or {}).get(name) for name in _KL}
-    cells |= {name: value for name, value in found.items() if value is not None and cells.get(name) is None}

@@ -50,16 +50,15 @@ class _ScoredRun:
 def draw_figures(data: Data, folder: Path) -> None:
     """Write what there is data for, each as PNG and SVG.
 
-    coefficient: Figure 1 of the MinorDPO paper. rewards-OBJECTIVE-RATE: Figures 2 to 5; where no objective has several
-    settings at a rate, rewards-RATE. scores: Figure 6, of the questions that most runs answered. kl: reward against KL.
-    health: what the monitor called each run, by step.
+    rewards-OBJECTIVE-RATE: Figures 2 to 5 of the MinorDPO paper; where no objective has several settings at a rate,
+    rewards-RATE. scores: Figure 6, of the questions that most runs answered. kl: reward against KL. health: what the
+    monitor called each run, by step.
 
     Raises:
         InputError: nothing can be written there.
     """
     scored = _scored_runs(data)
     figures: list[tuple[str, Any, Sequence[Any]]] = [
-        ("coefficient", _coefficient, data["coefficients"]["curves"]),
         *((name, _rewards, runs) for name, runs in _reward_rows(data["runs"]).items()),
         ("scores", _scores, scored),
         ("kl", _against_kl, [each for each in scored if each.kl is not None]),
@@ -105,19 +104,6 @@ def _legend(figure: Figure, handles: Sequence[Line2D], labels: Sequence[str]) ->
 
 def _title(figure: Figure, text: str) -> None:
     figure.suptitle(text, x=0.01, ha="left", fontsize=13, fontweight="bold", parse_math=False)
-
-
-def _coefficient(figure: Figure, data: Data, curves: Sequence[Data]) -> None:
-    figure.set_size_inches(6.5, 4.2)
-    axis = figure.subplots()
-    for place, curve in enumerate(curves):
-        shade = str(0.65 * (1 - (place + 1) / len(curves)))  # a grey; colours are settings
-        line, label = ("-", "--")[place % 2], f"β {curve['beta']:g}"
-        axis.plot(curve["x"], curve["y"], color=shade, linestyle=line, label=label)
-    axis.set_xlabel("margin (nats)")
-    axis.set_ylabel("coefficient")
-    axis.legend()
-    _title(figure, "f(β, margin) = β σ(−β · margin)")
 
 
 def _reward_rows(runs: Sequence[Data]) -> dict[str, list[Data]]:
@@ -168,8 +154,7 @@ def _rewards(figure: Figure, data: Data, runs: Sequence[Data]) -> None:
 def _draw_group(axis: Axes, curves: Sequence[Data], style: dict[str, Any]) -> None:
     """The mean of the curves over the steps that all have, and their range; one curve as it is."""
     points = [dict(zip(curve["x"], curve["y"], strict=True)) for curve in curves]
-    common = sorted(set.intersection(*map(set, points))) if points else []
-    if not common:
+    if not points or not (common := sorted(set.intersection(*map(set, points)))):
         return
     table = np.array([[each[step] for step in common] for each in points])
     if len(curves) > 1:
@@ -189,20 +174,18 @@ def _bars(values: Sequence[float]) -> list[list[float]]:
     return [[max(0.0, mean - low)], [max(0.0, high - mean)]]
 
 
-def _styles(data: Data, shown: Sequence[_ScoredRun]) -> dict[str, dict[str, Any]]:
-    """Of each variant that is shown; every variant of the report has a colour of its own."""
-    every, there = _of_variants(_variants(data["runs"])), {each.variant for each in shown}
-    return {name: style for name, style in every.items() if name in there}
+def _styles(names: Iterable[str], shown: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Of each variant that is shown; every variant of the report has a colour of its own.
 
-
-def _of_variants(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """A colour for each; where β is an axis, its shades would say the same twice. One that comes again is hollow."""
-    styles = {}
+    Where β is an axis, its shades would say the same twice. A colour that comes again is hollow.
+    """
+    styles, there = {}, set(shown)
     for place, name in enumerate(sorted(set(names))):
         again, color = divmod(place, len(COLORS))
-        face = "white" if again % 2 else COLORS[color]
-        line = ("-", "--", ":")[again % 3]
-        styles[name] = {"color": COLORS[color], "linestyle": line, "markerfacecolor": face}
+        if name in there:
+            face = "white" if again % 2 else COLORS[color]
+            line = ("-", "--", ":")[again % 3]
+            styles[name] = {"color": COLORS[color], "linestyle": line, "markerfacecolor": face}
     return styles
 
 
@@ -211,7 +194,7 @@ def _scores(figure: Figure, data: Data, shown: Sequence[_ScoredRun]) -> None:
     rates = sorted({each.run["rate"] for each in shown})
     betas = sorted({each.run["beta"] for each in shown}, key=lambda beta: math.inf if beta is None else beta)
     ticks = ["0", *("none" if beta is None else f"{beta:g}" for beta in betas)]
-    styles = _styles(data, shown)
+    styles = _styles(_variants(data["runs"]), [each.variant for each in shown])
     across = min(len(rates), _PANELS_ACROSS)
     down = math.ceil(len(rates) / across)
     height = 3.2 * down * len(REWARDS) + 0.3 * math.ceil(len(styles) / 4)
@@ -245,10 +228,10 @@ def _scores(figure: Figure, data: Data, shown: Sequence[_ScoredRun]) -> None:
 
 
 def _by_setting(shown: Sequence[_ScoredRun]) -> dict[_ScoredSetting, list[_ScoredRun]]:
-    settings: dict[_ScoredSetting, list[_ScoredRun]] = {}
-    for each in shown:
-        settings.setdefault(each.setting, []).append(each)
-    return settings
+    return {
+        key: [each for each in shown if each.setting == key]
+        for key in dict.fromkeys(e.setting for e in shown)
+    }
 
 
 def _seeds(shown: Sequence[_ScoredRun]) -> dict[_ScoredSetting, int]:
@@ -288,7 +271,7 @@ def _against_kl(figure: Figure, data: Data, shown: Sequence[_ScoredRun]) -> None
     together = _by_setting(shown)
     rates = sorted({each.run["rate"] for each in shown})
     markers = {rate: MARKERS[place % len(MARKERS)] for place, rate in enumerate(rates)}
-    styles = _styles(data, shown)
+    styles = _styles(_variants(data["runs"]), [each.variant for each in shown])
     for axis, (measure, title) in zip(axes, REWARDS.items(), strict=True):
         axis.set_title(title, loc="left")
         for (name, rate, _), runs in together.items():

@@ -11,6 +11,7 @@ from typing import Any
 from minordpo.config.yaml import parse_yaml
 from minordpo.errors import InputError
 from minordpo.run_folder import names
+from minordpo.sweep.results import readable
 
 _SECTIONS = ("model", "data", "objective")
 
@@ -114,17 +115,13 @@ def _planned(folder: Path) -> Mapping[str, Any]:
     file = folder.parent / names.SWEEP
     if not file.is_file():
         return {}
-    try:
+    advice = "Put it back from a copy, or name the run folders one by one outside it"
+    with readable(file, f"The settings of the runs beside it stand there. {advice}"):
         run = json.loads(file.read_text(encoding="utf-8"))["runs"].get(folder.name)
         if run is None:
             return {}
         world = (run.get("identity") or {}).get("world")
         return {"settings": dict(run["settings"]), "world": world if isinstance(world, dict) else None}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{file} cannot be read ({type(error).__name__}: {error}), but the settings of the runs beside it stand "
-            "there. Put it back from a copy, or name the run folders one by one outside it"
-        ) from error
 
 
 def _labels(folders: Sequence[Path]) -> list[str]:

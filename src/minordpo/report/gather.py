@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from minordpo import objectives
 from minordpo.report.answers import gather_answers
-from minordpo.report.curves import POINTS, PROBED, curves_of, thin
+from minordpo.report.curves import POINTS, WORDS, curves_of, thin
 from minordpo.report.evaluations import gather_evaluations, refuse_shared
 from minordpo.report.find import Found, FoundRun
 from minordpo.report.groups import DASHES, RunSetting, group_runs
 from minordpo.report.pairs import gather_pairs, read_pairs
-from minordpo.run_folder import names, records
+from minordpo.run_folder import names
 from minordpo.run_folder.metrics_file import MetricsFile
 from minordpo.sweep.results import HEALTHS, in_our_form, run_row
 from minordpo.version import __version__
@@ -30,34 +29,9 @@ _SIGMOID = {
 }
 _REACH = 60.0  # nats that Figure 1 goes each way, if no run went further
 
-# Column → (its head, unit, how it is written); in the order of the table.
-COLUMNS: dict[str, tuple[str, str, str]] = {
-    "run": ("run", "", "text"),
-    "objective": ("objective", "", "text"),
-    "beta": ("β", "", "number"),
-    "learning_rate": ("rate", "", "rate"),
-    "seed": ("seed", "", "whole"),
-    "health": ("health", "", "health"),
-    "worst_health": ("worst health", "", "health"),
-    "collapsed_step": ("collapsed at", "step", "whole"),
-    "steps": ("steps", "", "whole"),
-    records.held_out(records.CHOSEN_LOGRATIO): ("chosen", "nats", "signed"),
-    records.held_out(records.REJECTED_LOGRATIO): ("rejected", "nats", "signed"),
-    records.held_out(records.LOGRATIO_MARGIN): ("margin", "nats", "signed"),
-    records.held_out(records.ACCURACY): ("ranked right", "", "share"),
-    "strict_accuracy": ("right, asked line", "", "share"),
-    "flexible_accuracy": ("right, last number", "", "share"),
-    "retention_accuracy": ("retained", "", "share"),
-    "asked_format": ("asked format", "", "share"),
-    "stopped": ("stops", "", "share"),
-    "looping": ("loops", "", "share"),
-    "repeated_4grams": ("repeated", "", "share"),
-    "mean_tokens": ("length", "tokens", "number"),
-    "kl_per_sequence": ("KL", "nats a sequence", "number"),
-    "kl_per_token": ("KL", "nats a token", "number"),
-    "median_step_seconds": ("step", "s", "number"),
-    "total_seconds": ("all", "s", "whole"),
-}
+COLUMNS: dict[str, list[str]] = WORDS[
+    "columns"
+]  # their heads, units and how they are written, in the table's order
 _INTERVALS = ("strict_accuracy", "flexible_accuracy", "retention_accuracy")
 
 
@@ -70,7 +44,7 @@ def gather(found: Found) -> dict[str, Any]:
             rows.append(run_row(run.folder))
             curves.append(curves_of(MetricsFile(run.folder / names.METRICS).rows()))
             pairs.append(read_pairs(run.folder))
-    settings = [_setting(run) for run in found.runs]
+    settings = [RunSetting(r.get("objective_name", ""), r.get("beta"), r["learning_rate"]) for r in rows]
     groups, numbers = group_runs(found.runs, settings)
     runs = [_run(*each) for each in zip(found.runs, rows, curves, settings, numbers, strict=True)]
     evaluations = gather_evaluations(found, runs)
@@ -86,7 +60,7 @@ def gather(found: Found) -> dict[str, Any]:
         "groups": [{**asdict(each), "dash": DASHES[each.dash]} for each in groups],
         "columns": [[name, *COLUMNS[name]] for name in shown],
         "healths": list(HEALTHS),
-        "looks": {name: text for name, text in PROBED.items() if name in probed},
+        "looks": {name: text for name, text in WORDS["probes"].items() if name in probed},
         "coefficients": _coefficients(runs),
         "evaluations": evaluations,
         "answers": answers,
@@ -101,18 +75,6 @@ def _title(found: Found) -> str:
     parents = {run.folder.resolve().parent for run in found.runs}
     where = f" in {parents.pop().name}" if len(parents) == 1 else ""
     return f"{len(found.runs)} runs{where}"
-
-
-def _setting(run: FoundRun) -> RunSetting:
-    """Objective, β and rate of a run; nothing of one that failed before it began."""
-    if not run.config:
-        return RunSetting("", None, None)
-    hyper = dict(run.config["objective"])
-    name = str(hyper.pop("name", ""))
-    objective = objectives.recorded(name, hyper)
-    beta = objective.beta if any("beta" in term.hyper for term in objective.terms) else None
-    rate = (run.config.get("training") or {}).get("learning_rate", 5e-5)
-    return RunSetting(name, beta, float(rate))
 
 
 def _run(

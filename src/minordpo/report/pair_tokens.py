@@ -5,15 +5,14 @@ A row is what `minordpo score --tokens --reference` says of the pair, with the p
 
 from __future__ import annotations
 
-import json
+import functools
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from minordpo.config import RunConfig, load_config
+from minordpo.config import DataConfig, ModelConfig, ObjectiveConfig, RunConfig, load_config
 from minordpo.data.tokens import TokenExample
 from minordpo.engine.models import model_folder
 from minordpo.errors import InputError
@@ -36,7 +35,8 @@ def add_pair_tokens(runs: Sequence[FoundRun], count: int, *, say: Callable[[str]
     """
     if count < 1:
         raise InputError(f"--pairs is {count}, but at least 1 is needed. Raise it, or leave it out")
-    shared = _Shared()
+    # Runs share the pairs that they hold out, and what their reference says of them.
+    held_out, reference = functools.cache(_held_out_pairs), functools.cache(_reference)
     for run in runs:
         file = run.folder / names.PAIR_TOKENS
         if file.exists() and sum(1 for _ in read_jsonl(file)) >= count:
@@ -45,48 +45,33 @@ def add_pair_tokens(runs: Sequence[FoundRun], count: int, *, say: Callable[[str]
             say(f"{run.label} has not finished, so its pairs are left out")
             continue
         config = load_config(run.folder / names.CONFIG, [])
-        tokenizer = load_run_tokenizer(config)
-        pairs = shared.held_out_pairs(config, tokenizer)[:count]
+        pairs = held_out(config.model, config.data)[:count]
         if not pairs:
             say(f"{run.label} holds out no pairs (data.eval), so none is shown token by token")
             continue
-        ref = shared.reference(config, pairs) if config.metrics.reference else None
-        path, model = str(run.folder / names.MODEL), config.model
-        policy = token_logps(path, pairs, dtype=model.dtype, trust_remote_code=model.trust_remote_code)
+        tokenizer, model = load_run_tokenizer(config), config.model
+        ref = reference(model, pairs) if config.metrics.reference else None
+        path = str(run.folder / names.MODEL)
+        policy = token_logps(path, list(pairs), dtype=model.dtype, trust_remote_code=model.trust_remote_code)
         scored = score_examples(pairs, policy, ref, tokens=True)
         rows = (_with_texts(row, pair, tokenizer) for row, pair in zip(scored, pairs, strict=True))
         write_jsonl(file, rows)
         say(f"{file}: {len(pairs)} pairs")
 
 
-class _Shared:
-    """What runs have in common: the pairs that they hold out, and what their reference says of them."""
+def _held_out_pairs(model: ModelConfig, data: DataConfig) -> tuple[TokenExample, ...]:
+    """Those held-out examples of a run on these that have two responses."""
+    config = RunConfig(model=model, data=data, objective=ObjectiveConfig(name="dpo"), output=".")
+    held_out = load_data(config, load_run_tokenizer(config)).held_out or []
+    return tuple(each for each in held_out if len(each.responses) == 2)
 
-    def __init__(self) -> None:
-        self._pairs: dict[str, list[TokenExample]] = {}
-        self._logps: dict[str, list[np.ndarray]] = {}
 
-    def held_out_pairs(self, config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> list[TokenExample]:
-        """Those of the run's held-out examples that have two responses."""
-        key = json.dumps([asdict(config.data), asdict(config.model)])
-        if key not in self._pairs:
-            held_out = load_data(config, tokenizer).held_out or []
-            self._pairs[key] = [each for each in held_out if len(each.responses) == 2]
-        return self._pairs[key]
-
-    def reference(self, config: RunConfig, pairs: list[TokenExample]) -> list[np.ndarray]:
-        """(chosen + rejected tokens,) of each pair under the run's reference."""
-        model = config.model
-        # They say how model.path is read, and nothing of another reference.
-        how: dict[str, Any] = {"gguf_file": model.gguf_file, "revision": model.revision}
-        path, how = (model.path, how) if model.reference is None else (model.reference, {})
-        parts = [[(r.ids.tolist(), r.scored.tolist()) for r in pair.responses] for pair in pairs]
-        tokens = [[pair.prompt_ids.tolist(), part] for pair, part in zip(pairs, parts, strict=True)]
-        key = json.dumps([path, model.dtype, how, tokens])
-        if key not in self._logps:
-            how |= {"dtype": model.dtype, "trust_remote_code": model.trust_remote_code}
-            self._logps[key] = token_logps(model_folder(path), pairs, **how)
-        return self._logps[key]
+def _reference(model: ModelConfig, pairs: tuple[TokenExample, ...]) -> list[np.ndarray]:
+    """(chosen + rejected tokens,) of each pair under the reference of a run of that model."""
+    how: dict[str, Any] = {"dtype": model.dtype, "trust_remote_code": model.trust_remote_code}
+    if model.reference is None:  # else they say how model.path is read, and nothing of another reference
+        how |= {"gguf_file": model.gguf_file, "revision": model.revision}
+    return token_logps(model_folder(model.reference or model.path), list(pairs), **how)
 
 
 def _with_texts(

@@ -154,19 +154,21 @@ def _encode(row: Mapping[str, Any], path: Path, number: int) -> str:
     return line + "\n"
 
 
-def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The line number (from 1) and the object of every line that is not blank.
+def read_jsonl(path: Path, source: str = "") -> Iterator[tuple[int, dict[str, Any]]]:
+    """The line number (from 1) and the object of every line that is not blank; `source` is its name in messages.
 
     Raises: InputError where the file cannot be read, or a line is not one JSON object in UTF-8.
     """
+    source = source or str(path)
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if line.strip(b" \t\r\n\xef\xbb\xbf"):
-                    yield number, _decode(line, f"line {number} of {path}")
+                    yield number, _decode(line, f"line {number} of {source}")
     except OSError as error:
         raise InputError(
-            f"{path} cannot be read ({error.strerror or error}). Name a .jsonl file that can be."
+            f"{source} cannot be read ({error.strerror or error}), but a readable file is needed. Check its "
+            "permissions, or name another."
         ) from error
 
 
@@ -175,14 +177,25 @@ def _decode(line: bytes, where: str) -> dict[str, Any]:
         row = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{where} is not UTF-8 (byte {error.start}), but UTF-8 is needed. Convert the file."
+            f"{where} is not UTF-8 (0x{line[error.start]:02x} at byte {error.start + 1}), but UTF-8 text is "
+            "needed. Save the file as UTF-8."
         ) from None
     except (ValueError, RecursionError) as error:
         raise InputError(
-            f"{where} is not JSON ({error}), but one JSON object a line is needed. Fix it."
+            f"{where} is not JSON ({json_fault(error)}), but one JSON object a line is needed. Fix or drop the "
+            "line; if the file is one JSON list, name it .json."
         ) from None
     if not isinstance(row, dict):
-        raise InputError(
-            f"{where} is a JSON {type(row).__name__}, but one object a line is needed. Write one row a line."
-        )
+        what, hint = json.dumps(row)[:40], "Fix or drop it"
+        if isinstance(row, list):
+            what, hint = "a JSON list", "If the file is one JSON list, name it .json"
+        raise InputError(f"{where} is {what}, but one object a line is needed. {hint}.")
     return row
+
+
+def json_fault(error: ValueError | RecursionError) -> str:
+    """What is wrong with a JSON text and where, in brackets of a message."""
+    if not isinstance(error, json.JSONDecodeError):
+        return str(error)[:80]
+    bit = error.doc[max(error.pos - 20, 0) : error.pos + 20].strip()
+    return f"column {error.colno}: {error.msg}, near {bit!r}"

@@ -37,7 +37,6 @@ SWEEP = "sweep.json"
 SWEEP_LOGS = "logs"
 UNTUNED = "untuned"
 RESULTS_CSV = "results.csv"
-RESULTS_PARQUET = "results.parquet"
 
 # ---- an evaluation ----
 EVALUATION_SETTINGS = "evaluation.json"

@@ -1,5 +1,5 @@
 """A sweep's output folder: sweep.json says what each run is made of, so that the same command goes on and another is
-refused; results.csv and results.parquet hold a row a run.
+refused; results.csv holds a row a run.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from minordpo.errors import InputError
 from minordpo.evaluate.evaluation import EvaluationConfig
 from minordpo.evaluate.folder import EvaluationFolder, model_identity
 from minordpo.run_folder import names
-from minordpo.run_folder.files import is_left_over, written_whole
+from minordpo.run_folder.files import is_left_over, write_text
 from minordpo.run_folder.metrics_file import MetricsFile
 from minordpo.run_folder.ownership import finished, refuse_unwritable
 from minordpo.sweep.foundation import Extension
 from minordpo.sweep.identity import content_of, difference, digest_of, identity_of, normalised
 from minordpo.sweep.names import in_order
 from minordpo.sweep.plan import RunPlan, SweepPlan
-from minordpo.sweep.results import COLUMNS, run_row, write_results
+from minordpo.sweep.results import COLUMNS, readable, run_row, write_results
 from minordpo.version import __version__
 
 State = Literal["done", "failed", "begun", "new"]
@@ -85,17 +85,13 @@ class SweepFolder:
             if self.path.is_dir() and not all(map(is_left_over, self.path.iterdir())):
                 raise InputError(f"{self.path} exists and holds no sweep. Name another output")
             return None
-        try:
+        advice = "Put it back from a copy, or name another output; the run folders beside it are whole"
+        with readable(self._file, advice):
             known = json.loads(self._file.read_text(encoding="utf-8"))
             parts = [known["base"]["run"], *(run["identity"]["config"] for run in known["runs"].values())]
             if not all(isinstance(part, dict) for part in parts):
                 raise TypeError("a config is no mapping")
             return {"questions": None, "minordpo": None} | known | {"evaluate": known["evaluate"]}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(
-                f"{self._file} cannot be read ({type(error).__name__}: {error}). Put it back from a copy, or name "
-                "another output; the run folders beside it are whole"
-            ) from error
 
     def _identities(self, known: Mapping[str, Any], extension: Extension) -> dict[str, dict[str, Any]]:
         """The stored identities as this version has them.
@@ -124,19 +120,18 @@ class SweepFolder:
     def _refuse_other_questions(self, known: Mapping[str, Any], plan: SweepPlan) -> None:
         if known["evaluate"] is None or plan.evaluate is None:
             return
-        foundation = plan.runs[0].foundation
+        foundation, content, task = plan.runs[0].foundation, _questions(plan), plan.evaluate.get("task", "")
         unless_told = {} if foundation is None else foundation.evaluation
-        before, now = (
-            asdict(build(EvaluationConfig, unless_told | each, "evaluate.", lambda _: str(self._file)))
-            for each in (known["evaluate"], plan.evaluate)
-        )
-        key = next((name for name in sorted(now) if before[name] != now[name]), None)
-        if key is not None:
-            what = f"evaluate.{key} {json.dumps(before[key])}, not {json.dumps(now[key])}"
-        elif known["questions"] not in (None, _questions(plan)):
-            what = f"other content of {plan.evaluate['task']}"
-        else:
+
+        def asked(keys: dict[str, Any], of_file: str | None) -> dict[str, Any]:
+            config = build(EvaluationConfig, unless_told | keys, "evaluate.", lambda _: str(self._file))
+            return {"evaluate": asdict(config), "files": {task: of_file}}
+
+        before = asked(known["evaluate"], known["questions"] or content)
+        now = asked(plan.evaluate, content)
+        if before == now:
             return
+        what = difference(before, now)
         answered = [run.name for run in plan.runs if (run.folder / names.EVALUATION).exists()]
         if answered:
             raise InputError(
@@ -184,8 +179,7 @@ class SweepFolder:
             "questions": _questions(plan) or known["questions"],
             "runs": runs,
         }
-        with written_whole(self._file) as aside:
-            aside.write_text(json.dumps(text, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_text(self._file, json.dumps(text, indent=1, ensure_ascii=False) + "\n")
 
     # ---- how far each run is ----
     def state(self, run: RunPlan, plan: SweepPlan) -> State:
@@ -210,16 +204,17 @@ class SweepFolder:
     def fail(self, run: RunPlan, error: str) -> None:
         """Keep why a run failed, in its folder."""
         run.folder.mkdir(parents=True, exist_ok=True)
-        with written_whole(run.folder / names.FAILED) as aside:
-            aside.write_text(error + "\n", encoding="utf-8")
+        write_text(run.folder / names.FAILED, error + "\n")
 
-    def rows(self, changed: Sequence[str] | None = None) -> list[dict[str, Any]]:
-        """A row of every run that has begun, with the settings it was given; those `changed` are read anew, or all.
+    def results(self, changed: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """Write results.csv, and return its rows: one of every run that has begun, with the settings it was given.
 
-        A run whose files cannot be read says why, as one that failed does, and the others go on.
+        Those `changed` are read anew, or all. A run whose files cannot be read says why, as one that failed does, and
+        the others go on.
         """
-        runs = (self._known() or {"runs": {}})["runs"]
-        for name in runs if changed is None else changed:
+        known = self._known() or {"runs": {}}
+        settings = {name: run["settings"] for name, run in known["runs"].items()}
+        for name in settings if changed is None else changed:
             folder = self.path / name
             self._rows.pop(name, None)
             if (folder / names.CONFIG).exists() or (folder / names.FAILED).exists():
@@ -228,14 +223,10 @@ class SweepFolder:
                     row = run_row(folder)
                 except InputError as error:
                     row = dict.fromkeys(COLUMNS) | {"run": name, "status": "unreadable", "error": str(error)}
-                self._rows[name] = row | runs[name]["settings"]
-        return [self._rows[name] for name in runs if name in self._rows]
-
-    def write_results(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """results.csv and results.parquet."""
-        runs = (self._known() or {"runs": {}})["runs"]
-        keys = in_order({key for run in runs.values() for key in run["settings"]})
-        write_results(self.path, rows, keys)
+                self._rows[name] = row | settings[name]
+        rows = [self._rows[name] for name in settings if name in self._rows]
+        write_results(self.path, rows, in_order({key for each in settings.values() for key in each}))
+        return rows
 
 
 def _has_begun(folder: Path) -> bool:
@@ -246,9 +237,8 @@ def _has_begun(folder: Path) -> bool:
 
 def _has_trained(folder: Path) -> bool:
     """Whether there is anything that steps leave, whatever else is lost."""
-    trained = MetricsFile(folder / names.METRICS).last_step() is not None
-    stepped = (folder / names.CHECKPOINTS).exists() or trained
-    return stepped or (folder / names.MODEL).exists()
+    left = any((folder / name).exists() for name in (names.CHECKPOINTS, names.MODEL))
+    return left or MetricsFile(folder / names.METRICS).last_step() is not None
 
 
 def _questions(plan: SweepPlan) -> str | None:

@@ -7,6 +7,7 @@ default there, leaves a begun sweep valid.
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -16,10 +17,10 @@ from typing import Any
 import xxhash
 
 from minordpo.config import RunConfig
-from minordpo.config.build import Origin, as_mapping, build
+from minordpo.config.build import Origin, as_mapping, build, dotted, set_key
 from minordpo.engine.models import model_folder
 from minordpo.sweep.foundation import Extension
-from minordpo.sweep.plan import RunPlan, dotted
+from minordpo.sweep.plan import RunPlan
 
 _NEEDED = (("model", "path"), ("data", "train"), ("objective", "name"))  # keys without a default
 _SMALL = 1 << 20  # bytes; of larger files of a model, its weights, the size stands for the content
@@ -36,18 +37,12 @@ def identity_of(run: RunPlan, content_of: Callable[[str], str | None]) -> dict[s
     identity: dict[str, Any] = {"config": config, "files": {}}
     if foundation is None:
         data, model = run.config.data, run.config.model
-        paths = [
-            path for path in (data.train, data.eval, model.path, model.reference) if isinstance(path, str)
-        ]
+        paths = [p for p in (data.train, data.eval, model.path, model.reference) if isinstance(p, str)]
         identity["files"] = {path: found for path in paths if (found := content_of(path)) is not None}
     else:
-        for section in ("model", "data"):
-            config[section] = {
-                key: None
-                if isinstance(value, str) and Path(value).is_relative_to(foundation.folder)
-                else value
-                for key, value in config[section].items()
-            }
+        for key, value in [*dotted({name: config[name] for name in ("model", "data")})]:
+            if isinstance(value, str) and Path(value).is_relative_to(foundation.folder):
+                set_key(config, key, None, said="the foundation")
         identity[foundation.section] = asdict(foundation.values)
     if run.processes > 1:  # a step has the pairs of all
         identity["launch"] = {"processes": run.processes}
@@ -56,9 +51,8 @@ def identity_of(run: RunPlan, content_of: Callable[[str], str | None]) -> dict[s
 
 def normalised(stored: Mapping[str, Any], extension: Extension, origin: Origin) -> dict[str, Any]:
     """A stored identity or base with all keys of this version; raise InputError if it has one that is gone."""
-    found = {
-        name: each for name, each in stored.items() if each is not None
-    }  # versions before 0.2 kept nulls
+    # Versions before 0.2 kept nulls.
+    found = {name: each for name, each in stored.items() if each is not None}
     name = "config" if "config" in stored else "run"
     found[name] = _normalised_config(stored[name], origin)
     if extension is not None and extension.section in found:
@@ -88,14 +82,12 @@ def digest_of(identity: Mapping[str, Any]) -> str:
 def content_of(path: str) -> str | None:
     """Stands for the content of a file or model folder; None for what is neither, a hub id."""
     file = Path(path).expanduser()
-    digest = xxhash.xxh3_128()
     if file.is_file():
         with file.open("rb") as opened:
-            while piece := opened.read(1 << 24):
-                digest.update(piece)
-        return digest.hexdigest()
+            return hashlib.file_digest(opened, xxhash.xxh3_128).hexdigest()
     if not file.is_dir():
         return None
+    digest = xxhash.xxh3_128()
     for each in sorted(Path(model_folder(str(file))).iterdir()):
         if each.suffix in _OF_A_MODEL and each.is_file():
             size = each.stat().st_size

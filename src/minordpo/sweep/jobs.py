@@ -15,17 +15,17 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from minordpo.config import DataConfig, ModelConfig, ObjectiveConfig, RunConfig
 from minordpo.evaluate.evaluation import EvaluationConfig, evaluate
 from minordpo.run_folder import names
-from minordpo.run_folder.files import write_jsonl, written_whole
+from minordpo.run_folder.files import write_jsonl, write_text
 from minordpo.run_folder.ownership import finished
 from minordpo.sweep.foundation import Foundation
 from minordpo.sweep.launch import train_by_processes
+from minordpo.sweep.results import known_cost
 from minordpo.train.run import RunData, load_data, load_run_tokenizer, run
 
 _KEPT = 2  # tokenised sets that a worker holds at a time
@@ -83,9 +83,13 @@ class RunJob(Job):
         (folder / names.FAILED).unlink(missing_ok=True)
         with _counted(folder, memory=self.processes == 1):
             if not finished(folder):
-                say("training")
                 if self.processes == 1:
-                    data = _tokenised(self.config)
+                    say("training")
+                    # Runs that differ in neither tokenizer nor data share their pairs.
+                    words = dataclasses.replace(
+                        self.config.model, dtype="float32", reference=None, dropout=False
+                    )
+                    data = _tokenised(words, self.config.data)
                     run(self.config, resume=True, quiet=True, data=data, allow_code=self.allow_code)
                 else:
                     _give_back_memory()  # of the untuned model, say: the first process trains on the same GPU
@@ -119,14 +123,8 @@ def _give_back_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _tokenised(config: RunConfig) -> RunData:
-    """The run's pairs; runs that differ in neither tokenizer nor data share them."""
-    words = dataclasses.replace(config.model, dtype="float32", reference=None, dropout=False)
-    return _tokenised_once(words, config.data)
-
-
 @functools.lru_cache(maxsize=_KEPT)
-def _tokenised_once(model: ModelConfig, data: DataConfig) -> RunData:
+def _tokenised(model: ModelConfig, data: DataConfig) -> RunData:
     config = RunConfig(model=model, data=data, objective=ObjectiveConfig(name="dpo"), output=".")
     return load_data(config, load_run_tokenizer(config))
 
@@ -147,27 +145,14 @@ def _counted(folder: Path, *, memory: bool) -> Iterator[None]:
         yield
     finally:
         if (folder / names.CONFIG).exists():  # else nothing may lie in the way of the next start
-            before = _known_cost(folder / names.COST)
+            before = known_cost(folder)
             peaks = {
                 "peak_gpu_bytes": torch.cuda.max_memory_allocated() if gpu else None,
                 "peak_resident_bytes": _peak() if resident else None,
             }
             cost = {"seconds": round(before.get("seconds", 0.0) + time.perf_counter() - started, 3)}
-            for name, peak in peaks.items():
-                cost[name] = max(
-                    (each for each in (before.get(name), peak) if each is not None), default=None
-                )
-            with written_whole(folder / names.COST) as aside:
-                aside.write_text(json.dumps(cost) + "\n", encoding="utf-8")
-
-
-def _known_cost(file: Path) -> dict[str, Any]:
-    """What earlier starts took; nothing where that is lost, which is no reason for the run to fail."""
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+            cost |= {name: max(before.get(name) or 0, peak or 0) or None for name, peak in peaks.items()}
+            write_text(folder / names.COST, json.dumps(cost) + "\n")
 
 
 def _reset_peak() -> bool:

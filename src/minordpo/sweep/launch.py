@@ -13,12 +13,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from minordpo.config import RunConfig, dump_config
-from minordpo.config.build import Origin, build
 from minordpo.errors import InputError, TrainingStopped
 from minordpo.run_folder.lock import locked
 from minordpo.run_folder.ownership import finished
@@ -35,12 +33,9 @@ _READ = 1 << 18  # bytes of the log's end in which an error is looked for
 class LaunchConfig:
     """How each run is trained."""
 
-    processes: int = field(metadata={"meaning": "processes that train a run together", "minimum": 2})
-
-
-def launched_processes(launch: Any, origin: Origin) -> int:
-    """Processes a run by the section `launch`, two or more; without the section one, the worker itself."""
-    return 1 if launch is None else build(LaunchConfig, launch, "launch.", origin).processes
+    processes: int = field(  # one is the worker itself
+        default=1, metadata={"meaning": "processes that train a run together", "minimum": 2}
+    )
 
 
 # ---- what this machine can do ----
@@ -94,17 +89,11 @@ def train_by_processes(
     name = Path(config.output).name
     file, log = logs / f"{name}.yaml", logs / f"{name}.txt"
     on_gpus = torch.cuda.is_available() and not config.training.arguments.get("use_cpu")
-    waited: list[bool] = []
-
-    def busy() -> None:
-        waited.append(True)
-        say("waiting for the processes of an earlier start, which still train it")
-
+    busy = "waiting for the processes of an earlier start, which still train it"
     file.parent.mkdir(parents=True, exist_ok=True)
     # torchrun inherits the lock and so keeps it for as long as it lives.
-    with locked(file, busy=busy, flags=os.O_RDWR | os.O_CREAT | os.O_APPEND) as handle:
-        if waited:
-            say("training")
+    with locked(file, busy=lambda: say(busy), flags=os.O_RDWR | os.O_CREAT | os.O_APPEND) as handle:
+        say("training")
         if finished(Path(config.output)):
             return
         os.truncate(handle, 0)

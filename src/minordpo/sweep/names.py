@@ -31,12 +31,8 @@ _SHORT = {
 
 def in_order(keys: Iterable[str]) -> list[str]:
     """Dotted keys as they stand in names and columns: objective, its hyper-parameters, the others, the seed."""
-    return sorted(keys, key=lambda key: (_rank(key), key))
-
-
-def _rank(key: str) -> int:
-    ranks = {"objective.name": 0, "seed": 3}
-    return ranks.get(key, 1 if key.startswith("objective.") else 2)
+    ends = {"objective.name": 0, "seed": 3}
+    return sorted(keys, key=lambda key: (ends.get(key, 1 if key.startswith("objective.") else 2), key))
 
 
 def run_name(settings: Mapping[str, Any]) -> str:
@@ -45,20 +41,15 @@ def run_name(settings: Mapping[str, Any]) -> str:
     return _shortened(name, LONGEST_NAME)
 
 
-def model_name(path: str) -> str:
-    """A folder for what is kept of a model, of its path or hub id."""
-    return _slug(path)
-
-
 def _part(key: str, value: Any) -> str:
     if key == "objective.name":
-        return _slug(str(value).replace(" ", "").replace("*", "x"))
+        return slug(str(value).replace(" ", "").replace("*", "x"))
     section, _, last = key.rpartition(".")
     label = _SHORT.get(last, last) if section in ("objective", "training", "") else key
     if isinstance(value, int | float) and not isinstance(value, bool):
         return f"{label}{shortest(value)}"
     text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-    return f"{label}_{_slug(text)}"
+    return f"{label}_{slug(text)}"
 
 
 def shortest(value: int | float) -> str:
@@ -70,7 +61,8 @@ def shortest(value: int | float) -> str:
     return repr(value).removesuffix(".0")
 
 
-def _slug(text: str) -> str:
+def slug(text: str) -> str:
+    """A text that is no longer than a value may be and can stand in a folder's name."""
     return _shortened(re.sub(r"[^\w.+-]+", "_", text).strip("_"), LONGEST_VALUE, of=text)
 
 

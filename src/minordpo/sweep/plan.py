@@ -6,18 +6,18 @@ sections ─► grid and runs, multiplied out ─► run plans: settings, name, 
 from __future__ import annotations
 
 import copy
-import difflib
+import dataclasses
 import itertools
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from minordpo import objectives
 from minordpo.config import RunConfig, read_mapping
-from minordpo.config.build import Origin, as_mapping, build, lay_over, set_key
+from minordpo.config.build import Origin, as_mapping, build, dotted, lay_over, section_keys, set_key
 from minordpo.config.types import shown
 from minordpo.config.yaml import parse_yaml
 from minordpo.errors import InputError
@@ -26,8 +26,8 @@ from minordpo.evaluate.tasks import load_task
 from minordpo.objectives.resolve import RANGES
 from minordpo.run_folder import names
 from minordpo.sweep.foundation import Extension, Foundation
-from minordpo.sweep.launch import launched_processes
-from minordpo.sweep.names import in_order, model_name, refuse_unknown_key, run_name
+from minordpo.sweep.launch import LaunchConfig
+from minordpo.sweep.names import in_order, refuse_unknown_key, run_name, slug
 from minordpo.train.run import validate
 
 SEEDED = ("training.seed", "training.data_seed")  # what `seed` stands for, and a foundation's seed
@@ -55,7 +55,6 @@ class SweepPlan:
 
     output: Path
     runs: tuple[RunPlan, ...]
-    keys: tuple[str, ...]  # that any run sets
     base: dict[str, Any]  # `run` and the foundation's section as they are where nothing varies
     evaluate: dict[str, Any] | None
     notes: tuple[str, ...] = ()  # what was decided that the file does not say
@@ -90,10 +89,22 @@ class SweepPlan:
         model, config = run.config.model, self.evaluation(run)
         if config is None or model.gguf_file or model.revision or model.trust_remote_code:
             return None
-        name = model_name(model.path) if run.foundation is None else run.foundation.folder.name
+        name = slug(model.path) if run.foundation is None else run.foundation.folder.name
         temperature = None if config.samples else config.temperature
         asked = replace(config, samples=0, temperature=temperature, reference=None)
         return self.output / names.UNTUNED / name, asked
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepFile:
+    """The sections of a sweep's file, beside that of what its runs may stand on."""
+
+    run: str | dict[str, Any] = field(metadata={"meaning": "a run config, as a file or its sections"})
+    grid: dict[str, Any] | None = None
+    runs: list | None = None
+    evaluate: dict[str, Any] | None = None
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
+    output: str = field(metadata={"meaning": "the folder to write"})
 
 
 def load_plan(
@@ -104,10 +115,14 @@ def load_plan(
     Raises:
         InputError: a key that does not exist, an empty grid, a config that no run takes, two runs that are one.
     """
-    known = ("run", *([] if extension is None else [extension.section]))
-    known += ("grid", "runs", "evaluate", "launch", "output")
-    values = read_mapping(path, what="A sweep", keys=known)
-    overridden = _override(values, overrides, str(path))
+    known: Any = SweepFile
+    if extension is not None:
+        section = (extension.section, dict[str, Any] | None, None)
+        known = dataclasses.make_dataclass(
+            "SweepFile", [section], bases=(SweepFile,), kw_only=True, frozen=True
+        )
+    values = read_mapping(path, what="A sweep", keys=section_keys(known))
+    overridden = _override(values, overrides)
     # As the messages name them: a key of a run config has no "run." before it there.
     overridden += [key.removeprefix("run.").removeprefix("grid.") for key in overridden]
 
@@ -115,45 +130,40 @@ def load_plan(
         set_here = any(key == each or key.startswith(each + ".") for each in overridden)
         return "command line" if set_here else str(path)
 
-    _refuse_unknown_sections(values, known, origin)
-    sections = _run_sections(values.get("run"))
+    file: SweepFile = build(known, values, "", origin)
+    sections = read_mapping(Path(file.run)) if isinstance(file.run, str) else copy.deepcopy(file.run)
     base: dict[str, Any] = {"run": {name: each for name, each in sections.items() if name != "output"}}
     if extension is not None and extension.section in values:
-        base[extension.section] = dict(_mapping(values[extension.section], extension.section, origin))
-    entries = _entries(values, origin, extension)
-    settings, notes = _applicable(entries, sections, allow_code)
-    if extension is not None and extension.section in base:
-        places = [key.split(".") for key in extension.stands_for]
-        given = [f"{section}.{key}" for section, key in places if key in (sections.get(section) or {})]
-        notes += [f"the {extension.kind} stands in place of run's {', '.join(given)}"] if given else []
-    output, processes = Path(values["output"]), launched_processes(values.get("launch"), origin)
-    runs = [_run(each, base, output, origin, extension, allow_code) for each in settings]
-    runs = [replace(each, processes=processes) for each in runs]
+        base[extension.section] = values[extension.section] or {}
+    maker = _RunMaker(base, Path(file.output), origin, extension, allow_code)
+    settings, notes = maker.applicable(maker.entries(file))
+    if values.get("launch") == {}:
+        raise InputError(f"{origin('launch')}: launch.processes is missing, but it is needed. Give it.")
+    processes = file.launch.processes
+    runs = tuple(replace(maker.run(each), processes=processes) for each in settings)
     _refuse_twins(runs, path)
     return SweepPlan(
-        output,
-        tuple(runs),
-        tuple(in_order({key for each in settings for key in each})),
+        maker.output,
+        runs,
         base,
-        _evaluate(values.get("evaluate"), runs[0].foundation, extension, origin),
-        tuple(notes),
+        maker.evaluate(file.evaluate, runs[0].foundation),
+        (*notes, *maker.replaced()),
         processes,
         extension,
         allow_code,
     )
 
 
-# ---- the file ----
-def _override(values: dict[Any, Any], overrides: Sequence[str], path: str) -> list[str]:
+def _override(values: dict[Any, Any], overrides: Sequence[str]) -> list[str]:
     """Lay overrides over the file; a key of the grid has dots of its own."""
     overridden = []
     for text in overrides:
         key, equals, value = text.partition("=")
-        if key.startswith("grid.") and equals:
-            grid = dict(_mapping(values.get("grid"), "grid", lambda _: path))
+        grid = values.get("grid") or {}
+        if key.startswith("grid.") and equals and isinstance(grid, dict):
             flat = list(dotted(grid))
-            values["grid"] = grid = dict(flat) if len(dict(flat)) == len(flat) else grid
-            grid[key.removeprefix("grid.")] = parse_yaml(value, f"override {text!r}")
+            grid = dict(flat) if len(dict(flat)) == len(flat) else grid
+            values["grid"] = grid | {key.removeprefix("grid."): parse_yaml(value, f"override {text!r}")}
             overridden.append(key.strip())
             continue
         if key.startswith("run.") and isinstance(values.get("run"), str):
@@ -162,179 +172,167 @@ def _override(values: dict[Any, Any], overrides: Sequence[str], path: str) -> li
     return overridden
 
 
-def _refuse_unknown_sections(values: Mapping[Any, Any], known: Sequence[str], origin: Origin) -> None:
-    for key in values:
-        if key not in known:
-            close = difflib.get_close_matches(str(key), known, n=1)
-            advice = f"Did you mean {close[0]}?" if close else f"Known: {', '.join(known)}."
-            raise InputError(f"{origin(str(key))}: {key} is not a section of a sweep. {advice}")
-    for key, what in (("run", "a run config, as a file or its sections"), ("output", "the folder to write")):
-        if not values.get(key):
-            raise InputError(f"{origin('')}: {key} is missing, but it is needed ({what}). Give it.")
-    if not isinstance(values["output"], str) or not values["output"].strip():
-        raise InputError(
-            f"{origin('output')}: output is {shown(values['output'])}, but text is needed. Name a folder."
-        )
+@dataclass(frozen=True)
+class _RunMaker:
+    """Makes the runs of a sweep's file."""
 
+    base: dict[str, Any]  # as in `SweepPlan`
+    output: Path
+    origin: Origin
+    extension: Extension
+    allow_code: bool
 
-def _run_sections(run: Any) -> dict[str, Any]:
-    if isinstance(run, str):
-        return read_mapping(Path(run))
-    if not isinstance(run, dict):
-        raise InputError(
-            f"run is {shown(run)}, but a run config is needed. Name a file, or write its sections"
-        )
-    return copy.deepcopy(run)
+    @property
+    def section(self) -> str:
+        """The section of what runs may stand on; empty where there is no such section."""
+        return "" if self.extension is None else self.extension.section
 
-
-def _mapping(value: Any, name: str, origin: Origin) -> Mapping[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise InputError(
-            f"{origin(name)}: {name} is {shown(value)}, but keys with values are needed. Write them so."
-        )
-    return value
-
-
-def _entries(values: Mapping[str, Any], origin: Origin, extension: Extension) -> list[list[dict[str, Any]]]:
-    """The grid and each of `runs`, multiplied out: the settings of each run."""
-    grid = _mapping(values.get("grid"), "grid", origin)
-    runs = values.get("runs") or []
-    if not isinstance(runs, list):
-        raise InputError(f"{origin('runs')}: runs is {shown(runs)}, but a list is needed. Begin each with -")
-    named = {"grid": grid} if grid else {}
-    for place, each in enumerate(runs):
-        named[f"runs[{place}]"] = entry = _mapping(each, f"runs[{place}]", origin)
-        if not entry:
+    # ---- what each run sets ----
+    def entries(self, file: SweepFile) -> list[list[dict[str, Any]]]:
+        """The grid and each of `runs`, multiplied out: the settings of each run."""
+        named: dict[str, Any] = {"grid": file.grid} if file.grid else {}
+        named |= {f"runs[{place}]": each for place, each in enumerate(file.runs or [])}
+        for where, each in named.items():
+            if not isinstance(each, dict) or not each:
+                raise InputError(
+                    f"{self.origin('runs')}: {where} is {shown(each)}, but keys with values are needed. Write them so, "
+                    "or leave it out."
+                )
+        if not named:
             raise InputError(
-                f"{origin('runs')}: runs[{place}] is empty. Give it keys with values, or leave it out."
+                f"{self.origin('grid')}: the grid is empty and there are no runs, so nothing varies. Give keys with "
+                "lists of values, as in training.learning_rate: [1e-5, 1e-4], or train the one run with `minordpo "
+                "train`."
             )
-    if not named:
-        raise InputError(
-            f"{origin('grid')}: the grid is empty and there are no runs, so nothing varies. Give keys with lists of "
-            "values, as in training.learning_rate: [1e-5, 1e-4], or train the one run with `minordpo train`."
-        )
-    return [_multiplied(each, where, origin, extension) for where, each in named.items()]
+        return [self._multiplied(each, where) for where, each in named.items()]
 
-
-def _multiplied(
-    entry: Mapping[str, Any], where: str, origin: Origin, extension: Extension
-) -> list[dict[str, Any]]:
-    lists: dict[str, list[Any]] = {}
-    for key, value in dotted(entry):
-        refuse_unknown_key(key, where, origin, extension)
-        if key in lists:
-            raise InputError(f"{origin(where)}: {where} gives {key} twice. Write its values in one list.")
-        lists[key] = found = value if isinstance(value, list) else [value]
-        if not found:
+    def _multiplied(self, entry: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
+        lists: dict[str, list[Any]] = {}
+        for key, value in dotted(entry):
+            refuse_unknown_key(key, where, self.origin, self.extension)
+            if key in lists:
+                raise InputError(
+                    f"{self.origin(where)}: {where} gives {key} twice. Write its values in one list."
+                )
+            lists[key] = found = value if isinstance(value, list) else [value]
+            if not found:
+                raise InputError(
+                    f"{self.origin(f'{where}.{key}')}: {where}.{key} is an empty list, so there would be no run. Give "
+                    "at least one value, or leave the key out."
+                )
+        seeded = (*SEEDED, f"{self.section}.seed")
+        if "seed" in lists and (other := next((key for key in seeded if key in lists), None)):
             raise InputError(
-                f"{origin(f'{where}.{key}')}: {where}.{key} is an empty list, so there would be no run. Give at least "
-                "one value, or leave the key out."
+                f"{self.origin(where)}: {where} has seed and {other}, but seed stands for {other} too. Leave one out."
             )
-    seeded = SEEDED if extension is None else (*SEEDED, f"{extension.section}.seed")
-    if "seed" in lists and (other := next((key for key in seeded if key in lists), None)):
-        raise InputError(
-            f"{origin(where)}: {where} has seed and {other}, but seed stands for {other} too. Leave one out."
-        )
-    # By the seed first, so that every setting has been tried once before any is tried again.
-    keys = sorted(in_order(lists), key=lambda key: key != "seed")
-    return [
-        dict(zip(keys, values, strict=True)) for values in itertools.product(*(lists[key] for key in keys))
-    ]
+        # By the seed first, so that every setting has been tried once before any is tried again.
+        keys = sorted(in_order(lists), key=lambda key: key != "seed")
+        products = itertools.product(*(lists[key] for key in keys))
+        return [dict(zip(keys, values, strict=True)) for values in products]
 
+    def applicable(self, entries: list[list[dict[str, Any]]]) -> tuple[list[dict[str, Any]], list[str]]:
+        """Settings without the hyper-parameters that their own objective lacks and another of the sweep has: those runs
+        are one, not copies; and a note on each."""
+        objective = self.base["run"].get("objective")
+        own = objective.get("name") if isinstance(objective, dict) else None
+        named = [own, *(each.get("objective.name", own) for entry in entries for each in entry)]
+        known = {name: self._hyperparameters(name) for name in named if isinstance(name, str)}
+        somewhere = {f"objective.{key}" for keys in known.values() for key in keys}
+        found: list[dict[str, Any]] = []
+        notes: dict[str, None] = {}
+        for entry in entries:
+            seen: set[str] = set()
+            for settings in entry:
+                name = str(settings.get("objective.name", own))
+                has = {f"objective.{key}" for key in known.get(name, ())}
+                lacking = [key for key in settings if key in somewhere - has]
+                kept = {key: value for key, value in settings.items() if key not in lacking}
+                digest = json.dumps(kept, sort_keys=True)
+                if lacking and digest in seen:
+                    for key in lacking:
+                        hyper = key.removeprefix("objective.")
+                        notes[f"{name} has no {hyper}: one run of it, not one a value"] = None
+                else:
+                    seen.add(digest)
+                    found.append(kept)
+        return found, list(notes)
 
-def dotted(entry: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """`objective: {beta: [0.1]}` is objective.beta; a mapping that is a value stands in a list."""
-    for key, value in entry.items():
-        if isinstance(value, dict) and value:
-            yield from dotted(value, f"{prefix}{key}.")
+    def _hyperparameters(self, name: str) -> set[str]:
+        """Those of an objective or a weighted sum; raise InputError if there is no such objective."""
+        return set(objectives.parse(name, allow_code=self.allow_code).hyper)
+
+    # ---- the run plans ----
+    def run(self, settings: dict[str, Any]) -> RunPlan:
+        """The run with those settings."""
+        values, name, foundation = copy.deepcopy(self.base["run"]), run_name(settings), None
+        on_foundation, own = self.section in self.base, f"{self.section}."
+        places = dict(settings)
+        if "seed" in places:
+            places |= dict.fromkeys((*SEEDED, *[f"{own}seed"] * on_foundation), places.pop("seed"))
+        ours = {key.removeprefix(own): places.pop(key) for key in [*places] if key.startswith(own)}
+        if ours and not on_foundation:
+            raise InputError(
+                f"{self.origin('grid')}: {own}{next(iter(ours))} varies, but there is no {self.section}. Add "
+                f"{self.section}: {{}} for the default one, or leave the key out."
+            )
+        for key, value in places.items():
+            set_key(values, key, value, said=f"{self.origin('grid')}: the grid")
+        self._drop_strange_hyperparameters(values, settings)
+        values["output"] = str(self.output / name)
+        if self.extension is not None and on_foundation:
+            given = self.base[self.section] | ours
+            foundation = self.extension.described(given, self.output, self.origin)
+            config = foundation.config(values, self.origin)
         else:
-            yield f"{prefix}{key}", value
+            config = build(RunConfig, values, "", self.origin)
+        try:
+            validate(config, allow_code=self.allow_code)
+        except InputError as error:
+            raise InputError(f"{self.origin('grid')}: {name}: {error}") from None
+        return RunPlan(name, settings, config, foundation)
 
+    def _drop_strange_hyperparameters(self, values: dict[str, Any], settings: Mapping[str, Any]) -> None:
+        """Where the sweep names the objective, `run`'s hyper-parameters are for those objectives that have them."""
+        objective = values.get("objective")
+        if not isinstance(settings.get("objective.name"), str) or not isinstance(objective, dict):
+            return
+        known = self._hyperparameters(objective["name"])
+        for key in [each for each in objective if each in RANGES and each not in known]:
+            if f"objective.{key}" not in settings:
+                del objective[key]
 
-# ---- the run plans ----
-def _applicable(
-    entries: list[list[dict[str, Any]]], sections: dict[str, Any], allow_code: bool
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """Settings without the hyper-parameters that their own objective lacks and another of the sweep has: those runs are
-    one, not copies; and a note on each."""
-    objective = sections.get("objective")
-    own = objective.get("name") if isinstance(objective, dict) else None
-    named = [own, *(each.get("objective.name", own) for entry in entries for each in entry)]
-    known = {name: _hyperparameters(name, allow_code) for name in named if isinstance(name, str)}
-    somewhere = {f"objective.{key}" for keys in known.values() for key in keys}
-    found: list[dict[str, Any]] = []
-    notes: dict[str, None] = {}
-    for entry in entries:
-        seen: set[str] = set()
-        for settings in entry:
-            name = str(settings.get("objective.name", own))
-            has = {f"objective.{key}" for key in known.get(name, ())}
-            lacking = [key for key in settings if key in somewhere - has]
-            kept = {key: value for key, value in settings.items() if key not in lacking}
-            digest = json.dumps(kept, sort_keys=True)
-            if lacking and digest in seen:
-                for key in lacking:
-                    hyper = key.removeprefix("objective.")
-                    notes[f"{name} has no {hyper}: one run of it, not one a value"] = None
-            else:
-                seen.add(digest)
-                found.append(kept)
-    return found, list(notes)
+    def replaced(self) -> list[str]:
+        """A note on the keys of `run` that a foundation sets, where there are any."""
+        if self.extension is None or self.section not in self.base:
+            return []
+        there = dict(dotted(self.base["run"]))
+        given = [key for key in self.extension.stands_for if key in there]
+        return [f"the {self.extension.kind} stands in place of run's {', '.join(given)}"] if given else []
 
-
-def _hyperparameters(name: str, allow_code: bool) -> set[str]:
-    """Those of an objective or a weighted sum; raise InputError if there is no such objective."""
-    return {key for *_, spec in objectives.parse(name, allow_code=allow_code) for key in spec.defaults}
-
-
-def _run(
-    settings: dict[str, Any],
-    base: dict[str, Any],
-    output: Path,
-    origin: Origin,
-    extension: Extension,
-    allow_code: bool,
-) -> RunPlan:
-    values, name, foundation = copy.deepcopy(base["run"]), run_name(settings), None
-    section = "" if extension is None else extension.section
-    places = dict(settings)
-    if "seed" in places:
-        seeded = (*SEEDED, f"{section}.seed") if section in base else SEEDED
-        places |= dict.fromkeys(seeded, places.pop("seed"))
-    own = {key: places.pop(key) for key in list(places) if section and key.startswith(f"{section}.")}
-    if own and section not in base:
-        raise InputError(
-            f"{origin('grid')}: {next(iter(own))} varies, but there is no {section}. Add {section}: {{}} for the "
-            "default one, or leave the key out."
+    def evaluate(self, given: dict[str, Any] | None, foundation: Foundation | None) -> dict[str, Any] | None:
+        """The section as it stands, every key checked."""
+        if given is None:
+            return None
+        unless_told = {} if foundation is None else foundation.evaluation
+        config = build(EvaluationConfig, unless_told | given, "evaluate.", self.origin)
+        kind = (
+            "" if self.extension is None or config.task not in self.extension.tasks else self.extension.kind
         )
-    for key, value in places.items():
-        set_key(values, key, value, said=f"{origin('grid')}: the grid")
-    _drop_strange_hyperparameters(values, settings, allow_code)
-    if extension is not None and section in base:
-        given = base[section] | {key.removeprefix(f"{section}."): value for key, value in own.items()}
-        foundation = extension.described(given, output, origin)
-    values["output"] = str(output / name)
-    config = build(RunConfig, values, "", origin) if foundation is None else foundation.config(values, origin)
-    try:
-        validate(config, allow_code=allow_code)
-    except InputError as error:
-        raise InputError(f"{origin('grid')}: {name}: {error}") from None
-    return RunPlan(name, settings, config, foundation)
-
-
-def _drop_strange_hyperparameters(
-    values: dict[str, Any], settings: Mapping[str, Any], allow_code: bool
-) -> None:
-    """Where the sweep names the objective, `run`'s hyper-parameters are for those objectives that have them."""
-    objective = values.get("objective")
-    if not isinstance(settings.get("objective.name"), str) or not isinstance(objective, dict):
-        return
-    known = _hyperparameters(objective["name"], allow_code)
-    for key in [each for each in objective if each in RANGES and each not in known]:
-        if f"objective.{key}" not in settings:
-            del objective[key]
+        if kind and foundation is None:
+            raise InputError(
+                f"{self.origin('evaluate.task')}: evaluate.task is {config.task}, which is a {kind}'s, but there is no "
+                f"{self.section}. Add a {self.section}, or name a task or a file."
+            )
+        try:  # refused now, not by every run
+            assert config.sampled is None or config.answered is None  # both check what they are made of
+            if not kind:
+                load_task(config.task, n=config.n, seed=config.seed)
+        except (
+            InputError
+        ) as error:  # in the words of `minordpo evaluate`, whose options are the section's keys
+            said = re.sub(r"--(\w+)", r"evaluate.\1", str(error))
+            raise InputError(f"{self.origin('evaluate')}: {said}") from error
+        return given
 
 
 def _refuse_twins(runs: Sequence[RunPlan], path: Path) -> None:
@@ -344,10 +342,10 @@ def _refuse_twins(runs: Sequence[RunPlan], path: Path) -> None:
     for run in runs:
         other = by_name.setdefault(run.name.casefold(), run)
         if other is not run:
-            said = f"({_said(other)}; {_said(run)}) would both be"
+            settings = "; ".join(json.dumps(each.settings, ensure_ascii=False) for each in (other, run))
             raise InputError(
-                f"{path}: two runs {'are both' if other.settings == run.settings else said} named {run.name}, but each "
-                "needs a folder of its own. Leave one out, or change a value so that the names differ."
+                f"{path}: two runs are both named {run.name} ({settings}), but each needs a folder of its own. Leave "
+                "one out, or change a value so that the names differ."
             )
         config = as_mapping(run.config) | {"output": ""}
         other = by_config.setdefault(json.dumps(config, sort_keys=True, default=str), run)
@@ -355,32 +353,3 @@ def _refuse_twins(runs: Sequence[RunPlan], path: Path) -> None:
             raise InputError(
                 f"{path}: {other.name} and {run.name} have the same settings in every key. Leave one out."
             )
-
-
-def _said(run: RunPlan) -> str:
-    return ", ".join(f"{key} {json.dumps(value)}" for key, value in run.settings.items())
-
-
-def _evaluate(
-    given: Any, foundation: Foundation | None, extension: Extension, origin: Origin
-) -> dict[str, Any] | None:
-    """The section as it stands, every key checked."""
-    if given is None:
-        return None
-    values = dict(_mapping(given, "evaluate", origin))
-    unless_told = {} if foundation is None else foundation.evaluation
-    config = build(EvaluationConfig, unless_told | values, "evaluate.", origin)
-    of_foundation = extension is not None and config.task in extension.tasks
-    if extension is not None and of_foundation and foundation is None:
-        raise InputError(
-            f"{origin('evaluate.task')}: evaluate.task is {config.task}, which is a {extension.kind}'s, but there is "
-            f"no {extension.section}. Add a {extension.section}, or name a task or a file."
-        )
-    try:  # refused now, not by every run
-        assert config.sampled is None or config.answered is None  # both check what they are made of
-        if not of_foundation:
-            load_task(config.task, n=config.n, seed=config.seed)
-    except InputError as error:  # in the words of `minordpo evaluate`, whose options are the section's keys
-        said = re.sub(r"--(\w+)", r"evaluate.\1", str(error))
-        raise InputError(f"{origin('evaluate')}: {said}") from error
-    return values

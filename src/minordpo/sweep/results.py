@@ -1,4 +1,4 @@
-"""Run folder → one flat row, whatever there is of the run; rows → results.csv, results.parquet and a table.
+"""Run folder → one flat row, whatever there is of the run; rows → results.csv and a table.
 
 Only files are read, so rows come from any run folder: of a sweep, of `minordpo train`, from another machine.
 Held-out measures and looks keep their names in metrics.jsonl (`eval_*`, `probe/*`).
@@ -22,7 +22,7 @@ from minordpo.config.yaml import parse_yaml
 from minordpo.errors import InputError
 from minordpo.evaluate.statistics import wilson
 from minordpo.monitor.health import Health
-from minordpo.run_folder import names, records
+from minordpo.run_folder import names
 from minordpo.run_folder.files import read_jsonl, written_whole
 from minordpo.run_folder.metrics_file import MetricsFile
 from minordpo.run_folder.ownership import finished
@@ -40,40 +40,30 @@ from minordpo.run_folder.records import (
 HEALTHS: tuple[str, ...] = typing.get_args(Health)  # from the best to the worst
 _DEFAULT_SEED = 42  # transformers' own
 
-_HEAD: dict[str, type] = {
-    **dict.fromkeys(("run", "status", "error"), str),  # finished, unfinished or failed, and why
-    "objective": str,
-    "learning_rate": float,
-    "seed": int,  # the objective with all its hyper-parameters
-    **dict.fromkeys(("model", "data"), str),
-}
-_HEALTH: dict[str, type] = {
-    **dict.fromkeys(("health", "worst_health"), str),  # at the end, and of the whole run
-    **{f"{name}_step": int for name in HEALTHS[1:]},  # the first step of each
-    "rolled_back_to": int,
-}
-_INTERVAL = ("", "_low", "_high")
-_EVALUATED: dict[str, type] = {
-    "questions": int,
-    **{f"{name}{end}": float for name in ("strict_accuracy", "flexible_accuracy") for end in _INTERVAL},
-    **dict.fromkeys(("asked_format", "repeated_4grams", "looping", "stopped", "empty", "mean_tokens"), float),
-    **{f"kl_per_{unit}{end}": float for unit in ("token", "sequence") for end in ("", "_error")},
-    "kl_cut": float,
-    "retention_questions": int,
-    **{f"retention_accuracy{end}": float for end in _INTERVAL},
-}
-_COST: dict[str, type] = {
-    **dict.fromkeys(("steps", "tokens"), int),
-    **dict.fromkeys(("median_step_seconds", "training_seconds", "total_seconds"), float),
-    **dict.fromkeys(("peak_gpu_bytes", "peak_resident_bytes"), int),
-    **dict.fromkeys(("machine", "minordpo", "torch"), str),
-}
-COLUMNS: dict[str, type] = _HEAD | _HEALTH | _EVALUATED | _COST
+# `objective` has all its hyper-parameters; health is that at the end and of the whole run, and the first step of each.
+_HEAD = ("run", "status", "error", "objective", "learning_rate", "seed")
+_HEALTH = ("health", "worst_health", *(f"{name}_step" for name in HEALTHS[1:]), "rolled_back_to")
+INTERVAL = ("", "_low", "_high")
+_KL = ("per_token", "per_token_error", "per_sequence", "per_sequence_error", "cut")
+SHARES = ("flexible_accuracy", "strict_accuracy", "asked_format", "looping", "stopped", "empty")  # of answers
+_EVALUATED = (
+    "questions",
+    *(f"{name}{end}" for name in ("strict_accuracy", "flexible_accuracy") for end in INTERVAL),
+    *("asked_format", "repeated_4grams", "looping", "stopped", "empty", "mean_tokens"),
+    *(f"kl_{name}" for name in _KL),
+    *("retention_questions", *(f"retention_accuracy{end}" for end in INTERVAL)),
+)
+_COST = (
+    *("steps", "tokens", "median_step_seconds", "training_seconds", "total_seconds"),
+    *("peak_gpu_bytes", "peak_resident_bytes", "machine", "minordpo", "torch", "model", "data"),
+)
+COLUMNS = (*_HEAD, *_HEALTH, *_EVALUATED, *_COST)
 
 
 def run_row(folder: Path) -> dict[str, Any]:
-    """What a run was and what came out of it: every name of `COLUMNS`, None where it is not known, and `eval_*` of the
-    last measurement on held-out examples and `probe/*` of the last look, where there are any.
+    """What a run was and what came out of it: every name of `COLUMNS`, None where it is not known, `eval_*` of the last
+    measurement on held-out examples and `probe/*` of the last look, where there are any, and of a run that has begun
+    `objective_name` and `beta`.
 
     Raises:
         InputError: the folder holds no run, or a file in it cannot be read.
@@ -83,21 +73,24 @@ def run_row(folder: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def in_our_form(folder: Path) -> Iterator[None]:
-    """While files of a run are read: what goes wrong because they are damaged is told of the run.
+def readable(path: Path, advice: str, *, otherwise: str = "cannot be read") -> Iterator[None]:
+    """While what minordpo has written is read: what goes wrong because it is damaged is told of `path`, with advice.
 
     Raises:
-        InputError: a file is there but not as minordpo writes it.
+        InputError: a file is not there, or not as minordpo writes it.
     """
     try:
         yield
     except InputError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
-        raise InputError(
-            f"{folder} has a file in another form than minordpo writes ({type(error).__name__}: {error}). Put it "
-            "back from a copy, or leave this run out"
-        ) from error
+        raise InputError(f"{path} {otherwise} ({type(error).__name__}: {error}). {advice}") from error
+
+
+def in_our_form(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """`readable`, for the files of a run."""
+    form = "has a file in another form than minordpo writes"
+    return readable(folder, "Put it back from a copy, or leave this run out", otherwise=form)
 
 
 def _row(folder: Path) -> dict[str, Any]:
@@ -110,7 +103,10 @@ def _row(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder} holds no run (there is no config.yaml). Name a run folder")
     config = _config(folder / names.CONFIG)
     metrics = MetricsFile(folder / names.METRICS).rows()
-    row |= _settings(config) | _measured(metrics) | _evaluated(folder / names.EVALUATION / names.RESULTS)
+    row |= _settings(config) | _measured(metrics)
+    if (answered := folder / names.EVALUATION / names.RESULTS).exists():
+        (model,) = _json(answered)["models"].values()
+        row |= answers_row(model)
     if metrics and config.get("monitor", {}).get("enabled", True):
         row |= _health(metrics)
     row |= _retained(folder / names.RETENTION)
@@ -148,13 +144,12 @@ def _refuse_cut(file: Path, metrics: Sequence[Row], config: Mapping[str, Any], *
     )
 
 
-def run_seconds(folder: Path) -> float | None:
-    """`total_seconds` alone; None where it is not known."""
+def known_cost(folder: Path) -> dict[str, Any]:
+    """What starts of a run took; nothing where that is lost, which is no reason for the run to fail."""
     try:
-        seconds = _json(folder / names.COST).get("seconds")
+        return _json(folder / names.COST)
     except InputError:
-        return None
-    return seconds if isinstance(seconds, int | float) else None
+        return {}
 
 
 def _config(file: Path) -> dict[str, Any]:
@@ -170,10 +165,13 @@ def _config(file: Path) -> dict[str, Any]:
 def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
     if not config:
         return {}
-    chosen = dict(config["objective"])
-    training = config.get("training") or {}
+    hyper, training = dict(config["objective"]), config.get("training") or {}
+    name = str(hyper.pop("name"))
+    objective = objectives.recorded(name, hyper)
     return {
-        "objective": str(objectives.recorded(chosen.pop("name"), chosen)),
+        "objective": str(objective),
+        "objective_name": name,
+        "beta": objective.beta if any("beta" in term.hyper for term in objective.terms) else None,
         "learning_rate": training.get("learning_rate", 5e-5),
         "seed": training.get("seed", _DEFAULT_SEED),
         "model": config["model"]["path"],
@@ -210,24 +208,19 @@ def _health(metrics: Sequence[Row]) -> dict[str, Any]:
     return found if back is None else found | {"rolled_back_to": back.to}
 
 
-def _evaluated(file: Path) -> dict[str, Any]:
-    if not file.exists():
-        return {}
-    results = _json(file)
-    (model,) = results["models"].values()
+def answers_row(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a model in an evaluation's results.json the measures under their names in `COLUMNS`, each share with its
+    interval."""
+    kl = (model.get("samples") or {}).get("kl") or {}
     found = {
         "questions": model["strict_accuracy"]["of"],
         "repeated_4grams": model["repeated_4grams"],
         "mean_tokens": float(model["tokens"]["mean"]),
-        **{name: model[name]["share"] for name in ("asked_format", "looping", "stopped", "empty")},
+        **{f"kl_{name}": kl.get(name) for name in _KL},
     }
-    for name in ("strict_accuracy", "flexible_accuracy"):
+    for name in SHARES:
         found |= _with_interval(name, model[name])
-    kl = (model.get("samples") or {}).get("kl") or {}
-    return found | {
-        f"kl_{name}": kl.get(name)
-        for name in ("per_token", "per_token_error", "per_sequence", "per_sequence_error", "cut")
-    }
+    return found
 
 
 def _retained(file: Path) -> dict[str, Any]:
@@ -240,96 +233,46 @@ def _retained(file: Path) -> dict[str, Any]:
 
 
 def _with_interval(name: str, share: Mapping[str, Any]) -> dict[str, float]:
-    return {name: share["share"], f"{name}_low": share["low"], f"{name}_high": share["high"]}
+    return {f"{name}{end}": share[key] for end, key in zip(INTERVAL, ("share", "low", "high"), strict=True)}
 
 
 def _json(file: Path) -> dict[str, Any]:
     """The object in a file; an empty one where there is no file."""
     if not file.exists():
         return {}
-    try:
+    with readable(file, "Delete it, or put back what it was"):
         return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read ({error}). Delete it, or put back what it was") from error
 
 
 # ---- files ----
 def write_results(folder: Path, rows: Sequence[Mapping[str, Any]], settings: Sequence[str] = ()) -> None:
-    """Write results.csv and results.parquet, a row each, either whole or as they were; columns are typed.
+    """Write results.csv, a row each, either whole or as it was.
 
     `settings` are columns of the rows beside those of `run_row`, which follow the run's name, status and objective.
 
     Raises:
-        InputError: they cannot be written.
+        InputError: it cannot be written.
     """
-    import pyarrow  # slow to import, and reading rows does not need it
-    import pyarrow.parquet
-
-    types = _column_types(rows, settings)
+    prefixes = (EvaluationRow.PREFIX, ProbeRow.PREFIX)
+    measured = [name for row in rows for name in row if name.startswith(prefixes)]
+    columns = dict.fromkeys([*_HEAD, *settings, *_HEALTH, *measured, *_EVALUATED, *_COST])
     with (
         written_whole(folder / names.RESULTS_CSV) as aside,
         aside.open("w", encoding="utf-8", newline="") as file,
     ):
         writer = csv.writer(file)
-        writer.writerow(types)
-        writer.writerows([_as_text(row.get(name)) for name in types] for row in rows)
-    kinds = {str: pyarrow.string(), int: pyarrow.int64(), float: pyarrow.float64(), bool: pyarrow.bool_()}
-    schema = pyarrow.schema([(name, kinds[kind]) for name, kind in types.items()])
-    columns = {name: [_typed(row.get(name), kind) for row in rows] for name, kind in types.items()}
-    with written_whole(folder / names.RESULTS_PARQUET) as aside:
-        pyarrow.parquet.write_table(pyarrow.table(columns, schema=schema), aside)
-
-
-def _column_types(rows: Sequence[Mapping[str, Any]], settings: Sequence[str]) -> dict[str, type]:
-    """Every column and its type, in their order."""
-    others = [name for name in settings if name not in COLUMNS]
-    prefixes = (EvaluationRow.PREFIX, ProbeRow.PREFIX)
-    measured = dict.fromkeys(name for row in rows for name in row if name.startswith(prefixes))
-    head = {name: kind for name, kind in _HEAD.items() if name not in ("model", "data")}
-    varied = {name: _type_of([row.get(name) for row in rows]) for name in others}
-    return head | varied | _HEALTH | dict.fromkeys(measured, float) | _EVALUATED | _COST | _HEAD
-
-
-def _type_of(values: Sequence[Any]) -> type:
-    """The narrowest type that holds them all; what is no number, truth value or text becomes JSON text."""
-    kinds = {type(value) for value in values if value is not None}
-    if kinds == {int, float}:
-        return float
-    if kinds == {int} and any(not -(2**63) <= value < 2**63 for value in values if value is not None):
-        return str  # a column of whole numbers has 64 bits
-    (kind,) = kinds if len(kinds) == 1 else (str,)
-    return kind if kind in (bool, int, float) else str
-
-
-def _typed(value: Any, kind: type) -> Any:
-    if value is None:
-        return None
-    return str(_as_text(value)) if kind is str else kind(value)
+        writer.writerow(columns)
+        writer.writerows([_as_text(row.get(name)) for name in columns] for row in rows)
 
 
 def _as_text(value: Any) -> Any:
-    """The value as results.csv has it; the csv module writes text and whole numbers itself."""
-    if isinstance(value, bool | list | dict):
-        return json.dumps(value, ensure_ascii=False)
-    return "" if value is None else repr(value) if isinstance(value, float) else value
+    """What is no text or number as JSON; the csv module writes the others, and leaves None out."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, bool | list | dict) else value
 
 
 # ---- for a terminal ----
-_SHOWN: dict[str, tuple[str, str]] = {  # column → its head, and how its values are written
-    "run": ("run", "{}"),
-    "health": ("health", "{}"),
-    "collapsed_step": ("from step", "{}"),
-    records.held_out(records.CHOSEN_LOGRATIO): ("chosen", "{:+.1f}"),
-    records.held_out(records.REJECTED_LOGRATIO): ("rejected", "{:+.1f}"),
-    records.held_out(records.ACCURACY): ("ranked", "{:.0%}"),
-    "strict_accuracy": ("strict", "{:.1%}"),
-    "flexible_accuracy": ("flexible", "{:.1%}"),
-    "asked_format": ("format", "{:.0%}"),
-    "looping": ("loops", "{:.0%}"),
-    "kl_per_token": ("KL/token", "{:.3f}"),
-    "retention_accuracy": ("retained", "{:.1%}"),
-    "total_seconds": ("seconds", "{:.0f}"),
-}
+# Column → its head, and how its values are written.
+_SHOWN: dict[str, list[str]] = json.loads(Path(__file__).with_name("table.json").read_text(encoding="utf-8"))
 
 
 def results_table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -3,7 +3,7 @@
 SWEEP.yaml ─► plan: run plans                 plan      names: names, what runs may stand on: foundation
 plan × what is on disk ─► what is to be done  folder    sweep.json, failed.txt; other sweeps are refused: identity
 jobs ─► workers                               workers   what a job does: jobs, of several processes: launch
-each run's end ─► its row                     results   results.csv, results.parquet
+each run's end ─► its row                     results   results.csv
 
 Everything is kept in run folders as it comes, so a sweep that is stopped, killed or unplugged goes on by the same
 command.
@@ -32,9 +32,11 @@ from minordpo.sweep.folder import SweepFolder
 from minordpo.sweep.foundation import Extension
 from minordpo.sweep.jobs import AnyJob, FoundationJob, RunJob, UntunedJob, do_job
 from minordpo.sweep.launch import describe_launch, refuse_too_few_gpus, runs_at_a_time
+from minordpo.sweep.names import in_order
 from minordpo.sweep.plan import RunPlan, SweepPlan, load_plan
 from minordpo.sweep.results import results_table
 from minordpo.sweep.workers import Event, Workers, one_gpu, visible_gpus
+from minordpo.train.dry_run.measure import duration
 
 _WAIT = 1.0  # seconds after which the clock is read again
 Say = Callable[[str], None]
@@ -50,14 +52,13 @@ def sweep(
     retry: bool = False,
     dry_run: bool = False,
     allow_code: bool = False,
-    start: str = "spawn",
     say: Say = print,
 ) -> int:
     """Do what the sweep's file says and is not done yet; the number of its runs that have failed.
 
     `extension` is what the runs may stand on, which adds a section to the file. `jobs` runs go at a time (unless told
     as many as there are GPUs for, or one). `only` is a pattern such as "minordpo-*" for names; `retry` runs failed ones
-    again. `allow_code` lets runs import the function that they name as their objective. `start`: as `Workers`.
+    again. `allow_code` lets runs import the function that they name as their objective.
 
     Raises:
         InputError: the file or the output folder cannot be used; nothing was run then.
@@ -87,19 +88,18 @@ def sweep(
         folder.begin(plan)
         todo = _todo(chosen, folder, retry)
         say(describe(chosen, folder, todo, retry=retry))
-        rows = folder.rows()
+        rows = folder.results()
         untuned = untuned_jobs(chosen, folder, todo)
         unasked: list[str] = []
         if todo or untuned:
             count = min(at_a_time, len(todo) + len(untuned))
-            with Workers(do_job, count, logs, processes=plan.processes, method=start) as workers:
+            with Workers(do_job, count, logs, processes=plan.processes) as workers:
                 unasked = _Loop(chosen, folder, workers, todo, untuned, say).run()
-            rows = folder.rows([run.name for run in todo])
-        folder.write_results(rows)
+            rows = folder.results([run.name for run in todo])
     say("\n" + results_table(rows) if rows else "")
     failed = [run for run in plan.runs if folder.state(run, plan) == "failed"]
     say(
-        f"\n{plan.output}: results.csv and results.parquet hold {len(rows)} rows, each run its own folder"
+        f"\n{plan.output}: results.csv holds {len(rows)} rows, each run its own folder"
         + (f"; {len(failed)} failed, run them again by --retry ({logs.name}/ has more)" if failed else "")
         + "".join(f"; {name} was not asked, the same command asks it again" for name in unasked)
     )
@@ -141,10 +141,9 @@ def untuned_jobs(plan: SweepPlan, folder: SweepFolder, todo: Sequence[RunPlan]) 
 def describe(plan: SweepPlan, folder: SweepFolder, todo: Sequence[RunPlan], *, retry: bool) -> str:
     """The plan in words: what varies, what is shared, how much is there already."""
     lines = [f"{plan.output}: {len(plan.runs)} {'run' if len(plan.runs) == 1 else 'runs'}"]
-    for key in plan.keys:
+    for key in in_order({key for run in plan.runs for key in run.settings}):
         values = dict.fromkeys(json.dumps(run.settings[key]) for run in plan.runs if key in run.settings)
-        if values:
-            lines.append(f"  {key}: {', '.join(value.strip(chr(34)) for value in values)}")
+        lines.append(f"  {key}: {', '.join(value.strip(chr(34)) for value in values)}")
     lines += [f"  {note}" for note in plan.notes]
     if plan.processes > 1:
         lines.append(f"  {describe_launch(plan.processes, len(visible_gpus()))}")
@@ -152,7 +151,11 @@ def describe(plan: SweepPlan, folder: SweepFolder, todo: Sequence[RunPlan], *, r
         made = sum(each.made for each in foundations)
         kind = foundations[0].kind
         lines.append(f"  {kind}s: {len(foundations)}, {made} of them made; runs on one share it")
-    references = {_reference(run) for run in plan.runs if run.config.metrics.reference}
+    # As far as configs tell what a reference pass depends on.
+    configs = [run.config for run in plan.runs if run.config.metrics.reference]
+    references = {
+        repr((each.model, each.data, each.training.arguments.get("bf16", False))) for each in configs
+    }
     lines.append(f"  reference passes: {len(references)}, each shared by its runs")
     if untuned := plan.untuned_models():
         done = sum((path / names.RESULTS).exists() for path in untuned)
@@ -167,12 +170,6 @@ def describe(plan: SweepPlan, folder: SweepFolder, todo: Sequence[RunPlan], *, r
         counted.append(f"{failed} failed" + ("" if retry else ", run again only with --retry"))
     lines.append(f"  {'; '.join(counted)}; {len(todo)} to do")
     return "\n".join(lines)
-
-
-def _reference(run: RunPlan) -> str:
-    """What runs of one reference pass have in common, as far as the configs tell."""
-    config = run.config
-    return repr((config.model, config.data, config.training.arguments.get("bf16", False)))
 
 
 @dataclass
@@ -192,9 +189,10 @@ class _Loop:
         self.queue = self._jobs()
         self.doing: dict[str, str] = {}
         self.given: dict[str, float] = {}  # when each job was
-        # Seconds of each kind of job, since this start and before it.
-        self.took: dict[type, list[float]] = defaultdict(list)
-        self.before = dict(zip((RunJob, FoundationJob), seconds_before(self.plan, self.folder), strict=True))
+        self.took: dict[type, list[float]] = defaultdict(
+            list
+        )  # seconds of each kind of job, this start's and before
+        self.took[RunJob], self.took[FoundationJob] = seconds_before(self.plan, self.folder)
         self.ended = 0
         self.unasked: list[str] = []
 
@@ -215,7 +213,9 @@ class _Loop:
                 for event in self.workers.events(_WAIT):
                     self._take(event)
                 if terminal:
-                    self.bar.set_postfix_str(self._doing())
+                    self.bar.set_postfix_str(
+                        "; ".join(f"{name}: {what}" for name, what in self.doing.items())
+                    )
         return self.unasked
 
     def _jobs(self) -> list[AnyJob]:
@@ -269,33 +269,22 @@ class _Loop:
         """A run has ended: write its row, and say in a line what came of it."""
         if error is not None:
             self.folder.fail(self.runs[name], error)
-        rows = self.folder.rows([name])
-        self.folder.write_results(rows)
-        row = next(each for each in rows if each["run"] == name)
+        row = next(each for each in self.folder.results([name]) if each["run"] == name)
         self.ended += 1
         self._tell(f"[{self.ended}/{len(self.runs)}] {name}: {_outcome(row)}{_left(self._seconds_left())}")
         self.bar.update()
 
     def _seconds_left(self) -> float:
-        """By what jobs took since this start, or before it; 0 where that is not known, or none is left."""
+        """By what jobs took so far; 0 where that is not known, or none is left."""
         left = {RunJob: len(self.runs) - self.ended, FoundationJob: len(self.unmade)}
-        took = {kind: self.took[kind] or self.before[kind] for kind in left}
-        if not took[RunJob] or not left[RunJob]:
+        if not self.took[RunJob] or not left[RunJob]:
             return 0.0
-        seconds = sum(statistics.median(took[kind]) * count for kind, count in left.items() if took[kind])
+        seconds = sum(statistics.median(took) * n for kind, n in left.items() if (took := self.took[kind]))
         return seconds / self.workers.count
 
     def _tell(self, line: str) -> None:
         with tqdm.external_write_mode():
             self.say(line)
-
-    def _doing(self) -> str:
-        """What the workers are at; steps are counted from the run's own file."""
-        said = []
-        for name, what in self.doing.items():
-            step = _last_step(self.plan.output / name / names.METRICS) if what == "training" else None
-            said.append(f"{name}: {what}" + ("" if step is None else f", step {step}"))
-        return "; ".join(said)
 
 
 def _outcome(row: dict[str, Any]) -> str:
@@ -313,22 +302,4 @@ def _outcome(row: dict[str, Any]) -> str:
 
 
 def _left(seconds: float) -> str:
-    if seconds <= 0:
-        return ""
-    return f"; about {seconds / 60:.0f} minutes left" if seconds >= 90 else f"; about {seconds:.0f} s left"
-
-
-def _last_step(file: Path) -> int | None:
-    """The step of the last whole line; read from the end, since this is asked every second."""
-    try:
-        with file.open("rb") as opened:
-            opened.seek(max(0, file.stat().st_size - 4096))
-            lines = opened.read().splitlines()
-    except OSError:
-        return None
-    for line in reversed(lines):
-        try:
-            return int(json.loads(line)[records.STEP])
-        except (ValueError, KeyError, TypeError):
-            continue
-    return None
+    return f"; {duration(seconds)} left" if seconds > 0 else ""

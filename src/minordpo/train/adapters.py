@@ -1,20 +1,18 @@
-"""Adapters being trained: added on top of what is there, saved with it, loaded again, merged."""
+"""Adapters to be trained: refused, or added on top of what is there."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
-from peft import PeftConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft import PeftConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraConfig
-from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from minordpo.engine.models import POLICY_ADAPTER, REFERENCE_ADAPTER, causal_model, tuner
-from minordpo.errors import InputError
+from minordpo.errors import InputError, first_line
+from minordpo.train.refusals import refuse_first
 
 # These write the adapter's start into the base weights, so that "without the adapter" is no longer the model given.
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
@@ -33,17 +31,18 @@ def add_adapter(model: PreTrainedModel | PeftModel, config: PeftConfig) -> PeftM
     if not isinstance(model, PeftModel):
         with _applicable(model):
             return get_peft_model(model, config, adapter_name=POLICY_ADAPTER)
-    if not isinstance(config, LoraConfig):
-        raise InputError(f"a {type(config).__name__} cannot be stacked on an adapter; use a LoraConfig")
+    kind = type(config).__name__
+    refuse_first({"adapter_on_adapter": not isinstance(config, LoraConfig)}, kind=kind)
     (existing,) = model.peft_config
-    if existing != REFERENCE_ADAPTER:
-        raise InputError(
-            f"the model wears an adapter named {existing!r}; load it with minordpo.engine.models.load_model, "
-            f"or name it {REFERENCE_ADAPTER!r}"
-        )
+    refuse_first(
+        {"adapter_name": existing != REFERENCE_ADAPTER}, existing=existing, reference=REFERENCE_ADAPTER
+    )
     with _applicable(model):
         model.add_adapter(POLICY_ADAPTER, config)
-    wear_both(model)
+    tuner(model).set_adapter([REFERENCE_ADAPTER, POLICY_ADAPTER])
+    model.active_adapter = POLICY_ADAPTER
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(f".{POLICY_ADAPTER}." in name)
     return model
 
 
@@ -54,30 +53,18 @@ def refuse_settings(config: PeftConfig) -> None:
         InputError: one of them, by its key.
     """
     start = getattr(config, "init_lora_weights", True)
-    if isinstance(start, str) and start.lower().startswith(_CHANGES_BASE):
-        raise InputError(
-            f"lora.init_lora_weights is {start!r}, which rewrites the base weights, so the reference would be lost. "
-            "Leave it out, or use gaussian"
-        )
     task = getattr(config.task_type, "value", config.task_type)
-    for wrong, said in (
-        (
-            start is False,
-            "init_lora_weights is false, which draws the whole adapter at random, so that training would begin at the "
-            "model plus noise instead of at the reference. Leave it out",
-        ),
-        (
-            start == "eva",
-            "init_lora_weights is eva, which needs activations that are not gathered here. Leave it out",
-        ),
-        (config.inference_mode, "inference_mode is true, which freezes the new adapter. Leave it out"),
-        (
-            task not in (None, "CAUSAL_LM"),
-            f"task_type is {task}, but a causal language model is tuned. Leave it out",
-        ),
-    ):
-        if wrong:
-            raise InputError(f"lora.{said}")
+    refuse_first(
+        {
+            "adapter_changes_base": str(start).lower().startswith(_CHANGES_BASE),
+            "adapter_at_random": start is False,
+            "adapter_of_activations": start == "eva",
+            "adapter_frozen": config.inference_mode,
+            "adapter_task": task not in (None, "CAUSAL_LM"),
+        },
+        start=start,
+        task=task,
+    )
 
 
 def _refuse_unmatched(model: PreTrainedModel | PeftModel, config: PeftConfig) -> None:
@@ -98,21 +85,7 @@ def _applicable(model: PreTrainedModel | PeftModel) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, NotImplementedError, ImportError) as error:
-        said = str(error).strip().splitlines()[0].rstrip(".")
         raise InputError(
-            f"lora cannot be applied to {type(causal_model(model)).__name__}: {said}. Change the key it names"
+            f"lora cannot be applied to {type(causal_model(model)).__name__}: {first_line(error)}. Change the key it "
+            "names"
         ) from error
-
-
-def wear_both(model: PeftModel) -> None:
-    """Both adapters active, only the new one trainable."""
-    tuner(model).set_adapter([REFERENCE_ADAPTER, POLICY_ADAPTER])
-    model.active_adapter = POLICY_ADAPTER
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(f".{POLICY_ADAPTER}." in name)
-
-
-def load_adapter_weights(model: PeftModel, folder: Path) -> None:
-    """The trained adapter's weights from a checkpoint, into the model in place."""
-    weights: dict[str, Any] = load_file(folder / "adapter_model.safetensors")
-    set_peft_model_state_dict(model, weights, adapter_name=model.active_adapter)

@@ -10,7 +10,6 @@ import copy
 import dataclasses
 import functools
 import math
-import sys
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
@@ -22,6 +21,7 @@ from transformers.integrations import get_available_reporting_integrations
 from transformers.training_args import OptimizerNames, ParallelMode
 
 from minordpo.errors import InputError
+from minordpo.train.refusals import refuse_first
 
 _FIELDS = yaml.safe_load(files(__package__).joinpath("arguments.yaml").read_text(encoding="utf-8"))
 REDEFINED: dict[str, str] = _FIELDS["redefined"]
@@ -37,38 +37,25 @@ def own_copy(args: TrainingArguments) -> tuple[TrainingArguments, int]:
     """
     names = {field.name for field in dataclasses.fields(args)}
     foreign = sorted(names - {field.name for field in dataclasses.fields(TrainingArguments)})
-    if foreign:
-        raise InputError(
-            f"args is a {type(args).__name__}, whose {', '.join(foreign[:3])} … mean nothing here. Pass "
-            "transformers.TrainingArguments, and the objective's hyper-parameters to the trainer"
-        )
+    refuse_first({"foreign_arguments": foreign}, kind=type(args).__name__, names=", ".join(foreign[:3]))
     for name, reason in REFUSED.items():
         if name == "do_eval" and args.eval_strategy != "no":
             continue  # TrainingArguments sets it by itself then
         if name in names and not _is_default(getattr(args, name), name):
             raise InputError(f"training.{name} is not supported: {reason}. Leave it out")
-    if getattr(args, "train_sampling_strategy", "random") not in ("random", "sequential"):
-        raise InputError(
-            f"training.train_sampling_strategy is {args.train_sampling_strategy!r}; use random or sequential. "
-            "Rows are packed by their tokens whatever the order"
-        )
+    strategy = getattr(args, "train_sampling_strategy", "random")
     pairs = args.per_device_train_batch_size * args.gradient_accumulation_steps
-    if pairs < 1:
-        raise InputError(
-            f"a step of {pairs} pairs trains nothing; raise training.per_device_train_batch_size"
-        )
+    refuse_first(
+        {"sampling_strategy": strategy not in ("random", "sequential"), "no_pairs": pairs < 1},
+        strategy=strategy,
+        pairs=pairs,
+    )
     refuse_values(args)
-    changes: dict[str, Any] = {
-        "gradient_accumulation_steps": 1,
-        "per_device_train_batch_size": pairs,
-        "logging_nan_inf_filter": False,
-        "remove_unused_columns": False,
-    }
-    if args.ddp_find_unused_parameters is None:
-        changes["ddp_find_unused_parameters"] = False
     own = copy.copy(args)
-    for name, value in changes.items():
-        setattr(own, name, value)
+    own.gradient_accumulation_steps, own.per_device_train_batch_size = 1, pairs
+    own.logging_nan_inf_filter = own.remove_unused_columns = False
+    if own.ddp_find_unused_parameters is None:
+        own.ddp_find_unused_parameters = False
     return own, pairs
 
 
@@ -79,35 +66,21 @@ def refuse_values(args: TrainingArguments) -> None:
         InputError: one of them, by its key.
     """
     refuse_out_of_range(vars(args))
-    if args.max_steps != -1 and args.max_steps < 1:
-        raise InputError(
-            f"training.max_steps is {args.max_steps}, but 1 or more is needed, or -1 for all of num_train_epochs"
-        )
-    if args.max_steps == -1 and not 0 < args.num_train_epochs < math.inf:
-        raise InputError(
-            f"training.num_train_epochs is {args.num_train_epochs}, which trains nothing. Set it above 0"
-        )
-    if args.metric_for_best_model is None and "best" in (
-        args.save_strategy,
-        args.load_best_model_at_end and "best",
-    ):
-        raise InputError(
-            "training keeps the best checkpoint, but not by which metric. Set training.metric_for_best_model, such as "
-            "rewards/accuracies, and training.greater_is_better"
-        )
-    trackers = sorted(
-        set(args.report_to or ()) - set(get_available_reporting_integrations()) - _WITHOUT_A_PACKAGE
+    known = {*get_available_reporting_integrations(), *_WITHOUT_A_PACKAGE}
+    trackers = sorted(set(args.report_to or ()) - known)
+    keeps_best = args.save_strategy == "best" or args.load_best_model_at_end
+    refuse_first(
+        {
+            "max_steps": args.max_steps != -1 and args.max_steps < 1,
+            "epochs": args.max_steps == -1 and not 0 < args.num_train_epochs < math.inf,
+            "best_by_nothing": keeps_best and args.metric_for_best_model is None,
+            "trackers": trackers,
+            "fsdp_alone": args.fsdp and args.parallel_mode != ParallelMode.DISTRIBUTED,
+        },
+        max_steps=args.max_steps,
+        epochs=args.num_train_epochs,
+        trackers=", ".join(trackers),
     )
-    if trackers:
-        raise InputError(
-            f"training.report_to names {', '.join(trackers)}, which is not installed or not known to transformers. "
-            "Install its package, or leave it out: metrics.jsonl holds every step"
-        )
-    if args.fsdp and args.parallel_mode != ParallelMode.DISTRIBUTED:
-        raise InputError(
-            "training.fsdp is set, but this is a single process. Start the run with torchrun --nproc_per_node N -m "
-            "minordpo train …, or leave it out"
-        )
     _refuse_optimizer(args)
 
 
@@ -117,12 +90,7 @@ def refuse_out_of_range(values: Mapping[str, Any]) -> None:
     Raises:
         InputError: one of them, by its key.
     """
-    for name, lowest, highest in (
-        ("seed", 0, 2**32 - 1),
-        ("data_seed", 0, math.inf),
-        ("dataloader_num_workers", 0, math.inf),
-        ("learning_rate", 0, sys.float_info.max),
-    ):
+    for name, (lowest, highest) in _FIELDS["ranges"].items():
         value = values.get(name)
         if value is not None and not lowest <= value <= highest:
             most = f" and {highest} at most" if highest < math.inf else ""

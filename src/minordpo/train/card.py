@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,20 +44,28 @@ def model_card(
     monitor = trainer.monitor()
     best = state.best_global_step if trainer.held_out and args.load_best_model_at_end else None
     step = best or state.global_step
+    # The held-out measurement of the saved weights; without held-out examples, the last step's own.
+    row: records.Row | None = trainer.last_step
+    if trainer.held_out:
+        row = trainer.metrics_file.evaluation(step) or trainer.last_evaluation
+    what, better, worse = _words(trainer)
     return _template().render(
         config=config,
         trainer=trainer,
         version=__version__,
         front_matter=write_yaml(_front_matter(config, trainer)),
         name=Path(config.model.path).name,
-        what=_words(trainer)[0],
+        what=what,
+        better=better,
+        worse=worse,
         count=len(trainer.held_out),
         per_step=min(trainer.sampler.per_step, len(trainer.examples)),
         schedule=getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type),
         terms=trainer.objective.terms,
         best=best,
         step=step,
-        measured=list(_measured(trainer, step)),
+        keys=records,
+        values={} if row is None else row.values,
         watched="" if monitor is None else for_card(monitor),
         answers=_answers(samples),
         adapters=getattr(trainer.policy, "peft_config", {}),
@@ -97,50 +104,6 @@ def _words(trainer: PreferenceTrainer) -> tuple[str, str, str]:
     if all(len(each) == 1 for each in grades):
         return _WORDS["labelled"]
     return _WORDS["pairs" if all(each == (1.0, 0.0) for each in grades) else "ranked"]
-
-
-# ---- what was measured ----
-def _measured(trainer: PreferenceTrainer, step: int) -> Iterator[str]:
-    """Sentences on the held-out measurement of the saved weights; without held-out examples, of the last step."""
-    what, better, worse = _words(trainer)
-    row: records.Row | None = trainer.last_step
-    if trainer.held_out:
-        row = trainer.metrics_file.evaluation(step) or trainer.last_evaluation
-    values = {} if row is None else row.values
-    count = len(trainer.held_out)
-    for name, side in (("chosen", better), ("rejected", worse)):
-        if f"{records.LOGPS}/{name}" in values:
-            yield _likelihood(values, name, side)
-    if records.CHOSEN_BELOW in values:
-        share = _share(values[records.CHOSEN_BELOW], count if better != "desirable" else 0)
-        yield f"{share} of the {better} responses are less likely than under the reference."
-    if records.ACCURACY in values:
-        share = _share(values[records.ACCURACY], count)
-        yield (
-            f"{share} of the {what} are ranked right: the {better} response has a larger log-ratio than the {worse} "
-            "one."
-        )
-    if records.LOSS in values:
-        yield f"The mean loss is {float(values[records.LOSS]):.4g}."
-
-
-def _likelihood(values: Mapping[str, Any], name: str, side: str) -> str:
-    logratio = values.get(f"{records.LOGRATIOS}/{name}")
-    if logratio is None:
-        return f"The {side} responses have a mean log-prob of {float(values[f'{records.LOGPS}/{name}']):.2f} nats."
-    logratio = float(logratio)
-    than = "more" if logratio > 0 else "less"
-    if not math.isfinite(logratio) or f"{logratio:.2f}" in ("0.00", "-0.00"):
-        return f"The {side} responses have a mean log-ratio of {abs(logratio):.2f} nats."
-    return (
-        f"On average the {side} responses are {than} likely than under the reference: log-ratio "
-        f"{logratio:+.2f} nats."
-    )
-
-
-def _share(share: float, count: int) -> str:
-    share = float(share)
-    return f"{share:.0%} ({round(share * count)} of {count})" if count else f"{share:.0%}"
 
 
 # ---- sample answers ----

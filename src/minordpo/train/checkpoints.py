@@ -9,17 +9,18 @@ import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from peft import PeftModel
+from peft import PeftModel, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput, get_last_checkpoint, rotate_checkpoints
 
 from minordpo.errors import InputError
 from minordpo.run_folder.files import sync
-from minordpo.train.adapters import load_adapter_weights
 from minordpo.train.hooks import HookedTrainer
+from minordpo.train.refusals import refuse_first
 
 _ASIDE = ".writing"
 
@@ -37,16 +38,20 @@ class StagedCheckpoints(HookedTrainer):
         """
         if resume is None or resume is False:
             return None
-        found = self._named_or_last(resume)
+        if isinstance(resume, str | os.PathLike):
+            found = Path(resume)
+            whole = re.fullmatch(r"checkpoint-\d+", found.name) and (found / "trainer_state.json").exists()
+            refuse_first({"no_checkpoint": not whole}, given=resume)
+        else:
+            folder = self.args.output_dir or ""
+            last = get_last_checkpoint(folder) if os.path.isdir(folder) else None
+            refuse_first({"nothing_to_resume": last is None}, folder=folder)
+            found = Path(str(last))
         _refuse_damaged(found)
         state = TrainerState.load_from_json(str(found / "trainer_state.json"))
         needed = self._needed_to_go_on(going_on=state.global_step < state.max_steps)
         lacking = [name for name in needed if not (found / name).exists()]
-        if lacking:
-            raise InputError(
-                f"{found} lacks {' and '.join(lacking)}, as after training.save_only_model, so going on from it would "
-                "not be the same run. Train anew under another output, or start from its weights by model.path"
-            )
+        refuse_first({"checkpoint_lacks": lacking}, checkpoint=found, lacking=" and ".join(lacking))
         return found
 
     def _needed_to_go_on(self, *, going_on: bool) -> list[str]:
@@ -59,18 +64,6 @@ class StagedCheckpoints(HookedTrainer):
         weights = "pytorch_model_fsdp.bin" if whole else "pytorch_model_fsdp_0"
         optimizer = "optimizer.bin" if whole else "optimizer_0"
         return [weights, optimizer, "scheduler.pt"] if going_on else [weights]
-
-    def _named_or_last(self, resume: str | os.PathLike[str] | Literal[True]) -> Path:
-        if isinstance(resume, str | os.PathLike):
-            named = Path(resume)
-            if not re.fullmatch(r"checkpoint-\d+", named.name) or not (named / "trainer_state.json").exists():
-                raise InputError(f"{resume} is no checkpoint. Name a folder checkpoint-N")
-            return named
-        folder = self.args.output_dir or ""
-        found = get_last_checkpoint(folder) if os.path.isdir(folder) else None
-        if found is None:
-            raise InputError(f"{folder} holds no checkpoint to resume from")
-        return Path(found)
 
     def checkpoints_folder(self, given: str) -> str:
         """The folder that a checkpoint is staged in while it is written."""
@@ -120,7 +113,8 @@ class StagedCheckpoints(HookedTrainer):
         """Load the trained adapter from a checkpoint; False where every weight is trained, or FSDP loads by name."""
         if not isinstance(self.model, PeftModel) or self.is_fsdp_enabled:
             return False
-        load_adapter_weights(self.model, checkpoint)
+        weights = load_file(checkpoint / "adapter_model.safetensors")
+        set_peft_model_state_dict(self.model, weights, adapter_name=self.model.active_adapter)
         return True
 
     def load_finished(self, checkpoint: Path) -> TrainOutput:
@@ -160,10 +154,7 @@ def _refuse_damaged(folder: Path) -> None:
                 f"{file} is damaged ({error}). Remove {folder}; --resume then goes on from the checkpoint before it, "
                 "or from the start"
             ) from error
-    if not (folder / "trainer_state.json").exists():
-        raise InputError(
-            f"{folder} lacks trainer_state.json. Remove it; --resume then goes on from the one before"
-        )
     # FSDP and DeepSpeed keep weights in folders of their own.
-    if not any(each.suffix == ".safetensors" or each.is_dir() for each in folder.iterdir()):
-        raise InputError(f"{folder} holds no weights. Remove it; --resume then goes on from the one before")
+    weights = any(each.suffix == ".safetensors" or each.is_dir() for each in folder.iterdir())
+    lacks_state = not (folder / "trainer_state.json").exists()
+    refuse_first({"no_state": lacks_state, "no_weights": not weights}, checkpoint=folder)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from typing import Any
 import torch
 import xxhash
 
-from minordpo.data.tokens import TokenExample
 from minordpo.engine.reference import example_key
 from minordpo.train.trainer import PreferenceTrainer
 from minordpo.version import __version__
@@ -21,6 +19,9 @@ from minordpo.version import __version__
 
 def environment(trainer: PreferenceTrainer) -> dict[str, Any]:
     """The facts of a run that is about to start."""
+    digest = xxhash.xxh3_128()  # of every token and mask
+    for example in (*trainer.examples, *trainer.held_out):
+        digest.update(example_key(example))
     packages = ("torch", "transformers", "accelerate", "peft", "datasets", "tokenizers", "numpy")
     return {
         "minordpo": __version__,
@@ -32,15 +33,7 @@ def environment(trainer: PreferenceTrainer) -> dict[str, Any]:
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "pairs": len(trainer.examples),
         "held_out_pairs": len(trainer.held_out),
-        "data_digest": _data_digest([*trainer.examples, *trainer.held_out]),
+        "data_digest": digest.hexdigest(),
         "weights_digest": trainer.initial_weights.run,
         "command": " ".join(Path(a).name if i == 0 else a for i, a in enumerate(sys.argv)),
     }
-
-
-def _data_digest(examples: Sequence[TokenExample]) -> str:
-    """Hex digest of every token and mask."""
-    digest = xxhash.xxh3_128()
-    for example in examples:
-        digest.update(example_key(example))
-    return digest.hexdigest()

@@ -8,28 +8,21 @@ from typing import Any
 from accelerate.utils import broadcast_object_list
 from transformers.trainer_utils import TrainOutput
 
-from minordpo.data.tokens import TokenExample
 from minordpo.engine.reference_pass import ReferencePass
-from minordpo.errors import InputError
-from minordpo.generate.answer_cache import InitialAnswers
-from minordpo.monitor.callback import MonitorCallback
+from minordpo.monitor.callback import MonitorCallback, Watched
 from minordpo.monitor.probe import Reference
 from minordpo.objectives import Objective
-from minordpo.run_folder.metrics_file import MetricsFile
 from minordpo.run_folder.records import StepRow, of_kind
 from minordpo.train.checkpoints import StagedCheckpoints
+from minordpo.train.refusals import refuse_first
 
 
-class Monitored(StagedCheckpoints):
+class Monitored(StagedCheckpoints, Watched):
     """A Trainer whose monitor sees every step."""
 
-    examples: list[TokenExample]
-    held_out: list[TokenExample]
-    objective: Objective
-    initial_answers: InitialAnswers
+    objective: Objective  # transformers.Trainer has another of that name
     reference: ReferencePass | None
     token_budget: int
-    metrics_file: MetricsFile
     last_step: StepRow | None
     _seen = -1
 
@@ -40,26 +33,13 @@ class Monitored(StagedCheckpoints):
             InputError: there are two, or it cannot roll back.
         """
         found = [each for each in self.callback_handler.callbacks if isinstance(each, MonitorCallback)]
-        if len(found) > 1:
-            raise InputError(
-                f"callbacks holds {len(found)} MonitorCallbacks, but one sees everything. Pass one"
-            )
+        refuse_first({"two_monitors": len(found) > 1}, count=len(found))
         if not found:
             return None
-        if not found[0]._in_ours:
-            found[0]._main = self.is_world_process_zero()
-            found[0]._refuse_sharded_rollback()
-            found[0].join(
-                self.metrics_file,
-                self.examples,
-                self.held_out,
-                self.objective,
-                self.initial_answers,
-                self._reference_beside_the_policy(),
-            )
+        found[0].join(self)
         return found[0]
 
-    def _reference_beside_the_policy(self) -> Reference | None:
+    def reference_beside_the_policy(self) -> Reference | None:
         """Fully tuned, the reference is gone with the first step, unless it is another model."""
         reference = self.reference
         if reference is None or (reference.is_policy and not reference.new_adapter):

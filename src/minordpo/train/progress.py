@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tqdm import tqdm
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
-from transformers.trainer_callback import TrainerControl, TrainerState
-from transformers.training_args import TrainingArguments
+from transformers import PrinterCallback, ProgressCallback, Trainer
 
 from minordpo.run_folder.records import LOGPS, LOGRATIOS, LOSS
 
@@ -16,40 +13,23 @@ def show_progress(trainer: Trainer) -> None:
     """Replace the Trainer's own bar, which prints a line of numbers each step."""
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
-    trainer.add_callback(_Bar())
+    if not trainer.args.disable_tqdm:
+        trainer.add_callback(_Bar())
 
 
-class _Bar(TrainerCallback):
-    def __init__(self) -> None:
-        self._bar: tqdm | None = None
+class _Bar(ProgressCallback):
+    training_bar: Any
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if state.is_world_process_zero and not args.disable_tqdm:
-            self._bar = tqdm(
-                total=state.max_steps,
-                initial=state.global_step,
-                desc="training",
-                unit="step",
-                dynamic_ncols=True,
-            )
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        super().on_train_begin(args, state, control, **kwargs)
+        self.current_step = state.global_step
+        if self.training_bar is not None:
+            self.training_bar.unit = "step"
+            self.training_bar.initial = self.training_bar.n = state.global_step
+            self.training_bar.set_description("training")
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if self._bar is not None:
-            self._bar.update(state.global_step - self._bar.n)
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if self._bar is not None and logs and LOSS in logs:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if self.training_bar is not None and logs and LOSS in logs:
             kind = LOGRATIOS if any(name.startswith(f"{LOGRATIOS}/") for name in logs) else LOGPS
             values = [
                 f"{side} {logs[f'{kind}/{side}']:+.1f}"
@@ -57,10 +37,4 @@ class _Bar(TrainerCallback):
                 if f"{kind}/{side}" in logs
             ]
             what = "log-ratio" if kind == LOGRATIOS else "log-prob"
-            self._bar.set_postfix_str(f"loss {logs[LOSS]:.3f}, {what} {' '.join(values)} nats")
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if self._bar is not None:
-            self._bar.close()
+            self.training_bar.set_postfix_str(f"loss {logs[LOSS]:.3f}, {what} {' '.join(values)} nats")

@@ -42,10 +42,12 @@ def within_memory(
     Raises:
         TrainingStopped: a single prompt does not fit, or there are several ranks, which cannot repeat a step.
     """
+    numbers: list[Any] = [i for batch in step.batches for i in batch.indices]
+    share = [(i, examples[i]) for i in numbers]
     # A loader's worker does not hear of a budget lowered here.
     rows = (*step.batches, *step.mismatched)
     if any(len(b.indices) > 1 and len(b.input_ids) > packer.token_budget for b in rows):
-        step = _packed_again(step, packer, examples)
+        step = packer(share)
     while True:
         try:
             return run(step), step
@@ -57,7 +59,7 @@ def within_memory(
                     f"memory ran out on rank {packer.rank} at {packer.token_budget} tokens a row; "
                     "with several ranks the step cannot be repeated. Lower training.token_budget and use --resume"
                 ) from error
-            largest = max(tree_size(examples[i]) for i in _numbers(step))
+            largest = max(tree_size(example) for _, example in share)
             if packer.token_budget <= largest:
                 raise TrainingStopped(
                     f"memory ran out on a single prompt of {largest} tokens with its responses. Lower "
@@ -68,14 +70,4 @@ def within_memory(
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         print(f"memory ran out: the step is repeated with {packer.token_budget} tokens a row", flush=True)
-        step = _packed_again(step, packer, examples)
-
-
-def _packed_again(step: StepBatch, packer: Packer, examples: Sequence[TokenExample]) -> StepBatch:
-    """The same examples, all of which are this only rank's, in rows of the budget as it is now."""
-    return packer([(i, examples[i]) for i in _numbers(step)])
-
-
-def _numbers(step: StepBatch) -> list[Any]:
-    """The step's examples, by their numbers in the data set."""
-    return [i for batch in step.batches for i in batch.indices]
+        step = packer(share)

@@ -9,7 +9,7 @@ answers before ─► train ─► held-out pairs ─► answers after
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ from minordpo.data.tokens import TokenExample, TokenOptions
 from minordpo.engine.models import causal_model, load_model, load_tokenizer, save_model
 from minordpo.engine.reference import cache_folder
 from minordpo.engine.reference_pass import ranks
-from minordpo.errors import InputError
 from minordpo.figures.training_curves import reward_figure
 from minordpo.generate.generation import Answer, generate_answers
 from minordpo.monitor.callback import MonitorCallback
@@ -43,6 +42,7 @@ from minordpo.train.card import model_card
 from minordpo.train.checks import with_reference
 from minordpo.train.environment import environment
 from minordpo.train.progress import show_progress
+from minordpo.train.refusals import refuse_first
 from minordpo.train.sharding import whole_weights
 from minordpo.train.trainer import PreferenceTrainer
 
@@ -114,11 +114,11 @@ def _run(
             claim(folder, config, facts)
         if main and not quiet:
             print(data.report, flush=True)
-        if main and not (going_on and samples.has("before")):
+        if main and not (going_on and any(row["when"] == "before" for row in samples.rows())):
             policy: Any = trainer.policy
             # One that is to be sharded is still whole, and not on the device yet.
             policy = policy.to(trainer.args.device)
-            samples.answer(policy, "before", make=trainer.initial_answers, on_answer=go_on)
+            samples.answer(policy, "before", trainer.initial_answers, on_answer=go_on)
     show_progress(trainer)
     checkpoints = sorted((folder / names.CHECKPOINTS).glob("checkpoint-*"))
     if going_on and not checkpoints:  # it was killed before the first one: begun anew, in its own files
@@ -146,11 +146,7 @@ def validate(config: RunConfig, *, allow_code: bool = False) -> None:
     """Refuse what can be seen in the config alone."""
     objective = objectives.resolve(config.objective.name, config.objective.hyper, allow_code=allow_code)
     with_reference(objective, measure=config.metrics.reference)
-    if config.model.dtype == "bfloat16" and config.lora is None:
-        raise InputError(
-            "model.dtype is bfloat16 and every weight would be tuned, which loses most of a small update. Set "
-            "model.dtype=float32 with training.bf16=true, or train an adapter (lora.r=16)"
-        )
+    refuse_first({"bfloat16_weights": config.model.dtype == "bfloat16" and config.lora is None})
     refuse_out_of_range(config.training.arguments)
     adapter = build_lora_config(config)
     if adapter is not None:
@@ -166,8 +162,7 @@ def load_data(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> RunData:
     """Training and held-out pairs, and the report on their rows."""
     data = config.data
     loaded = load_examples(data.train, split=data.split, strip_few_shot=data.strip_few_shot)
-    if data.limit is not None:
-        loaded = replace(loaded, examples=loaded.examples[: data.limit])
+    loaded = replace(loaded, examples=loaded.examples[: data.limit])
     options = TokenOptions(max_length=data.max_length, overlong=data.overlong, score_end=data.score_end)
     prepared = prepare_examples(loaded, tokenizer, options, invalid=data.invalid, progress=True)
     if isinstance(data.eval, str):
@@ -179,28 +174,20 @@ def load_data(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> RunData:
         )
     if not data.eval:
         return RunData(prepared.examples, None, str(prepared.report))
-    if data.eval >= len(prepared.examples):
-        raise InputError(
-            f"data.eval holds out {data.eval} pairs, but {data.train} has only {len(prepared.examples)} usable ones. "
-            "Lower data.eval"
-        )
+    usable = len(prepared.examples)
+    refuse_first({"all_held_out": data.eval >= usable}, wanted=data.eval, source=data.train, usable=usable)
     # The same pairs whatever the run's seed, so that runs of a sweep are measured on equal terms.
-    order = np.random.default_rng(0).permutation(len(prepared.examples))
+    order = np.random.default_rng(0).permutation(usable)
     out, kept = np.sort(order[: data.eval]), np.sort(order[data.eval :])
     report = f"{prepared.report}\nheld out: {data.eval} of these rows"
     return RunData([prepared.examples[i] for i in kept], [prepared.examples[i] for i in out], report)
-
-
-def load_policy(config: RunConfig) -> PreTrainedModel | PeftModel:
-    """The model that is tuned, as it is before: without the adapter that `lora` adds."""
-    return load_model(**config.model.source, dtype=config.model.dtype)
 
 
 def reassemble(
     config: RunConfig, trainer: PreferenceTrainer, weights: dict[str, Tensor]
 ) -> PreTrainedModel | PeftModel:
     """The tuned model of a sharded run, whole, on the device: as it was built, with the weights gathered since."""
-    model: Any = load_policy(config)
+    model: Any = load_model(**config.model.source, dtype=config.model.dtype)
     lora = build_lora_config(config)
     if lora is not None:
         model = add_adapter(model, lora)
@@ -226,7 +213,7 @@ def build_trainer(
     settings = {name: value for name, value in DEFAULTS.items() if name not in given}
     if given.get("save_strategy", "steps") != "steps":
         settings.pop("save_steps", None)
-    policy = load_policy(config)
+    policy = load_model(**model.source, dtype=model.dtype)
     _refuse_samples(config, policy, data)
     other = None if model.reference is None else load_model(model.reference, dtype=model.dtype)
     return PreferenceTrainer(
@@ -254,27 +241,22 @@ def _refuse_samples(config: RunConfig, policy: PreTrainedModel | PeftModel, data
     prompts = [len(pair.prompt_ids) for pair in (data.held_out or [])[: config.samples.prompts]]
     room = getattr(causal_model(policy).config.get_text_config(), "max_position_embeddings", None)
     longest, wanted = max(prompts, default=0), config.samples.max_new_tokens
-    if prompts and room is not None and longest + wanted > room:
-        raise InputError(
-            f"samples.max_new_tokens is {wanted} and the longest prompt of the samples has {longest} tokens, but "
-            f"{config.model.path} has {room} positions. Lower it, or leave the samples out by samples.prompts=0"
-        )
+    refuse_first(
+        {"samples_too_long": prompts and room is not None and longest + wanted > room},
+        wanted=wanted,
+        longest=longest,
+        model=config.model.path,
+        room=room,
+    )
 
 
 def build_monitor(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> list[TrainerCallback]:
     """The run's monitor, if it is to have one."""
     if not config.monitor.enabled:
         return []
-    monitor = config.monitor
-    return [
-        MonitorCallback(
-            tokenizer,
-            monitor.prompts,
-            max_new_tokens=monitor.max_new_tokens,
-            probe_every=monitor.probe_every,
-            on_collapse=monitor.on_collapse,
-        )
-    ]
+    settings = asdict(config.monitor)
+    del settings["enabled"]
+    return [MonitorCallback(tokenizer, **settings)]
 
 
 def draw(folder: Path, config: RunConfig) -> None:
@@ -301,16 +283,12 @@ class _Samples:
         if config.samples.prompts and not data.held_out:
             print("no pairs are held out (data.eval), so there will be no sample answers")
 
-    def has(self, when: str) -> bool:
-        return any(row["when"] == when for row in self.rows())
-
     def answer(
         self,
         model: PreTrainedModel | PeftModel,
         when: str,
-        *,
         make: Callable[..., list[Answer]] = generate_answers,
-        on_answer: Callable[[], None] = lambda: None,
+        **settings: Any,
     ) -> None:
         """Let the model answer the prompts, and add the answers to the file."""
         if not self.pairs:
@@ -322,7 +300,7 @@ class _Samples:
             prompts,
             max_new_tokens=self.max_new_tokens,
             progress=f"answers {when}",
-            on_answer=on_answer,
+            **settings,
         )
         fresh = [self._row(when, pair, answer) for pair, answer in zip(self.pairs, answers, strict=True)]
         write_jsonl(self.file, [row for row in self.rows() if row["when"] != when] + fresh)
@@ -343,6 +321,5 @@ class _Samples:
         if not self.file.exists():
             return []
         rows = [row for _, row in read_jsonl(self.file)]
-        if not all("when" in row for row in rows):
-            raise InputError(f"{self.file} holds other rows than this run's answers. Remove it")
+        refuse_first({"other_samples": not all("when" in row for row in rows)}, file=self.file)
         return rows

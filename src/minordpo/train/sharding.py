@@ -16,7 +16,7 @@ from transformers import TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from minordpo.engine.precision import autocast
-from minordpo.errors import InputError
+from minordpo.train.refusals import refuse_first
 
 
 def refuse_sharding(args: TrainingArguments, *, own_optimizer: bool) -> None:
@@ -25,64 +25,32 @@ def refuse_sharding(args: TrainingArguments, *, own_optimizer: bool) -> None:
     Raises:
         InputError: one of them, by its key.
     """
-    if args.n_gpu > 1:
-        raise InputError(
-            f"{args.n_gpu} GPUs are visible to one process. Start one process a GPU with torchrun, or show one "
-            "with CUDA_VISIBLE_DEVICES"
-        )
-    _refuse_deepspeed(args)
+    deepspeed = args.deepspeed or _flag("ACCELERATE_USE_DEEPSPEED")
+    zero_3 = is_deepspeed_zero3_enabled() or os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3"
+    # What is left of DeepSpeed (ZeRO-1 and 2 in float32) was never run.
+    refuse_first(
+        {
+            "several_gpus": args.n_gpu > 1,
+            "zero_3": deepspeed and zero_3,
+            "deepspeed_in_bfloat16": deepspeed and args.bf16,
+        },
+        gpus=args.n_gpu,
+    )
     # `accelerate launch` turns FSDP on by environment variables, and leaves args.fsdp alone.
     if not (args.fsdp or _flag("ACCELERATE_USE_FSDP")):
         return
     config: dict[str, Any] = args.fsdp_config if isinstance(args.fsdp_config, dict) else {}
     sharded_files = "SHARDED" in str(config.get("state_dict_type", "")).upper()
-    for wrong, said in (
-        (
-            _flag("FSDP_CPU_RAM_EFFICIENT_LOADING"),
-            "training.fsdp_config has cpu_ram_efficient_loading, which leaves the weights of all ranks but one empty, "
-            "but each rank checks the whole model before it is sharded. Set it to false, with accelerate launch by "
-            "--fsdp_cpu_ram_efficient_loading false",
-        ),
-        (
-            own_optimizer,
-            "optimizers are passed, but under training.fsdp their weights would not be the sharded ones. Set "
-            "training.optim instead",
-        ),
-        (
-            args.save_only_model and args.load_best_model_at_end,
-            "training.save_only_model keeps no weights that training.load_best_model_at_end could load under "
-            "training.fsdp. Leave one of them out",
-        ),
-        (
-            args.save_only_model and sharded_files,
-            "training.save_only_model writes no weights where training.fsdp_config.state_dict_type is "
-            "SHARDED_STATE_DICT. Leave one of them out",
-        ),
-        (
-            config.get("activation_checkpointing")
-            and getattr(args, "activation_checkpointing", args.gradient_checkpointing),
-            "training.gradient_checkpointing and training.fsdp_config.activation_checkpointing are both set. Leave "
-            "one of them out",
-        ),
-    ):
-        if wrong:
-            raise InputError(said)
-
-
-def _refuse_deepspeed(args: TrainingArguments) -> None:
-    """Refuse what DeepSpeed would do to the weights; what is left of it (ZeRO-1 and 2 in float32) was never run."""
-    if not (args.deepspeed or _flag("ACCELERATE_USE_DEEPSPEED")):
-        return
-    if is_deepspeed_zero3_enabled() or os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3":
-        raise InputError(
-            "DeepSpeed is asked for ZeRO-3, but a run checks the whole model before its weights are sharded, and "
-            "gathers none of DeepSpeed's. Shard by training.fsdp=true instead"
-        )
-    if args.bf16:
-        raise InputError(
-            "training.bf16 is set with DeepSpeed, which would turn the weights themselves into bfloat16, but policy "
-            "and reference must run alike, under autocast. Shard by training.fsdp=true instead, or leave bf16 out"
-        )
+    checkpointing = getattr(args, "activation_checkpointing", args.gradient_checkpointing)
+    refuse_first(
+        {
+            "empty_ranks": _flag("FSDP_CPU_RAM_EFFICIENT_LOADING"),
+            "own_optimizer": own_optimizer,
+            "no_best_weights": args.save_only_model and args.load_best_model_at_end,
+            "sharded_files": args.save_only_model and sharded_files,
+            "checkpointed_twice": checkpointing and config.get("activation_checkpointing"),
+        }
+    )
 
 
 def set_up_sharding(args: TrainingArguments, accelerator: Accelerator) -> None:
@@ -92,19 +60,11 @@ def set_up_sharding(args: TrainingArguments, accelerator: Accelerator) -> None:
         InputError: they would not be, or by FSDP1.
     """
     sharded = accelerator.distributed_type == DistributedType.FSDP
-    if args.fsdp and not sharded:
-        raise InputError(
-            f"training.fsdp is set, but accelerate shards no weights on the device {args.device.type}: each process "
-            "would train them whole. Run on GPUs, or leave training.fsdp out"
-        )
+    refuse_first({"nothing_sharded": args.fsdp and not sharded}, device=args.device.type)
     if not sharded:
         return
     plugin: Any = accelerator.state.fsdp_plugin
-    if plugin.fsdp_version != 2:
-        raise InputError(
-            f"weights would be sharded by FSDP{plugin.fsdp_version}, but only FSDP2 is supported. Set "
-            "training.fsdp_config={version: 2}, with accelerate launch by --fsdp_version 2"
-        )
+    refuse_first({"fsdp_1": plugin.fsdp_version != 2}, version=plugin.fsdp_version)
     # It would be: weights, sums over ranks and the log-probs returned in bfloat16. The reference ran under autocast,
     # and policy and reference must run alike: `autocast_forward` does so here.
     plugin.mixed_precision_policy = None

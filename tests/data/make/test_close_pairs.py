@@ -4,6 +4,7 @@ import itertools
 import json
 import random
 import re
+import statistics
 from collections import Counter
 from fractions import Fraction
 
@@ -298,8 +299,8 @@ def test_the_report_counts_every_row_and_says_why_one_was_left_out(tmp_path):
     pair = pair_of(ROLLS)
     assert (report.read, report.usable, report.unusable) == (3, 1, {"no step with a result is recognised": 2})
     original, replacement = pair.changed.original, pair.changed.replacement
-    assert report.characters.mean == sum(a != b for a, b in zip(original, replacement, strict=True))
-    assert report.percent.mean == pytest.approx(100 * report.characters.mean / len(pair.chosen))
+    assert report.distances == [sum(a != b for a, b in zip(original, replacement, strict=True))]
+    assert report.percents == [pytest.approx(100 * report.distances[0] / len(pair.chosen))]
     text = str(report)
     assert re.search(r"rows read +3\n +close pairs written +1 +\(33\.3 %\)\n +rows left out +2\n", text)
     assert re.search(r"2  no step with a result is recognised\n +line 2: It is clear\.", text)
@@ -380,7 +381,7 @@ def test_on_gsm8k_exactly_one_number_differs_and_the_ending_never_does(tmp_path)
         rows = [json.loads(line) for line in itertools.islice(file, 1500)]
     report = corrupt_file(write_rows(tmp_path / "worked.jsonl", rows), tmp_path / "pairs.jsonl", seed=1)
     assert report.usable > 0.94 * len(rows)
-    assert report.characters.median == 1
+    assert statistics.median(report.distances) == 1
     solutions = {row["question"].strip(): row["answer"] for row in rows}
     for line in (tmp_path / "pairs.jsonl").read_text(encoding="utf-8").splitlines():
         pair = json.loads(line)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minordpo.data.make.close_report import Spread, edit_distance
+from minordpo.data.make.close_report import CorruptReport, edit_distance
 
 
 @pytest.mark.parametrize(
@@ -32,5 +32,10 @@ def test_the_edit_distance_is_that_of_the_textbook_table(first, second):
     assert edit_distance(first, second) == row[-1]
 
 
-def test_the_spread_of_one_to_a_hundred_is_known():
-    assert Spread.of(range(101)) == Spread(mean=50.0, median=50.0, low=5.0, high=95.0)
+def test_the_spread_of_none_to_a_hundred_is_known():
+    counts = list(range(101))
+    said = str(
+        CorruptReport("in", "out", read=101, distances=counts, percents=[each / 10 for each in counts])
+    )
+    assert "    characters              50.00       50   5–95\n" in said
+    assert "    % of the chosen text     5.00     5.00   0.50–9.50\n" in said

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from minordpo.data.read.examples import describe_layouts, examples_from_rows, load_examples
+from minordpo.data.read.examples import examples_from_rows, load_examples
+from minordpo.data.read.recognise import describe_layouts
 from minordpo.errors import InputError
 
 

@@ -44,7 +44,9 @@ CHAT = [
 
 
 def values(loaded):
-    return [{"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected} for p in loaded.examples]
+    return [
+        {"prompt": p.prompt, "chosen": p.responses[0], "rejected": p.responses[-1]} for p in loaded.examples
+    ]
 
 
 def write(path: Path, rows) -> str:
@@ -91,7 +93,7 @@ def test_a_null_argument_of_a_tool_call_stays_null_in_json(tmp_path):
     row = json.loads(json.dumps(CHAT[0]))
     row["chosen"][0]["tool_calls"][0]["function"]["arguments"]["city"] = None
     loaded = load_examples(write(tmp_path / "pairs.jsonl", [row]))
-    assert loaded.examples[0].chosen[0]["tool_calls"][0]["function"]["arguments"] == {"city": None}
+    assert loaded.examples[0].responses[0][0]["tool_calls"][0]["function"]["arguments"] == {"city": None}
 
 
 def test_a_csv_field_may_be_longer_than_the_csv_modules_limit(tmp_path):
@@ -215,7 +217,7 @@ def test_a_file_that_may_not_be_read_is_refused(tmp_path, monkeypatch, suffix):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "open", deny)
-    with pytest.raises(InputError, match=r"cannot be opened \(Permission denied\), .* Check its permissions"):
+    with pytest.raises(InputError, match=r"cannot be read \(Permission denied\), .* Check its permissions"):
         load_examples(source)
 
 
@@ -247,8 +249,8 @@ HEAD = b'{"prompt": "a", "chosen": "b", "rejected": "c"}\n'
         ),
         ("p.jsonl", HEAD + b"{'a': 1}", r"line 2 of .* is not JSON \(column 2: .*, near .*'a': 1"),
         ("p.jsonl", b"[" * 100_000, r"line 1 of .*p\.jsonl is not JSON \(maximum recursion"),
-        ("p.jsonl", b'[{"prompt": 1}]', r"line 1 of .* is a list of 1, .* name it \.json\."),
-        ("p.jsonl", HEAD + b"3", r"line 2 of .* is the number 3, but an object is needed"),
+        ("p.jsonl", b'[{"prompt": 1}]', r"line 1 of .* is a JSON list, .* name it \.json\."),
+        ("p.jsonl", HEAD + b"3", r"line 2 of .* is 3, but one object a line is needed"),
         ("p.jsonl", HEAD + b'{"prompt": "\xe9"}', r"line 2 of .* is not UTF-8 \(0xe9 at byte 13\)"),
         ("p.json", b'[\n{"prompt": "\xff"}]', r"line 2 of .*p\.json is not UTF-8 \(0xff"),
         ("p.csv", b"prompt,chosen,rejected\n\xe9,b,c", r"line 2 of .*p\.csv is not UTF-8 \(0xe9 at byte 1\)"),

@@ -33,7 +33,11 @@ def strip(*prompts):
 def test_the_last_question_stays_as_it_stands(examples, question):
     loaded = strip(examples + question)
     assert loaded.examples[0].prompt == question
-    assert (loaded.examples[0].chosen, loaded.examples[0].rejected, loaded.layout) == ("3", "4", "TRL text")
+    assert (loaded.examples[0].responses[0], loaded.examples[0].responses[-1], loaded.layout) == (
+        "3",
+        "4",
+        "TRL text",
+    )
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minordpo.data.read.examples import Example, describe_layouts, examples_from_rows, load_examples
+from minordpo.data.read.examples import Example, examples_from_rows, load_examples
+from minordpo.data.read.recognise import describe_layouts
 from minordpo.errors import InputError
 
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.places import SHARED
-from minordpo.data.read.examples import Example, describe_layouts, examples_from_rows, load_examples
+from minordpo.data.read.examples import Example, examples_from_rows, load_examples
+from minordpo.data.read.recognise import describe_layouts
 from minordpo.errors import InputError
 
 SHAREGPT_FILE = SHARED / "data" / "chat" / "dpo_en_demo.json"
@@ -46,7 +47,7 @@ CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city"
 def test_text_columns_are_kept_to_the_character():
     loaded = load({"prompt": " 2+2=\n", "chosen": "", "rejected": "", "score": 3})
     pair = loaded.examples[0]
-    assert (pair.prompt, pair.chosen, pair.rejected, pair.row) == (" 2+2=\n", "", "", 1)
+    assert (pair.prompt, pair.responses[0], pair.responses[-1], pair.row) == (" 2+2=\n", "", "", 1)
     assert (loaded.layout, loaded.notes, pair.tools, pair.template_kwargs) == ("TRL text", [], None, {})
 
 
@@ -55,7 +56,7 @@ def test_chat_messages_keep_their_tool_calls_and_lose_their_null_keys():
     loaded = load({**CHAT, "chosen": [calling, {"role": "tool", "content": "sunny", "name": "weather"}]})
     assert loaded.layout == "TRL chat"
     assert loaded.examples[0].prompt == [user("Sky?")]
-    assert loaded.examples[0].chosen == [
+    assert loaded.examples[0].responses[0] == [
         {"role": "assistant", "tool_calls": [CALL]},
         {"role": "tool", "content": "sunny", "name": "weather"},
     ]
@@ -64,19 +65,21 @@ def test_chat_messages_keep_their_tool_calls_and_lose_their_null_keys():
 def test_numpy_arrays_of_messages_are_lists_afterwards():
     row = {field: np.array(messages, dtype=object) for field, messages in CHAT.items()}
     pair = only(row)
-    assert [pair.prompt, pair.chosen, pair.rejected] == list(CHAT.values())
-    assert isinstance(pair.chosen, list)
+    assert [pair.prompt, pair.responses[0], pair.responses[-1]] == list(CHAT.values())
+    assert isinstance(pair.responses[0], list)
 
 
 def test_text_parts_of_a_message_are_joined():
     parts = [{"type": "text", "text": "bl"}, {"type": "text", "text": "ue", "image_url": None}]
-    assert only({**CHAT, "chosen": [assistant(parts)]}).chosen == [assistant("blue")]
+    assert only({**CHAT, "chosen": [assistant(parts)]}).responses[0] == [assistant("blue")]
 
 
 def test_a_prompt_that_the_responses_repeat_is_taken_off_them():
     row = {**CHAT, "chosen": CHAT["prompt"] + CHAT["chosen"], "rejected": CHAT["prompt"] + CHAT["rejected"]}
     loaded = load(row, CHAT)
-    assert [(p.prompt, p.chosen, p.rejected) for p in loaded.examples] == [tuple(CHAT.values())] * 2
+    assert [(p.prompt, p.responses[0], p.responses[-1]) for p in loaded.examples] == [
+        tuple(CHAT.values())
+    ] * 2
     assert loaded.notes == [
         "1 of 2 rows: the responses repeat the prompt's messages; the repetition was taken off"
     ]
@@ -104,20 +107,28 @@ def test_the_common_messages_are_the_implicit_prompt():
     shared = [{"role": "system", "content": "Short."}, user("Hi"), assistant("Hello"), user("Sky?")]
     loaded = load({"chosen": [*shared, assistant("blue")], "rejected": [*shared, assistant("green")]})
     pair = loaded.examples[0]
-    assert (pair.prompt, pair.chosen, pair.rejected) == (shared, [assistant("blue")], [assistant("green")])
+    assert (pair.prompt, pair.responses[0], pair.responses[-1]) == (
+        shared,
+        [assistant("blue")],
+        [assistant("green")],
+    )
     assert (loaded.layout, loaded.notes) == ("TRL implicit chat", [])
 
 
 def test_equal_conversations_keep_their_last_assistant_message_as_response():
     whole = [user("Hi"), assistant("Hello"), user("Sky?"), assistant("blue")]
     pair = only({"chosen": whole, "rejected": whole})
-    assert (pair.prompt, pair.chosen, pair.rejected) == (whole[:3], whole[3:], whole[3:])
+    assert (pair.prompt, pair.responses[0], pair.responses[-1]) == (whole[:3], whole[3:], whole[3:])
 
 
 def test_a_conversation_that_continues_the_other_leaves_both_a_response():
     longer = [user("Hi"), assistant("Hello"), user("Sky?"), assistant("blue")]
     pair = only({"chosen": longer, "rejected": longer[:2]})
-    assert (pair.prompt, pair.chosen, pair.rejected) == (longer[:1], longer[1:], [assistant("Hello")])
+    assert (pair.prompt, pair.responses[0], pair.responses[-1]) == (
+        longer[:1],
+        longer[1:],
+        [assistant("Hello")],
+    )
 
 
 def test_conversations_that_part_at_a_user_turn_begin_their_responses_at_the_shared_assistant_turn():
@@ -126,7 +137,7 @@ def test_conversations_that_part_at_a_user_turn_begin_their_responses_at_the_sha
     loaded = load({"chosen": shared + chosen, "rejected": shared + rejected})
     pair = loaded.examples[0]
     assert pair.prompt == shared[:1]
-    assert (pair.chosen, pair.rejected) == (shared[1:] + chosen, shared[1:] + rejected)
+    assert (pair.responses[0], pair.responses[-1]) == (shared[1:] + chosen, shared[1:] + rejected)
     assert "1 of 1 rows: the conversations part at a turn that is not the assistant's" in loaded.notes[0]
 
 
@@ -166,7 +177,7 @@ def test_the_common_beginning_of_texts_is_the_implicit_prompt(chosen, rejected, 
     loaded = load({"chosen": chosen, "rejected": rejected})
     pair = loaded.examples[0]
     assert pair.prompt == prompt
-    assert (prompt + pair.chosen, prompt + pair.rejected) == (chosen, rejected)
+    assert (prompt + pair.responses[0], prompt + pair.responses[-1]) == (chosen, rejected)
     assert loaded.layout == "TRL implicit text"
     assert loaded.notes[0].startswith("1 of 1 rows: the prompt is what both texts begin with")
 
@@ -175,14 +186,17 @@ def test_the_common_beginning_of_texts_is_the_implicit_prompt(chosen, rejected, 
 def test_an_implicit_text_prompt_and_its_responses_make_up_the_texts_again(shared, chosen, rejected):
     row = {"chosen": "Q: " + shared + chosen, "rejected": "Q: " + shared + rejected}
     pair = only(row)
-    assert (pair.prompt + pair.chosen, pair.prompt + pair.rejected) == (row["chosen"], row["rejected"])
-    assert pair.chosen
-    assert pair.rejected
+    assert (pair.prompt + pair.responses[0], pair.prompt + pair.responses[-1]) == (
+        row["chosen"],
+        row["rejected"],
+    )
+    assert pair.responses[0]
+    assert pair.responses[-1]
 
 
 def test_an_empty_implicit_text_is_kept_for_the_doctor():
     pair = only({"chosen": "Sky? blue", "rejected": ""})
-    assert (pair.prompt, pair.chosen, pair.rejected) == ("", "Sky? blue", "")
+    assert (pair.prompt, pair.responses[0], pair.responses[-1]) == ("", "Sky? blue", "")
 
 
 def test_texts_without_a_common_word_are_refused():
@@ -210,7 +224,11 @@ def test_texts_without_a_common_word_are_refused():
 def test_implicit_prompts_end_where_trl_ends_them_outside_words(row):
     extract_prompt = pytest.importorskip("trl.data_utils").extract_prompt
     pair = only(row)
-    assert {"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected} == extract_prompt(row)
+    assert {
+        "prompt": pair.prompt,
+        "chosen": pair.responses[0],
+        "rejected": pair.responses[-1],
+    } == extract_prompt(row)
 
 
 def test_a_text_prompt_that_the_conversations_repeat_is_redundant():
@@ -220,7 +238,9 @@ def test_a_text_prompt_that_the_conversations_repeat_is_redundant():
     }
     loaded = load({"prompt": "Sky?", **conversations}, {"prompt": "Other?", **conversations})
     assert (loaded.layout, len(loaded.notes)) == ("UltraFeedback chat", 1)
-    assert [(p.prompt, p.chosen, p.rejected) for p in loaded.examples] == [tuple(CHAT.values())] * 2
+    assert [(p.prompt, p.responses[0], p.responses[-1]) for p in loaded.examples] == [
+        tuple(CHAT.values())
+    ] * 2
     assert loaded.notes[0].startswith("1 of 2 rows: the prompt column is none of the row's messages")
 
 
@@ -234,7 +254,7 @@ def test_other_columns_beside_whole_conversations_change_nothing():
 
 def test_a_text_prompt_before_assistant_messages_is_the_user_turn():
     pair = only({**CHAT, "prompt": "Sky?"})
-    assert (pair.prompt, pair.chosen, pair.rejected) == tuple(CHAT.values())
+    assert (pair.prompt, pair.responses[0], pair.responses[-1]) == tuple(CHAT.values())
 
 
 def test_sharegpt_turns_become_messages():
@@ -253,14 +273,14 @@ def test_sharegpt_turns_become_messages():
         {"role": "assistant", "tool_calls": [CALL]},
         {"role": "tool", "content": "sunny"},
     ]
-    assert (pair.chosen, pair.rejected) == ([assistant("blue")], [assistant("green")])
+    assert (pair.responses[0], pair.responses[-1]) == ([assistant("blue")], [assistant("green")])
     assert pair.tools == [{"type": "function", "function": {"name": "weather"}}]
 
 
 def test_a_sharegpt_response_may_call_several_functions_with_arguments_as_text():
     calls = json.dumps([{"name": "weather", "arguments": '{"city": "Bern"}'}] * 2)
     pair = only({**SHAREGPT, "chosen": {"from": "function_call", "value": calls}})
-    assert pair.chosen == [{"role": "assistant", "tool_calls": [CALL, CALL]}]
+    assert pair.responses[0] == [{"role": "assistant", "tool_calls": [CALL, CALL]}]
 
 
 def test_a_sharegpt_system_column_stands_in_for_a_system_turn_and_yields_to_one():
@@ -283,7 +303,9 @@ def test_the_llama_factory_demo_file_loads_whole():
     assert sum(pair.prompt[0]["role"] == "system" for pair in loaded.examples) == 64
     assert max(len(pair.prompt) for pair in loaded.examples) == 13
     assert all(pair.prompt[-1]["role"] == "user" for pair in loaded.examples)
-    assert [pair.chosen for pair in loaded.examples] == [[assistant(row["chosen"]["value"])] for row in raw]
+    assert [pair.responses[0] for pair in loaded.examples] == [
+        [assistant(row["chosen"]["value"])] for row in raw
+    ]
     assert [pair.row for pair in loaded.examples] == list(range(1, 241))
 
 
@@ -297,7 +319,7 @@ def test_alpaca_columns_become_messages():
         assistant("Hello"),
         user("Translate\ncat"),
     ]
-    assert (loaded.examples[0].chosen, loaded.examples[0].rejected) == (
+    assert (loaded.examples[0].responses[0], loaded.examples[0].responses[-1]) == (
         [assistant("chat")],
         [assistant("chien")],
     )
@@ -307,7 +329,7 @@ def test_the_older_alpaca_form_holds_both_responses_in_output():
     loaded = load({"instruction": "Translate", "input": "", "output": ["chat", "chien"]})
     assert loaded.layout == "LLaMA-Factory Alpaca, older"
     pair = loaded.examples[0]
-    assert (pair.prompt, pair.chosen, pair.rejected) == (
+    assert (pair.prompt, pair.responses[0], pair.responses[-1]) == (
         [user("Translate")],
         [assistant("chat")],
         [assistant("chien")],

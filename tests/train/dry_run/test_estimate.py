@@ -138,7 +138,6 @@ def test_the_plan_counts_the_tokens_that_the_loader_gives(tmp_path: Path):
     assert plan.steps == 2 * len(steps) == 6
     assert len(rows) > len(steps)
     assert plan.tokens == plan.own_tokens == 2 * sum(len(batch.input_ids) for batch in rows)
-    assert plan.padded_tokens == 2 * sum(batch.padded_tokens for batch in rows)
     assert plan.largest_row == max(len(batch.input_ids) for batch in rows)
     assert tuple(plan.typical_row) in [batch.indices for batch in steps[0].batches]
 
@@ -377,12 +376,12 @@ def test_what_is_trained_and_kept_is_counted_by_hand(
     # 4 bytes of weight and gradient each, 8 of AdamW: 16 a weight beside the activations' 1 GB.
     assert memory[1].startswith(f"about {1 + 16 * weights / 1e9:.2g} GB at its peak")
     reference, training = estimate._time_lines(made, plan, found, token_pairs(1))
-    assert training[1].startswith(estimate._duration(2.0 * plan.tokens))
+    assert training[1].startswith(measure.duration(2.0 * plan.tokens))
     size = estimate.tree_size(token_pairs(1)[0])
-    assert reference[1].startswith(estimate._duration(0.5 * size))
+    assert reference[1].startswith(measure.duration(0.5 * size))
     monkeypatch.setattr(type(made.args), "world_size", 2)  # two processes compute it together
     assert estimate._time_lines(made, plan, found, token_pairs(1))[0][1].startswith(
-        estimate._duration(0.25 * size)
+        measure.duration(0.25 * size)
     )
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import operator
 import re
+from collections.abc import Callable
 from fractions import Fraction
 
 # A point counts as decimal only before a digit, so a full stop does not; "1 1/2" is one (mixed) number.
@@ -13,7 +16,14 @@ _TOKEN = re.compile(
     re.ASCII,
 )
 MAX_LENGTH = 400  # characters; a step of a worked solution is far shorter, and the parser recurses
-_MAX_DEPTH = 40
+_MAX_PARENTHESES = 40
+# By kind of token; a percent sign as an attribute, which like it stands behind its number and binds closest.
+_IN_PYTHON = {"times": "*", "over": "/", "open": "(", "close": ")", "percent": ".percent"}
+_ENDS = ("number", "mixed", "percent", "close")  # kinds of token that an operand may end with
+_OPERATORS: dict[type[ast.AST], Callable[..., Fraction]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+    ast.UAdd: operator.pos, ast.USub: operator.neg,
+}  # fmt: skip
 
 
 class ArithmeticProblem(ValueError):
@@ -42,74 +52,42 @@ def evaluate(expression: str, replacements: dict[Fraction, Fraction] | None = No
     """
     if len(expression) > MAX_LENGTH:
         raise ArithmeticProblem(f"an expression of {len(expression)} characters is no step")
-    return _Parser(tokenize(expression), replacements or {}).parse()
-
-
-class _Parser:
-    """Recursive descent: sum → product → signed → atom."""
-
-    def __init__(self, tokens: list[tuple[str, str, int]], replacements: dict[Fraction, Fraction]) -> None:
-        self.tokens, self.replacements = tokens, replacements
-        self.position = self.depth = 0
-
-    def parse(self) -> Fraction:
-        value = self.sum()
-        if self.position < len(self.tokens):
-            raise ArithmeticProblem(f"{self.tokens[self.position][1]!r} stands where an operator is needed")
-        return value
-
-    def kind(self) -> str:
-        return self.tokens[self.position][0] if self.position < len(self.tokens) else ""
-
-    def take(self) -> str:
-        self.position += 1
-        return self.tokens[self.position - 1][1]
-
-    def sum(self) -> Fraction:
-        value = self.product()
-        while self.kind() == "sign":
-            sign = 1 if self.take() == "+" else -1
-            value += sign * self.product()
-        return value
-
-    def product(self) -> Fraction:
-        value = self.signed()
-        while (kind := self.kind()) in ("times", "over", "open"):  # "40(.10)" multiplies too
-            if kind != "open":
-                self.take()
-            factor = self.signed()
-            if kind == "over" and factor == 0:
-                raise ArithmeticProblem("division by zero")
-            value = value / factor if kind == "over" else value * factor
-        return value
-
-    def signed(self) -> Fraction:
-        sign = 1
-        while self.kind() == "sign":
-            sign *= 1 if self.take() == "+" else -1
-        return sign * self.atom()
-
-    def atom(self) -> Fraction:
-        kind = self.kind()
-        if kind == "open":
-            self.depth += 1
-            if self.depth > _MAX_DEPTH:
-                raise ArithmeticProblem("too many parentheses")
-            self.take()
-            value = self.sum()
-            if self.kind() != "close":
-                raise ArithmeticProblem("a parenthesis is not closed")
-            self.take()
-            self.depth -= 1
-        elif kind in ("number", "mixed"):
-            value = read_number(self.take())
-            value = self.replacements.get(value, value)
+    tokens = tokenize(expression)
+    if sum(kind == "open" for kind, _, _ in tokens) > _MAX_PARENTHESES:
+        raise ArithmeticProblem("too many parentheses")
+    # Python's grammar says what belongs together; its numbers would be inexact, so names stand in for ours.
+    written: list[str] = []
+    numbers: dict[str, Fraction] = {}
+    before = ""
+    for kind, text, _ in tokens:
+        if kind in ("number", "mixed"):
+            value, name = read_number(text), f"n{len(numbers)}"
+            numbers[name] = (replacements or {}).get(value, value)
+            written.append(name)
         else:
-            raise ArithmeticProblem("a number is missing")
-        while self.kind() == "percent":
-            self.take()
-            value /= 100
-        return value
+            if kind == "open" and before in _ENDS:  # "40(.10)" multiplies too
+                written.append("*")
+            written.append(_IN_PYTHON.get(kind) or ("+" if text == "+" else "-"))
+        before = kind
+    try:
+        return _value_of(ast.parse(" ".join(written), mode="eval").body, numbers)
+    except SyntaxError:
+        raise ArithmeticProblem(f"{expression!r} is not arithmetic") from None
+    except ZeroDivisionError:
+        raise ArithmeticProblem("division by zero") from None
+
+
+def _value_of(node: ast.expr, numbers: dict[str, Fraction]) -> Fraction:
+    match node:
+        case ast.Name(name):
+            return numbers[name]
+        case ast.Attribute(whole):
+            return _value_of(whole, numbers) / 100
+        case ast.UnaryOp(sign, value):
+            return _OPERATORS[type(sign)](_value_of(value, numbers))
+        case ast.BinOp(left, sign, right):
+            return _OPERATORS[type(sign)](_value_of(left, numbers), _value_of(right, numbers))
+    raise ArithmeticProblem("a number is missing")  # between parentheses
 
 
 def read_number(text: str) -> Fraction:

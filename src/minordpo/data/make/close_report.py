@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from minordpo.data.make.solutions import Unusable
 from minordpo.data.read.fields import shared_beginning
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean, median and the 5th and 95th percentile of a measure."""
-
-    mean: float
-    median: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, values: Sequence[int] | Sequence[float]) -> Spread:
-        ordered = sorted(map(float, values))
-        low, high = (ordered[round(share * (len(ordered) - 1))] for share in (0.05, 0.95))
-        return cls(statistics.fmean(ordered), statistics.median(ordered), low, high)
 
 
 @dataclass
@@ -39,23 +21,14 @@ class CorruptReport:
     unusable: Counter[str] = field(default_factory=Counter)  # rows by reason
     examples: dict[str, str] = field(default_factory=dict)  # the first row of each reason
     distances: list[int] = field(default_factory=list)  # Levenshtein, in characters
-    lengths: list[int] = field(default_factory=list)  # of the chosen text, in characters
+    percents: list[float] = field(
+        default_factory=list
+    )  # the distances in percent of the chosen text's length
     same_length: int = 0  # pairs whose changed number is as long as the original
 
     @property
     def usable(self) -> int:
         return len(self.distances)
-
-    @property
-    def characters(self) -> Spread:
-        return Spread.of(self.distances)
-
-    @property
-    def percent(self) -> Spread:
-        """The distance in percent of the chosen text's length."""
-        return Spread.of(
-            [100 * distance / length for distance, length in zip(self.distances, self.lengths, strict=True)]
-        )
 
     def add_unusable(self, unusable: Unusable, line: int) -> None:
         self.unusable[unusable.reason] += 1
@@ -63,7 +36,7 @@ class CorruptReport:
 
     def add_pair(self, chosen: str, rejected: str, *, same_length: bool) -> None:
         self.distances.append(edit_distance(chosen, rejected))
-        self.lengths.append(len(chosen))
+        self.percents.append(100 * self.distances[-1] / len(chosen))
         self.same_length += same_length
 
     def __str__(self) -> str:
@@ -77,16 +50,16 @@ class CorruptReport:
             lines += [f"    {count:>7}  {reason}", f"             {self.examples[reason]}"]
         if self.usable:
             lines += ["  edit distance            mean   median   5th–95th percentile"]
-            for name, spread, digits in (
-                ("characters", self.characters, 0),
-                ("% of the chosen text", self.percent, 2),
-            ):
-                lines.append(
-                    f"    {name:<20} {spread.mean:>8.2f} {spread.median:>8.{digits}f}   "
-                    f"{spread.low:.{digits}f}–{spread.high:.{digits}f}"
-                )
+            lines.append(_spread("characters", self.distances, 0))
+            lines.append(_spread("% of the chosen text", self.percents, 2))
             lines.append(f"  changed number as long as before: {_percent(self.same_length, self.usable)}")
         return "\n".join(lines)
+
+
+def _spread(name: str, values: list[int] | list[float], digits: int) -> str:
+    low, high = np.percentile(values, (5, 95), method="nearest")
+    median = f"{np.median(values):>8.{digits}f}"
+    return f"    {name:<20} {np.mean(values):>8.2f} {median}   {low:.{digits}f}–{high:.{digits}f}"
 
 
 def _percent(part: int, whole: int) -> str:

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -148,13 +148,12 @@ def generate_problems(n: int, *, seed: int) -> list[Problem]:
             f"{n} problems were asked for, but between 1 and {MAX_PROBLEMS} are possible. Change the "
             "number, or write several files with different seeds."
         )
-    problems, seen = [], set[str]()
+    problems: dict[str, Problem] = {}  # by question
     for index, story in zip(range(n), deal(stories(), f"stories of seed {seed}"), strict=False):
         rng = random.Random(f"problem {index} of seed {seed}")
-        problem = _tell_new(story, rng, seen)
-        seen.add(problem.question)
-        problems.append(problem)
-    return problems
+        problem = _tell_new(story, rng, problems)
+        problems[problem.question] = problem
+    return list(problems.values())
 
 
 def deal(things: Sequence[T], seed: str) -> Iterator[T]:
@@ -165,7 +164,7 @@ def deal(things: Sequence[T], seed: str) -> Iterator[T]:
         yield from rng.sample(things, len(things))
 
 
-def _tell_new(story: Story, rng: random.Random, seen: set[str]) -> Problem:
+def _tell_new(story: Story, rng: random.Random, seen: Container[str]) -> Problem:
     for _ in range(_MAX_DRAWS):
         with contextlib.suppress(UnfitNumbers):
             problem = story.tell(rng)

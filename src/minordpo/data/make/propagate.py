@@ -9,7 +9,10 @@ from __future__ import annotations
 import itertools
 import re
 from fractions import Fraction
+from pathlib import Path
 from typing import NamedTuple
+
+import yaml
 
 from minordpo.data.make.arithmetic import ArithmeticProblem, evaluate, read_number, write_like
 from minordpo.data.make.solutions import Solution, Step, Unusable, find_numbers, find_plain_steps
@@ -20,28 +23,12 @@ UNEVEN = "a later result would become negative or uneven"
 UNREACHED = "the final answer does not follow from the recognised steps"
 CONTRADICTED = "another equation of the text would no longer hold"
 
-_WORDS = {
-    word: Fraction(value)
-    for value, words in {
-        1: "one once single", 2: "two twice double doubled half halve halved both pair couple",
-        3: "three thrice third triple tripled", 4: "four fourth quarter", 5: "five fifth", 6: "six sixth",
-        7: "seven seventh week weekly", 8: "eight eighth", 9: "nine ninth", 10: "ten tenth", 11: "eleven",
-        12: "twelve dozen", 13: "thirteen", 14: "fourteen", 15: "fifteen", 16: "sixteen", 17: "seventeen",
-        18: "eighteen", 19: "nineteen", 20: "twenty", 30: "thirty", 40: "forty", 50: "fifty", 60: "sixty",
-        70: "seventy", 80: "eighty", 90: "ninety",
-    }.items()
-    for word in words.split()
-}  # fmt: skip
+_NUMBERS = yaml.safe_load(Path(__file__).with_name("numbers.yaml").read_text(encoding="utf-8"))
+_WORDS = {word: Fraction(value) for value, words in _NUMBERS["words"].items() for word in words.split()}
 # Numbers that a step may use with no source but a unit; they count as such where that unit is named.
 _CONSTANTS = {
-    Fraction(value): re.compile(units, re.IGNORECASE)
-    for value, units in {
-        0: "", 1: "", 2: "", 100: "", 1000: "", 3: "yard|f[oe]{2}t", 4: "week|month|quarter|square|leg",
-        5: "nickel|day", 7: "day|week", 10: "cent|dime|mill|decade", 12: "month|year|inch|f[oe]{2}t|dozen",
-        16: "ounce|pound", 24: "hour|day", 25: "quarter", 30: "month|day", 31: "month|day", 50: "half",
-        52: "week|year", 60: "minute|hour|second", 365: "year|day|daily", 3600: "hour|second", 5280: "mile",
-    }.items()
-}  # fmt: skip
+    Fraction(value): re.compile(units, re.IGNORECASE) for value, units in _NUMBERS["constants"].items()
+}
 
 
 class Edit(NamedTuple):

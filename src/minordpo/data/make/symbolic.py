@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,12 @@ class SymbolicProblem:
     """A question, its worked solution and the number that answers it."""
 
     template: int
-    question: str
     solution: Solution
+
+    @property
+    def question(self) -> str:
+        """What is asked."""
+        return self.solution.question
 
     @property
     def sums(self) -> str:
@@ -54,15 +58,6 @@ class SymbolicProblem:
     def row(self) -> dict[str, str]:
         """The problem as a GSM8K row."""
         return gsm8k_row(self.question, self.solution.text, self.solution.answer)
-
-    def terse_row(self) -> dict[str, Any]:
-        """Its equations as a single response that is to be imitated."""
-        prompt = PAPER_PROMPT.replace("{question}", self.question)
-        return {
-            "prompt": [{"role": "user", "content": prompt}],
-            "completion": [{"role": "assistant", "content": self.sums}],
-            "label": True,
-        }
 
 
 def reasoning_gym(needed_by: str) -> Any:
@@ -104,7 +99,27 @@ def draw_parts(
     taken: set[tuple[int, str]] = set()  # sums of earlier parts
     parts = {}
     for part in PARTS:
-        parts[part] = list(_draw(generators, templates, part, sizes[part], seed, taken))
+        problems: dict[str, SymbolicProblem] = {}  # by question
+        dealt = deal(templates, f"templates of {part} of seed {seed}")
+        for index, template in zip(range(sizes[part]), dealt, strict=False):
+            rng = random.Random(f"{part} {index} of seed {seed}")
+            drawn = (
+                _problem(template, symbolic_row(generators[template](rng, 1.0))) for _ in range(_MAX_DRAWS)
+            )
+            new = (
+                each
+                for each in drawn
+                if each and each.question not in problems and (template, each.sums) not in taken
+            )
+            problem = next(new, None)
+            if problem is None:
+                raise InputError(
+                    f"{part}.jsonl should have {sizes[part]} problems, but after {index} template {template} had no "
+                    f"new one in {_MAX_DRAWS} draws. Lower --{part.replace('_', '-')}, or that of a part drawn before "
+                    f"it ({', '.join(PARTS)})"
+                )
+            problems[problem.question] = problem
+        parts[part] = list(problems.values())
         taken |= {(problem.template, problem.sums) for problem in parts[part]}
     return parts
 
@@ -122,36 +137,6 @@ def _refuse_templates(templates: Sequence[int]) -> None:
             raise InputError(f"--templates names {template} twice. Leave one of them out.")
 
 
-def _draw(
-    generators: dict[int, Callable[[random.Random, float], dict[str, Any]]],
-    templates: Sequence[int],
-    part: str,
-    count: int,
-    seed: int,
-    taken: set[tuple[int, str]],
-) -> Iterator[SymbolicProblem]:
-    asked: set[str] = set()
-    dealt = deal(templates, f"templates of {part} of seed {seed}")
-    for index, template in zip(range(count), dealt, strict=False):
-        rng = random.Random(f"{part} {index} of seed {seed}")
-        for _ in range(_MAX_DRAWS):
-            problem = _problem(template, symbolic_row(generators[template](rng, 1.0)))
-            if (
-                problem is not None
-                and problem.question not in asked
-                and (template, problem.sums) not in taken
-            ):
-                break
-        else:
-            raise InputError(
-                f"{part}.jsonl should have {count} problems, but after {index} template {template} had no new one in "
-                f"{_MAX_DRAWS} draws. Lower --{part.replace('_', '-')}, or that of a part drawn before it "
-                f"({', '.join(PARTS)})"
-            )
-        asked.add(problem.question)
-        yield problem
-
-
 def _problem(template: int, row: dict[str, str]) -> SymbolicProblem | None:
     """The problem, if it is one that a close pair can be made of and whose last sum is the answer."""
     # In GSM8K's format: gsm_symbolic's own text ends with the answer already, in several ways.
@@ -160,7 +145,7 @@ def _problem(template: int, row: dict[str, str]) -> SymbolicProblem | None:
         return None
     if solution.steps[-1].value != solution.answer_value:
         return None
-    problem = SymbolicProblem(template, solution.question, solution)
+    problem = SymbolicProblem(template, solution)
     return problem if isinstance(corrupt_row(problem.row()), ClosePair) else None
 
 
@@ -179,13 +164,12 @@ def write_symbolic(
 
     Raises: InputError where a file exists or cannot be written, a size is below 1, or `draw_parts` refuses.
     """
-    for part in PARTS:
+    files = {part: folder / f"{part}.jsonl" for part in PARTS}
+    for part, file in files.items():
         if sizes[part] < 1:
             raise InputError(
                 f"--{part.replace('_', '-')} is {sizes[part]}, but at least 1 problem is needed. Raise it."
             )
-    files = {part: folder / f"{part}.jsonl" for part in PARTS}
-    for file in files.values():
         refuse_existing(file, overwrite=overwrite)
     parts = draw_parts(sizes, seed=seed, templates=templates)
     folder.mkdir(parents=True, exist_ok=True)
@@ -195,8 +179,13 @@ def write_symbolic(
 
 
 def _row(part: str, problem: SymbolicProblem, seed: int) -> dict[str, Any]:
-    if part == "sft":
-        return problem.terse_row()
+    if part == "sft":  # the equations as a single response that is to be imitated
+        asked = PAPER_PROMPT.replace("{question}", problem.question)
+        return {
+            "prompt": [{"role": "user", "content": asked}],
+            "completion": [{"role": "assistant", "content": problem.sums}],
+            "label": True,
+        }
     if part in ("test", "validation"):
         return problem.row()
     pair = corrupt_row(problem.row(), seed=seed)

@@ -15,10 +15,8 @@ from minordpo.data.read.fields import Row, Text, read_template_kwargs, read_tool
 from minordpo.data.read.layout import PAIR_GRADES, UNUSED_TOOLS_NOTE, Kind, Layout
 from minordpo.data.read.pairs import TRL_TEXT
 from minordpo.data.read.readers import READERS, plain_row
-from minordpo.data.read.recognise import describe_layouts, different_layout, recognise, unknown_layout
+from minordpo.data.read.recognise import different_layout, recognise, unknown_layout
 from minordpo.errors import InputError
-
-__all__ = ["Example", "LoadedExamples", "describe_layouts", "examples_from_rows", "load_examples"]
 
 _HUB_SET = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # A missing or foreign file that would pass for a hub set by its slash: "data/pairs.txt".
@@ -41,21 +39,6 @@ class Example:
     row: int  # 1-based row of the source (the line, for .jsonl)
     tools: list[dict[str, Any]] | None = None
     template_kwargs: dict[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def pair(cls, prompt: Text, chosen: Text, rejected: Text, row: int, **extra: Any) -> Example:
-        """A chosen and a rejected response; `extra` are tools and template_kwargs."""
-        return cls(prompt, (chosen, rejected), PAIR_GRADES, row, **extra)
-
-    @property
-    def chosen(self) -> Text:
-        """The best response: of a pair, the chosen one."""
-        return self.responses[0]
-
-    @property
-    def rejected(self) -> Text:
-        """The worst response: of a pair, the rejected one."""
-        return self.responses[-1]
 
     @property
     def names(self) -> tuple[str, ...]:

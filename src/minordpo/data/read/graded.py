@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from minordpo.data.read.fields import Row, Text, read_content, say, wrong
-from minordpo.data.read.layout import Parts, text_and_chat, without_repetition
+from minordpo.data.read.layout import Parts, layout, without_repetition
 from minordpo.errors import InputError
 
 NUMBER_LABEL_NOTE = "the label is a number; 1 was read as true (desirable) and 0 as false"
@@ -109,21 +109,7 @@ def _check_number(number: Any, field: str, column: str, where: str) -> None:
         )
 
 
-_ORDER_SHAPE = "ranks: numbers, 1 for the best, or scores: numbers, higher is better"
-
-LABELLED_TEXT, LABELLED_CHAT = text_and_chat(
-    "TRL unpaired",
-    "labelled",
-    ("prompt", "completion", "label"),
-    _labelled,
-    text="prompt, completion: text; label: true or false",
-    chat='prompt, completion: lists of {"role", "content"}; label: true or false',
-)
-RANKED_TEXT, RANKED_CHAT = text_and_chat(
-    "ranked",
-    "ranked",
-    ("prompt or query", "responses", "ranks or scores"),
-    _ranked,
-    text=f"prompt or query: text; responses: list of texts; {_ORDER_SHAPE}",
-    chat=f'prompt or query: list of {{"role", "content"}}; responses: list of such lists; {_ORDER_SHAPE}',
-)
+LABELLED_TEXT = layout("TRL unpaired text", _labelled)
+LABELLED_CHAT = layout("TRL unpaired chat", _labelled)
+RANKED_TEXT = layout("ranked text", _ranked)
+RANKED_CHAT = layout("ranked chat", _ranked)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Literal, NamedTuple
+
+import yaml
 
 from minordpo.data.read.fields import Row, Text
 
 Kind = Literal["pairs", "labelled", "ranked"]
 PAIR_GRADES = (1.0, 0.0)
+_TABLES = yaml.safe_load(Path(__file__).with_name("layouts.yaml").read_text(encoding="utf-8"))
+OTHER_NAMES: dict[str, list[str]] = _TABLES["other_names"]
+ROLES: dict[str, str] = _TABLES["llama_factory_roles"]
 
 REPEATED_PROMPT_NOTE = "the responses repeat the prompt's messages; the repetition was taken off"
 UNUSED_TOOLS_NOTE = "tools and chat_template_kwargs were not used, because the row is plain text"
@@ -48,14 +54,10 @@ class Layout(NamedTuple):
         return [column for column in self.required if there.isdisjoint(names_of(column))]
 
 
-def text_and_chat(
-    name: str, kind: Kind, required: tuple[str, ...], parse: Parse, *, text: str, chat: str
-) -> tuple[Layout, Layout]:
-    """Two layouts of the same columns, whose shapes are `text` and `chat`."""
-    return (
-        Layout(f"{name} text", kind, required, text, parse),
-        Layout(f"{name} chat", kind, required, chat, parse, is_chat=True),
-    )
+def layout(name: str, parse: Parse) -> Layout:
+    """The layout of that name in `layouts.yaml`, whose rows `parse` reads."""
+    facts = _TABLES["layouts"][name]
+    return Layout(name=name, parse=parse, **facts | {"required": tuple(facts["required"])})
 
 
 def names_of(column: str) -> list[str]:

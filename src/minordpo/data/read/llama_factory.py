@@ -16,22 +16,13 @@ from minordpo.data.read.fields import (
     wrong,
 )
 from minordpo.data.read.graded import read_label
-from minordpo.data.read.layout import Kind, Layout, Parse, Parts, pair_parts
+from minordpo.data.read.layout import ROLES, Parts, layout, pair_parts
 from minordpo.data.read.pairs import RESPONSES
 
 TWO_SYSTEMS_NOTE = (
     "there is a system turn and a different system column; the turn was used, as LLaMA-Factory does"
 )
 LABEL_NAMES = ("kto_tag", "label")  # the column in LLaMA-Factory's documentation, and in its own demo file
-_ROLES = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "system": "system",
-    "observation": "tool",
-    "function_call": "assistant",
-}
 
 
 def _sharegpt(row: Row, where: str, tally: Counter[str]) -> Parts:
@@ -81,9 +72,9 @@ def _turn(turn: Any, field: str, where: str) -> Message:
         needed = '{"from", "value"}' + (hint if isinstance(turn, dict) and "role" in turn else "")
         raise wrong(where, field, say(turn), needed)
     value = read_text(turn["value"], f"the value of {field}", where)
-    role = _ROLES.get(turn["from"]) if isinstance(turn["from"], str) else None
+    role = ROLES.get(turn["from"]) if isinstance(turn["from"], str) else None
     if role is None:
-        raise wrong(where, f'"from" of {field}', say(turn["from"]), f"one of {', '.join(_ROLES)}")
+        raise wrong(where, f'"from" of {field}', say(turn["from"]), f"one of {', '.join(ROLES)}")
     if turn["from"] != "function_call":
         return {"role": role, "content": value}
     return {"role": role, "tool_calls": _tool_calls(value, field, where)}
@@ -140,41 +131,8 @@ def _system_turn(system: str) -> list[Message]:
     return [{"role": "system", "content": system}] if system else []
 
 
-def _layout(name: str, kind: Kind, required: tuple[str, ...], shape: str, parse: Parse) -> Layout:
-    return Layout(f"LLaMA-Factory {name}", kind, required, shape, parse, is_chat=True, bare_functions=True)
-
-
-_LABEL = " or ".join(LABEL_NAMES)
-_MORE = "input, system, history if any"
-SHAREGPT = _layout(
-    "ShareGPT",
-    "pairs",
-    ("conversations", *RESPONSES),
-    'conversations: list of {"from", "value"}; chosen, rejected: one each; system, tools if any',
-    _sharegpt,
-)
-SHAREGPT_LABELLED = _layout(
-    "ShareGPT for KTO",
-    "labelled",
-    ("messages or conversations", _LABEL),
-    'messages or conversations: list of {"role", "content"} or {"from", "value"}, the labelled response last; '
-    "kto_tag or label: true or false; system, tools if any",
-    _sharegpt_labelled,
-)
-ALPACA = _layout(
-    "Alpaca", "pairs", ("instruction", *RESPONSES), f"instruction, chosen, rejected: text; {_MORE}", _alpaca
-)
-ALPACA_OUTPUT = _layout(
-    "Alpaca, older",
-    "pairs",
-    ("instruction", "output"),
-    f"instruction: text; output: [chosen, rejected]; {_MORE}",
-    _alpaca_output,
-)
-ALPACA_LABELLED = _layout(
-    "Alpaca for KTO",
-    "labelled",
-    ("instruction", "output", _LABEL),
-    f"instruction, output: text; kto_tag or label: true or false; {_MORE}",
-    _alpaca_labelled,
-)
+SHAREGPT = layout("LLaMA-Factory ShareGPT", _sharegpt)
+SHAREGPT_LABELLED = layout("LLaMA-Factory ShareGPT for KTO", _sharegpt_labelled)
+ALPACA = layout("LLaMA-Factory Alpaca", _alpaca)
+ALPACA_OUTPUT = layout("LLaMA-Factory Alpaca, older", _alpaca_output)
+ALPACA_LABELLED = layout("LLaMA-Factory Alpaca for KTO", _alpaca_labelled)

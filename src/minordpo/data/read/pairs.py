@@ -3,18 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import cast
 
-from minordpo.data.read.fields import (
-    Message,
-    Row,
-    read_content,
-    read_messages,
-    read_text,
-    shared_beginning,
-    shorten,
-)
-from minordpo.data.read.layout import Layout, Parts, pair_parts, text_and_chat, without_repetition
+from minordpo.data.read.fields import Row, read_content, read_messages, read_text, shared_beginning, shorten
+from minordpo.data.read.layout import Parts, layout, pair_parts, without_repetition
 from minordpo.errors import InputError
 
 IMPLICIT_TEXT_NOTE = (
@@ -30,12 +21,11 @@ UNUSED_PROMPT_NOTE = (
     "the prompt column is none of the row's messages and was not used; the messages are the prompt"
 )
 RESPONSES = ("chosen", "rejected")
-_PROMPT_RESPONSES = ("prompt", *RESPONSES)
 _ASSISTANT_TURN = "\n\nAssistant:"
 
 
 def _prompt_and_responses(row: Row, where: str, tally: Counter[str]) -> Parts:
-    prompt, *responses = (read_content(row[field], field, where) for field in _PROMPT_RESPONSES)
+    prompt, *responses = (read_content(row[field], field, where) for field in ("prompt", *RESPONSES))
     return pair_parts(prompt, *without_repetition(prompt, responses, tally))
 
 
@@ -97,40 +87,14 @@ def _prompt_and_conversations(row: Row, where: str, tally: Counter[str]) -> Part
         asked = [{"role": "user", "content": prompt}]
         return pair_parts(asked, *(read_messages(row[field], field, where) for field in RESPONSES))
     parts = _implicit_chat(row, where, tally)
-    shared = cast(list[Message], parts.prompt)
-    if not any(message.get("content", "").strip() == prompt.strip() for message in shared):
+    shared = [message.get("content", "").strip() for message in parts.prompt if isinstance(message, dict)]
+    if prompt.strip() not in shared:
         tally[UNUSED_PROMPT_NOTE] += 1
     return parts
 
 
-TRL_TEXT, TRL_CHAT = text_and_chat(
-    "TRL",
-    "pairs",
-    _PROMPT_RESPONSES,
-    _prompt_and_responses,
-    text="prompt, chosen, rejected: text",
-    chat='prompt, chosen, rejected: lists of {"role", "content"}',
-)
-ULTRAFEEDBACK = Layout(
-    "UltraFeedback chat",
-    "pairs",
-    _PROMPT_RESPONSES,
-    "prompt: text; chosen, rejected: conversations that repeat it",
-    _prompt_and_conversations,
-    is_chat=True,
-)
-IMPLICIT_TEXT = Layout(
-    "TRL implicit text",
-    "pairs",
-    RESPONSES,
-    "chosen, rejected: texts that begin with the prompt",
-    _implicit_text,
-)
-IMPLICIT_CHAT = Layout(
-    "TRL implicit chat",
-    "pairs",
-    RESPONSES,
-    "chosen, rejected: conversations that begin alike",
-    _implicit_chat,
-    is_chat=True,
-)
+TRL_TEXT = layout("TRL text", _prompt_and_responses)
+TRL_CHAT = layout("TRL chat", _prompt_and_responses)
+ULTRAFEEDBACK = layout("UltraFeedback chat", _prompt_and_conversations)
+IMPLICIT_TEXT = layout("TRL implicit text", _implicit_text)
+IMPLICIT_CHAT = layout("TRL implicit chat", _implicit_chat)

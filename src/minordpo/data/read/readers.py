@@ -16,6 +16,7 @@ from minordpo.data.read.fields import listed, say, shorten
 from minordpo.data.read.llama_factory import LABEL_NAMES
 from minordpo.data.read.recognise import LAYOUTS
 from minordpo.errors import InputError
+from minordpo.run_folder.files import json_fault, read_jsonl
 
 NumberedRows = Iterator[tuple[int, Any]]
 _BOM = b"\xef\xbb\xbf"
@@ -50,28 +51,6 @@ def _plain_values(value: Any, *, drop_null: bool) -> Any:
     return value
 
 
-def read_jsonl(path: Path, source: str) -> NumberedRows:
-    """One object a line; blank lines are skipped and counted."""
-    with _open(path, source) as file:
-        for number, raw in enumerate(file, 1):
-            text = _decode(raw, number, source)
-            if not text.strip():
-                continue
-            try:
-                row = json.loads(text)
-            except (ValueError, RecursionError) as error:
-                raise InputError(
-                    f"line {number} of {source} is not JSON ({_complaint(error)}), but one object a line is "
-                    "needed. Fix or drop the line; if the file is one JSON list, name it .json."
-                ) from None
-            if isinstance(row, list):
-                raise InputError(
-                    f"line {number} of {source} is {say(row)}, but one object a line is needed. "
-                    "If the file is one JSON list, name it .json."
-                )
-            yield number, row
-
-
 def read_json(path: Path, source: str) -> NumberedRows:
     """The objects of a list, which is the whole file or its "data"."""
     with _open(path, source) as file:
@@ -84,7 +63,7 @@ def read_json(path: Path, source: str) -> NumberedRows:
         at = f"line {error.lineno} of {source}" if isinstance(error, json.JSONDecodeError) else source
         hint = " It looks like one object a line: name it .jsonl." if "Extra data" in str(error) else ""
         raise InputError(
-            f"{at} is not JSON ({_complaint(error)}), but one list of objects is needed. Fix the file.{hint}"
+            f"{at} is not JSON ({json_fault(error)}), but one list of objects is needed. Fix the file.{hint}"
         ) from None
     del text  # a generator's frame would hold it until the last row
     if isinstance(rows, dict) and isinstance(rows.get("data"), list):
@@ -192,7 +171,7 @@ def _open(path: Path, source: str) -> Iterator[BinaryIO]:
         file = path.open("rb")
     except OSError as error:
         raise InputError(
-            f"{source} cannot be opened ({error.strerror or error}), but a readable file is needed. "
+            f"{source} cannot be read ({error.strerror or error}), but a readable file is needed. "
             "Check its permissions and that it is a file."
         ) from None
     with file:
@@ -210,10 +189,3 @@ def _decode(raw: bytes, number: int, source: str) -> str:
             f"line {number} of {source} is not UTF-8 (0x{raw[error.start]:02x} at byte {error.start + 1}), "
             "but UTF-8 text is needed. Save the file as UTF-8."
         ) from None
-
-
-def _complaint(error: ValueError | RecursionError) -> str:
-    if not isinstance(error, json.JSONDecodeError):
-        return shorten(str(error), 80)
-    bit = error.doc[max(error.pos - 20, 0) : error.pos + 20].strip()
-    return f"column {error.colno}: {error.msg}, near {bit!r}"

@@ -10,7 +10,7 @@ from typing import Any
 from minordpo.data.read import graded, llama_factory, pairs
 from minordpo.data.read.fields import Row, kind_of, listed
 from minordpo.data.read.graded import prompt_column, responses_of
-from minordpo.data.read.layout import Layout, names_of
+from minordpo.data.read.layout import OTHER_NAMES, Layout, names_of
 from minordpo.data.read.llama_factory import LABEL_NAMES
 from minordpo.data.read.pairs import RESPONSES
 from minordpo.errors import InputError
@@ -37,18 +37,6 @@ _PAIRS_BY_KINDS = {
     ("text", "messages", "messages"): pairs.ULTRAFEEDBACK,
     ("text", "text"): pairs.IMPLICIT_TEXT,
     ("messages", "messages"): pairs.IMPLICIT_CHAT,
-}
-# Published data call the columns by these names too. Without this list, pairs under them would pass for texts with
-# an implicit prompt, and a model would train on two answers whose question it never sees.
-_OTHER_NAMES = {
-    "prompt": ("question", "query", "input", "problem", "messages"),
-    "chosen": ("chosen_response", "accepted"),
-    "rejected": ("rejected_response",),
-    "completion": ("response", "answer"),
-    "label": ("kto_tag", "desirable"),
-    "responses": ("completions", "candidates", "answers"),
-    "scores": ("rewards",),
-    "ranks": ("rankings",),
 }
 _MESSAGES_AS_TEXT = re.compile(r"""\s*\[\s*\{\s*["'](role|content|from|value)["']\s*:""")
 
@@ -199,7 +187,7 @@ def _nearest_column(
     # A column that some layout requires is not misspelt, but it may still be another name of the wanted one.
     odd = [name for name, column in free.items() if not any(column in layout.columns for layout in LAYOUTS)]
     for wanted_name in names_of(wanted):
-        names = _OTHER_NAMES.get(wanted_name, ())
+        names = OTHER_NAMES.get(wanted_name, ())
         other = next((column for name, column in free.items() if name in names), None)
         near = difflib.get_close_matches(wanted_name, odd, 1, cutoff)
         if other or near:

@@ -20,12 +20,11 @@ from transformers import TrainingArguments
 
 from minordpo.config import RunConfig
 from minordpo.data.packing import tree_size
-from minordpo.data.tokens import TokenExample, longest_sequence
+from minordpo.data.tokens import TokenExample
 from minordpo.engine.models import causal_model
 from minordpo.errors import InputError
 from minordpo.run_folder.ownership import existing_above, refuse_foreign, refuse_unwritable
-from minordpo.train.dry_run.answer_times import Answering, probes, samples
-from minordpo.train.dry_run.measure import RowCost, measure_row, optimizer_state_bytes
+from minordpo.train.dry_run.measure import RowCost, duration, measure_row, optimizer_state_bytes
 from minordpo.train.loader import mismatched
 from minordpo.train.run import build_trainer, load_data, load_run_tokenizer, validate
 from minordpo.train.trainer import PreferenceTrainer
@@ -49,9 +48,14 @@ def dry_run(
     Raises:
         InputError: what the run itself would refuse; or a single row does not fit in memory.
     """
-    refused = _folder_refusal(config, resume)
+    folder, refused = Path(config.output), None
     try:
-        say(_report(config, usable=refused is None, allow_code=allow_code))
+        refuse_foreign(folder, config, resume)
+        refuse_unwritable(folder)
+    except InputError as error:
+        refused = error
+    try:
+        say(_report(config, None if refused else folder, allow_code=allow_code))
     except InputError as error:
         if refused is None:
             raise
@@ -60,41 +64,27 @@ def dry_run(
         raise refused
 
 
-def _folder_refusal(config: RunConfig, resume: bool) -> InputError | None:
-    folder = Path(config.output)
-    try:
-        refuse_foreign(folder, config, resume)
-        refuse_unwritable(folder)
-    except InputError as error:
-        return error
-    return None
-
-
-def _report(config: RunConfig, *, usable: bool, allow_code: bool) -> str:
+def _report(config: RunConfig, folder: Path | None, *, allow_code: bool) -> str:
+    """The report; `folder` is the output that can be used."""
     validate(config, allow_code=allow_code)
     tokenizer = load_run_tokenizer(config)
     data = load_data(config, tokenizer)
     with tempfile.TemporaryDirectory(prefix="minordpo-dry-run-") as aside:
         trainer = build_trainer(config, tokenizer, data, Path(aside), allow_code=allow_code)
         plan = plan_steps(trainer)
-        missing = _missing(trainer)
+        missing = missing_references(trainer)
         measured = measure_row(trainer, plan.typical_row)
         state = optimizer_state_bytes(trainer.args)
         lines = [
-            ("model", _model_line(trainer)),
-            ("steps", _steps_line(trainer, plan)),
-            ("tokens", _tokens_line(plan)),
+            *_run_lines(trainer, plan),
             *_time_lines(trainer, plan, measured, missing),
-            *_answer_lines(
-                probes(trainer, tokenizer, plan.steps), samples(trainer, tokenizer, config.samples)
-            ),
             (
                 "",
-                "measured on one row of the first step and first tokens of answers; loading, checkpoints and "
-                "updates come on top",
+                "measured on one row of the first step; loading, answers (samples, the monitor's looks), checkpoints "
+                "and updates come on top",
             ),
             *_memory_lines(trainer, plan, measured, state),
-            *_disk_lines(trainer, Path(config.output) if usable else None, state),
+            *_disk_lines(trainer, folder, state),
         ]
     table = "\n".join(f"{name.ljust(10)} {text}" for name, text in lines)
     return f"{data.report}\n\nDry run: nothing was trained and nothing written.\n{table}"
@@ -107,7 +97,6 @@ class Plan:
 
     steps: int
     tokens: float
-    padded_tokens: float  # had each response a row of its own, padded to the longest of its packed row
     own_tokens: float  # of this process, which sets the pace
     own_mismatched: float  # of them, in rows that are run forward only beside those
     largest_row: int
@@ -118,34 +107,30 @@ def plan_steps(trainer: PreferenceTrainer) -> Plan:
     """Deal every step of the first epoch as the run will; later epochs are taken to be alike."""
     examples, packer = trainer.examples, trainer.packer
     sizes = [tree_size(example) for example in examples]
-    lengths = [longest_sequence(example) for example in examples]
     steps = trainer.total_steps()
     first_epoch = min(steps, len(trainer.sampler))
-    tokens = padded = own = extra = largest = 0
+    tokens = own = extra = largest = 0
     typical: list[int] = []
-    for step, drawn in enumerate(trainer.sampler.run(first_epoch)):
+
+    def size(row: list[int]) -> int:
+        return sum(sizes[i] for i in row)
+
+    for drawn in trainer.sampler.run(first_epoch):
         members = sorted(drawn)  # in the packer's order, on which the deal depends
-        for rank, dealt in enumerate(packer.deal([sizes[i] for i in members])):
-            rows = [[members[i] for i in row] for row in dealt]
-            totals = [sum(sizes[i] for i in row) for row in rows]
-            tokens += sum(totals)
-            padded += sum(
-                max(lengths[i] for i in row) * sum(len(examples[i].responses) for i in row) for row in rows
-            )
-            if rank == packer.rank:
-                own += sum(totals)
-                largest = max([largest, *totals])
-                if step == 0:
-                    ascending = sorted(rows, key=lambda row: sum(sizes[i] for i in row))
-                    typical = ascending[len(rows) // 2] if rows else [members[0]]
+        tokens += size(members)
+        dealt = packer.deal([sizes[i] for i in members])[packer.rank]
+        rows = sorted(([members[i] for i in row] for row in dealt), key=size)
+        own += sum(map(size, rows))
+        largest = max([largest, *map(size, rows[-1:])])
+        typical = typical or (rows[len(rows) // 2] if rows else members[:1])
         if packer.mismatch:
             others = mismatched([(i, examples[i]) for i in members], packer.longest)
             extra += sum(tree_size(example) for _, example in others) // packer.world
     scale = steps / first_epoch
-    return Plan(steps, tokens * scale, padded * scale, own * scale, extra * scale, largest, typical)
+    return Plan(steps, tokens * scale, own * scale, extra * scale, largest, typical)
 
 
-def _missing(trainer: PreferenceTrainer) -> list[TokenExample]:
+def missing_references(trainer: PreferenceTrainer) -> list[TokenExample]:
     """What the cache has no reference log-probs of, each content once."""
     if trainer.reference is None:
         return []
@@ -154,69 +139,64 @@ def _missing(trainer: PreferenceTrainer) -> list[TokenExample]:
 
 
 # ---- what it comes to ----
-def _model_line(trainer: PreferenceTrainer) -> str:
+def _run_lines(trainer: PreferenceTrainer, plan: Plan) -> list[tuple[str, str]]:
+    """The model, the steps, and the tokens of all of them."""
     model: Any = trainer.model
-    weights = sum(p.numel() for p in model.parameters())
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    weights, trained = sum(p.numel() for p in model.parameters()), _trained(trainer)
     share = "all trained" if trained == weights else f"{_count(trained)} of them trained"
-    return (
-        f"{type(causal_model(model)).__name__}, {_count(weights)} weights, {share}; packed log-probs checked"
-    )
-
-
-def _steps_line(trainer: PreferenceTrainer, plan: Plan) -> str:
     sampler = trainer.sampler
     epochs, count = plan.steps / len(sampler), sampler.examples
     what = "pairs" if all(len(each.responses) == 2 for each in trainer.examples) else "prompts"
-    return f"{plan.steps} of {min(sampler.per_step, count)} {what}: {epochs:.3g} epochs of {count} {what}"
+    steps = f"{plan.steps} of {min(sampler.per_step, count)} {what}: {epochs:.3g} epochs of {count} {what}"
+    name = type(causal_model(model)).__name__
+    return [
+        ("model", f"{name}, {_count(weights)} weights, {share}; packed log-probs checked"),
+        ("steps", steps),
+        (
+            "tokens",
+            f"about {_count(plan.tokens)} to compute in all, {_count(plan.tokens / plan.steps)} a step",
+        ),
+    ]
 
 
-def _tokens_line(plan: Plan) -> str:
+def _trained(trainer: PreferenceTrainer) -> int:
+    """How many weights are trained."""
+    return sum(p.numel() for p in trainer.policy.parameters() if p.requires_grad)
+
+
+def run_seconds(
+    trainer: PreferenceTrainer, plan: Plan, measured: RowCost, missing: list[TokenExample]
+) -> tuple[float, float, float]:
+    """Seconds of a run by its plan and a measured row: of the reference, which it computes of `missing`, of training,
+    and of all measurements on held-out examples.
+    """
+    processes = trainer.args.world_size
+    # A forward pass costs what it costs the reference, or a third of a step's where there is none.
+    forward = measured.reference_seconds or measured.training_seconds / 3
+    times = evaluations(trainer.args, plan.steps, len(trainer.sampler))
     return (
-        f"about {_count(plan.tokens)} to compute in all, {_count(plan.tokens / plan.steps)} a step; a padded row for "
-        f"each response would take {_count(plan.padded_tokens)} ({plan.padded_tokens / plan.tokens:.2f} times as many)"
+        measured.reference_seconds * sum(map(tree_size, missing)) / processes,
+        measured.training_seconds * plan.own_tokens + forward * plan.own_mismatched,
+        forward * sum(map(tree_size, trainer.held_out)) / processes * times,
     )
 
 
 def _time_lines(
     trainer: PreferenceTrainer, plan: Plan, measured: RowCost, missing: list[TokenExample]
 ) -> list[tuple[str, str]]:
-    held_out = trainer.held_out
-    if trainer.reference is None:
-        reference = "none"
-    elif missing:
-        shares = sum(tree_size(example) for example in missing) / trainer.args.world_size
-        seconds = measured.reference_seconds * shares
-        known = sum(len(each) for each in trainer.met())
-        reference = (
-            f"{_duration(seconds)} for the {len(missing)} of {known} prompts that are not in the cache"
-        )
-    else:
-        reference = f"no time: all {sum(len(each) for each in trainer.met())} prompts are in the cache"
-    # A forward pass costs what it costs the reference, or a third of a step's where there is none.
-    forward = measured.reference_seconds or measured.training_seconds / 3
-    training = measured.training_seconds * plan.own_tokens + forward * plan.own_mismatched
-    text = f"{_duration(training)}, {_duration(training / plan.steps)} a step"
-    if held_out:
+    referring, training, measuring = run_seconds(trainer, plan, measured, missing)
+    reference = "none"
+    if trainer.reference is not None:
+        known = sum(map(len, trainer.met()))
+        reference = f"no time: all {known} prompts are in the cache"
+        if missing:
+            took = duration(referring)
+            reference = f"{took} for the {len(missing)} of {known} prompts that are not in the cache"
+    text = f"{duration(training)}, {duration(training / plan.steps)} a step"
+    if held_out := len(trainer.held_out):
         times = evaluations(trainer.args, plan.steps, len(trainer.sampler))
-        tokens = sum(tree_size(pair) for pair in held_out) / trainer.args.world_size
-        seconds = forward * tokens * times
-        text += f"; {times} × {len(held_out)} held-out pairs {_duration(seconds)} more"
+        text += f"; {times} × {held_out} held-out pairs {duration(measuring)} more"
     return [("reference", reference), ("training", text)]
-
-
-def _answer_lines(probes: Answering | None, samples: Answering | None) -> list[tuple[str, str]]:
-    """The monitor's probes at the text, and the answers of samples.jsonl."""
-    parts = []
-    if probes is not None:
-        parts.append(f"{probes.times} × {probes.prompts} of the monitor {_duration(probes.seconds)}")
-    if samples is not None:
-        parts.append(f"{samples.times} × {samples.prompts} samples {_duration(samples.seconds)}")
-    if not parts:
-        return []
-    known = any(each is not None and each.known for each in (probes, samples))
-    kept = "; those before training are in the cache" if known else ""
-    return [("answers", f"{'; '.join(parts)}; less where they end before their limit{kept}")]
 
 
 def evaluations(args: TrainingArguments, steps: int, steps_an_epoch: int) -> int:
@@ -238,9 +218,8 @@ def _memory_lines(
     reference = trainer.reference
     models: list[Any] = [model] if reference is None or reference.is_policy else [model, reference.model]
     weights = sum(p.nbytes for each in models for p in each.parameters())
-    trained = [p for p in model.parameters() if p.requires_grad]
-    gradients = sum(p.nbytes for p in trained)
-    states = (_ADAMW_STATE if state is None else state) * sum(p.numel() for p in trained)
+    gradients = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    states = (_ADAMW_STATE if state is None else state) * _trained(trainer)
     activations = measured.activation_bytes * plan.largest_row
     total = weights + gradients + states + activations
     there = _memory_there(args.device)
@@ -282,8 +261,7 @@ def _disk_lines(
     model: Any = trainer.model
     saved = [p for p in model.parameters() if p.requires_grad or not trainer.initial_weights.new_adapter]
     final = sum(p.nbytes for p in saved)
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    checkpoint = final + (_ADAMW_STATE if state is None else state) * trained
+    checkpoint = final + (_ADAMW_STATE if state is None else state) * _trained(trainer)
     saves = getattr(args.save_strategy, "value", args.save_strategy) != "no"
     kept = (args.save_total_limit or 1) + 1 if saves else 0  # one more is written before the oldest goes
     needed = final + kept * checkpoint
@@ -313,11 +291,3 @@ def _size(number: float | int) -> str:
     if number < 1e8:
         return f"{number / 1e6:.2g} MB"
     return f"{number / 1e9:.2g} GB" if number < 1e10 else f"{number / 1e9:.0f} GB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"about {seconds:.2g} s"
-    if seconds < 6000:
-        return f"about {seconds / 60:.2g} minutes"
-    return f"about {seconds / 3600:.3g} hours"

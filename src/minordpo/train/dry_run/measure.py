@@ -134,6 +134,13 @@ def _switch_on_checkpointing(trainer: PreferenceTrainer) -> None:
         )
 
 
+def duration(seconds: float) -> str:
+    """An estimated time in words."""
+    if seconds < 100:
+        return f"about {seconds:.2g} s"
+    return f"about {seconds / 60:.2g} minutes" if seconds < 6000 else f"about {seconds / 3600:.3g} hours"
+
+
 def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
