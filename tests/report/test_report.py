@@ -48,7 +48,7 @@ def test_a_report_is_a_page_and_each_figure_as_png_and_svg(tmp_path: Path):
     out = report([tmp_path / "runs"])
     assert out == tmp_path / "runs" / "report"
     assert sorted(each.name for each in out.iterdir()) == ["figures", "index.html"]
-    names = ("health", "kl", "rewards-1e-3", "scores")
+    names = ("coefficient", "health", "kl", "rewards-1e-3", "scores")
     assert sorted(each.name for each in (out / "figures").iterdir()) == [
         f"{name}.{kind}" for name in names for kind in ("png", "svg")
     ]

@@ -18,6 +18,10 @@ from minordpo.sweep.results import INTERVAL, SHARES, answers_row, readable
 SCORES = tuple(name for name in SHARES if name != "empty")
 _MEANS = ("repeated_4grams", "mean_tokens")
 _KL = ("per_sequence", "per_sequence_error", "per_token", "per_token_error")
+_FILLED = (
+    *(*_MEANS, *(f"{name}{end}" for name in SCORES for end in INTERVAL)),
+    *(f"kl_{name}" for name in _KL),
+)
 # The settings of an evaluation that change its answers, with what they are unless told.
 _HOW = {"prompt": "", "max_new_tokens": 0, "plain_text": False, "temperature": 0.0, "dtype": "float32"}
 
@@ -65,10 +69,12 @@ def gather_evaluations(found: Found, runs: Sequence[dict[str, Any]]) -> list[dic
             first = asked.runs.setdefault(str(owner.run), scores)
             if "kl" in scores:
                 first.setdefault("kl", scores["kl"])
-            for name, cell in (cells := runs[owner.run]["cells"]).items():
-                cells[name] = (
-                    measures.get(name) if cell is None else cell
-                )  # what the run's own folder does not say
+            cells = runs[owner.run]["cells"]  # what the run's own folder does not say is filled in
+            cells |= {
+                name: measures[name]
+                for name in _FILLED
+                if measures[name] is not None and cells.get(name) is None
+            }
     return [each.told() for each in sorted(sets.values(), key=lambda each: -len(each.runs))]
 
 

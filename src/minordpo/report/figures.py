@@ -50,15 +50,16 @@ class _ScoredRun:
 def draw_figures(data: Data, folder: Path) -> None:
     """Write what there is data for, each as PNG and SVG.
 
-    rewards-OBJECTIVE-RATE: Figures 2 to 5 of the MinorDPO paper; where no objective has several settings at a rate,
-    rewards-RATE. scores: Figure 6, of the questions that most runs answered. kl: reward against KL. health: what the
-    monitor called each run, by step.
+    coefficient: Figure 1 of the MinorDPO paper. rewards-OBJECTIVE-RATE: Figures 2 to 5; where no objective has several
+    settings at a rate, rewards-RATE. scores: Figure 6, of the questions that most runs answered. kl: reward against KL.
+    health: what the monitor called each run, by step.
 
     Raises:
         InputError: nothing can be written there.
     """
     scored = _scored_runs(data)
     figures: list[tuple[str, Any, Sequence[Any]]] = [
+        ("coefficient", _coefficient, data["coefficients"]["curves"]),
         *((name, _rewards, runs) for name, runs in _reward_rows(data["runs"]).items()),
         ("scores", _scores, scored),
         ("kl", _against_kl, [each for each in scored if each.kl is not None]),
@@ -104,6 +105,19 @@ def _legend(figure: Figure, handles: Sequence[Line2D], labels: Sequence[str]) ->
 
 def _title(figure: Figure, text: str) -> None:
     figure.suptitle(text, x=0.01, ha="left", fontsize=13, fontweight="bold", parse_math=False)
+
+
+def _coefficient(figure: Figure, data: Data, curves: Sequence[Data]) -> None:
+    figure.set_size_inches(6.5, 4.2)
+    axis = figure.subplots()
+    for place, curve in enumerate(curves):
+        shade = str(0.65 * (1 - (place + 1) / len(curves)))  # a grey; colours are settings
+        line, label = ("-", "--")[place % 2], f"β {curve['beta']:g}"
+        axis.plot(curve["x"], curve["y"], color=shade, linestyle=line, label=label)
+    axis.set_xlabel("margin (nats)")
+    axis.set_ylabel("coefficient")
+    axis.legend()
+    _title(figure, "f(β, margin) = β σ(−β · margin)")
 
 
 def _reward_rows(runs: Sequence[Data]) -> dict[str, list[Data]]:
