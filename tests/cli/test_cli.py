@@ -222,7 +222,7 @@ def test_score_writes_a_whole_file_or_none(world, tmp_path, capsys, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full)
         assert main([*command, "--overwrite"]) == 2
-    assert "scores.jsonl cannot be written (No space left on device)" in capsys.readouterr().err
+    assert "scores.jsonl cannot be written: No space left on device" in capsys.readouterr().err
     assert out.read_bytes() == written
     assert [each.name for each in tmp_path.iterdir()] == ["scores.jsonl"]
     assert main([*command, "--overwrite", "--reference", str(world / "base")]) == 0

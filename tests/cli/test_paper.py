@@ -68,7 +68,7 @@ def test_every_field_of_a_world_is_an_option_with_its_default(capsys: Any):
 
 
 def test_minordpo_claims_says_where_it_went(capsys: Any):
-    for arguments in (["claims"], ["claims", "runs", "--csv", "x.csv"], ["claims", "--help"]):
+    for arguments in (["claims"], ["claims", "runs", "--out", "x.json"], ["claims", "--help"]):
         assert main(arguments) == 2
         said = "minordpo: minordpo claims is now minordpo paper claims, with the same arguments\n"
         assert capsys.readouterr() == ("", said)

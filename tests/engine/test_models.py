@@ -89,7 +89,7 @@ def test_a_failed_save_leaves_the_old_folder_and_nothing_else(folder: Path):
             (path / "half").write_text("x")
             raise OSError("disk full")
 
-    with pytest.raises(InputError, match=r"base cannot be written \(disk full\). Free some space"):
+    with pytest.raises(InputError, match=r"base cannot be written: disk full\. Free some space"):
         save_model(Full(), None, folder)
     assert torch.equal(logits(load_model(str(folder))), logits(tiny("Llama")))
     assert [each.name for each in folder.parent.iterdir()] == ["base"]
@@ -243,7 +243,7 @@ def test_a_card_is_written_with_the_model(tmp_path: Path):
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(InputError, match=r"file/model cannot be written .*name another folder"):
+    with pytest.raises(InputError, match=r"file/model cannot be written: .*name another folder"):
         save_model(tiny("Llama"), None, tmp_path / "file" / "model")
 
 

@@ -229,7 +229,7 @@ def test_a_failed_write_leaves_the_old_figure_and_nothing_else(tmp_path, monkeyp
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(InputError, match=r"out\.png cannot be written \(No space left on device\)"):
+    with pytest.raises(InputError, match=r"out\.png cannot be written: No space left on device"):
         reward_figure(metrics, out, title="The new one")
     assert out.read_bytes() == old
     assert [path.name for path in out.parent.iterdir()] == ["out.png"]

@@ -332,7 +332,7 @@ def test_a_failed_write_leaves_the_old_picture_and_nothing_else(tmp_path, monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(InputError, match=r"a\.png cannot be written \(No space left on device\)"):
+    with pytest.raises(InputError, match=r"a\.png cannot be written: No space left on device"):
         lens(out, objectives=["sft"])
     assert out.read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from pathlib import Path
@@ -231,8 +230,8 @@ def test_a_copy_of_a_run_is_told(folder: Path):
 def test_the_command_tells_verdicts_and_writes_them_whole(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    out, table = tmp_path / "claims.json", tmp_path / "claims.csv"
-    assert main(["paper", "claims", str(folder), "--out", str(out), "--csv", str(table)]) == 0
+    out = tmp_path / "claims.json"
+    assert main(["paper", "claims", str(folder), "--out", str(out)]) == 0
     said = capsys.readouterr().out
     assert said.startswith("8 finished runs, 2 seeds\n  seeds redraw only the order of the pairs here")
     assert "C1   held           The push" in said
@@ -251,18 +250,8 @@ def test_the_command_tells_verdicts_and_writes_them_whole(
     (found,) = [each for each in here["claims"] if each["claim"] == "C5a"]
     assert found["contrasts"][0]["by_seed"] == {"0": pytest.approx(-0.2), "1": pytest.approx(-0.19)}
     assert (found["contrasts"][0]["seeds_as_predicted"], found["runs"], found["seeds"]) == (2, 4, 2)
-    with table.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["claim"] for row in rows if row["verdict"] == "held"] == ["C1", "C14"]
-    assert len(rows) == len(all_claims())
+    assert [each["claim"] for each in here["claims"] if each["verdict"] == "held"] == ["C1", "C14"]
     assert [each.name for each in tmp_path.iterdir() if ".partial" in each.name] == []
-
-
-def test_one_file_is_not_written_twice(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    out = tmp_path / "claims.json"
-    assert main(["paper", "claims", str(folder), "--out", str(out), "--csv", str(out)]) == 2
-    assert "Name another file for one of them" in capsys.readouterr().err
-    assert not out.exists()
 
 
 def test_of_further_settings_only_the_states_are_printed(folder: Path):
@@ -279,7 +268,6 @@ def test_of_further_settings_only_the_states_are_printed(folder: Path):
         (["gone"], "gone is no folder, but run folders are needed"),
         (["empty"], "empty holds no run (a folder with config.yaml)"),
         (["runs", "--out", "no/such/claims.json"], "claims.json cannot be written"),
-        (["runs", "--csv", "no/such/claims.csv"], "claims.csv cannot be written"),
         (["broken"], "broken/run has a file in another form than minordpo writes"),
     ],
 )

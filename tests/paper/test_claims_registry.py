@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import importlib
 import re
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from minordpo.paper.claims.claim import CLAIMS
 from minordpo.paper.claims.judge import judge_all
 from minordpo.paper.claims.rules import all_claims
 from minordpo.paper.claims.runs import Gathered
-from minordpo.paper.claims.tables import as_html, as_text, claims_table, write_csv
+from minordpo.paper.claims.tables import as_html, as_text, as_values, claims_table
 
 MODULE = '''
 from minordpo.paper.claims.claim import ClaimFinding, claim
@@ -49,9 +48,8 @@ def test_a_claim_of_one_module_is_in_the_verdicts_the_docs_table_and_the_report(
     judged = judge_all(Gathered(tuple(runs("dpo", margin=2.0))))
     assert re.search(r"C10b held +Margins \| are wide\n +margin \+2\.00 nats", as_text(judged, []))
     assert '<th scope="row">C10b<td>held<td>Margins | are wide' in as_html(judged, [])
-    write_csv(added / "claims.csv", judged)
-    with (added / "claims.csv").open(encoding="utf-8", newline="") as file:
-        assert [row["verdict"] for row in csv.DictReader(file) if row["claim"] == "C10b"] == ["held"]
+    (situation,) = as_values(judged, [])["situations"][:1]
+    assert [each["verdict"] for each in situation["claims"] if each["claim"] == "C10b"] == ["held"]
 
 
 def test_a_name_that_another_claim_has_is_refused_with_both_places(added: Path):

@@ -72,7 +72,7 @@ def test_a_new_report_takes_the_place_of_the_old_one_or_leaves_it(tmp_path: Path
     with monkeypatch.context() as patch:
         patch.setattr(figures, "draw_figures", full)
         with pytest.raises(
-            InputError, match=r"out cannot be written \(No space left on device\)\. Free some space"
+            InputError, match=r"out cannot be written: No space left on device\. Free some space"
         ):
             report([tmp_path / "run", tmp_path / "more"], out=out)
     assert (out / "index.html").read_bytes() == first

@@ -304,7 +304,7 @@ def test_a_model_that_cannot_be_saved_leaves_its_checkpoint_to_go_on_from(tmp_pa
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full)
         assert main(["train", config]) == 2
-    assert "run/model cannot be written (No space left on device)" in capsys.readouterr().err
+    assert "run/model cannot be written: No space left on device" in capsys.readouterr().err
     assert not (tmp_path / "run" / "model").exists()
     assert not [each for each in (tmp_path / "run").iterdir() if each.name.startswith(".model")]
     steps = metric_rows(tmp_path / "run")

@@ -44,15 +44,14 @@ DTYPE = argument("--dtype", "type of the weights", choices=("float32", "bfloat16
 class Command:
     """A function as a command. Its docstring is what `--help` says, with `<name>` where `parts` has a text for it.
 
-    `run` gets each argument as a keyword, imports what is slow to import, and may return an exit status. `more` and
-    `parts` may import too: they are called only when this command is asked for. `goes_on` tells from the arguments how
-    a user goes on after an interrupt; an empty text stands for not at all.
+    `run` gets each argument as a keyword, imports what is slow to import, and may return an exit status. `parts` may
+    import too: it is called only when this command is asked for. `goes_on` tells from the arguments how a user goes on
+    after an interrupt; an empty text stands for not at all.
     """
 
     run: Callable[..., int | None]
     help: str
     arguments: Sequence[Argument]
-    more: Callable[[], Sequence[Argument]] = tuple
     parts: Callable[[], Mapping[str, str]] = dict
     goes_on: Callable[[Mapping[str, Any]], str] = lambda options: ""
 
@@ -98,7 +97,7 @@ class Parser(argparse.ArgumentParser):
         """Parse the arguments; the arguments of the command are declared first."""
         if self.command is not None and self.get_default("command") is None:
             self.set_defaults(command=self.command)
-            for name, options in (*self.command.arguments, *self.command.more()):
+            for name, options in self.command.arguments:
                 told = options["help"]
                 said = told().replace("%", "%%") if callable(told) else told
                 self.add_argument(name, **options | {"help": said})

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 from minordpo.cli.command import FOLDERS, Argument, CommandGroup, argument, command
-from minordpo.errors import InputError
 from minordpo.paper.worlds.questions import Distance, Family, Rejected, World
 
 
@@ -15,32 +14,27 @@ from minordpo.paper.worlds.questions import Distance, Family, Rejected, World
     "what the paper says, decided from finished runs",
     FOLDERS,
     argument("--out", "write everything as JSON, by seed too", type=Path, metavar="FILE.json"),
-    argument("--csv", "write a row a claim and situation", type=Path, metavar="FILE"),
 )
-def claims(folders: list[Path], out: Path | None, csv: Path | None) -> None:
+def claims(folders: list[Path], out: Path | None) -> None:
     """Decide what the MinorDPO paper says from finished runs: held, did not hold, or not decidable and what is
     missing. Each claim has a rule that was written beforehand (docs/claims.md). Seeds are the only replicates:
     below 6 of them nothing is decided that chance could decide, but direction and numbers are told.
     Runs that differ by more than objective, beta, learning rate and seed are situations of their own, each
-    judged apart; the one with most runs is shown whole, the others in short and in the files. Only reads.
+    judged apart; the one with most runs is shown whole, the others in short and in the file. Only reads.
 
     Examples:
       minordpo paper claims runs/paper-micro
-      minordpo paper claims runs/dpo-* runs/minordpo-* evaluation --out claims.json --csv claims.csv
+      minordpo paper claims runs/dpo-* runs/minordpo-* evaluation --out claims.json
     """
     from minordpo.paper.claims.judge import judge_all
     from minordpo.paper.claims.runs import gather_runs
-    from minordpo.paper.claims.tables import as_text, write_csv, write_json
+    from minordpo.paper.claims.tables import as_text, write_json
     from minordpo.report.find import find
 
-    if out is not None and csv is not None and out.resolve() == csv.resolve():
-        raise InputError(f"--out and --csv are both {out}. Name another file for one of them")
     gathered = gather_runs(find(folders))
     judged = judge_all(gathered)
     if out is not None:
         write_json(out, judged, gathered.said)
-    if csv is not None:
-        write_csv(csv, judged)
     print(as_text(judged, gathered.said))
 
 

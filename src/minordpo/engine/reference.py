@@ -28,8 +28,7 @@ from minordpo.data.tokens import TokenExample
 from minordpo.engine.logprobs import packed_logps
 from minordpo.engine.models import POLICY_ADAPTER, REFERENCE_ADAPTER, causal_model, tuner
 from minordpo.engine.ranks import ALONE, Ranks, rounds
-from minordpo.errors import InputError
-from minordpo.run_folder.files import replacing
+from minordpo.run_folder.files import replacing, writing
 from minordpo.run_folder.lock import locked
 
 ENGINE_VERSION = 1  # raise it when the engine's numbers change
@@ -106,15 +105,11 @@ class ReferenceCache:
             "lengths": np.array([len(logps) for logps in self._fresh.values()], np.int64),
             "logps": np.concatenate(list(self._fresh.values())),
         }
-        try:
+        advice = "Free some space, or name another folder by the environment variable MINORDPO_CACHE"
+        with writing(self._folder, advice):
             self._folder.mkdir(parents=True, exist_ok=True)
             with replacing(self._folder / f"{xxhash.xxh3_128_hexdigest(keys)}.safetensors") as aside:
                 save_file(tensors, aside)
-        except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own error
-            raise InputError(
-                f"{self._folder} cannot be written ({error}). Free some space, or name another folder by the "
-                "environment variable MINORDPO_CACHE"
-            ) from error
         self._fresh = {}
 
 

@@ -79,9 +79,8 @@ def read_run(folder: Path) -> StudiedRun:
 
 def by_setting(runs: Sequence[StudiedRun]) -> dict[str, list[StudiedRun]]:
     """The runs of each setting, sorted by its name."""
-    return {
-        name: [run for run in runs if run.setting == name] for name in sorted({run.setting for run in runs})
-    }
+    settings = sorted({run.setting for run in runs})
+    return {name: [run for run in runs if run.setting == name] for name in settings}
 
 
 def is_stoppable(run: StudiedRun) -> bool:
@@ -104,21 +103,17 @@ def _flat(values: Sequence[float]) -> float:
     return 1 - recent / max(moves) if max(moves) > 0 else 0.0
 
 
+_NATS = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0)
+_RANKED = (0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 1.0)
+_BELOW = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+_FLATNESS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 # Its measure, what is made of it, and the levels at which a run may be stopped.
 SIGNALS: dict[str, tuple[str, Callable[[Sequence[float]], float], tuple[float, ...]]] = {
-    "pairs ranked right": (records.ACCURACY, _last, (0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 1.0)),
-    "margin in nats": (
-        records.LOGRATIO_MARGIN,
-        _last,
-        (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0),
-    ),
-    "rejected at or below the reference": (
-        records.REJECTED_AT_OR_BELOW,
-        _last,
-        (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0),
-    ),
-    "chosen log-ratio is flat": (records.CHOSEN_LOGRATIO, _flat, (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)),
-    "margin is flat": (records.LOGRATIO_MARGIN, _flat, (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)),
+    "pairs ranked right": (records.ACCURACY, _last, _RANKED),
+    "margin in nats": (records.LOGRATIO_MARGIN, _last, _NATS),
+    "rejected at or below the reference": (records.REJECTED_AT_OR_BELOW, _last, _BELOW),
+    "chosen log-ratio is flat": (records.CHOSEN_LOGRATIO, _flat, _FLATNESS),
+    "margin is flat": (records.LOGRATIO_MARGIN, _flat, _FLATNESS),
 }
 FIXED = "a fixed share of the steps"
 FRACTIONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -155,21 +150,17 @@ def worth(runs: Sequence[StudiedRun], signal: str, *, tolerance: float = 0.01) -
     Chosen is the level that saves most while the others lose no more than `tolerance` on average; where each loses
     more, the one that loses least.
     """
-    groups = by_setting(runs)
+    groups, tried = by_setting(runs).values(), FRACTIONS if signal == FIXED else SIGNALS[signal][2]
     each = {
-        level: {name: _mean([_stopped(run, signal, level) for run in own]) for name, own in groups.items()}
-        for level in (FRACTIONS if signal == FIXED else SIGNALS[signal][2])
+        level: [_mean([_stopped(run, signal, level) for run in own]) for own in groups] for level in tried
     }
     levels = []
-    for left_out in groups:
-        others = {
-            level: _mean([found for name, found in own.items() if name != left_out])
-            for level, own in each.items()
-        }
+    for place in range(len(groups)):
+        others = {level: _mean(own[:place] + own[place + 1 :]) for level, own in each.items()}
         allowed = [level for level, (_, lost) in others.items() if lost <= tolerance]
         most = max(allowed, key=lambda level: (others[level][0], -others[level][1]), default=None)
         levels.append(min(others, key=lambda level: others[level][1]) if most is None else most)
-    saved, lost = zip(*(each[level][name] for level, name in zip(levels, groups, strict=True)), strict=True)
+    saved, lost = zip(*(each[level][place] for place, level in enumerate(levels)), strict=True)
     return Worth(statistics.fmean(saved), _error(saved), statistics.fmean(lost), _error(lost), tuple(levels))
 
 

@@ -71,20 +71,31 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def writing(what: object, advice: str) -> Iterator[None]:
+    """While `what` is written: an error of the system is told of it, with advice.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own error
+        said = getattr(error, "strerror", None) or error
+        raise InputError(f"{what} cannot be written: {said}. {advice}") from error
+
+
+@contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """As `replacing`, with an error that a user can read.
 
     Raises:
         InputError: the file cannot be written.
     """
-    try:
-        with replacing(path) as aside:
-            yield aside
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be written ({error.strerror or error}). Free some space, check the "
-            "permissions or name another file."
-        ) from error
+    with (
+        writing(path, "Free some space, check the permissions or name another file"),
+        replacing(path) as aside,
+    ):
+        yield aside
 
 
 @contextlib.contextmanager
@@ -95,17 +106,13 @@ def written_folder(out: Path) -> Iterator[Path]:
         InputError: it cannot be written.
     """
     before = out.with_name(f".{out.name}.{os.getpid()}.before")
+    advice = "Free some space, check the permissions or name another folder"
     try:
-        with replacing(out) as aside:
+        with writing(out, advice), replacing(out) as aside:
             aside.mkdir(parents=True)
             yield aside
             if out.exists():
                 os.replace(out, before)
-    except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own error
-        raise InputError(
-            f"{out} cannot be written ({getattr(error, 'strerror', None) or error}). Free some space, check the "
-            "permissions or name another folder"
-        ) from error
     finally:
         if before.exists() and not out.exists():  # interrupted between the two
             os.replace(before, out)
@@ -152,6 +159,21 @@ def _encode(row: Mapping[str, Any], path: Path, number: int) -> str:
             f"\\u{ord(line[error.start]):04x}), but whole Unicode text is needed. Repair or drop that row."
         ) from None
     return line + "\n"
+
+
+@contextlib.contextmanager
+def readable(path: Path, advice: str, *, otherwise: str = "cannot be read") -> Iterator[None]:
+    """While what minordpo has written is read: what goes wrong because it is damaged is told of `path`, with advice.
+
+    Raises:
+        InputError: a file is not there, or not as minordpo writes it.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+        raise InputError(f"{path} {otherwise} ({type(error).__name__}: {error}). {advice}") from error
 
 
 def read_jsonl(path: Path, source: str = "") -> Iterator[tuple[int, dict[str, Any]]]:

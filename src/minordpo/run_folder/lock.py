@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from minordpo.errors import InputError
-from minordpo.run_folder.files import refuse_no_text
+from minordpo.run_folder.files import refuse_no_text, writing
 
 _HELD: set[int] = set()
 
@@ -71,13 +71,9 @@ def only_here(folder: Path, *, doing: str = "training") -> Iterator[None]:
         )
 
     with contextlib.ExitStack() as stack:
-        try:
+        with writing(f"output {folder}", "Name another output"):
             folder.mkdir(parents=True, exist_ok=True)
             handle = stack.enter_context(locked(folder, busy=busy))
-        except OSError as error:
-            raise InputError(
-                f"output {folder} cannot be written: {error.strerror}. Name another output"
-            ) from error
         try:
             yield
         finally:

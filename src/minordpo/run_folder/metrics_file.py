@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from minordpo.errors import InputError
-from minordpo.run_folder.files import replacing
+from minordpo.run_folder.files import replacing, writing
 from minordpo.run_folder.records import STEP, EvaluationRow, Row, StepRow, last_of, of_kind, parse_row
 
 
@@ -39,7 +39,7 @@ class StepLines:
         """Write one line through to the file."""
         if self.path is None:
             return
-        with self._writable(), self.path.open("a", encoding="utf-8") as file:
+        with self._writing(), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(_finite(line)) + "\n")
 
     def append_instead(self, line: Mapping[str, Any]) -> None:
@@ -67,7 +67,7 @@ class StepLines:
         if self.path is None or not self.path.exists():
             return
         kept = [text for text, line in self._lines() if wanted(line)]
-        with self._writable(), replacing(self.path) as aside:
+        with self._writing(), replacing(self.path) as aside:
             aside.write_text("".join(text + "\n" for text in kept), encoding="utf-8")
 
     def _lines(self) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -88,14 +88,8 @@ class StepLines:
                     f"line {number} of {self.path} is no row of a step. Take the line out, or name another output"
                 )
 
-    @contextlib.contextmanager
-    def _writable(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise InputError(
-                f"{self.path} cannot be written: {error.strerror}. Free some space or rights, then go on with --resume"
-            ) from error
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        return writing(self.path, "Free some space or rights, then go on with --resume")
 
 
 class MetricsFile(StepLines):

@@ -11,7 +11,7 @@ from typing import Any
 from minordpo.config import RunConfig, dump_config, load_config
 from minordpo.errors import InputError
 from minordpo.run_folder import names
-from minordpo.run_folder.files import is_left_over, refuse_no_text, replacing
+from minordpo.run_folder.files import is_left_over, readable, refuse_no_text, replacing, writing
 
 
 def refuse_unwritable(folder: Path) -> None:
@@ -21,13 +21,9 @@ def refuse_unwritable(folder: Path) -> None:
         InputError: a file is in the way, nothing may be written there, or the system does not take such a name.
     """
     refuse_no_text(folder)
-    try:
+    with writing(str(folder)[:200], "Name another output"):
         above = existing_above(folder)
         is_folder = above.is_dir()
-    except OSError as error:
-        raise InputError(
-            f"{str(folder)[:200]} cannot be written: {error.strerror}. Name another output"
-        ) from error
     if above == folder.absolute() and not is_folder:
         raise InputError(f"{folder} exists and is not a run folder. Name another output")
     if not is_folder:
@@ -90,13 +86,9 @@ def refuse_changed(folder: Path, facts: dict[str, Any]) -> None:
     file = folder / names.ENVIRONMENT
     if not file.exists():
         return
-    try:
+    with readable(file, "Remove it to go on without what it says"):
         before = json.loads(file.read_text(encoding="utf-8"))
         changed = [said for name, said in _SAME.items() if before.get(name, facts[name]) != facts[name]]
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(
-            f"{file} cannot be read ({error}). Remove it to go on without what it says"
-        ) from error
     if changed:
         raise InputError(
             f"{folder} was started from other data or weights: {' and '.join(changed)} changed since. Put back what "
@@ -106,19 +98,13 @@ def refuse_changed(folder: Path, facts: dict[str, Any]) -> None:
 
 def claim(folder: Path, config: RunConfig, facts: dict[str, Any]) -> None:
     """Make the run folder this run's, by its config.yaml; environment.json says where it started."""
-    try:
+    texts = {names.CONFIG: dump_config(config), names.ENVIRONMENT: json.dumps(facts, indent=2) + "\n"}
+    with writing(folder, "Free some space or name another output"):
         folder.mkdir(parents=True, exist_ok=True)
-        for name, text in (
-            (names.CONFIG, dump_config(config)),
-            (names.ENVIRONMENT, json.dumps(facts, indent=2) + "\n"),
-        ):
+        for name, text in texts.items():
             if not (folder / name).exists():
                 with replacing(folder / name) as aside:
                     aside.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"{folder} cannot be written: {error.strerror or error}. Free some space or name another output"
-        ) from error
 
 
 def _difference(before: RunConfig, now: RunConfig) -> str:

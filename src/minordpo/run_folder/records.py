@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeGuard, TypeVar
 
 # ---- keys of a step, and with `eval_` before them of held-out examples; log-probs and log-ratios in nats ----
 STEP = "step"
@@ -47,6 +47,11 @@ MAX_NEW_TOKENS = "max_new_tokens"
 _EVENT = "event"
 
 
+def is_number(value: Any) -> TypeGuard[int | float]:
+    """Whether it is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 @dataclass(frozen=True)
 class Row:
     """A row of a step. Of a kind that is not known here, it is this class itself."""
@@ -58,9 +63,7 @@ class Row:
     def number(self, name: str) -> float | None:
         """The value of that name; None where it is missing or no finite number."""
         value = self.values.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            return None
-        return float(value)
+        return float(value) if is_number(value) else None
 
     def named(self) -> dict[str, Any]:
         """The values under their keys in the file, the step left out."""

@@ -18,14 +18,14 @@ from minordpo.errors import InputError
 from minordpo.evaluate.evaluation import EvaluationConfig
 from minordpo.evaluate.folder import EvaluationFolder, model_identity
 from minordpo.run_folder import names
-from minordpo.run_folder.files import is_left_over, write_text
+from minordpo.run_folder.files import is_left_over, readable, write_text
 from minordpo.run_folder.metrics_file import MetricsFile
 from minordpo.run_folder.ownership import finished, refuse_unwritable
 from minordpo.sweep.foundation import Extension
 from minordpo.sweep.identity import content_of, difference, digest_of, identity_of, normalised
 from minordpo.sweep.names import in_order
 from minordpo.sweep.plan import RunPlan, SweepPlan
-from minordpo.sweep.results import COLUMNS, readable, run_row, write_results
+from minordpo.sweep.results import COLUMNS, run_row, write_results
 from minordpo.version import __version__
 
 State = Literal["done", "failed", "begun", "new"]

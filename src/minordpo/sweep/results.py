@@ -13,7 +13,7 @@ import json
 import math
 import statistics
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from minordpo.errors import InputError
 from minordpo.evaluate.statistics import wilson
 from minordpo.monitor.health import Health
 from minordpo.run_folder import names
-from minordpo.run_folder.files import read_jsonl, written_whole
+from minordpo.run_folder.files import read_jsonl, readable, written_whole
 from minordpo.run_folder.metrics_file import MetricsFile
 from minordpo.run_folder.ownership import finished
 from minordpo.run_folder.records import (
@@ -70,21 +70,6 @@ def run_row(folder: Path) -> dict[str, Any]:
     """
     with in_our_form(folder):
         return _row(folder)
-
-
-@contextlib.contextmanager
-def readable(path: Path, advice: str, *, otherwise: str = "cannot be read") -> Iterator[None]:
-    """While what minordpo has written is read: what goes wrong because it is damaged is told of `path`, with advice.
-
-    Raises:
-        InputError: a file is not there, or not as minordpo writes it.
-    """
-    try:
-        yield
-    except InputError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
-        raise InputError(f"{path} {otherwise} ({type(error).__name__}: {error}). {advice}") from error
 
 
 def in_our_form(folder: Path) -> contextlib.AbstractContextManager[None]:

@@ -14,6 +14,7 @@ from minordpo.report.curves import evenly
 from minordpo.report.evaluations import how_asked, model_named, own_first, owned, read_results
 from minordpo.report.find import Found
 from minordpo.run_folder import names, records
+from minordpo.run_folder.records import is_number
 
 # Where the text of a run is called broken: rises over step 0, over ALL its prompts, of shares and of nats a token under
 # the reference; the latter also beyond the data's chosen answers. Set before any run was made.
@@ -23,11 +24,6 @@ SIDES = ("chosen", "rejected", "margin")
 FIFTH, FEWEST = 5, 10  # a part of the steps, and how many there must be for early and late to differ
 _CHECKED = 32  # steps of responses.jsonl whose coefficients are compared with the formula
 Answers = tuple[str, Any]  # the questions' name, and what a model came to
-
-
-def is_number(value: Any) -> bool:
-    """Whether it is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def finite(values: Mapping[str, Any]) -> dict[str, float]:

@@ -140,9 +140,7 @@ def _asked_otherwise(read: Sequence[_Read]) -> set[str]:
 def _read(each: find.FoundRun, row: Mapping[str, Any], answers: dict[str, float], asked: str) -> _Read:
     flat = flatten(each.config)
     hyper = {k: v for k, v in each.config["objective"].items() if k != "name"}
-    objective = objectives.recorded(str(each.config["objective"].get("name")), hyper)
-    name = named(objective)
-    beta = objective.beta if any("beta" in term.hyper for term in objective.terms) else None
+    name, beta = named(objectives.recorded(row["objective_name"], hyper)), row["beta"]
     with in_our_form(each.folder):
         rows = MetricsFile(each.folder / names.METRICS).rows()
         steps = of_kind(rows, StepRow)

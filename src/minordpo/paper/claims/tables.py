@@ -1,8 +1,7 @@
-"""Verdicts → text for a terminal, JSON, CSV, HTML; and the table of docs/claims.md."""
+"""Verdicts → text for a terminal, JSON, HTML; and the table of docs/claims.md."""
 
 from __future__ import annotations
 
-import csv
 import json
 import textwrap
 import typing
@@ -16,13 +15,10 @@ from minordpo.paper.claims.judge import ClaimVerdict, Judged, State, judge_all
 from minordpo.paper.claims.rules import all_claims
 from minordpo.paper.claims.runs import gather_runs
 from minordpo.report.find import Found
-from minordpo.run_folder.files import write_text, written_whole
+from minordpo.run_folder.files import write_text
 from minordpo.version import __version__
 
 WIDTH = 118
-_COLUMNS = (
-    "situation", "claim", "verdict", "sentence", "where", "numbers", "p", "p_holm", "seeds", "runs", "missing",
-)  # fmt: skip
 
 
 def _test() -> str:
@@ -117,19 +113,6 @@ def write_json(path: Path, judged: Sequence[Judged], said: Sequence[str]) -> Non
     """
     text = json.dumps(as_values(judged, said), indent=2, ensure_ascii=False, allow_nan=False)
     write_text(path, text + "\n")
-
-
-def write_csv(path: Path, judged: Sequence[Judged]) -> None:
-    """A row a claim and the runs it is judged on.
-
-    Raises:
-        InputError: it cannot be written.
-    """
-    with written_whole(path) as aside, aside.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, _COLUMNS, extrasaction="ignore")
-        writer.writeheader()
-        for each in judged:
-            writer.writerows({"situation": each.title} | _values(verdict) for verdict in each.verdicts)
 
 
 # ---- a section of a page ----

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from minordpo.config import RunConfig
-from minordpo.config.build import Origin, build, set_key
+from minordpo.config.build import Origin, as_mapping, build, set_key
 from minordpo.engine.models import load_model, load_tokenizer
 from minordpo.generate.generation import generate_answers
 from minordpo.generate.prompts import question_prompts
@@ -93,15 +93,10 @@ class MicroWorld(Foundation):
             make_world(sketch.folder, few, quiet=True)
             took.append(time.perf_counter() - started)
         seconds = took[0] + max(0.0, took[1] - took[0]) * (self.values.base_steps - 1) / _BASE_STEPS
-
-        def moved(section: Any) -> Any:
-            """The section with what is of the world taken from the sketch."""
-            paths = {key: Path(value) for key, value in vars(section).items() if isinstance(value, str)}
-            own = {key: path for key, path in paths.items() if path.is_relative_to(self.folder)}
-            within = {key: str(sketch.folder / path.relative_to(self.folder)) for key, path in own.items()}
-            return dataclasses.replace(section, **within)
-
-        return dataclasses.replace(config, model=moved(config.model), data=moved(config.data)), seconds
+        sections = as_mapping(config)
+        if config.model.reference == config.model.path:
+            sections["model"]["reference"] = None  # the sketch's own base
+        return sketch.config(sections, lambda key: f"the sketch of {self.folder}"), seconds
 
     def retained(self, run: Path) -> list[dict[str, Any]]:
         """The model's answers to the world's other tasks; right is right to the character."""
