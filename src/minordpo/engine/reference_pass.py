@@ -39,22 +39,23 @@ class ReferencePass:
         weights: InitialWeights,
         args: TrainingArguments,
         cache: Path | None,
+        token_budget: int,
     ) -> None:
         self.is_policy = other is None
         self.model: Any = policy if other is None else other
         self.weights, self.new_adapter = weights, weights.new_adapter and other is None
-        self.args, self.cache = args, cache
+        self.args, self.cache, self.token_budget = args, cache, token_budget
         self.floor = RowFloor(0, 0.0)
 
-    def measure_rows(self, pairs: Sequence[TokenExample], *, token_budget: int) -> RowFloor:
-        """Measure how long rows must be, and keep to it from now on."""
+    def measure_rows(self, pairs: Sequence[TokenExample]) -> RowFloor:
+        """Measure how long rows must be, keep to it from now on, and say what a user should know of it."""
         with self._ready(), autocast(self.args):
-            self.floor = row_floor(self.model, pairs, token_budget=token_budget, bf16=self.args.bf16)
+            self.floor = row_floor(self.model, pairs, token_budget=self.token_budget, bf16=self.args.bf16)
+        for line in self.floor.lines() if self.args.process_index == 0 else ():
+            print(line, flush=True)
         return self.floor
 
-    def logps(
-        self, pairs: Sequence[TokenExample], *, token_budget: int, progress: bool = False
-    ) -> list[np.ndarray]:
+    def logps(self, pairs: Sequence[TokenExample], *, progress: bool = False) -> list[np.ndarray]:
         """Token log-probs of each pair, as `reference_logps` has them, computed by all ranks; all must call this."""
         together = ranks(self.args)
         with self._ready(), contextlib.ExitStack() as stack:
@@ -62,28 +63,25 @@ class ReferencePass:
             if together.world == 1 and any(example_key(pair) not in stored for pair in pairs):
                 # Runs side by side that share a reference: one computes it, the others read it.
                 stack.enter_context(stored.computed_once())
-            return reference_logps(
-                self.model,
-                pairs,
-                stored,
-                token_budget=token_budget,
-                autocast=autocast(self.args),
-                progress=progress,
-                least_tokens=self.floor.tokens,
-                ranks=together,
-            )
+            return self._computed(pairs, stored, progress=progress, ranks=together)
 
-    def logps_alone(self, pairs: Sequence[TokenExample], *, token_budget: int) -> list[np.ndarray]:
+    def logps_alone(self, pairs: Sequence[TokenExample]) -> list[np.ndarray]:
         """The same, computed anew by this rank alone, and not kept."""
         with self._ready():
-            return reference_logps(
-                self.model,
-                pairs,
-                ReferenceCache(None, ""),
-                token_budget=token_budget,
-                autocast=autocast(self.args),
-                least_tokens=self.floor.tokens,
-            )
+            return self._computed(pairs, ReferenceCache(None, ""))
+
+    def _computed(
+        self, pairs: Sequence[TokenExample], cache: ReferenceCache, **options: Any
+    ) -> list[np.ndarray]:
+        return reference_logps(
+            self.model,
+            pairs,
+            cache,
+            token_budget=self.token_budget,
+            autocast=autocast(self.args),
+            least_tokens=self.floor.tokens,
+            **options,
+        )
 
     def row_logps(self, row: PackedBatch, *, run: Any = None) -> Tensor:
         """Log-probs of a row's scored tokens under the reference; `run` runs the model in place of itself."""

@@ -6,15 +6,14 @@ where rounding cannot hide it: in one row of both, whose bits are then equal, or
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from minordpo.data.packing import PackedBatch, pack
+from minordpo.data.packing import pack
 from minordpo.data.tokens import TokenExample
 from minordpo.engine.check import in_float32
 from minordpo.engine.logprobs import packed_logps, sequence_logps
@@ -32,11 +31,10 @@ _COMPARED = 2  # prompts that a fault is looked for in
 class Start:
     """A run before its first step: the policy in training mode, its reference, and what was computed of that."""
 
-    policy: Any
+    policy: Any  # None where its weights are sharded: no rank can run it by itself
     reference: ReferencePass
-    examples: Sequence[TokenExample] | Mapping[Hashable, TokenExample]
+    examples: Sequence[TokenExample]
     known: Reference
-    token_budget: int
 
     def refuse_unlike(self, records: Sequence[StepRecord]) -> float:
         """The largest |log-ratio| of the first step, in nats a response.
@@ -44,23 +42,22 @@ class Start:
         Raises:
             InputError: it is no rounding: policy and reference do not run alike, or the cache holds other log-probs.
         """
-        bf16, sizes = self.reference.args.bf16, _sizes(records)
-        largest = max(max(each) for each in sizes.values())
-        if all(
-            max(each) <= (UNSEEN if bf16 else FLOAT32) for each in sizes.values()
-        ):  # so that NaN fails too
+        args, sizes = self.reference.args, _sizes(records)
+        ratios = [ratio for each in sizes.values() for ratio in each]
+        largest = max(ratios, default=0.0)
+        if all(ratio <= (UNSEEN if args.bf16 else FLOAT32) for ratio in ratios):  # so that NaN fails too
             return largest
-        worst = sorted(sizes, key=lambda index: -max(sizes[index]))[:_COMPARED]
-        self._refuse_other_runs(worst)
-        self._refuse_other_cache(worst)
-        if not bf16:
+        if self.policy is not None:
+            worst = sorted(sizes, key=lambda index: -max(sizes[index]))[:_COMPARED]
+            self._refuse_other_runs(worst)
+            self._refuse_other_cache(worst)
+        if not args.bf16:
             raise InputError(
                 "before the first step policy and reference are the same weights, but a log-ratio is "
                 f"{largest:.3g} nats (limit {FLOAT32:g}): they do not run alike. Report it with the model's name"
             )
-        every = [ratio for each in sizes.values() for ratio in each]
-        if self.reference.args.process_index == 0:
-            share = sum(ratio > UNSEEN for ratio in every) / len(every)
+        if args.process_index == 0:
+            share = sum(ratio > UNSEEN for ratio in ratios) / len(ratios)
             print(
                 f"bfloat16 rounding: before the first step {share:.0%} of the log-ratios are above {UNSEEN:g} nats "
                 f"and the largest is {largest:.2g}, where all would be 0 in exact numbers",
@@ -68,23 +65,19 @@ class Start:
             )
         return largest
 
-    def _refuse_other_runs(self, worst: list[Hashable]) -> None:
+    def _refuse_other_runs(self, worst: list[Any]) -> None:
         """Run policy and reference on the same row: bits are equal, or sums in float32 are."""
-        row = pack([self._example(index) for index in worst]).to(self.reference.args.device)
-        with torch.no_grad(), autocast(self.reference.args):
-            policy, reference = packed_logps(self.policy, row), self.reference.row_logps(row)
-        if torch.equal(policy, reference):
-            return
+        args = self.reference.args
+        row = pack([self.examples[index] for index in worst]).to(args.device)
+        with torch.no_grad(), autocast(args):
+            if torch.equal(packed_logps(self.policy, row), self.reference.row_logps(row)):
+                return
         exact: Any = getattr(self.policy, "_original_forward", self.policy)  # below accelerate's autocast
-        with (
-            torch.no_grad(),
-            in_float32(self.policy),
-            torch.autocast(row.input_ids.device.type, enabled=False),
-        ):
+        with torch.no_grad(), in_float32(self.policy), torch.autocast(args.device.type, enabled=False):
             self.policy.train()
             policy = exact(input_ids=row.input_ids[None], packed=row)
             reference = self.reference.row_logps(row, run=exact)
-        difference = _largest(policy, reference, row)
+        difference = (sequence_logps(policy, row) - sequence_logps(reference, row)).abs().max().item()
         if not difference <= FLOAT32:
             raise InputError(
                 "before the first step policy and reference are the same weights, but in float32, in one row, a "
@@ -92,45 +85,31 @@ class Start:
                 "Switch off dropout and every other noise of the model; if it stays, report it"
             )
 
-    def _refuse_other_cache(self, worst: list[Hashable]) -> None:
+    def _refuse_other_cache(self, worst: list[Any]) -> None:
         """Compute the reference of the worst prompts again, as the reference pass does."""
-        found = self.reference.logps_alone(
-            [self._example(index) for index in worst], token_budget=self.token_budget
-        )
-        args, limit = self.reference.args, FLOAT32
-        for index, again in zip(worst, found, strict=True):
-            if args.bf16:
-                # Only on a GPU may the pass have had this prompt among others, in a row that does not agree with this.
-                rounding = self.reference.floor.rounding * (args.device.type != "cpu")
-                limit = max(UNSEEN, 4 * rounding, 0.1 * len(again) ** 0.5 * (rounding > 0))
-            difference = _largest_difference(again, self.known[index], self._example(index))  # type: ignore[call-overload]
+        args = self.reference.args
+        examples = [self.examples[index] for index in worst]
+        for index, example, again in zip(worst, examples, self.reference.logps_alone(examples), strict=True):
+            # Only on a GPU may the pass have had this prompt among others, in a row that does not agree with this.
+            rounding = self.reference.floor.rounding * (args.device.type != "cpu")
+            limit = (
+                max(UNSEEN, 4 * rounding, 0.1 * len(again) ** 0.5 * (rounding > 0)) if args.bf16 else FLOAT32
+            )
+            ends = np.cumsum([int(response.scored.sum()) for response in example.responses])[:-1]
+            gaps = np.split(again.astype(np.float64) - self.known[index], ends)
+            difference = max(abs(float(gap.sum())) for gap in gaps)
             if not difference <= limit:
                 raise InputError(
-                    f"the reference log-probs of row {self._example(index).row}, computed before, differ by "
-                    f"{difference:.3g} nats a response from what the reference gives now (limit {limit:.2g}). Empty "
-                    f"the reference cache {self.reference.cache or ''} and train again"
+                    f"the reference log-probs of row {example.row}, computed before, differ by {difference:.3g} nats a "
+                    f"response from what the reference gives now (limit {limit:.2g}). Empty the reference cache "
+                    f"{self.reference.cache or ''} and train again"
                 )
 
-    def _example(self, index: Hashable) -> TokenExample:
-        return self.examples[index]  # type: ignore[index, call-overload]  # none is None
 
-
-def _sizes(records: Sequence[StepRecord]) -> dict[Hashable, list[float]]:
+def _sizes(records: Sequence[StepRecord]) -> dict[Any, list[float]]:
     """|log-ratio| of each prompt's responses, in nats."""
-    found: dict[Hashable, list[float]] = {}
+    found: dict[Any, list[float]] = {}
     for record in records:
-        ratios = record.logps.logratios.abs()
-        parts = ratios.split(torch.bincount(record.logps.groups).tolist())
-        found.update({index: part.tolist() for index, part in zip(record.indices, parts, strict=True)})
+        parts = record.logps.logratios.abs().split(torch.bincount(record.logps.groups).tolist())
+        found |= {index: part.tolist() for index, part in zip(record.indices, parts, strict=True)}
     return found
-
-
-def _largest(one: Tensor, other: Tensor, row: PackedBatch) -> float:
-    return (sequence_logps(one, row) - sequence_logps(other, row)).abs().max().item()
-
-
-def _largest_difference(one: np.ndarray, other: np.ndarray, example: TokenExample) -> float:
-    ends = np.cumsum([int(response.scored.sum()) for response in example.responses])[:-1]
-    return max(
-        abs(float(part.sum(dtype=np.float64))) for part in np.split(one.astype(np.float64) - other, ends)
-    )

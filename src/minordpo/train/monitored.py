@@ -22,7 +22,6 @@ class Monitored(StagedCheckpoints, Watched):
 
     objective: Objective  # transformers.Trainer has another of that name
     reference: ReferencePass | None
-    token_budget: int
     last_step: StepRow | None
     _seen = -1
 
@@ -44,7 +43,7 @@ class Monitored(StagedCheckpoints, Watched):
         reference = self.reference
         if reference is None or (reference.is_policy and not reference.new_adapter):
             return None
-        return lambda examples: reference.logps_alone(examples, token_budget=self.token_budget)
+        return reference.logps_alone
 
     def stopped_by_monitor(self) -> bool:
         """Whether the run that metrics.jsonl tells of was stopped at its last step."""

@@ -52,6 +52,12 @@ class StepBatch:
             mismatched=tuple(batch.to(device) for batch in self.mismatched),
         )
 
+    def counts(self, device: torch.device) -> Tensor:
+        """The tokens of its rows, and those that rows padded to their longest sequence would have; float64."""
+        padded = [row.padded_tokens * weight for row, weight in zip(self.batches, self.weights, strict=True)]
+        tokens = [len(row.input_ids) for row in self.batches]
+        return torch.tensor([sum(tokens), sum(padded)], dtype=torch.float64, device=device)
+
 
 @dataclass(frozen=True, eq=False)
 class StepRecord:

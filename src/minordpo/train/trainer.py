@@ -148,14 +148,19 @@ class PreferenceTrainer(Monitored):
         set_up_sharding(self.args, self.accelerator)
         tell_slow_bfloat16(self.args)
         self.initial_weights = InitialWeights(self.policy, other, new_adapter=peft_config is not None)
+        self.token_budget = token_budget or TOKEN_BUDGET.get(self.args.device.type, 8192)
         self.reference = None
         if measured:
             self.reference = ReferencePass(
-                self.policy, other, weights=self.initial_weights, args=self.args, cache=cache
+                self.policy,
+                other,
+                weights=self.initial_weights,
+                args=self.args,
+                cache=cache,
+                token_budget=self.token_budget,
             )
         answers = None if cache is None else cache / names.CACHED_ANSWERS
         self.initial_answers = InitialAnswers(self.initial_weights, folder=answers)
-        self.token_budget = token_budget or TOKEN_BUDGET.get(self.args.device.type, 8192)
         self.packer = Packer(
             self.token_budget,
             rank=args.process_index,
@@ -204,17 +209,10 @@ class PreferenceTrainer(Monitored):
         if self._precomputed or self.reference is None:
             return
         met, held_out = self.met()
-        floor = self.reference.measure_rows(
-            [*met.values(), *held_out.values()], token_budget=self.token_budget
-        )
-        self.packer.least_tokens = floor.tokens or 0
-        for line in floor.lines() if self.is_world_process_zero() else ():
-            print(line, flush=True)
-        found = self.reference.logps(
-            [*met.values(), *held_out.values()],
-            token_budget=self.token_budget,
-            progress=not self.args.disable_tqdm and self.is_world_process_zero(),
-        )
+        examples = [*met.values(), *held_out.values()]
+        self.packer.least_tokens = self.reference.measure_rows(examples).tokens or 0
+        progress = not self.args.disable_tqdm and self.is_world_process_zero()
+        found = self.reference.logps(examples, progress=progress)
         # What no step meets has none; asking for it fails loudly.
         self._precomputed["train"] = dict(zip(met, found, strict=False))
         self._precomputed["eval"] = dict(zip(held_out, found[len(met) :], strict=True))
@@ -275,15 +273,11 @@ class PreferenceTrainer(Monitored):
         reference, first = self.reference, self.state.global_step == 0 and not self._has_trained
         if reference is not None and reference.is_policy and first and not self.dropout:
             known = self._precomputed["train"]
-            start = Start(self.policy, reference, self.examples, known, self.token_budget)
+            sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+            start = Start(None if sharded else self.policy, reference, self.examples, known)
             metrics[keys.LARGEST_LOGRATIO] = start.refuse_unlike(records)
         stop_unless_finite("loss", metrics[keys.LOSS], self.state.global_step + 1)
-        counts = [
-            sum(len(batch.input_ids) for batch in step.batches),
-            sum(b.padded_tokens * weight for b, weight in zip(step.batches, step.weights, strict=True)),
-        ]
-        together = torch.tensor(counts, dtype=torch.float64, device=self.args.device)
-        tokens, padded = self._sum_over_ranks(together).tolist()
+        tokens, padded = self._sum_over_ranks(step.counts(self.args.device)).tolist()
         row = {
             **metrics,
             keys.LEARNING_RATE: self.learning_rate_now,

@@ -69,7 +69,7 @@ def _refer_once(
     if trainer.reference is None:
         return None, 0.0
     started = _now(trainer.args.device)
-    found = trainer.reference.logps_alone(examples, token_budget=trainer.token_budget)
+    found = trainer.reference.logps_alone(examples)
     return found, _now(trainer.args.device) - started
 
 
