@@ -65,10 +65,8 @@ def gather_evaluations(found: Found, runs: Sequence[dict[str, Any]]) -> list[dic
             first = asked.runs.setdefault(str(owner.run), scores)
             if "kl" in scores:
                 first.setdefault("kl", scores["kl"])
-            for name, cell in (cells := runs[owner.run]["cells"]).items():
-                cells[name] = (
-                    measures.get(name) if cell is None else cell
-                )  # what the run's own folder does not say
+            cells = runs[owner.run]["cells"]  # what the run's own folder does not say is None
+            cells |= {name: measures.get(name) for name, cell in cells.items() if cell is None}
     return [each.told() for each in sorted(sets.values(), key=lambda each: -len(each.runs))]
 
 

@@ -189,9 +189,8 @@ class _Loop:
         self.queue = self._jobs()
         self.doing: dict[str, str] = {}
         self.given: dict[str, float] = {}  # when each job was
-        self.took: dict[type, list[float]] = defaultdict(
-            list
-        )  # seconds of each kind of job, this start's and before
+        # Seconds of each kind of job, this start's and before.
+        self.took: dict[type, list[float]] = defaultdict(list)
         self.took[RunJob], self.took[FoundationJob] = seconds_before(self.plan, self.folder)
         self.ended = 0
         self.unasked: list[str] = []

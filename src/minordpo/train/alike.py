@@ -17,8 +17,8 @@ from torch import Tensor
 from minordpo.data.packing import PackedBatch, pack
 from minordpo.data.tokens import TokenExample
 from minordpo.engine.check import in_float32
+from minordpo.engine.device import autocast
 from minordpo.engine.logprobs import packed_logps, sequence_logps
-from minordpo.engine.precision import autocast
 from minordpo.engine.reference_pass import ReferencePass
 from minordpo.errors import InputError
 from minordpo.train.step import Reference, StepRecord
@@ -46,9 +46,7 @@ class Start:
         """
         bf16, sizes = self.reference.args.bf16, _sizes(records)
         largest = max(max(each) for each in sizes.values())
-        if all(
-            max(each) <= (UNSEEN if bf16 else FLOAT32) for each in sizes.values()
-        ):  # so that NaN fails too
+        if all(max(each) <= (UNSEEN if bf16 else FLOAT32) for each in sizes.values()):  # NaN fails too
             return largest
         worst = sorted(sizes, key=lambda index: -max(sizes[index]))[:_COMPARED]
         self._refuse_other_runs(worst)
@@ -112,7 +110,7 @@ class Start:
                 )
 
     def _example(self, index: Hashable) -> TokenExample:
-        return self.examples[index]  # type: ignore[index, call-overload]  # none is None
+        return self.examples[index]  # type: ignore[call-overload]  # none is None
 
 
 def _sizes(records: Sequence[StepRecord]) -> dict[Hashable, list[float]]:
