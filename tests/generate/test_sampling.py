@@ -5,7 +5,7 @@ import torch
 
 from helpers.tiny_models import VOCAB
 from helpers.word_models import argmax_loop, model_of, prompts_of, tokenizer_of
-from minordpo.engine.memory import out_of_memory
+from minordpo.engine.device import out_of_memory
 from minordpo.errors import InputError
 from minordpo.generate.generation import GenerationOptions, Sampling, generate_answers, stream_answers
 

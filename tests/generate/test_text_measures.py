@@ -13,9 +13,10 @@ from minordpo.generate.text_measures import (
     asked_line,
     last_number,
     looping,
+    means,
+    measure,
     normalize_number,
     repeated_4grams,
-    summarize,
 )
 
 GSM8K = SHARED / "data" / "gsm8k" / "test.jsonl"
@@ -248,19 +249,20 @@ def answer_of(text, token_ids=(1, 2, 3), stopped=True):
     return Answer(text, tuple(token_ids), stopped, len(token_ids) + stopped)
 
 
-def test_a_summary_holds_shares_and_means():
+def test_the_means_over_answers_are_shares_and_lengths():
     answers = [
         answer_of("So the answer is: 72"),
         answer_of("It is 1,200", range(7)),
         answer_of("So the answer is: 5\nCheck: 2+3=5, not 6"),
         answer_of("0" * 30, [4] * 30, stopped=False),
     ]
-    assert summarize(answers) == {
-        "stopped": 3 / 4,
-        "asked_format": 2 / 4,
-        "looping": 1 / 4,
-        "repeated_4grams": pytest.approx((26 / 27) / 4),
-        "tokens": (4 + 8 + 4 + 30) / 4,
+    answers.append(answer_of(" ", []))
+    assert means(list(map(measure, answers))) == {
+        "stopped": 4 / 5,
+        "looping": 1 / 5,
+        "empty": 1 / 5,
+        "repeated_4grams": pytest.approx((26 / 27) / 5),
+        "tokens": pytest.approx((4 + 8 + 4 + 30 + 1) / 5),
     }
 
 
@@ -273,4 +275,4 @@ def test_real_solutions_have_their_answer_last_and_do_not_loop():
     assert len(rows) > 500
     assert [asked_line(answer.text) for answer in answers] == references
     assert [last_number(answer.text) for answer in answers] == references
-    assert summarize(answers)["looping"] == 0.0
+    assert means(list(map(measure, answers)))["looping"] == 0.0

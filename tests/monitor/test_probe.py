@@ -10,13 +10,13 @@ from helpers.tiny_runs import tiny_model, token_pairs, tokenizer
 from minordpo.data.tokens import TokenExample, TokenResponse
 from minordpo.generate.generation import Answer
 from minordpo.generate.prompts import monitor_prompts
+from minordpo.generate.text_measures import means
 from minordpo.monitor.probe import (
     Probe,
     Prompt,
     distance,
     is_due,
     is_right,
-    means,
     probe_tokens,
     prompts_of,
 )

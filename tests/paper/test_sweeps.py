@@ -85,7 +85,7 @@ def test_a_recipe_plans_the_papers_grid(tmp_path: Path, recipe: Path, processes:
             "linear",
             0.1,
         )
-        assert plan.evaluation(planned).answered is None  # greedy
+        assert plan.evaluation(planned).drawn()[0] is None  # greedy
 
 
 def test_every_weight_is_tuned_in_shards_and_an_adapter_on_a_frozen_base_in_bfloat16():

@@ -7,10 +7,12 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.resources import files
 from itertools import chain
 from typing import Literal
 
 import numpy as np
+import yaml
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
@@ -26,24 +28,7 @@ _CHUNK = 256  # rows that go to the tokenizer at once; enough to keep its thread
 _BAR_FROM = 2000  # rows; fewer are done before a progress bar says anything
 _OVERLONG = ("prompt_too_long", "too_long")
 
-# What was found, "one/several": for one row and for several.
-_WORDS = {
-    "empty_response": "empty response/responses",
-    "identical": "row/rows with identical responses",
-    "empty_prompt": "empty prompt/prompts",
-    "assistant_prompt": "prompt/prompts that ends/end with the assistant",
-    "response_role": "response/responses that another role begins",
-    "template_error": "row/rows that the chat template fails on",
-    "template_prefix": "row/rows whose beginning the chat template renders in two ways",
-    "boundary": "row/rows with a token across the prompt's end",
-    "prompt_too_long": "prompt/prompts that leaves/leave no room for a response in data.max_length",
-    "too_long": "row/rows over data.max_length",
-    "cut": "row/rows cut to data.max_length",
-    "duplicate": "row/rows that repeats/repeat an earlier one, kept",
-    "contradiction": "row/rows that judges/judge the responses of an earlier one otherwise, kept",
-}
-_SAME_IN_PAIR = "pair/pairs with chosen = rejected"
-_RETOKENIZED = "row/rows whose prompt and response were tokenised apart, as at inference"
+_WORDS = yaml.safe_load(files(__package__).joinpath("findings.yaml").read_text(encoding="utf-8"))
 
 
 @dataclass
@@ -232,10 +217,10 @@ def _overlong_refusal(source: str, overlong: list[RowFinding], options: TokenOpt
 
 def _describe(findings: dict[str, RowFinding], data: Kind, *, kept: bool = False) -> list[str]:
     words = _WORDS
-    if kept:  # a token across the prompt's end is a note where the row could be used all the same
-        words = words | {"boundary": _RETOKENIZED}
+    if kept:
+        words = words | {"boundary": words["retokenized"]}
     elif data == "pairs":
-        words = words | {"identical": _SAME_IN_PAIR}
+        words = words | {"identical": words["identical_pair"]}
     return [
         f"{_count(len(finding.rows), words[kind])} (first: row {finding.rows[0]}, {finding.example})"
         for kind, finding in findings.items()

@@ -19,7 +19,7 @@ _DIM, _BOLD, _OFF = "\x1b[2m", "\x1b[1m", "\x1b[0m"
 _GREEN, _YELLOW, _RED = "\x1b[32m", "\x1b[33m", "\x1b[31m"
 
 
-class _Piece(NamedTuple):
+class TextPiece(NamedTuple):
     """The smallest run of tokens that is whole text: one token, or those that spell one character."""
 
     text: str
@@ -50,16 +50,15 @@ def show_example(
         tokens = f"{len(ids)} token" + ("" if len(ids) == 1 else "s")
         how_many = "all" if scored.all() else int(scored.sum()) or "none"
         lines.append(f"{name} ({tokens}, {how_many} scored)" if len(ids) else f"{name} (no more tokens)")
-        pieces = list(_pieces(path[:start].tolist(), ids.tolist(), scored.tolist(), coder))
+        pieces = list(text_pieces(path[:start].tolist(), ids.tolist(), scored.tolist(), coder))
         lines.append("  " + _line(pieces, hue, color))
     return "\n".join(lines)
 
 
 def common_beginning(example: TokenExample) -> int:
     """How many tokens all responses begin with; 0 where there is one response, which shares with none."""
-    return (
-        common_prefix([response.ids for response in example.responses]) if len(example.responses) > 1 else 0
-    )
+    ids = [response.ids for response in example.responses]
+    return common_prefix(ids) if len(ids) > 1 else 0
 
 
 def _titles(example: TokenExample, kind: Kind) -> list[tuple[str, str]]:
@@ -74,7 +73,7 @@ def _titles(example: TokenExample, kind: Kind) -> list[tuple[str, str]]:
     return [(f"rank {rank} of {last}", hue) for rank, hue in enumerate(hues, 1)]
 
 
-def _pieces(before: list[int], ids: list[int], scored: list[bool], coder: Coder) -> Iterator[_Piece]:
+def text_pieces(before: list[int], ids: list[int], scored: list[bool], coder: Coder) -> Iterator[TextPiece]:
     """The ids as pieces of text. Each is decoded behind its left neighbours: alone, some lose their space."""
     path, first = before[-4:] + ids, len(before[-4:])
     for end in range(first + 1, len(path) + 1):
@@ -84,11 +83,11 @@ def _pieces(before: list[int], ids: list[int], scored: list[bool], coder: Coder)
         if text.endswith("\ufffd") and end < len(path) and end - first < 4:
             continue
         known = len(coder.decode(left)) if left else 0
-        yield _Piece(text[known:], end - first, scored[end - len(path) - 1])
+        yield TextPiece(text[known:], end - first, scored[end - len(path) - 1])
         first = end
 
 
-def _line(pieces: Sequence[_Piece], hue: str, color: bool) -> str:
+def _line(pieces: Sequence[TextPiece], hue: str, color: bool) -> str:
     """The pieces in one line, the middle of a long stretch left out and counted."""
     head, tail = pieces[: _SHOWN // 2], pieces[-(_SHOWN // 2) :]
     total = sum(piece.tokens for piece in pieces)
@@ -98,7 +97,7 @@ def _line(pieces: Sequence[_Piece], hue: str, color: bool) -> str:
     return f"{_marked(head, hue, color)} … {left_out} more … {_marked(tail, hue, color)}"
 
 
-def _marked(pieces: Sequence[_Piece], hue: str, color: bool) -> str:
+def _marked(pieces: Sequence[TextPiece], hue: str, color: bool) -> str:
     runs = []
     for scored, run in groupby(pieces, key=lambda piece: piece.scored):
         text = "│".join(_visible(piece.text) for piece in run)

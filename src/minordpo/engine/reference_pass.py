@@ -17,8 +17,8 @@ from minordpo.data.packing import PackedBatch
 from minordpo.data.tokens import TokenExample, longest_sequence
 from minordpo.engine import attention
 from minordpo.engine.check import check_packing, refuse_unknown_tokens
+from minordpo.engine.device import autocast
 from minordpo.engine.models import causal_model, load_model, switch_off_dropout
-from minordpo.engine.precision import autocast
 from minordpo.engine.ranks import Ranks, leave_at_exit
 from minordpo.engine.reference import ReferenceCache, as_reference, example_key, fingerprint, reference_logps
 from minordpo.engine.row_floor import RowFloor, row_floor

@@ -64,15 +64,8 @@ class EvaluationConfig:
     dtype: str = "float32"
     reference: str | None = None
 
-    @property
-    def answered(self) -> Sampling | None:
-        """How the one answer to a question is drawn; None: the most likely token, again and again."""
-        greedy = self.samples > 0 or not self.temperature
-        return None if greedy else Sampling(temperature=cast(float, self.temperature), seed=self.seed)
-
-    @property
-    def sampled(self) -> Sampling | None:
-        """How the samples are drawn; None: there are none.
+    def drawn(self) -> tuple[Sampling | None, Sampling | None]:
+        """How the one answer to a question is drawn (None: greedily), and how the samples are (None: there are none).
 
         Raises:
             InputError: fewer than no samples, or a temperature that draws none.
@@ -81,13 +74,15 @@ class EvaluationConfig:
             raise InputError(
                 f"--samples is {self.samples}, but at least 0 is needed, which draws none. Raise it."
             )
-        if self.samples == 0:
-            return None
-        return Sampling(temperature=1.0 if self.temperature is None else self.temperature, seed=self.seed)
+        temperature = 1.0 if self.samples and self.temperature is None else self.temperature
+        if not self.samples and not temperature:
+            return None, None
+        drawn = Sampling(temperature=cast(float, temperature), seed=self.seed)
+        return (None, drawn) if self.samples else (drawn, None)
 
     def settings(self) -> dict[str, Any]:
         """The keys as they are kept: temperatures as they are used."""
-        answered, sampled = self.answered, self.sampled
+        answered, sampled = self.drawn()
         return asdict(self) | {
             "temperature": 0.0 if answered is None else answered.temperature,
             "samples_temperature": None if sampled is None else sampled.temperature,
@@ -156,16 +151,17 @@ def evaluate(
 
 def _passes(config: EvaluationConfig, questions: list[Question], batch_size: int | None) -> list[_Pass]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    answered, sampled = config.drawn()
     options = GenerationOptions(
         max_new_tokens=config.max_new_tokens,
         batch_size=BATCH_SIZE[device] if batch_size is None else batch_size,
         token_budget=TOKEN_BUDGET,
-        sampling=config.answered,
+        sampling=answered,
     )
     passes = [_Pass(names.ANSWERS, names.ANSWER_LOGPS, options, questions)]
     if config.samples:
-        sampled = replace(options, sampling=config.sampled, samples=config.samples)
-        passes.append(_Pass(names.SAMPLES, names.SAMPLE_LOGPS, sampled, questions))
+        several = replace(options, sampling=sampled, samples=config.samples)
+        passes.append(_Pass(names.SAMPLES, names.SAMPLE_LOGPS, several, questions))
     return passes
 
 

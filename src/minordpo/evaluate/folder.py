@@ -15,16 +15,13 @@ import xxhash
 from transformers.utils import cached_file
 from transformers.utils.hub import extract_commit_hash
 
-from minordpo.engine.models import model_config, model_folder
+from minordpo.engine.models import MODEL_FILES, model_config, model_folder
 from minordpo.errors import InputError
 from minordpo.evaluate.tasks import Question
 from minordpo.generate.generation import Answer
 from minordpo.generate.text_measures import asked_line, last_number, looping, repeated_4grams
 from minordpo.run_folder import names
 from minordpo.run_folder.files import read_jsonl, write_text
-
-# What a model's numbers come from; a README or a training state may change.
-_WEIGHTS_AND_WORDS = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt", ".gguf")
 
 Answers = dict[tuple[int, int], Answer]  # by the question's row and the answer's number, from 0
 
@@ -88,7 +85,7 @@ def model_identity(path: str) -> str:
         model_config(path)  # is had from the hub, or refused
         return f"commit {extract_commit_hash(cached_file(path, 'config.json'), None)}"
     digest = xxhash.xxh3_128()
-    for file in sorted(each for each in folder.rglob("*") if each.suffix in _WEIGHTS_AND_WORDS):
+    for file in sorted(each for each in folder.rglob("*") if each.suffix in MODEL_FILES):
         digest.update(str(file.relative_to(folder)).encode())
         with file.open("rb") as opened:
             hashlib.file_digest(opened, lambda: digest)  # adds it to the one of all files

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from minordpo.data.checks import prepare_examples
 from minordpo.data.read.examples import load_examples
-from minordpo.data.tokens import TokenExample, TokenOptions, TokenResponse
+from minordpo.data.tokens import TokenExample, TokenOptions, TokenResponse, longest_sequence
 from minordpo.engine.attention import NAME, attention_switched
 from minordpo.engine.check import check_packing, refuse_unknown_tokens
 from minordpo.engine.models import causal_model, load_model, load_tokenizer, switch_off_dropout
@@ -153,7 +153,7 @@ def token_logps(path: str, pairs: list[TokenExample], *, dtype: str, **loading: 
     """
     model = load_model(path, dtype=dtype, **loading)
     inner = causal_model(model)
-    longest = max(len(p.prompt_ids) + max(len(r.ids) for r in p.responses) for p in pairs)
+    longest = max(map(longest_sequence, pairs))
     refuse_unknown_tokens(model, pairs, remedy="Name a reference of the same family")
     switch_off_dropout(model)  # the check runs in training mode too
     check_packing(model, longest=longest)

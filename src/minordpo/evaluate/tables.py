@@ -10,10 +10,10 @@ from typing import Any
 
 import yaml
 
+from minordpo.generate.text_measures import fenced, without_controls
+
 MEASURES = {"strict_accuracy": "asked line", "flexible_accuracy": "last number"}
 _SHOWN = 600  # characters of an example
-# Everything but line breaks and tabs that a terminal might take for a command.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _LEGENDS = yaml.safe_load(files(__package__).joinpath("legends.yaml").read_text(encoding="utf-8"))
 
 Rows = list[list[str]]  # of a table, its head first
@@ -21,8 +21,8 @@ Rows = list[list[str]]  # of a table, its head first
 
 def table(results: dict[str, Any]) -> str:
     """The table for a terminal, with the comparisons below it."""
-    parts = [f"{_title(results)}\n", _aligned(_main_rows(results["models"]))]
-    parts += [f"\n{heading}\n{_aligned(rows)}" for heading, rows in _further(results)]
+    parts = [f"{_title(results)}\n", aligned(_main_rows(results["models"]))]
+    parts += [f"\n{heading}\n{aligned(rows)}" for heading, rows in _further(results)]
     legends = [
         textwrap.fill(legend, 110) for legend in (_LEGENDS["answers"], _sample_legend(results)) if legend
     ]
@@ -50,7 +50,7 @@ def markdown(results: dict[str, Any]) -> str:
         f"# {_cell(_title(results))}",
         f"Asked {asked}, answers {way}, of at most {settings['max_new_tokens']} tokens, weights in "
         f"{settings['dtype']}, seed {settings['seed']}, minordpo {results['minordpo']}. The prompt:",
-        _fenced(settings["prompt"]),
+        fenced(settings["prompt"], "text"),
         _piped(_main_rows(results["models"])),
         _LEGENDS["answers"],
     ]
@@ -61,8 +61,8 @@ def markdown(results: dict[str, Any]) -> str:
         parts += [
             f"## {_cell(label)}, {kind}",
             f"Row {example['row']}, reference {example['reference']}:",
-            _fenced(_readable(example["question"], True)),
-            _fenced(_readable(example["answer"], example["stopped"])),
+            fenced(_readable(example["question"], True), "text"),
+            fenced(_readable(example["answer"], example["stopped"]), "text"),
         ]
     return "\n\n".join(parts) + "\n"
 
@@ -197,7 +197,8 @@ def _sample_legend(results: dict[str, Any]) -> str:
     return " ".join(parts)
 
 
-def _aligned(rows: Rows) -> str:
+def aligned(rows: Rows) -> str:
+    """A table for a terminal: the first column to the left, all others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for first, *others in rows:
@@ -218,13 +219,7 @@ def _cell(text: str) -> str:
 
 
 def _readable(text: str, stopped: bool) -> str:
-    text = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text.strip())
+    text = without_controls(text.strip())
     if len(text) > _SHOWN:
         return text[:_SHOWN] + " …"
     return text if stopped else text + " … (ran into the limit)"
-
-
-def _fenced(text: str) -> str:
-    """A code block whose fence is longer than any run of backticks in the text."""
-    fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", text)), default=0))
-    return f"{fence}text\n{text}\n{fence}"

@@ -18,7 +18,7 @@ from minordpo.data.make.solutions import (
     read_solution,
     whole_question,
 )
-from minordpo.data.read.fields import listed, shorten
+from minordpo.data.read.fields import half_character, listed, shorten
 from minordpo.data.read.readers import READERS, read_csv
 from minordpo.errors import InputError, did_you_mean
 from minordpo.evaluate.known_tasks import KNOWN_TASKS
@@ -140,7 +140,8 @@ def _question(row: Any, number: int, where: str) -> Question:
     if isinstance(solution, Unusable):
         question = next(row[name] for name in QUESTION_COLUMNS if name in row)
         question = whole_question(row, question) if isinstance(question, str) else question
-        if bare is None or not _is_text(question):
+        says = isinstance(question, str) and question.strip() and not half_character(question)
+        if bare is None or not says:
             raise InputError(
                 f"{where} cannot be used: {solution.reason}{f' ({solution.example})' if solution.example else ''}. "
                 "A question and a number that answers it are needed. Correct or drop the row."
@@ -152,11 +153,3 @@ def _question(row: Any, number: int, where: str) -> Question:
             f"{where} has the answer {shorten(solution.answer)!r}, but a number is needed. Correct or drop the row."
         )
     return Question(number, solution.question, answer, len(solution.steps) or None)
-
-
-def _is_text(value: Any) -> bool:
-    """Whether the value says something, in whole characters."""
-    try:
-        return isinstance(value, str) and bool(value.strip()) and bool(value.encode())
-    except UnicodeEncodeError:
-        return False

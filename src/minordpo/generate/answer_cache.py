@@ -70,11 +70,6 @@ class InitialAnswers:
             _write(file, [list(answer.response_ids) for answer in answers])
         return answers
 
-    def known(self, model: Any, tokenizer: Any, prompts: Sequence[np.ndarray], **sizes: int) -> bool:
-        """Whether they were kept before, so that asking takes no time."""
-        file = self._file(model, tokenizer, prompts, **sizes)
-        return file is not None and file.exists()
-
     def _file(self, model: Any, tokenizer: Any, prompts: Sequence[np.ndarray], **sizes: int) -> Path | None:
         if self.folder is None:
             return None

@@ -23,9 +23,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from minordpo.data.tokens import TokenResponse
+from minordpo.data.tokens import Coder, TokenResponse
 from minordpo.engine.attention import attention_switched, stock_implementation
-from minordpo.engine.memory import out_of_memory
+from minordpo.engine.device import out_of_memory
 from minordpo.engine.models import causal_model
 from minordpo.errors import InputError
 
@@ -44,6 +44,15 @@ class Answer:
     def response_ids(self) -> tuple[int, ...]:
         """All generated tokens, the end token included: what has a log-prob."""
         return self.token_ids if self.end_token is None else (*self.token_ids, self.end_token)
+
+    def row(self) -> dict[str, Any]:
+        """As rows of samples.jsonl and probes.jsonl have it."""
+        return {
+            "answer": self.text,
+            "stopped": self.stopped,
+            "tokens": self.tokens,
+            "token_ids": list(self.token_ids),
+        }
 
     def all_scored(self) -> TokenResponse:
         """The answer as a response whose every token is scored, the end token too."""
@@ -194,9 +203,8 @@ def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
     except Exception:  # a template may refuse these turns, with whatever error; then the eos has to do
         return None
     _, found, after = str(rendered).rpartition(answer)
-    special = set(tokenizer.all_special_ids)
-    special |= {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     following = tokenizer.encode(after, add_special_tokens=False) if found else []
+    special = Coder(tokenizer).special_ids
     return next((i for i in following if i in special), None)
 
 

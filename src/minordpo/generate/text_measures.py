@@ -1,14 +1,17 @@
-"""What can be measured on an answer's text and tokens alone: its number, its format, its repetitions."""
+"""What can be measured on an answer's text and tokens alone (number, format, repetitions), and how it is quoted."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING
 
-from minordpo.data.make.arithmetic import NUMBER, ArithmeticProblem, read_number
-from minordpo.generate.generation import Answer
+from minordpo.data.make.arithmetic import NUMBER, ArithmeticProblem, read_number, write_digits
+from minordpo.run_folder import records
+
+if TYPE_CHECKING:  # imports transformers, which tables of results can do without
+    from minordpo.generate.generation import Answer
 
 # A loop is called one where its unit is no longer than a sentence, so that no text someone meant is one.
 MAX_UNIT, MIN_REPEATS, MIN_LOOP = 64, 4, 24
@@ -33,6 +36,8 @@ _RAISED_UNIT = re.compile(r"(?<=[A-Za-z])[²³]")
 _NUMBER_IN_TEXT = re.compile(
     rf"(?:(?<![^\s=:(\[{{*$€£])(?P<sign>{_SIGN})(?:{_CURRENCY})?)?(?<![0-9]){_VALUE}", re.ASCII
 )
+# What a terminal would obey, line ends that only some readers know, and what reverses the text after it.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _ASKED_LINE = re.compile(r"^[ \t>*_]*So the answer is[*_]*:(?P<rest>.*)$", re.MULTILINE)
 
 
@@ -95,8 +100,8 @@ def _spell(match: re.Match[str], sign: str | None) -> str | None:
         decimals = _decimals(value.denominator)
         if decimals is None:
             return f"{'-' if sign not in (None, '+') else ''}{value * 10**shift}"
-        digits = str(int(value * 10**decimals)).rjust(decimals + 1, "0")
-        whole, fraction = digits[: len(digits) - decimals], digits[len(digits) - decimals :]
+        written = write_digits(int(value * 10**decimals), f"0.{'0' * decimals}")
+        whole, _, fraction = written.partition(".")
     fraction = fraction.ljust(shift, "0")
     whole, fraction = whole + fraction[:shift], fraction[shift:]
     whole, fraction = whole.lstrip("0") or "0", fraction.rstrip("0")
@@ -106,13 +111,7 @@ def _spell(match: re.Match[str], sign: str | None) -> str | None:
 
 def _decimals(denominator: int) -> int | None:
     """How many decimals a fraction in lowest terms has; None where they do not end."""
-    counts = []
-    for factor in (2, 5):
-        count = 0
-        while denominator % factor == 0:
-            denominator, count = denominator // factor, count + 1
-        counts.append(count)
-    return max(counts) if denominator == 1 else None
+    return next((n for n in range(denominator.bit_length()) if pow(10, n, denominator) == 0), None)
 
 
 def asked_line(text: str) -> str | None:
@@ -133,13 +132,30 @@ def last_number(text: str) -> str | None:
     return None if last is None else _spell(last, last["sign"])
 
 
-def summarize(answers: Sequence[Answer]) -> dict[str, float]:
-    """Shares of the answers (`stopped`, `asked_format`, `looping`), and means (`repeated_4grams`, `tokens`)."""
-    measures: dict[str, list[Any]] = {
-        "stopped": [answer.stopped for answer in answers],
-        "asked_format": [asked_line(answer.text) is not None for answer in answers],
-        "looping": [looping(answer.token_ids) for answer in answers],
-        "repeated_4grams": [repeated_4grams(answer.token_ids) for answer in answers],
-        "tokens": [answer.tokens for answer in answers],
+def measure(answer: Answer) -> dict[str, float]:
+    """What an answer is like: its share of repeated 4-grams, its length in tokens, the others 1 for yes, 0 for no."""
+    return {
+        records.REPEATED: repeated_4grams(answer.token_ids),
+        records.LOOPING: float(looping(answer.token_ids)),
+        records.STOPPED: float(answer.stopped),
+        records.EMPTY: float(not answer.text.strip()),
+        records.TOKENS: float(answer.tokens),
     }
-    return {name: fmean(values) for name, values in measures.items()}
+
+
+def means(measured: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Each measure as the mean over the answers that have it."""
+    names = dict.fromkeys(name for each in measured for name in each)
+    return {name: fmean(each[name] for each in measured if name in each) for name in names}
+
+
+def without_controls(text: str) -> str:
+    """The text with a replacement character for all but line breaks and tabs that steers what shows it."""
+    return _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def fenced(text: str, language: str = "") -> str:
+    """A block of Markdown whose fence is longer than any row of backticks in it, so that the text cannot end it."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    plain = without_controls(text.replace("\r\n", "\n").rstrip("\n"))
+    return f"{fence}{language}\n{plain}\n{fence}"

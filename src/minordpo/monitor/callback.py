@@ -14,15 +14,16 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArgum
 from transformers.trainer_callback import TrainerControl, TrainerState
 
 from minordpo.data.tokens import TokenExample
+from minordpo.engine.device import autocast
 from minordpo.engine.models import causal_model
-from minordpo.engine.precision import autocast
 from minordpo.errors import InputError
 from minordpo.generate.answer_cache import InitialAnswers
 from minordpo.generate.generation import generate_answers
 from minordpo.generate.prompts import monitor_prompts
+from minordpo.generate.text_measures import means
 from minordpo.monitor.advice import MEANS, advise, advise_peer
 from minordpo.monitor.health import Health, Monitor, Thresholds
-from minordpo.monitor.probe import Probe, Prompt, Reference, is_due, means, probe_tokens, prompts_of
+from minordpo.monitor.probe import Probe, Prompt, Reference, is_due, probe_tokens, prompts_of
 from minordpo.monitor.rollback import bring_back, keep_trainable
 from minordpo.objectives import Objective
 from minordpo.run_folder import names, records
@@ -181,7 +182,8 @@ class MonitorCallback(TrainerCallback):
         self._refuse_sharded_rollback()
         step, model = state.global_step, kwargs["model"]
         self.folder = self.folder or Path(str(args.output_dir))
-        if PartialState().is_main_process:
+        writes = PartialState().is_main_process
+        if writes:
             self.folder.mkdir(parents=True, exist_ok=True)
         if self._trainer is None:
             if self.count is not None:
@@ -189,11 +191,9 @@ class MonitorCallback(TrainerCallback):
                     "the monitor has no prompts: outside PreferenceTrainer they cannot be taken from the data. Pass "
                     "MonitorCallback(tokenizer, prompts=[...]), a few texts or chats"
                 )
-            self.metrics = MetricsFile(
-                self._file(names.PEER_METRICS) if PartialState().is_main_process else None
-            )
+            self.metrics = MetricsFile(self._file(names.PEER_METRICS) if writes else None)
             self.metrics.cut_back(step if step else -1)  # training anew, its probe at step 0 too
-        self.probes = StepLines(self._file(names.PROBES) if PartialState().is_main_process else None)
+        self.probes = StepLines(self._file(names.PROBES) if writes else None)
         self.probes.cut_back(step if step else -1)
         (rows,) = broadcast_object_list([self.metrics.rows()])
         self.replay(rows)

@@ -131,9 +131,7 @@ class Monitor:
             falling = fall.speed < 0 or was != "healthy"
             if fall.nats <= -share * limits.displaced_nats and falling:
                 return Verdict("displaced", fall.said)
-        if fall is None:
-            return Verdict("healthy", "the answers are as sound as at the start")
-        return Verdict("healthy", fall.said)
+        return Verdict("healthy", "the answers are as sound as at the start" if fall is None else fall.said)
 
     def see_all(self, rows: Iterable[Row]) -> list[HealthRow]:
         """Take in the rows of many steps, those of a metrics.jsonl; every change of health."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from minordpo.data.tokens import TokenExample, TokenResponse
 from minordpo.generate.generation import Answer, generate_answers
-from minordpo.generate.text_measures import MIN_LOOP, asked_line, last_number, looping, repeated_4grams
+from minordpo.generate.text_measures import MIN_LOOP, asked_line, last_number, measure
 from minordpo.run_folder import records
 
 LEAST_PROBES = 6  # of a run, after the one at step 0
@@ -36,13 +35,13 @@ class Prompt:
     best: TokenResponse | None = None
 
 
+@dataclass(frozen=True, eq=False)
 class Probe:
     """The prompts, and how they are answered."""
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], *, max_new_tokens: int
-    ) -> None:
-        self.tokenizer, self.prompts, self.max_new_tokens = tokenizer, list(prompts), max_new_tokens
+    tokenizer: PreTrainedTokenizerBase
+    prompts: Sequence[Prompt]
+    max_new_tokens: int
 
     def answer(
         self, model: PreTrainedModel | PeftModel, make: Callable[..., list[Answer]] = generate_answers
@@ -73,13 +72,7 @@ class Probe:
         """
         found = []
         for place, (answer, prompt) in enumerate(zip(answers, self.prompts, strict=True)):
-            measured: dict[str, float] = {
-                records.REPEATED: repeated_4grams(answer.token_ids),
-                records.LOOPING: float(looping(answer.token_ids)),
-                records.STOPPED: float(answer.stopped),
-                records.EMPTY: float(not answer.text.strip()),
-                records.TOKENS: float(answer.tokens),
-            }
+            measured = measure(answer)
             if prompt.number is not None:
                 measured[records.CORRECT] = float(is_right(answer, prompt.number))
             if first is not None:
@@ -112,22 +105,13 @@ class Probe:
     ) -> list[dict[str, Any]]:
         """Rows of probes.jsonl, an answer with its measures each; prompts stand in those of step 0."""
         rows = []
-        for number, (prompt, answer, measured) in enumerate(
-            zip(self.prompts, answers, measures, strict=True), 1
-        ):
-            row: dict[str, Any] = {"step": step, "prompt": number, "answer": answer.text}
-            row |= {"stopped": answer.stopped, "tokens": answer.tokens, "token_ids": list(answer.token_ids)}
-            row["measures"] = {name: round(value, 6) for name, value in measured.items()}
-            if step == 0:
+        for number, (answer, measured) in enumerate(zip(answers, measures, strict=True), 1):
+            rounded = {name: round(value, 6) for name, value in measured.items()}
+            rows.append({"step": step, "prompt": number, **answer.row(), "measures": rounded})
+        if step == 0:
+            for row, prompt in zip(rows, self.prompts, strict=True):
                 row["asked"] = self.tokenizer.decode(prompt.ids.tolist())
-            rows.append(row)
         return rows
-
-
-def means(measures: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Each measure as the mean over the answers that have it."""
-    names = dict.fromkeys(name for measured in measures for name in measured)
-    return {name: fmean(measured[name] for measured in measures if name in measured) for name in names}
 
 
 def is_right(answer: Answer, number: str) -> bool:

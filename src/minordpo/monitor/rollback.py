@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast, broadcast_object_list
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -39,9 +39,7 @@ def bring_back(model: nn.Module, file: Path, *, main: bool) -> int:
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     found = [_read_into(trained, file) if main else 0]
     broadcast_object_list(found)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        for parameter in trained.values():
-            torch.distributed.broadcast(parameter.data, src=0)
+    broadcast([parameter.data for parameter in trained.values()])
     return found[0]
 
 

@@ -1,4 +1,4 @@
-"""What the monitor said of a run, in sentences: for the run's last lines and the model card."""
+"""What the monitor said of a run: for the run's last lines and the model card."""
 
 from __future__ import annotations
 
@@ -7,10 +7,6 @@ from collections.abc import Iterable, Sequence
 from minordpo.monitor.callback import MonitorCallback
 from minordpo.run_folder.records import HealthRow, ProbeRow, Row, StepRow, of_kind
 
-_LOOKED = (
-    "A monitor watched log-ratios and short greedy answers during training; its thresholds are provisional."
-)
-
 
 def last_lines(monitor: MonitorCallback) -> str:
     """The health at the end and where each other one began, for the terminal."""
@@ -18,29 +14,13 @@ def last_lines(monitor: MonitorCallback) -> str:
     reached = ", ".join(f"{row.health} from step {row.step}" for row in first_changes(rows))
     began = f"; it was {reached}" if reached else ""
     lines = [f"health at the end: {monitor.health} ({monitor.monitor.verdict.why}){began}"]
-    lines += [f"the {cost}" for cost in _cost(rows)]
+    lines += [f"the {each}" for each in cost(rows)]
     if monitor.came_back_to is not None:
         lines.append(f"the model is that of step {monitor.came_back_to}, the last whose answers were sound")
     return "\n".join(lines)
 
 
-def for_card(monitor: MonitorCallback) -> str:
-    """The same in Markdown; nothing that a model wrote is in it."""
-    rows = monitor.metrics.rows()
-    lines = [f"- At the end it called the model {monitor.health}: {monitor.monitor.verdict.why}."]
-    lines += [f"- Step {row.step}: {row.health}, after {row.was}: {row.why}." for row in first_changes(rows)]
-    lines += [f"- The {cost}." for cost in _cost(rows)]
-    if monitor.came_back_to is not None:
-        lines.append(
-            f"- These weights are those of step {monitor.came_back_to}, the last whose answers were sound: training "
-            "went back to them after the collapse."
-        )
-    elif monitor.has_stopped:
-        lines.append("- It ended the training there, with these weights.")
-    return f"{_LOOKED}\n\n" + "\n".join(lines)
-
-
-def _cost(rows: Sequence[Row]) -> list[str]:
+def cost(rows: Sequence[Row]) -> list[str]:
     """What the probes took, in words; nothing if there were none."""
     probes = sum(row.seconds for row in of_kind(rows, ProbeRow))
     steps = sum(row.seconds for row in of_kind(rows, StepRow))

@@ -19,7 +19,7 @@ from typing import Any
 
 from minordpo.config import load_config
 from minordpo.errors import InputError
-from minordpo.monitor.probe import means
+from minordpo.generate.text_measures import means
 from minordpo.objectives import recorded
 from minordpo.run_folder import names, records
 from minordpo.run_folder.files import read_jsonl

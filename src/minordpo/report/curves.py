@@ -15,9 +15,7 @@ from minordpo.run_folder.records import EvaluationRow, HealthRow, ProbeRow, Row,
 
 POINTS = 200  # of a curve; a chart is less than 200 points wide on most screens
 # What the page calls columns of its table, measures of the monitor's probes, and sources of answers.
-WORDS: dict[str, dict[str, Any]] = json.loads(
-    Path(__file__).with_name("words.json").read_text(encoding="utf-8")
-)
+WORDS: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("words.json").read_text("utf-8"))
 _COEFFICIENTS = {"push_chosen": records.CHOSEN_COEFFICIENT, "push_rejected": records.REJECTED_COEFFICIENT}
 
 

@@ -20,18 +20,13 @@ from minordpo.run_folder.metrics_file import MetricsFile
 from minordpo.sweep.results import HEALTHS, in_our_form, run_row
 from minordpo.version import __version__
 
-# Their coefficient on the chosen response is β σ(−β margin), each of its own margin (of dpop times 1 + λ where the
-# chosen response is below the reference).
-_SIGMOID = {
-    "dpo": "chosen − rejected",
-    "minordpo": "chosen − max(0, rejected)",
-    "dpop": "chosen − rejected − λ max(0, −chosen)",
-}
+# The coefficient of these on the chosen response is β σ(−β margin), each of its own margin (of dpop times 1 + λ where
+# the chosen response is below the reference).
+_MARGINS: dict[str, str] = WORDS["margins"]
 _REACH = 60.0  # nats that Figure 1 goes each way, if no run went further
 
-COLUMNS: dict[str, list[str]] = WORDS[
-    "columns"
-]  # their heads, units and how they are written, in the table's order
+# Their heads, units and how they are written, in the table's order.
+COLUMNS: dict[str, list[str]] = WORDS["columns"]
 _INTERVALS = ("strict_accuracy", "flexible_accuracy", "retention_accuracy")
 
 
@@ -105,7 +100,7 @@ def _run(
 
 def _coefficients(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """f(β, margin) = β σ(−β margin) of every β that a run of those objectives has; nothing where there is none."""
-    ours = [run for run in runs if run["objective"] in _SIGMOID and run["beta"]]
+    ours = [run for run in runs if run["objective"] in _MARGINS and run["beta"]]
     held_out = [curves["margin"] for run in ours if "margin" in (curves := run["curves"]["eval"])]
     reach = max([_REACH, *(1.1 * abs(margin["y"][-1]) for margin in held_out)])
     margins = np.linspace(-reach, reach, 121)
@@ -115,4 +110,4 @@ def _coefficients(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         push = (beta * 0.5 * (1 - np.tanh(beta * margins / 2))).tolist()
         curves.append({"beta": beta, **thin({"x": [round(float(m), 3) for m in margins], "y": push})})
     named = {run["objective"] for run in ours}
-    return {"curves": curves, "margins": {name: text for name, text in _SIGMOID.items() if name in named}}
+    return {"curves": curves, "margins": {name: text for name, text in _MARGINS.items() if name in named}}

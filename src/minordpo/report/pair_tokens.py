@@ -13,7 +13,8 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from minordpo.config import DataConfig, ModelConfig, ObjectiveConfig, RunConfig, load_config
-from minordpo.data.tokens import TokenExample
+from minordpo.data.show import text_pieces
+from minordpo.data.tokens import Coder, TokenExample
 from minordpo.engine.models import model_folder
 from minordpo.errors import InputError
 from minordpo.evaluate.scoring import score_examples, token_logps
@@ -83,12 +84,5 @@ def _with_texts(
 
 def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
     """What each token adds to the text; a character of several tokens stands at its last one."""
-    texts, before = [], ""
-    for end in range(1, len(ids) + 1):
-        text = str(tokenizer.decode(list(ids[:end]), clean_up_tokenization_spaces=False))
-        if text.endswith("\N{REPLACEMENT CHARACTER}") and end < len(ids):
-            texts.append("")
-            continue
-        texts.append(text[len(before) :])
-        before = text
-    return texts
+    pieces = text_pieces([], list(ids), [True] * len(ids), Coder(tokenizer))
+    return [text for piece in pieces for text in (*[""] * (piece.tokens - 1), piece.text)]

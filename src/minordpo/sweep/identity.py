@@ -18,13 +18,12 @@ import xxhash
 
 from minordpo.config import RunConfig
 from minordpo.config.build import Origin, as_mapping, build, dotted, set_key
-from minordpo.engine.models import model_folder
+from minordpo.engine.models import MODEL_FILES, model_folder
 from minordpo.sweep.foundation import Extension
 from minordpo.sweep.plan import RunPlan
 
 _NEEDED = (("model", "path"), ("data", "train"), ("objective", "name"))  # keys without a default
 _SMALL = 1 << 20  # bytes; of larger files of a model, its weights, the size stands for the content
-_OF_A_MODEL = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt", ".gguf")
 
 
 def identity_of(run: RunPlan, content_of: Callable[[str], str | None]) -> dict[str, Any]:
@@ -89,7 +88,7 @@ def content_of(path: str) -> str | None:
         return None
     digest = xxhash.xxh3_128()
     for each in sorted(Path(model_folder(str(file))).iterdir()):
-        if each.suffix in _OF_A_MODEL and each.is_file():
+        if each.suffix in MODEL_FILES and each.is_file():
             size = each.stat().st_size
             digest.update(f"{each.name} {size}".encode())
             digest.update(each.read_bytes() if size <= _SMALL else b"")

@@ -315,15 +315,14 @@ class _RunMaker:
             return None
         unless_told = {} if foundation is None else foundation.evaluation
         config = build(EvaluationConfig, unless_told | given, "evaluate.", self.origin)
-        extension = self.extension
-        kind = "" if extension is None or config.task not in extension.tasks else extension.kind
+        kind = self.extension.kind if self.extension and config.task in self.extension.tasks else ""
         if kind and foundation is None:
             raise InputError(
                 f"{self.origin('evaluate.task')}: evaluate.task is {config.task}, which is a {kind}'s, but there is no "
                 f"{self.section}. Add a {self.section}, or name a task or a file."
             )
         try:  # refused now, not by every run
-            assert config.sampled is None or config.answered is None  # both check what they are made of
+            config.drawn()
             if not kind:
                 load_task(config.task, n=config.n, seed=config.seed)
         except InputError as error:

@@ -21,6 +21,7 @@ from minordpo import objectives
 from minordpo.config.yaml import parse_yaml
 from minordpo.errors import InputError
 from minordpo.evaluate.statistics import wilson
+from minordpo.evaluate.tables import aligned
 from minordpo.monitor.health import Health
 from minordpo.run_folder import names
 from minordpo.run_folder.files import read_jsonl, readable, written_whole
@@ -264,11 +265,7 @@ def results_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows' main columns, aligned, and below them each failure in a line; columns without values are left out."""
     shown = [name for name in _SHOWN if any(row.get(name) is not None for row in rows)]
     lines = [[_SHOWN[name][0] for name in shown], *([_short(row, name) for name in shown] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    table = []
-    for first, *others in lines:
-        right = [text.rjust(width) for text, width in zip(others, widths[1:], strict=True)]
-        table.append("  ".join([first.ljust(widths[0]), *right]).rstrip())
+    table = [aligned(lines)]
     for status, said in (("failed", "failed"), ("unreadable", "cannot be read")):
         table += [f"{row['run']} {said}: {row['error']}" for row in rows if row["status"] == status]
     return "\n".join(table)

@@ -16,8 +16,8 @@ import torch
 from minordpo.data.packing import pack
 from minordpo.data.tokens import TokenExample
 from minordpo.engine.check import in_float32
+from minordpo.engine.device import autocast
 from minordpo.engine.logprobs import packed_logps, sequence_logps
-from minordpo.engine.precision import autocast
 from minordpo.engine.reference_pass import ReferencePass
 from minordpo.errors import InputError
 from minordpo.train.step import Reference, StepRecord

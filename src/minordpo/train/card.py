@@ -13,8 +13,8 @@ from minordpo.config import RunConfig, dump_config
 from minordpo.config.yaml import write_yaml
 from minordpo.engine.models import REFERENCE_ADAPTER
 from minordpo.generate.generation import Answer
-from minordpo.generate.text_measures import summarize
-from minordpo.monitor.summary import for_card
+from minordpo.generate.text_measures import asked_line, fenced, means, measure
+from minordpo.monitor.summary import cost, first_changes
 from minordpo.run_folder import records
 from minordpo.version import __version__
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from minordpo.train.trainer import PreferenceTrainer
 
 SHOWN_ANSWERS = 2
-_PROMPT_CHARACTERS, _ANSWER_CHARACTERS = 1200, 1000  # of a sample on the card; samples.jsonl has all of it
 _ASKED = "So the answer is:"
 
 # Kinds of data: what their examples are called, and the better and the worse response.
@@ -41,7 +40,7 @@ def model_card(
     Whatever a model wrote stands in fenced blocks that it cannot end.
     """
     args, state = trainer.args, trainer.state
-    monitor = trainer.monitor()
+    monitor, rows = trainer.monitor(), trainer.metrics_file.rows()
     best = state.best_global_step if trainer.held_out and args.load_best_model_at_end else None
     step = best or state.global_step
     # The held-out measurement of the saved weights; without held-out examples, the last step's own.
@@ -66,7 +65,9 @@ def model_card(
         step=step,
         keys=records,
         values={} if row is None else row.values,
-        watched="" if monitor is None else for_card(monitor),
+        monitor=monitor,
+        changes=first_changes(rows),
+        cost=cost(rows),
         answers=_answers(samples),
         adapters=getattr(trainer.policy, "peft_config", {}),
         reference_adapter=REFERENCE_ADAPTER,
@@ -84,7 +85,7 @@ def _template() -> jinja2.Template:
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )
-    made.filters |= {"code": _code, "fenced": _fenced}
+    made.filters |= {"code": _code, "fenced": fenced}
     return made.get_template("card.md.jinja")
 
 
@@ -112,7 +113,7 @@ def _answers(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     before, after = ([row for row in rows if row["when"] == when] for when in ("before", "after"))
     if not before or not after:
         return None
-    summaries = [summarize(list(map(_answer, each))) for each in (before, after)]
+    summaries = [means(list(map(_measures, each))) for each in (before, after)]
     measures = [
         ("ended by themselves", "stopped", "{:.0%}"),
         ("ended in a loop", "looping", "{:.0%}"),
@@ -128,40 +129,16 @@ def _answers(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         "measures": [
             (label, *(form.format(each[key]) for each in summaries)) for label, key, form in measures
         ],
-        "shown": [_shown(*pair) for pair in both],
+        "shown": both,
     }
 
 
-def _shown(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    prompt = before["prompt"]
-    cut = len(prompt) > _PROMPT_CHARACTERS
-    first, last = (
-        {
-            "stopped": row["stopped"],
-            "text": row["answer"][:_ANSWER_CHARACTERS] + "…" * (len(row["answer"]) > _ANSWER_CHARACTERS),
-        }
-        for row in (before, after)
-    )
-    text = f"…{prompt[-_PROMPT_CHARACTERS:]}" if cut else prompt
-    return {"row": before["row"], "cut": cut, "prompt": text, "before": first, "after": last}
-
-
-def _answer(row: Mapping[str, Any]) -> Answer:
-    return Answer(row["answer"], tuple(row["token_ids"]), row["stopped"], row["tokens"])
+def _measures(row: Mapping[str, Any]) -> dict[str, float]:
+    answer = Answer(row["answer"], tuple(row["token_ids"]), row["stopped"], row["tokens"])
+    return measure(answer) | {"asked_format": float(asked_line(answer.text) is not None)}
 
 
 # ---- Markdown ----
-# What a terminal would obey, line ends that only some readers know, and what reverses the text after it.
-_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-
-
-def _fenced(text: str, language: str = "") -> str:
-    """A block whose fence is longer than any row of backticks in it, so that the text cannot end it."""
-    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-    plain = _CONTROLS.sub("�", text.replace("\r\n", "\n").rstrip("\n"))
-    return f"{fence}{language}\n{plain}\n{fence}"
-
-
 def _code(text: str) -> str:
     """The text as code within a line."""
     line = " ".join(text.split())

@@ -10,7 +10,7 @@ import torch
 
 from minordpo.data.packing import tree_size
 from minordpo.data.tokens import TokenExample
-from minordpo.engine.memory import out_of_memory
+from minordpo.engine.device import out_of_memory
 from minordpo.errors import TrainingStopped
 from minordpo.train.loader import Packer
 from minordpo.train.step import StepBatch

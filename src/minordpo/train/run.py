@@ -86,10 +86,8 @@ def run(
     tokenizer = load_run_tokenizer(config)
     data = load_data(config, tokenizer) if data is None else data
     with only_here(folder):
-        if not going_on:
-            refuse_foreign(
-                folder, config, resume
-            )  # another run may have come and gone while the data were read
+        if not going_on:  # another run may have come and gone while the data were read
+            refuse_foreign(folder, config, resume)
         return _run(config, tokenizer, data, folder, going_on=going_on, quiet=quiet, allow_code=allow_code)
 
 
@@ -302,19 +300,12 @@ class _Samples:
             progress=f"answers {when}",
             **settings,
         )
-        fresh = [self._row(when, pair, answer) for pair, answer in zip(self.pairs, answers, strict=True)]
+        texts = map(self.tokenizer.decode, prompts)
+        fresh = [
+            {"when": when, "row": pair.row, "prompt": text, **answer.row()}
+            for pair, text, answer in zip(self.pairs, texts, answers, strict=True)
+        ]
         write_jsonl(self.file, [row for row in self.rows() if row["when"] != when] + fresh)
-
-    def _row(self, when: str, pair: TokenExample, answer: Answer) -> dict[str, Any]:
-        return {
-            "when": when,
-            "row": pair.row,
-            "prompt": self.tokenizer.decode(pair.prompt_ids.tolist()),
-            "answer": answer.text,
-            "stopped": answer.stopped,
-            "tokens": answer.tokens,
-            "token_ids": list(answer.token_ids),
-        }
 
     def rows(self) -> list[dict[str, Any]]:
         """What the file holds so far."""

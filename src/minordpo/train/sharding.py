@@ -15,7 +15,7 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import TrainingArguments
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from minordpo.engine.precision import autocast
+from minordpo.engine.device import autocast
 from minordpo.train.refusals import refuse_first
 
 

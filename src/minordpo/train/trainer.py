@@ -29,8 +29,8 @@ from minordpo import objectives
 from minordpo.data.tokens import TokenExample, TokenOptions, longest_sequence
 from minordpo.engine import attention, logprobs
 from minordpo.engine.check import check_packing, refuse_unknown_tokens
+from minordpo.engine.device import autocast
 from minordpo.engine.models import causal_model, load_model, switch_off_dropout
-from minordpo.engine.precision import autocast
 from minordpo.engine.reference_pass import ReferencePass, other_reference
 from minordpo.engine.weights import InitialWeights
 from minordpo.errors import InputError

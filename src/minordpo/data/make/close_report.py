@@ -21,9 +21,7 @@ class CorruptReport:
     unusable: Counter[str] = field(default_factory=Counter)  # rows by reason
     examples: dict[str, str] = field(default_factory=dict)  # the first row of each reason
     distances: list[int] = field(default_factory=list)  # Levenshtein, in characters
-    percents: list[float] = field(
-        default_factory=list
-    )  # the distances in percent of the chosen text's length
+    percents: list[float] = field(default_factory=list)  # the distances in percent of the chosen text
     same_length: int = 0  # pairs whose changed number is as long as the original
 
     @property

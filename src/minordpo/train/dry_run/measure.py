@@ -15,9 +15,8 @@ from transformers import Trainer, TrainingArguments
 from minordpo.data.packing import pack
 from minordpo.data.tokens import TokenExample
 from minordpo.engine.attention import NAME, attention_switched
-from minordpo.engine.memory import out_of_memory
+from minordpo.engine.device import autocast, out_of_memory
 from minordpo.engine.models import causal_model
-from minordpo.engine.precision import autocast
 from minordpo.errors import InputError
 from minordpo.train.step import Context, StepBatch, preference_step
 from minordpo.train.trainer import PreferenceTrainer
@@ -155,9 +154,7 @@ def optimizer_state_bytes(args: TrainingArguments) -> float | None:
         kind, options = Trainer.get_optimizer_cls_and_kwargs(args)
         optimizer = kind([weight], **options)
         optimizer.step()
-    except (
-        Exception
-    ):  # some need the model, a library or a GPU that is not there, and each says so in its own way
+    except Exception:  # some need a model, a library or a GPU that is not there, each with its own error
         return None
     kept = [value for value in optimizer.state[weight].values() if isinstance(value, Tensor)]
     return sum(value.nbytes for value in kept if value.numel() > 1) / weight.numel()
