@@ -34,14 +34,10 @@ from minordpo.run_folder.lock import locked
 ENGINE_VERSION = 1  # raise it when the engine's numbers change
 # What a config says that no log-prob depends on, and that saving, loading or aligning with a tokenizer changes; the
 # class and the weights' dtypes are told apart by themselves.
-_IRRELEVANT: tuple[str, ...] = (
-    "_name_or_path",
-    "transformers_version",
-    "architectures",
-    "dtype",
-    "use_cache",
+_IRRELEVANT = (
+    *("_name_or_path", "transformers_version", "architectures", "dtype", "use_cache"),
+    *("_attn_implementation_internal", "pad_token_id", "bos_token_id", "eos_token_id"),
 )
-_IRRELEVANT += ("_attn_implementation_internal", "pad_token_id", "bos_token_id", "eos_token_id")
 SHARD_SIZE = 512  # examples written at a time; a killed pass loses at most these
 
 

@@ -30,11 +30,6 @@ class RowFloor:
     spread: float  # largest difference, in nats a response, between a prompt alone in a row and in a full one
     narrow: float = 0.0  # the same between bfloat16 and float32, where the run computes in bfloat16
 
-    @property
-    def rounding(self) -> float:
-        """By how many nats a response's log-prob depends on its row, in rows of at least `tokens`."""
-        return self.spread if self.tokens is None else 0.0
-
     def lines(self) -> Iterator[str]:
         """What a user should know of it, in sentences."""
         if self.narrow:

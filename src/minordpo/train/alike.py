@@ -87,11 +87,11 @@ class Start:
 
     def _refuse_other_cache(self, worst: list[Any]) -> None:
         """Compute the reference of the worst prompts again, as the reference pass does."""
-        args = self.reference.args
+        args, floor = self.reference.args, self.reference.floor
         examples = [self.examples[index] for index in worst]
         for index, example, again in zip(worst, examples, self.reference.logps_alone(examples), strict=True):
             # Only on a GPU may the pass have had this prompt among others, in a row that does not agree with this.
-            rounding = self.reference.floor.rounding * (args.device.type != "cpu")
+            rounding = floor.spread * (floor.tokens is None and args.device.type != "cpu")
             limit = (
                 max(UNSEEN, 4 * rounding, 0.1 * len(again) ** 0.5 * (rounding > 0)) if args.bf16 else FLOAT32
             )
