@@ -59,7 +59,7 @@ def test_each_run_has_as_many_processes_as_the_section_says_and_one_without_it(t
     [
         ({"processes": 1}, r"launch\.processes is 1, but 2 or more is needed"),
         ({"processes": "two"}, r"launch\.processes is .*two.*, but a whole number is needed"),
-        ({}, r"launch\.processes is missing, but it is needed"),
+        ({}, r"launch\.processes is missing\. Give it"),
         ({"jobs": 2}, r"launch\.jobs is not a key of minordpo.*Known here: processes"),
         ([2], r"launch is .*, but a section is needed"),
     ],

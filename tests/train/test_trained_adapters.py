@@ -150,6 +150,11 @@ def test_adapters_that_cannot_be_stacked_or_are_not_ours_are_refused(tmp_path, s
     named = get_peft_model(tiny_model(), LORA, adapter_name="mine")
     with pytest.raises(InputError, match="wears an adapter named 'mine'; load it with"):
         trainer(tmp_path, model=named, peft_config=LORA)
+    two = trainer(tmp_path, model=str(sft), peft_config=LORA).policy
+    with pytest.raises(
+        InputError, match=r"named 'reference and default'; .* or merge several into one model"
+    ):
+        trainer(tmp_path, model=two, peft_config=LORA)
     with pytest.raises(
         InputError, match="every weight of the model is frozen; unfreeze some, or pass peft_config"
     ):

@@ -138,7 +138,7 @@ def load_plan(
     maker = _RunMaker(base, Path(file.output), origin, extension, allow_code)
     settings, notes = maker.applicable(maker.entries(file))
     if values.get("launch") == {}:
-        raise InputError(f"{origin('launch')}: launch.processes is missing, but it is needed. Give it.")
+        raise InputError(f"{origin('launch')}: launch.processes is missing. Give it, or no launch at all.")
     processes = file.launch.processes
     runs = tuple(replace(maker.run(each), processes=processes) for each in settings)
     _refuse_twins(runs, path)

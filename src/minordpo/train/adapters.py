@@ -33,7 +33,7 @@ def add_adapter(model: PreTrainedModel | PeftModel, config: PeftConfig) -> PeftM
             return get_peft_model(model, config, adapter_name=POLICY_ADAPTER)
     kind = type(config).__name__
     refuse_first({"adapter_on_adapter": not isinstance(config, LoraConfig)}, kind=kind)
-    (existing,) = model.peft_config
+    existing = " and ".join(model.peft_config)
     refuse_first(
         {"adapter_name": existing != REFERENCE_ADAPTER}, existing=existing, reference=REFERENCE_ADAPTER
     )

@@ -155,7 +155,7 @@ def refuse_narrow_weights(model: nn.Module) -> None:
     """
     if not any(p.requires_grad for p in model.parameters()):
         raise InputError(
-            "every weight of the model is frozen; unfreeze some, or pass peft_config to train an adapter"
+            "every weight of the model is frozen; unfreeze some, or pass peft_config (in a config: lora) for an adapter"
         )
     narrow = next((p.dtype for p in model.parameters() if p.requires_grad and p.dtype != torch.float32), None)
     if narrow is not None:

@@ -178,6 +178,7 @@ def test_a_row_laid_out_unlike_the_first_is_refused(row, message):
         ({**LABELLED_CHAT, "completion": ["green"]}, "message 1 of completion is the text 'green', but"),
         ({**LABELLED_TURNS, "label": None}, "label is null, but true"),
         ({**LABELLED_TURNS, "kto_tag": None, "label": "no"}, "label is the text 'no', but true"),
+        ({"messages": None, "label": True}, "messages is null, but"),
         ({**LABELLED_TURNS, "messages": []}, "messages is an empty list, but a list of"),
         ({**LABELLED_TURNS, "messages": "Sky?"}, "messages is the text 'Sky\\?', but a list of"),
         (

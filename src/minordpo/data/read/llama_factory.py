@@ -37,7 +37,7 @@ def _sharegpt(row: Row, where: str, tally: Counter[str]) -> Parts:
 
 def _sharegpt_labelled(row: Row, where: str, tally: Counter[str]) -> Parts:
     """The last turn is the labelled response, in from/value turns or in role/content messages."""
-    field = "messages" if row.get("messages") is not None else "conversations"
+    field = "conversations" if row.get("messages") is None and "conversations" in row else "messages"
     raw = row[field]
     if isinstance(raw, list) and raw and isinstance(raw[0], dict) and "role" in raw[0]:
         turns = read_messages(raw, field, where)
