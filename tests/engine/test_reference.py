@@ -245,7 +245,7 @@ def test_a_shard_that_cannot_be_written_leaves_nothing_behind(tmp_path, monkeypa
     cache.add(b"a" * 16, np.zeros(2, np.float32))
     monkeypatch.setattr(reference, "save_file", full)
     with pytest.raises(
-        InputError, match=r"No space left on device\). Free some space, or name .* MINORDPO_CACHE"
+        InputError, match=r"No space left on device\. Free some space, or name .* MINORDPO_CACHE"
     ):
         cache.flush()
     assert list((tmp_path / "k").iterdir()) == []
