@@ -28,5 +28,5 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What a library's error says first, to be quoted within a sentence; its kind where it says nothing."""
+    """Return the first line of a library's error, or the error's class where it has no text."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".:")

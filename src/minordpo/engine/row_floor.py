@@ -24,14 +24,14 @@ MOST_FILLED = 1024
 
 @dataclass(frozen=True)
 class RowFloor:
-    """What was measured of rows: from how many tokens on they agree, and how far they do not."""
+    """The row length from which log-probs agree, and how far they differ in shorter rows."""
 
     tokens: int | None  # 0: a prompt alone in a row agrees already; None: not up to `MOST_FILLED` tokens
     spread: float  # largest difference, in nats a response, between a prompt alone in a row and in a full one
     narrow: float = 0.0  # the same between bfloat16 and float32, where the run computes in bfloat16
 
     def lines(self) -> Iterator[str]:
-        """What a user should know of it, in sentences."""
+        """Yield the sentences that a user should read."""
         if self.narrow:
             yield f"bfloat16 differs from float32 by up to {self.narrow:.2g} nats a response on this model and machine"
         if self.tokens:

@@ -43,7 +43,7 @@ class SymbolicProblem:
 
     @property
     def question(self) -> str:
-        """What is asked."""
+        """The text of the problem."""
         return self.solution.question
 
     @property
