@@ -11,6 +11,7 @@ from peft import LoraConfig
 from helpers.tiny_runs import RENAMED, metric_rows, moved, tiny_model, token_pairs, trainer
 from minordpo.engine.models import REFERENCE_ADAPTER, causal_model
 from minordpo.errors import InputError
+from minordpo.train.loader import Packer
 
 pytestmark = [pytest.mark.filterwarnings(each) for each in RENAMED]
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], lora_dropout=0.0)
@@ -117,6 +118,15 @@ def test_rows_are_filled_to_where_they_agree(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "bfloat16 rounding" not in out
     assert "rows are filled up to 256 tokens: in shorter ones a response's log-prob rounds otherwise" in out
+
+
+def test_rows_are_not_filled_beyond_a_budget_that_memory_has_lowered():
+    packer = Packer(1024)
+    packer.least_tokens = 256
+    (pair, *_) = token_pairs(1)
+    assert [len(row.input_ids) for row in packer([(0, pair)]).batches] == [256]
+    packer.token_budget = 128
+    assert [len(row.input_ids) for row in packer([(0, pair)]).batches] == [128]
 
 
 @pytest.mark.parametrize("bf16", [False, True])

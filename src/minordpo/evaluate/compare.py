@@ -33,7 +33,7 @@ def summarize_model(questions: Sequence[Question], answers: Sequence[Answer]) ->
 
 
 def judged(questions: Sequence[Question], samples: Sequence[Sequence[Answer]]) -> dict[str, list[list[bool]]]:
-    """Of the answers to each question: whether they are right by either parser, and what else is yes or no."""
+    """Return for each question whether its answers are right by either parser, and their other yes-or-no measures."""
     return which_right(questions, samples) | {
         "asked_format": [[asked_line(a.text) is not None for a in given] for given in samples],
         "stopped": [[a.stopped for a in given] for given in samples],

@@ -73,7 +73,7 @@ def read_curves(metrics: Path) -> Curves:
 
 
 def kind_of(rows: Sequence[Row]) -> str:
-    """What a run is drawn by: LOGRATIOS, or LOGPS where its steps were measured against no reference."""
+    """Return LOGRATIOS, or LOGPS for a run whose steps were measured without a reference."""
     steps = of_kind(rows, StepRow)
     ratios = (records.CHOSEN_LOGRATIO, records.REJECTED_LOGRATIO)
     return LOGRATIOS if any(name in row.values for row in steps for name in ratios) else LOGPS
@@ -192,7 +192,7 @@ Entries = list[tuple[str, Line2D]]
 
 
 def _keys(run: Curves) -> Entries:
-    """What the legend says: smoothing and held-out pairs, where there are any."""
+    """Return the legend's entries for smoothed curves and held-out pairs that the run has."""
     keys = []
     if run.window > 1:
         keys.append(("each logged step", Line2D([], [], color=GREY, alpha=0.4, linewidth=0.8)))

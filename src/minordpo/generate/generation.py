@@ -46,7 +46,7 @@ class Answer:
         return self.token_ids if self.end_token is None else (*self.token_ids, self.end_token)
 
     def row(self) -> dict[str, Any]:
-        """As rows of samples.jsonl and probes.jsonl have it."""
+        """Return the answer's part of a row of samples.jsonl or probes.jsonl."""
         return {
             "answer": self.text,
             "stopped": self.stopped,

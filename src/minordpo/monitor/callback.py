@@ -39,7 +39,7 @@ _SHARDING = {
 
 
 class Watched:
-    """What the monitor sees of a trainer of ours."""
+    """The attributes of a `PreferenceTrainer` that the monitor reads."""
 
     examples: list[TokenExample]
     held_out: list[TokenExample]

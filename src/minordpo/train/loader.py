@@ -111,9 +111,9 @@ class Packer:
         smallest = sizes.index(min(sizes))
         rows = deals[self.rank] + [[smallest]] * missing
         weights = [1.0] * len(deals[self.rank]) + [0.0] * missing
+        least = min(self.least_tokens, self.token_budget)  # a budget lowered for memory bounds these too
         batches = (
-            pack([items[i][1] for i in row], [items[i][0] for i in row], at_least=self.least_tokens)
-            for row in rows
+            pack([items[i][1] for i in row], [items[i][0] for i in row], at_least=least) for row in rows
         )
         return tuple(batches), tuple(weights)
 
