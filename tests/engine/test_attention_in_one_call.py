@@ -15,8 +15,9 @@ from torch import Tensor
 from helpers.packed_and_plain import TOLERANCE, assert_close, compare
 from helpers.tiny_models import ARCHITECTURES, odd_shapes, tiny
 from minordpo.data.packing import pack
-from minordpo.engine import attention
-from minordpo.engine.attention import NAME, attention_switched, refuse_wrong_kernel
+from minordpo.engine import flash
+from minordpo.engine.attention import NAME, attention_switched, tree_attention
+from minordpo.engine.flash import refuse_wrong_kernel
 from minordpo.engine.logprobs import install, packed_logps
 from minordpo.errors import InputError
 
@@ -67,9 +68,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         counted.append(len(args[3]) - 1)
         return plain(*args, **kwargs)
 
-    monkeypatch.setattr(attention, "varlen_attn", counting)
-    monkeypatch.setattr(attention, "_is_flash", lambda query, lowered: True)
-    monkeypatch.setattr(attention, "refuse_wrong_kernel", lambda device, dtype: None)
+    monkeypatch.setattr(flash, "varlen_attn", counting)
+    monkeypatch.setattr(flash, "is_flash", lambda query, lowered: True)
+    monkeypatch.setattr(flash, "refuse_wrong_kernel", lambda device, dtype: None)
     return counted
 
 
@@ -84,7 +85,7 @@ def test_grouped_heads_reach_a_kernel_that_knows_them_as_they_are(
     calls: list[int], monkeypatch: pytest.MonkeyPatch
 ):
     for grouped in (False, True):
-        monkeypatch.setattr(attention, "_GROUPED", grouped)
+        monkeypatch.setattr(flash, "_GROUPED", grouped)
         assert_close(compare(tiny("Llama"), odd_shapes()))
     assert calls
 
@@ -99,7 +100,7 @@ def test_soft_caps_and_sinks_go_node_by_node(architecture: str, calls: list[int]
 def test_a_fault_in_a_path_breaks_the_tolerance_a_hundredfold(
     fault: str, calls: list[int], monkeypatch: pytest.MonkeyPatch
 ):
-    made = attention._Paths.of
+    made = flash.Paths.of
 
     def faulty(tree, device):
         nodes = list(tree.nodes)
@@ -110,7 +111,7 @@ def test_a_fault_in_a_path_breaks_the_tolerance_a_hundredfold(
             nodes[-1] = dataclasses.replace(last, ancestors=(*last.ancestors, len(nodes) - 2))
         return made(dataclasses.replace(tree, nodes=tuple(nodes), cache={}), device)
 
-    monkeypatch.setattr(attention._Paths, "of", faulty)
+    monkeypatch.setattr(flash.Paths, "of", faulty)
     errors = compare(tiny("Llama"), odd_shapes())
     assert errors.values > 100 * TOLERANCE
 
@@ -122,7 +123,7 @@ def test_a_kernel_that_aligns_masks_otherwise_is_refused(calls: list[int], monke
     def at_the_start(query, key, value, query_ends, key_ends, *rest, **named) -> Tensor:
         return plain(query, key, value, query_ends, query_ends + 0 * key_ends, *rest, **named)
 
-    monkeypatch.setattr(attention, "varlen_attn", at_the_start)
+    monkeypatch.setattr(flash, "varlen_attn", at_the_start)
     with pytest.raises(
         InputError, match=r"differs by .* only rounding is expected\. Set training\.full_determ"
     ):
@@ -131,7 +132,7 @@ def test_a_kernel_that_aligns_masks_otherwise_is_refused(calls: list[int], monke
 
 def test_half_precision_on_a_cpu_goes_node_by_node():
     query = torch.zeros(1, 2, 3, 8, dtype=torch.bfloat16)
-    assert not attention._is_flash(query, torch.bfloat16)
+    assert not flash.is_flash(query, torch.bfloat16)
 
 
 # ---- the kernel itself ----
@@ -150,17 +151,17 @@ def test_the_kernel_equals_node_by_node_in_value_and_gradient(dtype, kv_heads, w
     inputs = [torch.randn(1, *shape, device="cuda").to(dtype) for shape in shapes]
     weights = torch.randn(1, tokens, 4, 16, device="cuda")
 
-    def run(cast: torch.dtype, flash: bool) -> list[Tensor]:
+    def run(cast: torch.dtype, one_call: bool) -> list[Tensor]:
         with monkeypatch.context() as patch:
-            if not flash:
-                patch.setattr(attention, "_is_flash", lambda query, lowered: False)
+            if not one_call:
+                patch.setattr(flash, "is_flash", lambda query, lowered: False)
             given = [x.to(cast).requires_grad_() for x in inputs]
             fresh = dataclasses.replace(tree, cache={})
-            found, _ = attention.tree_attention(
+            found, _ = tree_attention(
                 torch.nn.Identity(), *given, None, tree=fresh, scaling=0.3, sliding_window=window
             )
             (found * weights).sum().backward()
-            assert (attention._Paths in fresh.cache) == flash
+            assert (flash.Paths in fresh.cache) == one_call
         return [found, *(x.grad for x in given)]
 
     rounding = {torch.bfloat16: 2**-6, torch.float16: 2**-9}[dtype]
@@ -175,13 +176,13 @@ def test_under_autocast_on_a_gpu_one_call_is_as_near_to_exact_as_node_by_node(ar
     install(model)
     batch = pack(odd_shapes()).to("cuda")
 
-    def logps(flash: bool, autocast: bool) -> Tensor:
+    def logps(one_call: bool, autocast: bool) -> Tensor:
         with monkeypatch.context() as patch, attention_switched(model, NAME), torch.no_grad():
-            if not flash:
-                patch.setattr(attention, "_is_flash", lambda query, lowered: False)
+            if not one_call:
+                patch.setattr(flash, "is_flash", lambda query, lowered: False)
             with torch.autocast("cuda", torch.bfloat16, enabled=autocast):
                 return packed_logps(model, batch)
 
     exact = logps(False, False)
-    loop, call = ((logps(flash, True) - exact).abs().max() for flash in (False, True))
+    loop, call = ((logps(one_call, True) - exact).abs().max() for one_call in (False, True))
     assert call < 2 * loop + 1e-3

@@ -4,28 +4,23 @@ Plugs in through transformers' `AttentionInterface`; the tree travels as a forwa
 under gradient checkpointing, in whatever thread, finds the tree of its own batch.
 
 tree_attention
-  ├─ in half precision on a GPU: one flash-attention call over all nodes, keys and values gathered path by path
+  ├─ in half precision on a GPU: one flash-attention call over all nodes (engine/flash.py)
   └─ else: node by node, with scaled_dot_product_attention
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import inspect
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Int
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, PreTrainedModel
 
-from minordpo.data.packing import Node, Tree
+from minordpo.data.packing import Tree
+from minordpo.engine import flash
 from minordpo.errors import InputError
 
 NAME = "minordpo_tree"
@@ -35,8 +30,6 @@ _HARMLESS = {
     *("position_ids", "cache_position", "use_cache", "past_key_values", "return_dict", "num_items_in_batch"),
     *("output_attentions", "output_hidden_states", "output_router_logits", "deterministic"),
 }
-_HALF = (torch.bfloat16, torch.float16)
-_GROUPED = "enable_gqa" in inspect.signature(varlen_attn).parameters  # since torch 2.12
 
 
 def tree_attention(
@@ -74,11 +67,11 @@ def tree_attention(
         )
     if scaling is None:
         scaling = query.shape[-1] ** -0.5
-    lowered = _lowered(query)
-    if softcap is None and s_aux is None and not dropout and _is_flash(query, lowered):
-        refuse_wrong_kernel(query.device, lowered)
+    lowered = flash.lowered_dtype(query)
+    if softcap is None and s_aux is None and not dropout and flash.is_flash(query, lowered):
+        flash.refuse_wrong_kernel(query.device, lowered)
         q, k, v = (x.to(lowered) for x in (query, key, value))
-        return _in_one_call(q, k, v, tree, scaling, sliding_window), None
+        return flash.in_one_call(q, k, v, tree, scaling, sliding_window), None
     return _node_by_node(query, key, value, tree, scaling, sliding_window, dropout, softcap, s_aux), None
 
 
@@ -171,100 +164,6 @@ def _mask(tree: Tree, own: int, length: int, window: int | None, like: Tensor) -
         mask = torch.zeros(own, length, dtype=like.dtype, device=like.device)
         tree.cache[key] = mask.masked_fill_(hidden, float("-inf"))
     return tree.cache[key]
-
-
-# ---- all nodes in one call ----
-@dataclass(frozen=True, eq=False)
-class _Paths:
-    """A row's nodes as flash attention wants them: a node is a sequence of queries, its path their keys."""
-
-    keys: Int[Tensor, "path_tokens"]  # row positions, path after path
-    query_ends: Int[Tensor, "nodes_and_1"]  # int32, from 0
-    key_ends: Int[Tensor, "nodes_and_1"]
-    most_queries: int
-    most_keys: int
-
-    @classmethod
-    def of(cls, tree: Tree, device: torch.device) -> _Paths:
-        spans = [np.arange(node.start, node.end) for node in tree.nodes]
-        paths = [
-            np.concatenate([spans[number] for number in (*node.ancestors, own)])
-            for own, node in enumerate(tree.nodes)
-        ]
-        queries, keys = [len(span) for span in spans], [len(path) for path in paths]
-        ends = torch.from_numpy(np.cumsum([[0, *queries], [0, *keys]], axis=1)).int().to(device)
-        row = torch.from_numpy(np.concatenate(paths)).to(device)
-        return cls(row, ends[0], ends[1], max(queries), max(keys))
-
-
-def _lowered(query: Tensor) -> torch.dtype:
-    """The dtype attention is computed in: rotary embeddings leave queries and keys in float32 under autocast."""
-    kind = query.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else query.dtype
-
-
-def _is_flash(query: Tensor, lowered: torch.dtype) -> bool:
-    """Whether torch's flash attention can run; its backward pass adds in any order, so not where that is forbidden."""
-    return (
-        query.is_cuda
-        and lowered in _HALF
-        and query.shape[-1] % 8 == 0
-        and query.shape[-1] <= 256
-        and torch.cuda.get_device_capability(query.device) >= (8, 0)
-        and not torch.are_deterministic_algorithms_enabled()
-    )
-
-
-def _in_one_call(
-    query: Tensor, key: Tensor, value: Tensor, tree: Tree, scaling: float, window: int | None
-) -> Tensor:
-    """Each node's queries are the last of its path, and the kernel aligns a causal mask there."""
-    paths = tree.cache.get(_Paths)
-    if paths is None:
-        paths = tree.cache[_Paths] = _Paths.of(tree, query.device)
-    repeats = query.shape[1] // key.shape[1]
-    query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
-    key, value = key.index_select(0, paths.keys), value.index_select(0, paths.keys)
-    if repeats > 1 and not _GROUPED:
-        key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
-    grouped: dict[str, Any] = {"enable_gqa": True} if repeats > 1 and _GROUPED else {}
-    output = varlen_attn(
-        query,
-        key,
-        value,
-        paths.query_ends,
-        paths.key_ends,
-        paths.most_queries,
-        paths.most_keys,
-        scale=scaling,
-        window_size=(-1 if window is None else window - 1, 0),
-        **grouped,
-    )
-    assert isinstance(output, Tensor)  # log-sum-exps come with it only where they are asked for
-    return output[None]
-
-
-@functools.cache
-def refuse_wrong_kernel(device: torch.device, dtype: torch.dtype) -> None:
-    """Compare the kernel with node by node, once a process: how it aligns masks is not in its contract.
-
-    Raises:
-        InputError: they differ by more than rounding.
-    """
-    nodes = (Node(0, 3, ()), Node(3, 5, (0,)), Node(5, 9, (0,)), Node(9, 11, (0, 2)))
-    tree = Tree(nodes, torch.tensor([11] * 3 + [5] * 2 + [11] * 6))
-    numbers = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(1, heads, 11, 16, generator=numbers).to(device, dtype) for heads in (4, 2, 2))
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        for window in (None, 2):
-            exact = _node_by_node(q.float(), k.float(), v.float(), tree, 0.5, window)
-            difference = (_in_one_call(q, k, v, tree, 0.5, window) - exact).abs().max().item()
-            if not difference < 2**-4:
-                raise InputError(
-                    f"torch {torch.__version__}'s flash attention differs by {difference:.2g} from plain attention, "
-                    "but only rounding is expected. Set training.full_determinism=true, which goes without it, and "
-                    "report this"
-                )
 
 
 AttentionInterface.register(NAME, tree_attention)
