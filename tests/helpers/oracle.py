@@ -53,10 +53,19 @@ def dpo(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tens
 
 
 def minordpo(
-    chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, *, beta: float
+    chosen: Tensor,
+    rejected: Tensor,
+    ref_chosen: Tensor,
+    ref_rejected: Tensor,
+    *,
+    beta: float,
+    gate_margin: float = 0.0,
 ) -> Tensor:
-    """Xie 2024, Eq. 6: DPO with max(0, log(π_l/ref_l)); at 0 the constant is taken, as the text of §3.4 has it."""
-    ratio = rejected - ref_rejected
+    """Xie 2024, Eq. 6: DPO with max(0, log(π_l/ref_l)); at 0 the constant is taken, as the text of §3.4 has it.
+
+    A margin is subtracted from the ratio.
+    """
+    ratio = rejected - ref_rejected - gate_margin
     x = beta * (chosen - ref_chosen) - beta * torch.where(ratio > 0, ratio, torch.zeros_like(ratio))
     return torch.logaddexp(torch.zeros_like(x), -x)
 

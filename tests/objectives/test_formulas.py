@@ -231,6 +231,37 @@ def test_minordpo_gives_a_rejected_response_at_or_below_the_reference_exactly_no
 
 
 @QUICK
+@given(EIGHTHS, EIGHTHS, st.integers(0, 80).map(lambda x: x / 8), BETAS)
+def test_a_gate_margin_moves_the_gate_and_takes_itself_off_the_penalty(chosen, rejected, margin, beta):
+    moved = found("minordpo", responses([two(chosen, rejected)]), beta=beta, gate_margin=margin)
+    same(
+        moved,
+        found("minordpo", responses([two(chosen, rejected - margin)]), beta=beta),
+        rtol=1e-9,
+        atol=1e-15,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "hyper", "ratios", "gates"),
+    [
+        ("minordpo", {}, [(5.0, 0.25), (5.0, 0.0), (5.0, -3.0)], [0.25, 0, 0]),
+        ("minordpo", {"gate_margin": 0.5}, [(5.0, 0.75), (5.0, 0.5), (5.0, 0.25)], [0.75, 0, 0]),
+        ("dpop", {}, [(-0.25, 5.0), (0.0, 5.0), (3.0, 5.0)], [0.25, 0, 0]),
+        ("minordpo + 0.1*dpop", {}, [(-1.0, 2.0), (1.0, -2.0)], [2, 0, 1, 0]),
+    ],
+)
+def test_a_gate_has_the_log_ratio_that_opened_it(name, hyper, ratios, gates):
+    logps = responses([two(*each) for each in ratios])
+    assert resolve(name, hyper).gates(logps).tolist() == gates
+
+
+@pytest.mark.parametrize("name", ["dpo", "sft", "dpo_nll"])
+def test_an_objective_without_a_gate_has_none(name):
+    assert resolve(name, {}).gates(responses([two(1.0, 2.0)])) is None
+
+
+@QUICK
 @given(EIGHTHS, st.integers(-640, 0).map(lambda x: x / 8), BETAS)
 def test_minor_sft_in_sums_is_minordpo_where_the_rejected_response_is_not_above_the_reference(c, r, beta):
     logps = responses([two(c, r)])

@@ -36,7 +36,7 @@ def found(name: str, **hyper: Any) -> Gradient:
 
 # ---- hyper-parameters ----
 def test_hyperparameters_are_the_keyword_arguments_and_nothing_else():
-    assert OBJECTIVES["minordpo"].defaults == {"beta": 0.1}
+    assert OBJECTIVES["minordpo"].defaults == {"beta": 0.1, "gate_margin": 0.0}  # the paper has no margin
     assert OBJECTIVES["dpop"].defaults == {"beta": 0.1, "dpop_lambda": 50.0}  # λ as in Xie et al. 2024
     assert OBJECTIVES["rrhf"].defaults == {
         "rank_weight": 1.0,
@@ -89,6 +89,8 @@ def test_ranges_hold_what_papers_and_their_code_use(name, hyper):
 
 
 def test_an_objective_says_its_name_and_hyperparameters():
+    assert str(resolve("minordpo", {})) == "minordpo, beta 0.1"  # a margin of 0 is none
+    assert str(resolve("minordpo", {"gate_margin": 0.5})) == "minordpo, beta 0.1, gate_margin 0.5"
     assert str(resolve("dpop", {"beta": 0.02})) == "dpop, beta 0.02, dpop_lambda 50"
     assert str(resolve("minordpo + 0.1*sft", {})) == "minordpo + 0.1*sft, beta 0.1, per_token true"
     assert resolve("sft + dpo", {"beta": 0.3}).beta == 0.3
@@ -282,7 +284,11 @@ def test_a_name_that_is_no_objective_or_sum_of_them_is_refused(name, message):
     ("name", "key", "message"),
     [
         ("dpo", "bta", r"objective dpo has no hyper-parameter 'bta' \(did you mean beta\?\)\. It has: beta$"),
-        ("minordpo", "dpop_lambda", r"minordpo has no hyper-parameter 'dpop_lambda'\. It has: beta$"),
+        (
+            "minordpo",
+            "dpop_lambda",
+            r"minordpo has no hyper-parameter 'dpop_lambda'\. It has: beta, gate_margin$",
+        ),
         ("dpo + sft", "gamma", r"dpo \+ sft has no hyper-parameter 'gamma'\. It has: beta, per_token$"),
     ],
 )
@@ -300,6 +306,7 @@ WORDS = {
     "desirable_weight": ("kto", NOT_NEGATIVE),
     "dpop_lambda": ("dpop", NOT_NEGATIVE),
     "gamma": ("simpo", NOT_NEGATIVE),
+    "gate_margin": ("minordpo", NOT_NEGATIVE),
     "gate_gradient": ("pairwise_cringe", SWITCH),
     "label_smoothing": ("robust", "a number at least 0 and below 0.5"),
     "margin": ("pairwise_cringe", "a number"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -148,3 +149,46 @@ def test_every_gate_is_closed_before_the_first_step(tmp_path, batch, config, bf1
     assert first["largest_logratio"] == 0
     assert first["coefficient/rejected"] == 0
     assert first["no_rejected_gradient"] == 1
+
+
+# ---- gates that rounding may have opened ----
+def open_gates(tmp_path: Any) -> list[list[float]]:
+    """The rejected log-ratios above 0 of each training step."""
+    lines = (tmp_path / "responses.jsonl").read_text(encoding="utf-8").splitlines()
+    steps = [row for row in map(json.loads, lines) if row["split"] == "train"]
+    return [[ratios[1] for ratios in row["logratios"] if ratios[1] > 0] for row in steps]
+
+
+def test_open_gates_within_rounding_are_counted_and_said_once(tmp_path, capsys):
+    made = noisy(tmp_path, max_steps=4, learning_rate=1e-2)
+    made.train()
+    rounding = made.reference.floor.rounding
+    assert rounding > 1
+    shares = [row.get("gates_within_rounding") for row in metric_rows(tmp_path)]
+    expected = [
+        sum(ratio < rounding for ratio in gates) / len(gates) if gates else None
+        for gates in open_gates(tmp_path)
+    ]
+    assert shares == pytest.approx(expected)
+    assert any(share for share in shares)
+    told = [line for line in capsys.readouterr().out.splitlines() if "of the open gates" in line]
+    first = next(step for step, share in enumerate(shares, 1) if share and share > 0.01)
+    assert len(told) == 1
+    assert told[0].startswith(f"step {first}: ")
+
+
+def test_a_margin_above_rounding_leaves_no_gate_to_it_and_is_never_set_by_itself(tmp_path, capsys):
+    made = noisy(tmp_path, max_steps=3, learning_rate=1e-2, gate_margin=1000.0)
+    made.train()
+    assert all("gates_within_rounding" not in row for row in metric_rows(tmp_path))  # no gate is open
+    assert all(row["no_rejected_gradient"] == 1 for row in metric_rows(tmp_path))
+    assert "of the open gates" not in capsys.readouterr().out
+
+
+def test_in_float32_no_open_gate_is_within_rounding(tmp_path, capsys):
+    made = noisy(tmp_path, bf16=False, max_steps=3, learning_rate=1e-2)
+    made.train()
+    assert made.reference.floor.rounding == 0
+    assert any(open_gates(tmp_path))
+    assert all(row.get("gates_within_rounding", 0) == 0 for row in metric_rows(tmp_path))
+    assert "of the open gates" not in capsys.readouterr().out

@@ -5,7 +5,8 @@ under gradient checkpointing, in whatever thread, finds the tree of its own batc
 
 tree_attention
   ├─ in half precision on a GPU: one flash-attention call over all nodes (engine/flash.py)
-  └─ else: node by node, with scaled_dot_product_attention
+  └─ else: node by node, a short one on a CPU by plain products (engine/products.py), others by
+     scaled_dot_product_attention
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch.nn import functional as F
 from transformers import AttentionInterface, PreTrainedModel
 
 from minordpo.data.packing import Tree
-from minordpo.engine import flash
+from minordpo.engine import flash, products
 from minordpo.errors import InputError
 
 NAME = "minordpo_tree"
@@ -67,11 +68,12 @@ def tree_attention(
         )
     if scaling is None:
         scaling = query.shape[-1] ** -0.5
+    # Once for the row: rotary embeddings leave queries and keys in float32 under autocast.
     lowered = flash.lowered_dtype(query)
+    query, key, value = (x.to(lowered) for x in (query, key, value))
     if softcap is None and s_aux is None and not dropout and flash.is_flash(query, lowered):
         flash.refuse_wrong_kernel(query.device, lowered)
-        q, k, v = (x.to(lowered) for x in (query, key, value))
-        return flash.in_one_call(q, k, v, tree, scaling, sliding_window), None
+        return flash.in_one_call(query, key, value, tree, scaling, sliding_window), None
     return _node_by_node(query, key, value, tree, scaling, sliding_window, dropout, softcap, s_aux), None
 
 
@@ -99,9 +101,6 @@ def _node_by_node(
     softcap: float | None = None,
     sinks: Tensor | None = None,
 ) -> Tensor:
-    repeats = query.shape[1] // key.shape[1]
-    if repeats > 1:
-        key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
     # One split, whose backward is one concatenation; slices would each pad their gradient to the whole row.
     sizes = [node.end - node.start for node in tree.nodes]
     queries, keys, values = (x.split(sizes, dim=2) for x in (query, key, value))
@@ -131,7 +130,15 @@ def _attend(
         seen = min(length, own + window - 1)  # no query of this node reaches further back
         key, value, length = key[:, :, length - seen :], value[:, :, length - seen :], seen
         window = None if window >= length else window
-    if softcap is None and sinks is None:
+    plain = softcap is None and sinks is None
+    if plain and not dropout and products.are_faster(query, key):
+        return products.attention_by_products(
+            query, key, value, _mask(tree, own, length, window, query), scaling
+        )
+    repeats = query.shape[1] // key.shape[1]
+    if repeats > 1:
+        key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
+    if plain:
         if own == length and window is None:
             return F.scaled_dot_product_attention(
                 query, key, value, is_causal=own > 1, scale=scaling, dropout_p=dropout

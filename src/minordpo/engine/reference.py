@@ -31,7 +31,7 @@ from minordpo.engine.ranks import ALONE, Ranks, rounds
 from minordpo.run_folder.files import replacing, writing
 from minordpo.run_folder.lock import locked
 
-ENGINE_VERSION = 2  # raise it when the engine's numbers change
+ENGINE_VERSION = 3  # raise it when the engine's numbers change
 # What a config says that no log-prob depends on, and that saving, loading or aligning with a tokenizer changes; the
 # class and the weights' dtypes are told apart by themselves.
 _IRRELEVANT = (

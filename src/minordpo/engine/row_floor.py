@@ -20,6 +20,9 @@ from minordpo.engine.logprobs import packed_logps, sequence_logps
 
 # Rows are not filled beyond this many tokens: where kernels still differ there, agreement would cost too much time.
 MOST_FILLED = 1024
+_NARROWED = (
+    4  # prompts from the shortest to the longest, whose log-probs are compared between bfloat16 and float32
+)
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,14 @@ class RowFloor:
 
     tokens: int | None  # 0: a prompt alone in a row agrees already; None: not up to `MOST_FILLED` tokens
     spread: float  # largest difference, in nats a response, between a prompt alone in a row and in a full one
-    narrow: float = 0.0  # the same between bfloat16 and float32, where the run computes in bfloat16
+    narrow: float = (
+        0.0  # the same between bfloat16 and float32, of `_NARROWED` prompts, where a run is in bfloat16
+    )
+
+    @property
+    def rounding(self) -> float:
+        """How far a response's log-prob is from exact numbers, as far as was measured, in nats."""
+        return max(self.spread if self.tokens is None else 0.0, self.narrow)
 
     def lines(self) -> Iterator[str]:
         """Yield the sentences that a user should read."""
@@ -52,25 +62,30 @@ def row_floor(
 ) -> RowFloor:
     """Measure the shortest example alone in a row, in filled rows, and in a row of `token_budget` tokens.
 
-    Call it under the run's attention and autocast. The longest row holds copies of the example. With `bf16` the example
-    is measured in float32 too.
+    Call it under the run's attention and autocast. The longest row holds copies of the example. With `bf16` some
+    prompts are measured in float32 too.
     """
-    example = min(examples, key=tree_size)
-    size = tree_size(example)
+    sizes = [tree_size(example) for example in examples]
+    order = sorted(range(len(examples)), key=sizes.__getitem__)
+    example, size = examples[order[0]], sizes[order[0]]
     copies = token_budget // size
     device = next(model.parameters()).device
 
-    def last_one(count: int, at_least: int = 0) -> Tensor:
-        batch = pack([example] * count, at_least=at_least).to(device)
-        return sequence_logps(packed_logps(model, batch), batch)[-len(example.responses) :]
+    def last_one(count: int, at_least: int = 0, of: TokenExample = example) -> Tensor:
+        batch = pack([of] * count, at_least=at_least).to(device)
+        return sequence_logps(packed_logps(model, batch), batch)[-len(of.responses) :]
 
     training = model.training
     model.eval()
     try:
         alone, narrow = last_one(1), 0.0
-        if bf16:
+        places = (
+            {round(each * (len(order) - 1) / (_NARROWED - 1)) for each in range(_NARROWED)} if bf16 else ()
+        )
+        for chosen in (examples[order[place]] for place in places):
+            rounded = last_one(1, of=chosen)
             with in_float32(model), torch.autocast(device.type, enabled=False):
-                narrow = (last_one(1) - alone).abs().max().item()
+                narrow = max(narrow, (last_one(1, of=chosen) - rounded).abs().max().item())
         full = last_one(copies) if copies > 1 else alone
         spread = (full - alone).abs().max().item()
         if torch.equal(full, alone):

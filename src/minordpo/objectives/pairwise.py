@@ -25,18 +25,31 @@ def dpo(logps: PairLogps, *, beta: Positive = 0.1) -> Float[Tensor, "pairs"]:
     return -logsigmoid(beta * (logps.chosen_logratios - logps.rejected_logratios))
 
 
-def minordpo(logps: PairLogps, *, beta: Positive = 0.1) -> Float[Tensor, "pairs"]:
-    """−log σ(β chosen_logratio − β max(0, rejected_logratio)).
+def minordpo(
+    logps: PairLogps, *, beta: Positive = 0.1, gate_margin: NotNegative = 0.0
+) -> Float[Tensor, "pairs"]:
+    """−log σ(β chosen_logratio − β max(0, rejected_logratio − gate_margin)).
 
     The penalty on a rejected response stops where the policy likes it no more than the reference does. Equality is
     included, as in the paper's text: at a log-ratio of exactly 0, where training starts, no gradient reaches the
     rejected response (`relu`; `torch.clamp` would pass a gradient of 1 there, `torch.maximum` one of ½).
+    A `gate_margin` above 0, in nats, keeps the penalty off until the rejected response is that much likelier than under
+    the reference, so that rounding opens no gate; the loss stays continuous. The paper has no margin.
 
     Assumes: as dpo, but a rejected response that fell to the reference's level is bad enough.
     Usual: beta 0.02 to 0.2, learning rate 1e-6 to 1e-5.
     Source: Xie et al. 2024 (arXiv 2408.09834), Eq. 6 and §3.4.
     """
-    return -logsigmoid(beta * logps.chosen_logratios - beta * relu(logps.rejected_logratios))
+    return -logsigmoid(beta * logps.chosen_logratios - beta * relu(logps.rejected_logratios - gate_margin))
+
+
+def _minordpo_gate(logps: PairLogps, *, gate_margin: float, **_: float) -> Float[Tensor, "pairs"]:
+    ratios = logps.rejected_logratios
+    return torch.where(ratios > gate_margin, ratios, 0.0)
+
+
+def _dpop_gate(logps: PairLogps, **_: float) -> Float[Tensor, "pairs"]:
+    return relu(-logps.chosen_logratios)
 
 
 def dpop(
@@ -191,8 +204,8 @@ def dpo_nll(logps: PairLogps, *, beta: Positive = 0.1, alpha: NotNegative = 1.0)
 
 PAIRWISE = by_name(
     Spec(dpo),
-    Spec(minordpo),
-    Spec(dpop),
+    Spec(minordpo, gate=_minordpo_gate),
+    Spec(dpop, gate=_dpop_gate),
     Spec(ipo),
     Spec(simpo, reference=False),
     Spec(orpo, reference=False),

@@ -50,7 +50,15 @@ class Objective:
         return torch.stack(losses).sum(dim=0) if len(losses) > 1 else losses[0]
 
     def __str__(self) -> str:
-        return ", ".join([self.name, *(f"{key} {_shown(value)}" for key, value in self.hyper.items())])
+        # A number that is 0 by default switches its part off: it is named only where it is another.
+        off = {
+            name
+            for t in self.terms
+            for name, value in t.spec.defaults.items()
+            if value == 0 and value is not False
+        }
+        shown = {name: value for name, value in self.hyper.items() if value != 0 or name not in off}
+        return ", ".join([self.name, *(f"{name} {_shown(value)}" for name, value in shown.items())])
 
     @property
     def hyper(self) -> dict[str, Any]:
@@ -86,6 +94,11 @@ class Objective:
     def report_names(self) -> list[str]:
         """The names of the terms' own metrics."""
         return sorted({name for term in self.terms for name in term.spec.reports})
+
+    def gates(self, logps: ResponseLogps) -> Float[Tensor, "gates"] | None:
+        """|log-ratio| of each pair's gates that are open, 0 of those that are shut; None where no term has a gate."""
+        gated = [(term.spec.gate, term.hyper) for term in self.terms if term.spec.gate is not None]
+        return torch.cat([gate(logps.pairs(), **hyper) for gate, hyper in gated]) if gated else None
 
     def reports(self, logps: ResponseLogps) -> dict[str, Float[Tensor, ""]]:
         """The terms' own metrics, by name: scalars of the whole step."""

@@ -79,6 +79,8 @@ class Spec:
     undesirable: bool = True  # it has a use for labelled responses that are undesirable
     # Metrics of its own, by name: scalars of the whole step, which each `ResponseLogps` of the step says alike.
     reports: Mapping[str, Callable[[Any], Tensor]] = field(default_factory=dict)
+    # Of an objective on pairs with a term that a log-ratio switches on: the nats of log-ratio there, 0 where it is off.
+    gate: Callable[..., Tensor] | None = None
     # What the lens draws: the axes where there is no reference, the hyper-parameter that its curves vary (unless told
     # beta, or else the first number), and in words what the drawing takes for granted.
     axes: Literal["means", "sums"] = "means"

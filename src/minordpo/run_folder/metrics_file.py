@@ -133,6 +133,12 @@ class MetricsFile(StepLines):
         there = {row.step for row in of_kind(self.rows(), StepRow)}
         return [] if self.path is None else [each for each in range(1, step + 1) if each not in there]
 
+    def tell_missing(self, step: int) -> None:
+        """Say which training steps up to `step` have no row, if there are any."""
+        missing = self.missing(step)
+        if missing:
+            print(f"{self.path} lacks {len(missing)} of the {step} steps before, first {missing[0]}")
+
 
 _SPLIT = "split"  # of responses.jsonl: train or eval
 

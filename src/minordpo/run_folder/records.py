@@ -34,6 +34,7 @@ SATURATED = "saturated"
 CHOSEN_BELOW = "chosen_below_reference"
 REJECTED_AT_OR_BELOW = "rejected_at_or_below_reference"
 LARGEST_LOGRATIO = "largest_logratio"
+GATES_WITHIN_ROUNDING = "gates_within_rounding"  # of those that are open
 LEARNING_RATE = "learning_rate"
 TOKENS, PADDED_TOKENS = "tokens", "padded_tokens"
 SECONDS = "seconds"

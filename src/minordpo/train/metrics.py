@@ -27,6 +27,7 @@ class Measured:
 
     record: StepRecord
     beta: float
+    rounding: float = 0.0  # of a response's log-ratio, in nats
 
     @cached_property
     def chosen(self) -> Tensor:
@@ -60,6 +61,12 @@ class Measured:
         """d loss / d log-prob of each response."""
         return self.record.gradient.sequences
 
+    def gates_within_rounding(self) -> Tensor:
+        """Whether the log-ratio that opened a gate is smaller than rounding; of each open gate."""
+        gates = self.record.gates
+        assert gates is not None
+        return gates[gates > 0] < self.rounding
+
     def saturated(self) -> Tensor:
         """Whether a prompt is hardly pushed any more, against before training."""
         assert self.record.at_start is not None
@@ -75,6 +82,7 @@ class Metric:
     reference: bool = False
     both: bool = False  # a chosen and a rejected response to each prompt
     at_start: bool = False
+    gates: bool = False
 
     def measured(self, record: StepRecord) -> bool:
         """Whether the record has what it needs."""
@@ -82,6 +90,7 @@ class Metric:
             (self.reference and record.logps.ref_logps is None)
             or (self.both and record.logps.are_single)
             or (self.at_start and record.at_start is None)
+            or (self.gates and record.gates is None)
         )
 
 
@@ -101,6 +110,7 @@ METRICS: dict[str, Metric] = {
     keys.REJECTED_COEFFICIENT: Metric(lambda m: m.coefficients[m.rejected]),
     keys.NO_REJECTED_GRADIENT: Metric(lambda m: m.coefficients[m.rejected] == 0),
     keys.SATURATED: Metric(Measured.saturated, at_start=True),
+    keys.GATES_WITHIN_ROUNDING: Metric(Measured.gates_within_rounding, gates=True),
     keys.CHOSEN_BELOW: Metric(lambda m: m.up < 0, reference=True),
     keys.REJECTED_AT_OR_BELOW: Metric(lambda m: m.down <= 0, reference=True),
 }
@@ -113,15 +123,16 @@ def response_metrics(
     reduce: Reduce,
     device: torch.device,
     reports: Sequence[str] = (),
+    rounding: float = 0.0,
 ) -> dict[str, float]:
     """Means over the prompts of all records and all ranks; names without any value are left out.
 
-    `reports` are the names of the objective's own metrics.
+    `reports` are the names of the objective's own metrics; `rounding` is that of a response's log-ratio, in nats.
     """
     names = [*METRICS, *reports]
     sums = torch.zeros(2, len(names), dtype=torch.float64, device=device)
     for record in records:
-        measured = Measured(record, beta)
+        measured = Measured(record, beta, rounding)
         for place, name in enumerate(names):
             if name not in METRICS:  # every row of the step says the same
                 values = record.reports[name].reshape(1)

@@ -68,6 +68,7 @@ class StepRecord:
     at_start: Gradient | None  # the same objective where the policy is the reference
     indices: tuple[Hashable, ...]  # of the prompts
     reports: Mapping[str, Tensor]  # the objective's own, of the whole step
+    gates: Float[Tensor, "gates"] | None = None  # |log-ratio| where a gate of the objective is open, else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +198,8 @@ def _record(
         start = replace(logps, logps=_sums(ref, batch), mismatched_logratio=none_yet)
         at_start = gradient(context.objective, start)
     objective = context.objective
-    return StepRecord(logps, gradient(objective, logps), at_start, batch.indices, objective.reports(logps))
+    found_gradient, reports = gradient(objective, logps), objective.reports(logps)
+    return StepRecord(logps, found_gradient, at_start, batch.indices, reports, objective.gates(logps))
 
 
 def _reference_members(reference: Reference, batch: PackedBatch) -> Float[Tensor, "members"]:

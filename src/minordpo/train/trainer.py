@@ -51,6 +51,7 @@ from minordpo.train.checks import (
     tell_slow_bfloat16,
     with_reference,
 )
+from minordpo.train.gates import GateWarning
 from minordpo.train.loader import EpochOrder, Packer, StepSampler, mismatched, step_loader
 from minordpo.train.metrics import response_metrics, response_rows
 from minordpo.train.monitored import Monitored
@@ -177,6 +178,7 @@ class PreferenceTrainer(Monitored):
         )
         path = metrics_file or Path(str(args.output_dir)) / names.METRICS
         main = self.is_world_process_zero()
+        self._gates = GateWarning(said=not main)
         self.metrics_file = MetricsFile(path if main else None)
         self.responses_file = StepLines(path.with_name(names.RESPONSES) if main else None)
         self.add_callback(EpochOrder(self.sampler))
@@ -210,7 +212,8 @@ class PreferenceTrainer(Monitored):
             return
         met, held_out = self.met()
         examples = [*met.values(), *held_out.values()]
-        self.packer.least_tokens = self.reference.measure_rows(examples).tokens or 0
+        floor = self.reference.measure_rows(examples)
+        self.packer.least_tokens, self._gates.rounding = floor.tokens or 0, floor.rounding
         progress = not self.args.disable_tqdm and self.is_world_process_zero()
         found = self.reference.logps(examples, progress=progress)
         # What no step meets has none; asking for it fails loudly.
@@ -241,11 +244,7 @@ class PreferenceTrainer(Monitored):
         for file in (self.metrics_file, self.responses_file):
             file.begin(step)
         self.precompute_reference()
-        missing = self.metrics_file.missing(step)
-        if missing:
-            print(
-                f"{self.metrics_file.path} lacks {len(missing)} of the {step} steps before, first {missing[0]}"
-            )
+        self.metrics_file.tell_missing(step)
         self.last_step = self.metrics_file.last_step()
         if checkpoint is not None and (self.stopped_by_monitor() or step >= self.total_steps()):
             return self.load_finished(checkpoint)
@@ -276,6 +275,7 @@ class PreferenceTrainer(Monitored):
             sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
             start = Start(None if sharded else self.policy, reference, self.examples, known)
             metrics[keys.LARGEST_LOGRATIO] = start.refuse_unlike(records)
+        self._gates.look(metrics, self.state.global_step + 1)
         stop_unless_finite("loss", metrics[keys.LOSS], self.state.global_step + 1)
         tokens, padded = self._sum_over_ranks(step.counts(self.args.device)).tolist()
         row = {
@@ -319,9 +319,9 @@ class PreferenceTrainer(Monitored):
         )
 
     def _reduced(self, records: list[StepRecord]) -> dict[str, float]:
-        beta, reports = self.objective.beta, self.objective.report_names
+        options = {"reports": self.objective.report_names, "rounding": self._gates.rounding}
         return response_metrics(
-            records, beta=beta, reduce=self._sum_over_ranks, device=self.args.device, reports=reports
+            records, beta=self.objective.beta, reduce=self._sum_over_ranks, device=self.args.device, **options
         )
 
     def _sum_over_ranks(self, sums: Tensor) -> Tensor:
