@@ -21,3 +21,11 @@ def out_of_memory(error: BaseException) -> bool:
 def autocast(args: TrainingArguments) -> contextlib.AbstractContextManager:
     """The autocast that `training.bf16` asks for, on the run's device."""
     return torch.autocast(args.device.type, torch.bfloat16, enabled=args.bf16)
+
+
+def casts_kept(args: TrainingArguments) -> contextlib.AbstractContextManager:
+    """Keep what autocast narrows of the weights until the context ends; the caller's own code runs without autocast.
+
+    Autocast forgets its casts where the outermost context ends, which else is that of each row's forward.
+    """
+    return torch.autocast(args.device.type, enabled=False)

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
 from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -29,7 +28,7 @@ from minordpo import objectives
 from minordpo.data.tokens import TokenExample, TokenOptions, longest_sequence
 from minordpo.engine import attention, logprobs
 from minordpo.engine.check import check_packing, refuse_unknown_tokens
-from minordpo.engine.device import autocast
+from minordpo.engine.device import autocast, casts_kept
 from minordpo.engine.models import causal_model, load_model, switch_off_dropout
 from minordpo.engine.reference_pass import ReferencePass, other_reference
 from minordpo.engine.weights import InitialWeights
@@ -38,7 +37,7 @@ from minordpo.generate.answer_cache import InitialAnswers
 from minordpo.run_folder import names
 from minordpo.run_folder import records as keys
 from minordpo.run_folder.metrics_file import MetricsFile, StepLines
-from minordpo.run_folder.records import EvaluationRow, StepRow
+from minordpo.run_folder.records import EvaluationRow
 from minordpo.train.adapters import add_adapter
 from minordpo.train.alike import Start
 from minordpo.train.arguments import own_copy
@@ -53,17 +52,16 @@ from minordpo.train.checks import (
 )
 from minordpo.train.gates import GateWarning
 from minordpo.train.loader import EpochOrder, Packer, StepSampler, mismatched, step_loader
-from minordpo.train.metrics import response_metrics, response_rows
-from minordpo.train.monitored import Monitored
 from minordpo.train.row_splitting import stop_unless_finite, within_memory
 from minordpo.train.sharding import autocast_forward, refuse_sharding, set_up_sharding
 from minordpo.train.step import Context, StepBatch, StepRecord, preference_evaluation, preference_step
+from minordpo.train.written import Written
 
 # Tokens of a packed row: enough to fill the device, small enough that a row's activations stay modest.
 TOKEN_BUDGET = {"cpu": 2048, "cuda": 16384}
 
 
-class PreferenceTrainer(Monitored):
+class PreferenceTrainer(Written):
     """Tune a causal language model on preferences: pairs, labelled or ranked responses.
 
     `train_dataset` is a `datasets.Dataset` or list of rows in any layout `minordpo.data.read` knows (TRL's among
@@ -130,9 +128,6 @@ class PreferenceTrainer(Monitored):
         measured = with_reference(self.objective, measure=measure_reference)
         other = other_reference(ref_model, everything) if measured else None
         self._precomputed: dict[str, dict[Hashable, np.ndarray]] = {}
-        self._pending: tuple[dict[str, Any], dict[str, Any]] | None = None
-        self._since_log: list[dict[str, float]] = []
-        self.last_step: StepRow | None = None
         self.last_evaluation: EvaluationRow | None = None
         self._evaluated_at = -1
         self._has_trained = False  # then a second train() starts away from the reference
@@ -178,7 +173,7 @@ class PreferenceTrainer(Monitored):
         )
         path = metrics_file or Path(str(args.output_dir)) / names.METRICS
         main = self.is_world_process_zero()
-        self._gates = GateWarning(said=not main)
+        self.gates = GateWarning(said=not main)
         self.metrics_file = MetricsFile(path if main else None)
         self.responses_file = StepLines(path.with_name(names.RESPONSES) if main else None)
         self.add_callback(EpochOrder(self.sampler))
@@ -213,7 +208,7 @@ class PreferenceTrainer(Monitored):
         met, held_out = self.met()
         examples = [*met.values(), *held_out.values()]
         floor = self.reference.measure_rows(examples)
-        self.packer.least_tokens, self._gates.rounding = floor.tokens or 0, floor.rounding
+        self.packer.least_tokens, self.gates.rounding = floor.tokens or 0, floor.rounding
         progress = not self.args.disable_tqdm and self.is_world_process_zero()
         found = self.reference.logps(examples, progress=progress)
         # What no step meets has none; asking for it fails loudly.
@@ -265,17 +260,24 @@ class PreferenceTrainer(Monitored):
         if callable(getattr(optimizer, "train", None)):  # schedule-free ones have two modes
             optimizer.train()
         started = time.perf_counter()
-        records, step = within_memory(
-            lambda step: self._accumulate(model, step), inputs, self.packer, self.examples, model.zero_grad
-        )
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        with (
+            contextlib.nullcontext() if sharded else casts_kept(self.args)
+        ):  # whole weights would outlive their layer
+            records, step = within_memory(
+                lambda step: self._accumulate(model, step),
+                inputs,
+                self.packer,
+                self.examples,
+                model.zero_grad,
+            )
         metrics = self._reduced(records)
         reference, first = self.reference, self.state.global_step == 0 and not self._has_trained
         if reference is not None and reference.is_policy and first and not self.dropout:
             known = self._precomputed["train"]
-            sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
             start = Start(None if sharded else self.policy, reference, self.examples, known)
             metrics[keys.LARGEST_LOGRATIO] = start.refuse_unlike(records)
-        self._gates.look(metrics, self.state.global_step + 1)
+        self.gates.look(metrics, self.state.global_step + 1)
         stop_unless_finite("loss", metrics[keys.LOSS], self.state.global_step + 1)
         tokens, padded = self._sum_over_ranks(step.counts(self.args.device)).tolist()
         row = {
@@ -286,7 +288,7 @@ class PreferenceTrainer(Monitored):
             keys.SECONDS: round(time.perf_counter() - started, 4),
         }
         self._pending = row, self._responses(records, self.examples, "train")
-        self._since_log.append(metrics)
+        self._since_log = (*self._since_log, metrics)
         return torch.tensor(metrics[keys.LOSS], device=self.args.device)
 
     def _accumulate(self, model: nn.Module, step: StepBatch) -> list[StepRecord]:
@@ -318,46 +320,7 @@ class PreferenceTrainer(Monitored):
             reduce=self._sum_over_ranks,
         )
 
-    def _reduced(self, records: list[StepRecord]) -> dict[str, float]:
-        options = {"reports": self.objective.report_names, "rounding": self._gates.rounding}
-        return response_metrics(
-            records, beta=self.objective.beta, reduce=self._sum_over_ranks, device=self.args.device, **options
-        )
-
-    def _sum_over_ranks(self, sums: Tensor) -> Tensor:
-        return self.accelerator.reduce(sums, reduction="sum") if self.args.world_size > 1 else sums
-
-    def _responses(
-        self, records: list[StepRecord], examples: list[TokenExample], split: str
-    ) -> dict[str, Any]:
-        """What each example's responses did, over all ranks: a row of `responses.jsonl` without its step."""
-        rows = response_rows(records, [example.row for example in examples])
-        gathered = gather_object(rows) if self.args.world_size > 1 else rows
-        gathered.sort(key=lambda row: row["rows"])
-        return {"split": split, **{name: [row[name] for row in gathered] for name in gathered[0]}}
-
-    # ---- metrics ----
-    def after_step(self, grad_norm: float) -> None:
-        """Write down the step, whose metrics are whole with the gradient's norm."""
-        if self._pending is not None:
-            metrics, responses = self._pending
-            step = self.state.global_step
-            row = StepRow(step, {keys.EPOCH: self.state.epoch, **metrics, keys.GRAD_NORM: grad_norm})
-            self._pending, self.last_step = None, row
-            self.metrics_file.write(row)
-            self.responses_file.append({keys.STEP: step, **responses})
-            stop_unless_finite("gradient norm", grad_norm, step)
-        super().after_step(grad_norm)
-
-    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add the objective's metrics, as means over the steps since the last log."""
-        if self._since_log and keys.LOSS in logs:
-            for name in dict.fromkeys(name for metrics in self._since_log for name in metrics):
-                values = [metrics[name] for metrics in self._since_log if name in metrics]
-                logs[name] = float(np.mean(values))
-            self._since_log = []
-        super().log(logs, *args, **kwargs)
-
+    # ---- held-out pairs ----
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
