@@ -21,7 +21,9 @@ def machine() -> dict[str, str]:
     if torch.cuda.is_available():
         processor = torch.cuda.get_device_name()
     else:
-        processor = f"{_cpu_model()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+        processor = (
+            f"{_cpu_model()}, {_instructions()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+        )
     return {
         "date": datetime.date.today().isoformat(),
         "machine": processor,
@@ -36,6 +38,15 @@ def _cpu_model() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def _instructions() -> str:
+    """The widest instruction set, with the units for bfloat16."""
+    import torch
+
+    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
+    units = [name for name in ("amx_bf16", "avx512_bf16") if name in flags]
+    return " ".join([torch.backends.cpu.get_cpu_capability(), *units])
 
 
 def read_pairs(file: str, tokenizer: Any, count: int, *, max_length: int) -> tuple[list[Any], list[Any]]:
@@ -91,10 +102,10 @@ def trl_trainer(
     from trl import DPOConfig, DPOTrainer
 
     folder = settings.pop("output_dir")
-    kind = settings.pop("kind", DPOTrainer)
+    kind, peft_config = settings.pop("kind", DPOTrainer), settings.pop("peft_config", None)
     comparable: dict[str, Any] = {
         "train_sampling_strategy": "sequential",
-        "gradient_checkpointing": False,
+        "activation_checkpointing": False,
         "bf16": False,
         "save_strategy": "no",
         "report_to": "none",
@@ -106,6 +117,7 @@ def trl_trainer(
         args=DPOConfig(output_dir=folder, **comparable | settings),
         train_dataset=Dataset.from_list(list(rows)),
         processing_class=tokenizer,
+        peft_config=peft_config,
     )
     for theirs, ours in zip(trainer.train_dataset, tokens, strict=True):
         for name, ids in (
