@@ -103,6 +103,7 @@ def trl_trainer(
 
     folder = settings.pop("output_dir")
     kind, peft_config = settings.pop("kind", DPOTrainer), settings.pop("peft_config", None)
+    held_out = settings.pop("held_out", None)
     comparable: dict[str, Any] = {
         "train_sampling_strategy": "sequential",
         "activation_checkpointing": False,
@@ -116,6 +117,7 @@ def trl_trainer(
         model,
         args=DPOConfig(output_dir=folder, **comparable | settings),
         train_dataset=Dataset.from_list(list(rows)),
+        eval_dataset=None if held_out is None else Dataset.from_list(list(held_out)),
         processing_class=tokenizer,
         peft_config=peft_config,
     )
