@@ -69,10 +69,11 @@ def tree_attention(
         scaling = query.shape[-1] ** -0.5
     lowered = flash.lowered_dtype(query)
     if softcap is None and s_aux is None and not dropout and flash.is_flash(query, lowered):
-        flash.refuse_wrong_kernel(query.device, lowered)
+        flash.prepare(query.device, lowered, query.shape[-1])
         q, k, v = (x.to(lowered) for x in (query, key, value))
         return flash.in_one_call(q, k, v, tree, scaling, sliding_window), None
-    return _node_by_node(query, key, value, tree, scaling, sliding_window, dropout, softcap, s_aux), None
+    with flash.kernels_with_dropout() if dropout else contextlib.nullcontext():
+        return _node_by_node(query, key, value, tree, scaling, sliding_window, dropout, softcap, s_aux), None
 
 
 def _refuse_unknown(module: nn.Module, keywords: dict[str, Any]) -> None:
