@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.varlen import varlen_attn
 
-from minordpo.data.packing import Node, Tree
+from minordpo.data.packing import Node, Tree, on_device
 from minordpo.errors import InputError
 
 _HALF = (torch.bfloat16, torch.float16)
@@ -52,8 +52,8 @@ class Paths:
             for own, node in enumerate(tree.nodes)
         ]
         queries, keys = [len(span) for span in spans], [len(path) for path in paths]
-        ends = torch.from_numpy(np.cumsum([[0, *queries], [0, *keys]], axis=1)).int().to(device)
-        row = torch.from_numpy(np.concatenate(paths)).to(device)
+        ends = on_device(torch.from_numpy(np.cumsum([[0, *queries], [0, *keys]], axis=1)).int(), device)
+        row = on_device(torch.from_numpy(np.concatenate(paths)), device)
         return cls(row, ends[0], ends[1], max(queries), max(keys))
 
 
