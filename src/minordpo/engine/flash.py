@@ -236,14 +236,15 @@ def _difference(device: torch.device, dtype: torch.dtype, head_dim: int) -> floa
         torch.randn(1, heads, 11, head_dim, generator=numbers).to(device, dtype).requires_grad_()
         for heads in (4, 2, 2)
     ]
+    q, k, v = given
     weights = torch.randn(1, 11, 4, head_dim, generator=numbers).to(device, dtype)
     worst = 0.0
     # Hooks of its own, lest gradient checkpointing around the first call take these tensors for its own.
     kept = torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
     with torch.enable_grad(), torch.autocast(device.type, enabled=False), kept:
         for window in (None, 2):
-            found = in_one_call(*given, tree, 2 * head_dim**-0.5, window)
-            exact = _plain(*(x.float() for x in given), tree, 2 * head_dim**-0.5, window)
+            found = in_one_call(q, k, v, tree, 2 * head_dim**-0.5, window)
+            exact = _plain(q.float(), k.float(), v.float(), tree, 2 * head_dim**-0.5, window)
             mine = (found, *torch.autograd.grad(found, given, weights))
             plain = (exact, *torch.autograd.grad(exact, given, weights.float()))
             gaps = torch.stack(
