@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from helpers.packed_and_plain import TOLERANCE, assert_close, compare
+from helpers.plain_flash import plain_varlen
 from helpers.tiny_models import ARCHITECTURES, odd_shapes, tiny
 from minordpo.data.packing import pack
 from minordpo.engine import flash
@@ -25,40 +26,6 @@ BEYOND = ("Gemma2", "GptOss")  # soft-caps and sinks, which the kernel does not 
 CALLED = sorted(set(ARCHITECTURES) - set(BEYOND))
 
 
-def plain(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    query_ends: Tensor,
-    key_ends: Tensor,
-    most_queries: int,
-    most_keys: int,
-    *,
-    scale: float,
-    window_size: tuple[int, int],
-    enable_gqa: bool = False,
-) -> Tensor:
-    """What flash attention means: sequence by sequence, the queries being the last of the keys."""
-    assert window_size[1] == 0
-    if enable_gqa:
-        repeats = query.shape[1] // key.shape[1]
-        key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
-    outputs = []
-    for number in range(len(query_ends) - 1):
-        q = query[query_ends[number] : query_ends[number + 1]].transpose(0, 1)
-        k, v = (x[key_ends[number] : key_ends[number + 1]].transpose(0, 1) for x in (key, value))
-        assert q.shape[1] <= most_queries
-        assert k.shape[1] <= most_keys
-        places = torch.arange(k.shape[1])
-        at = places[-q.shape[1] :, None]
-        hidden = places > at
-        if window_size[0] >= 0:
-            hidden |= at - places > window_size[0]
-        scores = (q @ k.transpose(1, 2) * scale).masked_fill(hidden, float("-inf"))
-        outputs.append((scores.softmax(-1) @ v).transpose(0, 1))
-    return torch.cat(outputs)
-
-
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Numbers of nodes of the calls, in the place of the kernel."""
@@ -66,11 +33,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def counting(*args, **kwargs) -> Tensor:
         counted.append(len(args[3]) - 1)
-        return plain(*args, **kwargs)
+        return plain_varlen(*args, **kwargs)
 
     monkeypatch.setattr(flash, "varlen_attn", counting)
     monkeypatch.setattr(flash, "is_flash", lambda query, lowered: True)
-    monkeypatch.setattr(flash, "refuse_wrong_kernel", lambda device, dtype: None)
+    monkeypatch.setattr(flash, "prepare", lambda device, dtype, head_dim: None)
     return counted
 
 
@@ -117,17 +84,16 @@ def test_a_fault_in_a_path_breaks_the_tolerance_a_hundredfold(
 
 
 def test_a_kernel_that_aligns_masks_otherwise_is_refused(calls: list[int], monkeypatch: pytest.MonkeyPatch):
-    check = refuse_wrong_kernel.__wrapped__  # uncached
-    check(torch.device("cpu"), torch.bfloat16)
+    refuse_wrong_kernel(torch.device("cpu"), torch.bfloat16, 64)
 
     def at_the_start(query, key, value, query_ends, key_ends, *rest, **named) -> Tensor:
-        return plain(query, key, value, query_ends, query_ends + 0 * key_ends, *rest, **named)
+        return plain_varlen(query, key, value, query_ends, query_ends + 0 * key_ends, *rest, **named)
 
     monkeypatch.setattr(flash, "varlen_attn", at_the_start)
     with pytest.raises(
         InputError, match=r"differs by .* only rounding is expected\. Set training\.full_determ"
     ):
-        check(torch.device("cpu"), torch.bfloat16)
+        refuse_wrong_kernel(torch.device("cpu"), torch.bfloat16, 64)
 
 
 def test_half_precision_on_a_cpu_goes_node_by_node():

@@ -101,7 +101,7 @@ def test_what_it_was_made_from_is_said(tmp_path):
         "- Reference: the same model before training.",
         "- Data: 8 pairs of `pairs.jsonl`; 3 others were held out.",
         "- Training: 3 steps of 4 pairs (passes over the data: 1.5), learning rate 0.0002, linear schedule, seed 7.",
-        "`minordpo` with beta = 0.3, a loss for each prompt:",
+        "`minordpo` with beta = 0.3, gate_margin = 0.0, a loss for each prompt:",
         "    −log σ(β chosen_logratio − β max(0, rejected_logratio))",
     ):
         assert line in card.splitlines()
@@ -118,7 +118,7 @@ def test_what_it_was_made_from_is_said(tmp_path):
 def test_each_term_of_a_sum_has_its_weight_and_formula(tmp_path):
     made = trained(tmp_path, objective="minordpo + 0.1*sft")
     lines = model_card(config("minordpo + 0.1*sft"), made).splitlines()
-    assert "1 × `minordpo` with beta = 0.1, a loss for each prompt:" in lines
+    assert "1 × `minordpo` with beta = 0.1, gate_margin = 0.0, a loss for each prompt:" in lines
     assert "0.1 × `sft` with per_token = true, a loss for each prompt:" in lines
     assert "# `base` tuned with `minordpo + 0.1*sft`" in lines
 

@@ -53,7 +53,7 @@ class Tree:
 
     def to(self, device: torch.device | str) -> Tree:
         """The same tree with its tensors on `device`."""
-        return Tree(self.nodes, self.subtree_end.to(device))
+        return Tree(self.nodes, on_device(self.subtree_end, device))
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +75,9 @@ class PackedBatch:
     grades: Float[Tensor, "sequences"]  # higher is better; a prompt's best comes first
     indices: tuple[Hashable, ...]  # the prompts' numbers in the data set, or what else they are known by
     longest: int  # tokens of the longest sequence, prompt included
+    scored_tokens: tuple[
+        tuple[int, ...], ...
+    ]  # `lengths` prompt by prompt, for the host to read without waiting
 
     @property
     def padded_tokens(self) -> int:
@@ -84,10 +87,16 @@ class PackedBatch:
     def to(self, device: torch.device | str) -> PackedBatch:
         """The same batch with its tensors on `device`."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
-        moved: dict[str, Any] = {
-            name: value.to(device) for name, value in values.items() if isinstance(value, Tensor | Tree)
-        }
+        moved: dict[str, Any] = {"tree": self.tree.to(device)}
+        moved |= {name: on_device(x, device) for name, x in values.items() if isinstance(x, Tensor)}
         return replace(self, **moved)
+
+
+def on_device(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """The tensor on `device`; to a GPU it goes from pinned memory, so that the host does not wait for the copy."""
+    if torch.device(device).type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 @dataclass
@@ -150,6 +159,7 @@ def pack(
     row = _Row()
     predictors, targets, sequences, lengths = [], [], [], []
     groups: list[int] = []
+    scored_tokens: list[tuple[int, ...]] = []
     longest = 0
     for group, item in enumerate(items):
         full: dict[int, np.ndarray] = {}
@@ -171,6 +181,7 @@ def pack(
             lengths.append(len(scored[sequence]))
             longest = max(longest, len(full[sequence]))
         groups.extend([group] * len(full))
+        scored_tokens.append(tuple(len(places) for places in scored.values()))
     row.fill(at_least)
 
     # The same hidden state predicting the same token is one scored token, whoever shares it.
@@ -190,6 +201,7 @@ def pack(
         grades=torch.tensor([grade for item in items for grade in item.grades], dtype=torch.float32),
         indices=tuple(range(len(items)) if indices is None else indices),
         longest=longest,
+        scored_tokens=tuple(scored_tokens),
     )
 
 

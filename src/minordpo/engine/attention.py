@@ -72,9 +72,10 @@ def tree_attention(
     lowered = flash.lowered_dtype(query)
     query, key, value = (x.to(lowered) for x in (query, key, value))
     if softcap is None and s_aux is None and not dropout and flash.is_flash(query, lowered):
-        flash.refuse_wrong_kernel(query.device, lowered)
+        flash.prepare(query.device, lowered, query.shape[-1])
         return flash.in_one_call(query, key, value, tree, scaling, sliding_window), None
-    return _node_by_node(query, key, value, tree, scaling, sliding_window, dropout, softcap, s_aux), None
+    with flash.kernels_with_dropout() if dropout else contextlib.nullcontext():
+        return _node_by_node(query, key, value, tree, scaling, sliding_window, dropout, softcap, s_aux), None
 
 
 def _refuse_unknown(module: nn.Module, keywords: dict[str, Any]) -> None:

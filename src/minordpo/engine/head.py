@@ -79,8 +79,8 @@ class _HeadLogps(torch.autograd.Function):
             narrowed = weight[part].to(dtype)
             for rows in _row_blocks(hidden):
                 logits = _logits(hidden[rows], narrowed, bias, part, transform)
-                at, column = _inside(targets[rows], part)
-                picked[rows][at] = logits[at, column]
+                inside, column = _columns(targets[rows], part, logits)
+                picked[rows] = torch.where(inside, logits.gather(1, column)[:, 0], picked[rows])
                 before = maximum[rows]
                 higher = torch.maximum(before, logits.amax(dim=1))
                 shrunk = (before - higher).exp_()
@@ -96,14 +96,17 @@ class _HeadLogps(torch.autograd.Function):
         hidden, weight, bias, targets, normalizer = ctx.saved_tensors
         (coefficients,) = grads
         need_hidden, need_weight, need_bias = ctx.needs_input_grad[:3]
-        # Tokens without a coefficient add exactly nothing: DPO's common beginnings, MinorDPO's closed gates.
-        kept = coefficients.nonzero().squeeze(1)
+        # Tokens without a coefficient add exactly nothing: DPO's common beginnings, MinorDPO's closed gates. Elsewhere
+        # than on a CPU, to count them the host would wait for the whole forward pass.
+        kept = coefficients.nonzero().squeeze(1) if coefficients.device.type == "cpu" else coefficients
         everything = len(kept) == len(coefficients)
         if not everything:
             hidden, targets = hidden[kept], targets[kept]
             normalizer, coefficients = normalizer[kept], coefficients[kept]
         grad_hidden = hidden.new_zeros(hidden.shape, dtype=_sums(hidden.dtype)) if need_hidden else None
-        grad_weight = torch.zeros_like(weight) if need_weight else None
+        # Each slice is assigned by its first rows.
+        empty = torch.empty_like if len(kept) else torch.zeros_like
+        grad_weight = empty(weight) if need_weight else None
         grad_bias = torch.zeros_like(bias) if need_bias else None
         for part in _slices(weight) if len(kept) else ():
             narrowed = weight[part].to(hidden.dtype)
@@ -112,8 +115,9 @@ class _HeadLogps(torch.autograd.Function):
                 capped = logits.clone() if ctx.transform.softcap is not None else logits
                 weighted = coefficients[rows]
                 grad = logits.sub_(normalizer[rows, None]).exp_().mul_(-weighted[:, None])
-                at, column = _inside(targets[rows], part)
-                grad[at, column] += weighted[at]
+                inside, column = _columns(targets[rows], part, grad)
+                own = torch.where(inside, weighted, 0)
+                grad.scatter_(1, column, grad.gather(1, column) + own[:, None])
                 grad = ctx.transform.backward_(grad, capped)
                 if grad_bias is not None:
                     grad_bias[part] += grad.sum(dim=0)
@@ -150,10 +154,14 @@ def _row_blocks(hidden: Tensor) -> Iterator[slice]:
         yield slice(number * len(hidden) // blocks, (number + 1) * len(hidden) // blocks)
 
 
-def _inside(targets: Tensor, part: slice) -> tuple[Tensor, Tensor]:
-    """The places of the targets that stand in this slice of the vocabulary, and their columns in it."""
-    at = ((targets >= part.start) & (targets < part.stop)).nonzero().squeeze(1)
-    return at, targets[at] - part.start
+def _columns(targets: Tensor, part: slice, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Whether each target stands in this slice of the vocabulary, and its column in `logits`, else some column of it.
+
+    Shapes depend on no value, so that a GPU's host need not wait for one.
+    """
+    places = targets - part.start
+    inside = (places >= 0) & (places < logits.shape[1])
+    return inside, places.clamp(0, logits.shape[1] - 1)[:, None]
 
 
 def _logits(
@@ -207,7 +215,9 @@ def draw_others(
         tokens = torch.empty(len(hidden), 0, dtype=torch.int64, device=hidden.device)
         for part in _slices(head.weight):
             logits = _logits(hidden, head.weight[part].to(dtype), head.bias, part, transform)
-            logits[_inside(targets, part)] = float("-inf")
+            inside, column = _columns(targets, part, logits)
+            own = torch.where(inside, float("-inf"), logits.gather(1, column)[:, 0])
+            logits.scatter_(1, column, own[:, None])
             values, places = logits.topk(min(top_k, logits.shape[1]), dim=1)
             best, tokens = torch.cat([best, values], dim=1), torch.cat([tokens, places + part.start], dim=1)
             best, places = best.topk(min(top_k, best.shape[1]), dim=1)

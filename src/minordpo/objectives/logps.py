@@ -64,11 +64,14 @@ class ResponseLogps:
     grades: Float[Tensor, "sequences"]  # higher is better; 1 chosen or desirable, 0 rejected or undesirable
     mismatched_logratio: Float[Tensor, ""] | None = None  # mean over responses to other prompts of the step
     by_token: TokenLogps | None = None
+    count: int | None = (
+        None  # of prompts; who makes this on a GPU knows it, and reading it there makes the host wait
+    )
 
     @property
     def prompts(self) -> int:
         """How many prompts there are."""
-        return int(self.groups[-1]) + 1
+        return int(self.groups[-1]) + 1 if self.count is None else self.count
 
     @property
     def logratios(self) -> Float[Tensor, "sequences"]:

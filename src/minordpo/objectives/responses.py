@@ -72,7 +72,9 @@ def kto(
 def kto_baseline(logps: ResponseLogps) -> Float[Tensor, ""]:
     """z0 of `kto`, in nats: the mean log-ratio of the step's mismatched responses where it is above 0, else 0."""
     mismatched = logps.mismatched_logratio
-    return (torch.zeros(()) if mismatched is None else relu(mismatched.detach())).to(logps.logps)
+    if mismatched is None:
+        return logps.logps.new_zeros(())
+    return relu(mismatched.detach()).to(logps.logps)
 
 
 def rrhf(

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from minordpo.data.packing import PackedBatch
+from minordpo.data.packing import PackedBatch, on_device
 from minordpo.engine.logprobs import Draw, packed_logps, sequence_logps
 from minordpo.objectives import Gradient, Objective, ResponseLogps, TokenLogps, gradient
 
@@ -156,14 +156,16 @@ def draw_places(batch: PackedBatch, context: Context) -> Draw | None:
     top_k = context.objective.alternatives
     if top_k is None:
         return None
-    last = torch.cat([batch.groups[1:] != batch.groups[:-1], batch.groups.new_ones(1).bool()])
-    members = last[batch.member_sequences].nonzero().squeeze(1)
-    ends = batch.lengths[last].tolist()
+    worst = [tokens[-1] for tokens in batch.scored_tokens]
+    ends = np.cumsum([sum(tokens) for tokens in batch.scored_tokens])
+    members = np.concatenate([np.arange(end - count, end) for end, count in zip(ends, worst, strict=True)])
     uniforms = [
         np.random.default_rng((*context.seed, int(index))).random(count)  # type: ignore[call-overload]  # none is None
-        for index, count in zip(batch.indices, ends, strict=True)
+        for index, count in zip(batch.indices, worst, strict=True)
     ]
-    return Draw(members, torch.from_numpy(np.concatenate(uniforms)).to(members.device), top_k)
+    device = batch.targets.device
+    drawn = torch.from_numpy(np.concatenate(uniforms))
+    return Draw(on_device(torch.from_numpy(members), device), on_device(drawn, device), top_k)
 
 
 def _record(
@@ -191,6 +193,7 @@ def _record(
         batch.grades,
         mismatched,
         by_token,
+        len(batch.indices),
     )
     at_start = None
     if ref is not None and draw is None:
@@ -204,7 +207,7 @@ def _record(
 
 def _reference_members(reference: Reference, batch: PackedBatch) -> Float[Tensor, "members"]:
     members = np.concatenate([reference[index] for index in batch.indices])  # type: ignore[call-overload]  # none is None
-    return torch.from_numpy(members).to(batch.member_sequences.device, torch.float64)
+    return on_device(torch.from_numpy(members), batch.member_sequences.device).double()
 
 
 def _sums(members: Float[Tensor, "members"], batch: PackedBatch) -> Float[Tensor, "sequences"]:

@@ -52,13 +52,11 @@ from minordpo.train.checks import (
 )
 from minordpo.train.gates import GateWarning
 from minordpo.train.loader import EpochOrder, Packer, StepSampler, mismatched, step_loader
+from minordpo.train.row_memory import default_token_budget
 from minordpo.train.row_splitting import stop_unless_finite, within_memory
 from minordpo.train.sharding import autocast_forward, refuse_sharding, set_up_sharding
 from minordpo.train.step import Context, StepBatch, StepRecord, preference_evaluation, preference_step
 from minordpo.train.written import Written
-
-# Tokens of a packed row: enough to fill the device, small enough that a row's activations stay modest.
-TOKEN_BUDGET = {"cpu": 2048, "cuda": 16384}
 
 
 class PreferenceTrainer(Written):
@@ -144,7 +142,9 @@ class PreferenceTrainer(Written):
         set_up_sharding(self.args, self.accelerator)
         tell_slow_bfloat16(self.args)
         self.initial_weights = InitialWeights(self.policy, other, new_adapter=peft_config is not None)
-        self.token_budget = token_budget or TOKEN_BUDGET.get(self.args.device.type, 8192)
+        self.token_budget = token_budget or default_token_budget(
+            self.policy, self.args, self.examples, beside=other
+        )
         self.reference = None
         if measured:
             self.reference = ReferencePass(

@@ -28,8 +28,9 @@ from minordpo.cli import main
 from minordpo.config import RunConfig, dump_config, load_config
 from minordpo.errors import InputError
 from minordpo.train.dry_run.estimate import evaluations, plan_steps
-from minordpo.train.dry_run.measure import measure_row, optimizer_state_bytes
+from minordpo.train.dry_run.measure import measure_row
 from minordpo.train.loader import step_loader
+from minordpo.train.row_memory import SavedBytes, optimizer_state_bytes
 from minordpo.train.run import build_trainer, load_data, load_run_tokenizer, run
 
 # transformers 5.23 renames the setting that 5.17 knows.
@@ -183,7 +184,7 @@ def test_gradient_checkpointing_keeps_fewer_bytes(tmp_path: Path):
 
 def test_what_autograd_keeps_is_counted_once_and_weights_are_not():
     layer = torch.nn.Linear(8, 8, bias=False)
-    saved = measure._SavedBytes(layer)
+    saved = SavedBytes(layer)
     states = torch.ones(4, 8, requires_grad=True)
     with saved.counted():
         # The product keeps the states and the weight, each square its input, which both squares share.

@@ -24,13 +24,11 @@ from minordpo.data.tokens import TokenExample
 from minordpo.engine.models import causal_model
 from minordpo.errors import InputError
 from minordpo.run_folder.ownership import existing_above, refuse_foreign, refuse_unwritable
-from minordpo.train.dry_run.measure import RowCost, duration, measure_row, optimizer_state_bytes
+from minordpo.train.dry_run.measure import RowCost, duration, measure_row
 from minordpo.train.loader import mismatched
+from minordpo.train.row_memory import ADAMW_STATE, optimizer_state_bytes
 from minordpo.train.run import build_trainer, load_data, load_run_tokenizer, validate
 from minordpo.train.trainer import PreferenceTrainer
-
-# Bytes of optimizer state a trained weight where the optimizer cannot be tried: AdamW's, two float32.
-_ADAMW_STATE = 8.0
 
 
 def dry_run(
@@ -219,7 +217,7 @@ def _memory_lines(
     models: list[Any] = [model] if reference is None or reference.is_policy else [model, reference.model]
     weights = sum(p.nbytes for each in models for p in each.parameters())
     gradients = sum(p.nbytes for p in model.parameters() if p.requires_grad)
-    states = (_ADAMW_STATE if state is None else state) * _trained(trainer)
+    states = (ADAMW_STATE if state is None else state) * _trained(trainer)
     activations = measured.activation_bytes * plan.largest_row
     total = weights + gradients + states + activations
     there = _memory_there(args.device)
@@ -261,7 +259,7 @@ def _disk_lines(
     model: Any = trainer.model
     saved = [p for p in model.parameters() if p.requires_grad or not trainer.initial_weights.new_adapter]
     final = sum(p.nbytes for p in saved)
-    checkpoint = final + (_ADAMW_STATE if state is None else state) * _trained(trainer)
+    checkpoint = final + (ADAMW_STATE if state is None else state) * _trained(trainer)
     saves = getattr(args.save_strategy, "value", args.save_strategy) != "no"
     kept = (args.save_total_limit or 1) + 1 if saves else 0  # one more is written before the oldest goes
     needed = final + kept * checkpoint

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from transformers import Trainer, TrainingArguments
+from torch import Tensor
 
 from minordpo.data.packing import pack
 from minordpo.data.tokens import TokenExample
@@ -18,6 +16,7 @@ from minordpo.engine.attention import NAME, attention_switched
 from minordpo.engine.device import autocast, out_of_memory
 from minordpo.engine.models import causal_model
 from minordpo.errors import InputError
+from minordpo.train.row_memory import SavedBytes
 from minordpo.train.step import Context, StepBatch, preference_step
 from minordpo.train.trainer import PreferenceTrainer
 
@@ -79,7 +78,7 @@ def _train_once(
     device = trainer.args.device
     model: Any = trainer.model
     model.train()
-    saved = _SavedBytes(model)
+    saved = SavedBytes(model)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -99,27 +98,6 @@ def _train_once(
     if device.type != "cuda":
         return seconds, saved.bytes
     return seconds, max(saved.bytes, torch.cuda.max_memory_allocated(device) - before - gradients)
-
-
-class _SavedBytes:
-    """Bytes that autograd keeps for the backward pass; what several nodes keep is counted once, weights never.
-
-    Under gradient checkpointing the layer being recomputed comes on top.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self.bytes = 0
-        self._seen = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-
-    def counted(self) -> contextlib.AbstractContextManager:
-        return torch.autograd.graph.saved_tensors_hooks(self._keep, lambda tensor: tensor)
-
-    def _keep(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._seen:
-            self._seen.add(storage.data_ptr())
-            self.bytes += storage.nbytes()
-        return tensor
 
 
 def _switch_on_checkpointing(trainer: PreferenceTrainer) -> None:
@@ -144,17 +122,3 @@ def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
-
-
-def optimizer_state_bytes(args: TrainingArguments) -> float | None:
-    """Bytes of state that the run's optimizer keeps for a weight, tried on a small matrix; None where it cannot be."""
-    weight = nn.Parameter(torch.zeros(256, 256, device=args.device))
-    weight.grad = torch.ones_like(weight)
-    try:
-        kind, options = Trainer.get_optimizer_cls_and_kwargs(args)
-        optimizer = kind([weight], **options)
-        optimizer.step()
-    except Exception:  # some need a model, a library or a GPU that is not there, each with its own error
-        return None
-    kept = [value for value in optimizer.state[weight].values() if isinstance(value, Tensor)]
-    return sum(value.nbytes for value in kept if value.numel() > 1) / weight.numel()
