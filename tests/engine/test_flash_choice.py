@@ -69,6 +69,37 @@ def test_on_hopper_flash_attention_3_is_switched_on_once_and_said(switch: Torch,
     assert capsys.readouterr().err == "attention: FlashAttention 3 trains\n"
 
 
+@pytest.mark.skipif(
+    not hasattr(torch.nn.attention, "register_flash_attention_impl"), reason="torch 2.11 may be without"
+)
+@pytest.mark.parametrize("fits", [True, False])
+def test_torchs_own_registry_is_asked_and_restored(fits: bool, monkeypatch):
+    registry = importlib.import_module("torch.nn.attention._registry")
+    handle = type("Handle", (), {"remove": lambda self: removed.append(self)})()
+    removed: list[object] = []
+    monkeypatch.setitem(registry._FLASH_ATTENTION_IMPLS, "FA3", lambda: handle)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+
+    def varlen(*args, **named) -> Tensor:
+        kernel = plain_varlen if fits or flash.replaced_by() is None else wrong_gradient
+        return kernel(*args, **named)
+
+    monkeypatch.setattr(flash, "varlen_attn", varlen)
+    cached = (flash.prepare, flash._activated, flash._say)
+    for each in cached:
+        each.cache_clear()
+    try:
+        flash.prepare(CPU, torch.bfloat16, 64)
+        assert flash.replaced_by() == ("FA3" if fits else None)
+        assert len(removed) == (not fits)
+    finally:
+        for each in cached:
+            each.cache_clear()
+        if flash.replaced_by() is not None:
+            torch.nn.attention.restore_flash_attention_impl()
+
+
 def test_one_that_the_user_has_activated_stays(switch: Torch, capsys):
     switch.active = "FA4"
     flash.prepare(CPU, torch.bfloat16, 64)

@@ -78,6 +78,15 @@ def test_checkpointing_keeps_a_layers_input_and_one_layer(tmp_path, monkeypatch)
     assert kept.token == pytest.approx(plain.token / layers + row_memory._BACKWARD * layers * width * 4)
 
 
+def test_measuring_draws_no_random_number_of_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(row_memory, "_free", lambda device: 10**9)
+    settings = {"architecture": "GPT2", "attn_pdrop": 0.5, "resid_pdrop": 0.5}
+    made = trainer(tmp_path, model=tiny_model(**settings), pairs=token_pairs(4), dropout=True)
+    state = torch.get_rng_state()
+    measure_room(made.policy, made.args, made.examples)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_another_reference_that_is_not_on_the_device_yet_takes_its_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(row_memory, "_free", lambda device: 10**9)
     made, other = trainer(tmp_path, pairs=token_pairs(4)), tiny_model().to("meta")

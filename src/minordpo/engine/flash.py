@@ -188,7 +188,7 @@ def _activated() -> str | None:
 def _unfit(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
     """Why FlashAttention 3 cannot train heads of this size; empty where it can."""
     try:
-        difference = _difference(device, dtype, head_dim)
+        difference = difference_from_plain(device, dtype, head_dim)
     except (
         Exception
     ) as error:  # a package built without this head or without windows fails with its own error
@@ -218,7 +218,7 @@ def refuse_wrong_kernel(device: torch.device, dtype: torch.dtype, head_dim: int)
     Raises:
         InputError: they differ by more than rounding.
     """
-    difference = _difference(device, dtype, head_dim)
+    difference = difference_from_plain(device, dtype, head_dim)
     if not difference < _ROUNDING:
         raise InputError(
             f"torch {torch.__version__}'s flash attention differs by {difference:.2g} from plain attention, "
@@ -227,7 +227,7 @@ def refuse_wrong_kernel(device: torch.device, dtype: torch.dtype, head_dim: int)
         )
 
 
-def _difference(device: torch.device, dtype: torch.dtype, head_dim: int) -> float:
+def difference_from_plain(device: torch.device, dtype: torch.dtype, head_dim: int) -> float:
     """The largest difference of a value or a gradient from plain attention's, with and without a window."""
     nodes = (Node(0, 3, ()), Node(3, 5, (0,)), Node(5, 9, (0,)), Node(9, 11, (0, 2)))
     tree = Tree(nodes, torch.tensor([11] * 3 + [5] * 2 + [11] * 6))

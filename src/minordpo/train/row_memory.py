@@ -136,7 +136,11 @@ def measure_room(
     training = policy.training
     policy.train()
     try:
-        with attention.attention_switched(causal_model(policy), attention.NAME), autocast(args):
+        with (
+            torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+            attention.attention_switched(causal_model(policy), attention.NAME),
+            autocast(args),
+        ):
             for copies in (1, 3):
                 row = pack([example] * copies).to(device)
                 saved = SavedBytes(policy)
