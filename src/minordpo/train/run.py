@@ -292,6 +292,9 @@ class _Samples:
         if not self.pairs:
             return
         prompts = [pair.prompt_ids for pair in self.pairs]
+        before = [row["token_ids"] for row in self.rows() if row["when"] != when]
+        if len(before) == len(prompts):
+            settings["likely"] = before
         answers = make(
             model,
             self.tokenizer,
