@@ -210,11 +210,7 @@ def test_models_that_attend_otherwise_answer_by_generate():
 def test_a_real_model_answers_as_by_generate(tmp_path_factory):
     tokenizer = smollm2()
     model = load_model(str(smollm2_folder(tmp_path_factory.mktemp("models")))).eval()
-    asked = [
-        "What is 12 times 3?",
-        "Name a fruit, please.",
-        "Write a poem of one line about the sea and its fish.",
-    ]
+    asked = ["What is 12 times 3?", "Name a fruit that is red or green, please."]
     prompts = [
         np.array(
             tokenizer.apply_chat_template(
@@ -225,10 +221,9 @@ def test_a_real_model_answers_as_by_generate(tmp_path_factory):
     ]
     assert len(common_beginning(prompts)) > 20
     ends = end_tokens(model, tokenizer)
-    greedy = plain(model, prompts, ends, new=24)
-    draw = _Draw(prompts, [0, 0, 0], Sampling(), 24)
-    drawn = plain(model, prompts, ends, draw, new=24)
-    near = [[*answer[:9], 17, *answer[12:]] for answer in greedy]
-    for likely in (None, greedy, near):
-        assert quick(model, prompts, ends, new=24, likely=likely) == greedy
-        assert quick(model, prompts, ends, draw, new=24, likely=likely) == drawn
+    greedy = plain(model, prompts, ends, new=16)
+    near = [[*answer[:5], 17, *answer[8:]] for answer in greedy]
+    for likely in (None, near):
+        assert quick(model, prompts, ends, new=16, likely=likely) == greedy
+    draw = _Draw(prompts, [0, 0], Sampling(), 8)
+    assert quick(model, prompts, ends, draw, new=8, likely=near) == plain(model, prompts, ends, draw, new=8)
