@@ -269,10 +269,11 @@ from minordpo.cli import COMMANDS, main
 from minordpo.cli.command import CommandGroup
 for each in COMMANDS:
     for below in each.commands if isinstance(each, CommandGroup) else [None]:
-        if each.name != "train":
-            with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
-                main([each.name, *([below.name] if below else []), "--help"])
-print(sorted({"torch", "transformers"} & sys.modules.keys()))
+        with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+            main([each.name, *([below.name] if below else []), "--help"])
+with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+    main(["--help"])
+print(sorted({"torch", "transformers", "numpy", "datasets", "pandas", "matplotlib"} & sys.modules.keys()))
 """
     source = str(Path(cli.__file__).parents[2])
     done = subprocess.run(

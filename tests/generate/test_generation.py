@@ -117,7 +117,7 @@ def test_a_model_is_left_as_it_was_found_by_a_generation_that_fails(monkeypatch)
     def fail(*_, **__):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(model, "generate", fail)
+    monkeypatch.setattr(model.lm_head, "forward", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
         generate_answers(model, tokenizer_of(), prompts_of(4), max_new_tokens=8)
     assert state_of(model) == before

@@ -7,6 +7,8 @@ from helpers.tiny_models import VOCAB
 from helpers.word_models import argmax_loop, model_of, prompts_of, tokenizer_of
 from minordpo.engine.device import out_of_memory
 from minordpo.errors import InputError
+from minordpo.generate import generation
+from minordpo.generate.decoding import decode
 from minordpo.generate.generation import GenerationOptions, Sampling, generate_answers, stream_answers
 
 
@@ -84,10 +86,12 @@ def test_what_the_generation_config_asks_for_changes_no_sample():
 
 def test_batches_keep_to_the_token_budget_with_the_longest_prompts_first(monkeypatch):
     model, shapes = model_of(), []
-    generate = model.generate
-    monkeypatch.setattr(
-        model, "generate", lambda ids, **more: shapes.append(tuple(ids.shape)) or generate(ids, **more)
-    )
+
+    def recorded(model, prompts, *more, **options):
+        shapes.append((len(prompts), max(map(len, prompts))))
+        return decode(model, prompts, *more, **options)
+
+    monkeypatch.setattr(generation, "decode", recorded)
     prompts = prompts_of(3, 17, 1, 9, 9, 40)
     options = GenerationOptions(max_new_tokens=5, batch_size=3, token_budget=44)
     rows = stream_answers(model, tokenizer_of(), prompts, options)
@@ -96,16 +100,16 @@ def test_batches_keep_to_the_token_budget_with_the_longest_prompts_first(monkeyp
 
 
 class SmallMemory:
-    """`generate` of a device that holds so many rows, and says what it was asked for."""
+    """`decode` on a device that holds so many rows, and says what it was asked for."""
 
-    def __init__(self, model, rows, error):
-        self.generate, self.rows, self.error, self.asked = model.generate, rows, error, []
+    def __init__(self, rows, error):
+        self.rows, self.error, self.asked = rows, error, []
 
-    def __call__(self, ids, **more):
-        self.asked.append(len(ids))
-        if len(ids) > self.rows:
+    def __call__(self, model, prompts, *more, **options):
+        self.asked.append(len(prompts))
+        if len(prompts) > self.rows:
             raise self.error
-        return self.generate(ids, **more)
+        return decode(model, prompts, *more, **options)
 
 
 def refusal_of_a_cpu():
@@ -119,8 +123,8 @@ def test_where_memory_runs_out_the_batch_is_halved_and_it_is_said(device, monkey
     model, prompts = model_of(), prompts_of(3, 17, 1, 9, 9, 5, 2)
     expected = generate_answers(model, tokenizer_of(), prompts, max_new_tokens=4)
     error = refusal_of_a_cpu() if device == "cpu" else torch.OutOfMemoryError("CUDA out of memory")
-    memory = SmallMemory(model, 2, error)
-    monkeypatch.setattr(model, "generate", memory)
+    memory = SmallMemory(2, error)
+    monkeypatch.setattr(generation, "decode", memory)
     assert generate_answers(model, tokenizer_of(), prompts, max_new_tokens=4, batch_size=6) == expected
     assert memory.asked == [6, 3, 1, 1, 1, 1, 1, 1, 1]
     assert capsys.readouterr().err.splitlines() == [
@@ -131,7 +135,7 @@ def test_where_memory_runs_out_the_batch_is_halved_and_it_is_said(device, monkey
 
 def test_a_single_answer_that_does_not_fit_into_memory_is_refused(monkeypatch):
     model = model_of()
-    monkeypatch.setattr(model, "generate", SmallMemory(model, 0, torch.OutOfMemoryError("no more")))
+    monkeypatch.setattr(generation, "decode", SmallMemory(0, torch.OutOfMemoryError("no more")))
     said = "memory does not hold a prompt of 7 tokens and an answer of up to 4. Lower max_new_tokens"
     with pytest.raises(InputError, match=said):
         generate_answers(model, tokenizer_of(), prompts_of(7, 3), max_new_tokens=4, batch_size=1)

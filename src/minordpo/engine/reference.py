@@ -38,6 +38,7 @@ _IRRELEVANT = (
     *("_name_or_path", "transformers_version", "architectures", "dtype", "use_cache"),
     *("_attn_implementation_internal", "pad_token_id", "bos_token_id", "eos_token_id"),
 )
+ADVICE = "Free some space, or name another folder by the environment variable MINORDPO_CACHE"
 SHARD_SIZE = 512  # examples written at a time; a killed pass loses at most these
 
 
@@ -101,8 +102,7 @@ class ReferenceCache:
             "lengths": np.array([len(logps) for logps in self._fresh.values()], np.int64),
             "logps": np.concatenate(list(self._fresh.values())),
         }
-        advice = "Free some space, or name another folder by the environment variable MINORDPO_CACHE"
-        with writing(self._folder, advice):
+        with writing(self._folder, ADVICE):
             self._folder.mkdir(parents=True, exist_ok=True)
             with replacing(self._folder / f"{xxhash.xxh3_128_hexdigest(keys)}.safetensors") as aside:
                 save_file(tensors, aside)

@@ -21,8 +21,10 @@ from minordpo.engine.device import autocast
 from minordpo.engine.models import causal_model, load_model, switch_off_dropout
 from minordpo.engine.ranks import Ranks, leave_at_exit
 from minordpo.engine.reference import ReferenceCache, as_reference, example_key, fingerprint, reference_logps
-from minordpo.engine.row_floor import RowFloor, row_floor
+from minordpo.engine.row_floor import RowFloor, kept_row_floor
 from minordpo.engine.weights import InitialWeights
+
+_FLOORS = "row-floors"  # in the folder of cached log-probs
 
 
 class ReferencePass:
@@ -48,9 +50,19 @@ class ReferencePass:
         self.floor = RowFloor(0, 0.0)
 
     def measure_rows(self, pairs: Sequence[TokenExample]) -> RowFloor:
-        """Measure how long rows must be, keep to it from now on, and say what a user should know of it."""
+        """Know how long rows must be, keep to it from now on, and say what a user should know of it.
+
+        It is measured once for all runs of this reference on the same pairs.
+        """
         with self._ready(), autocast(self.args):
-            self.floor = row_floor(self.model, pairs, token_budget=self.token_budget, bf16=self.args.bf16)
+            self.floor = kept_row_floor(
+                None if self.cache is None else self.cache / _FLOORS,
+                self._fingerprint(),
+                self.model,
+                pairs,
+                token_budget=self.token_budget,
+                bf16=self.args.bf16,
+            )
         for line in self.floor.lines() if self.args.process_index == 0 else ():
             print(line, flush=True)
         return self.floor
@@ -102,9 +114,11 @@ class ReferencePass:
         ]
 
     def _stored(self) -> ReferenceCache:
+        return ReferenceCache(self.cache, self._fingerprint())
+
+    def _fingerprint(self) -> str:
         precision = "bfloat16" if self.args.bf16 else "none"
-        key = fingerprint(self.model, autocast=precision, weights=self.weights.reference)
-        return ReferenceCache(self.cache, key)
+        return fingerprint(self.model, autocast=precision, weights=self.weights.reference)
 
     @contextlib.contextmanager
     def _ready(self) -> Iterator[None]:

@@ -7,16 +7,21 @@ lengths, so rows must be long enough that their kernels agree.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
+import xxhash
 from torch import Tensor, nn
 
 from minordpo.data.packing import pack, tree_size
 from minordpo.data.tokens import TokenExample
 from minordpo.engine.check import in_float32
 from minordpo.engine.logprobs import packed_logps, sequence_logps
+from minordpo.engine.reference import ADVICE, example_key
+from minordpo.run_folder.files import replacing, writing
 
 # Rows are not filled beyond this many tokens: where kernels still differ there, agreement would cost too much time.
 MOST_FILLED = 1024
@@ -96,3 +101,42 @@ def row_floor(
         return RowFloor(least, spread, narrow)
     finally:
         model.train(training)
+
+
+def kept_row_floor(
+    folder: Path | None,
+    fingerprint: str,
+    model: nn.Module,
+    examples: Sequence[TokenExample],
+    *,
+    token_budget: int,
+    bf16: bool,
+) -> RowFloor:
+    """`row_floor`, measured once for all runs that share `folder`, if there is one; `fingerprint` is the reference's.
+
+    Kernels belong to a processor, its threads and a version of torch, so each of these has a measurement of its own.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    if folder is None:
+        return row_floor(model, examples, token_budget=token_budget, bf16=bf16)
+    device = next(model.parameters()).device
+    named = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()}"
+    )
+    facts = f"{fingerprint} {token_budget} {bf16} {torch.__version__} {named} {MOST_FILLED} "
+    key = xxhash.xxh3_128(facts.encode() + example_key(min(examples, key=tree_size)))
+    file = folder / f"{key.hexdigest()}.json"
+    try:
+        return RowFloor(**json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        pass  # not there, or not whole: it is measured again
+    found = row_floor(model, examples, token_budget=token_budget, bf16=bf16)
+    with writing(folder, ADVICE):
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(file) as aside:
+            aside.write_text(json.dumps(asdict(found)), encoding="utf-8")
+    return found

@@ -140,7 +140,7 @@ def evaluate(
         }
         folder.begin(settings, named, defaults=type(config)(task=config.task).settings())
         for model in named:
-            _answer(model, prompts[model.label], passes, config.dtype, folder)
+            _answer(model, prompts[model.label], passes, config.dtype, folder, alike=named[0])
             gc.collect()  # a model hangs in cycles, and the next one may need the room
         results = _results(prompts, passes, settings, named, folder, reference)
         if out is not None:
@@ -186,8 +186,9 @@ def _answer(
     passes: list[_Pass],
     dtype: str,
     folder: EvaluationFolder,
+    alike: EvaluatedModel,
 ) -> None:
-    """Have a model give, in each pass, the answers that it has not given yet."""
+    """Have a model give, in each pass, the answers that it has not given yet; those of a model alike make it quick."""
     begun = []
     for each in passes:
         kept, asked = folder.answers(model.label, each.answers), each.asked()
@@ -202,7 +203,11 @@ def _answer(
         asked, named = each.asked(), model.label + (", samples" if each.answers == names.SAMPLES else "")
         # The bar begins where an earlier start ended.
         with tqdm(total=len(asked), initial=len(done), desc=named, unit="answer") as bar:
-            for place, answer in stream_answers(loaded, tokenizer, prompts, each.options, done=done):
+            known = {} if each.options.samples > 1 else folder.answers(alike.label, each.answers)
+            there = (known.get((question.row, 0)) for question in each.questions)
+            likely = [() if answer is None else answer.response_ids for answer in there]
+            options = replace(each.options, likely=likely)
+            for place, answer in stream_answers(loaded, tokenizer, prompts, options, done=done):
                 folder.add(model.label, each.answers, *asked[place], answer)
                 bar.update()
 

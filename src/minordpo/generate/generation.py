@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ from minordpo.engine.attention import attention_switched, stock_implementation
 from minordpo.engine.device import out_of_memory
 from minordpo.engine.models import causal_model
 from minordpo.errors import InputError
+from minordpo.generate.decoding import Beginning, can_decode, common_beginning, decode
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,8 @@ class GenerationOptions:
     token_budget: int | None = None
     sampling: Sampling | None = None
     samples: int = 1
+    # An answer that is expected of each prompt, such as that of a model alike. It changes how long it takes, no token.
+    likely: Sequence[Sequence[int]] | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "batch_size", "token_budget", "samples"):
@@ -145,6 +148,9 @@ def stream_answers(
     repetition penalty or a suppressed token would hide what the model does. Between batches the model is as it
     was found, its modes and flags included.
 
+    What the prompts begin with alike is computed once (`decoding`), where the model's attention is as `can_decode`
+    knows it; others are answered by their own `generate()`, which gives the same tokens more slowly.
+
     Where memory runs out, a batch is made again in halves, which is said on the error output.
 
     Raises:
@@ -163,6 +169,7 @@ def stream_answers(
     # The longest first: what does not fit into memory fails at once, and the time left is not underestimated.
     left = set(range(len(prompts) * samples)).difference(done)
     order = sorted(left, key=lambda row: (-len(prompts[row // samples]), row))
+    beginning = Beginning(common_beginning([prompts[row // samples] for row in order]))
     start = 0
     while start < len(order):
         whole = len(prompts[order[start] // samples]) + max_new_tokens
@@ -172,8 +179,9 @@ def stream_answers(
         draw = None
         if options.sampling is not None:
             draw = _Draw(given, [row % samples for row in batch], options.sampling, max_new_tokens)
+        likely = None if options.likely is None else [options.likely[row // samples] for row in batch]
         with _ready_to_generate(model):
-            rows = _continue(base, given, ends, max_new_tokens, draw)
+            rows = _continue(base, given, ends, max_new_tokens, draw, beginning, likely)
         if rows is None:
             batch_size = len(batch) // 2
             tqdm.write(
@@ -264,8 +272,39 @@ def _continue(
     ends: frozenset[int],
     max_new_tokens: int,
     draw: _Draw | None,
+    beginning: Beginning,
+    likely: list[Sequence[int]] | None,
 ) -> list[list[int]] | None:
     """The new tokens of each prompt, after an end token whatever ones; None where memory holds fewer at a time."""
+    try:
+        if can_decode(model, max(map(len, prompts)) + max_new_tokens):
+            choose = _most_likely if draw is None else draw.choose
+            return decode(
+                model, prompts, ends, max_new_tokens, choose=choose, beginning=beginning, likely=likely
+            )
+        return generate_plainly(model, prompts, ends, max_new_tokens, draw)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        if len(prompts) == 1:
+            raise InputError(
+                f"memory does not hold a prompt of {len(prompts[0])} tokens and an answer of up to "
+                f"{max_new_tokens}. Lower max_new_tokens, or load the model in bfloat16."
+            ) from error
+    # Only here, where the error no longer holds on to the batch's tensors.
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return None
+
+
+def generate_plainly(
+    model: PreTrainedModel,
+    prompts: list[np.ndarray],
+    ends: frozenset[int],
+    max_new_tokens: int,
+    draw: LogitsProcessor | None = None,
+) -> list[list[int]]:
+    """The new tokens of each prompt by the model's own `generate()`, on a padded batch; it is ready to generate."""
     longest = max(map(len, prompts))
     # Masked in prompts and cut off answers, so any id will do; a tokenizer's own may lie beyond the model's.
     padding = 0
@@ -283,26 +322,17 @@ def _continue(
         pad_token_id=padding,
     )
     generate: Any = model.generate
-    try:
-        generated = generate(
-            input_ids.to(model.device),
-            attention_mask=mask.to(model.device),
-            generation_config=config,
-            logits_processor=LogitsProcessorList([] if draw is None else [draw]),
-        )
-        return generated[:, longest:].tolist()
-    except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
-            raise
-        if len(prompts) == 1:
-            raise InputError(
-                f"memory does not hold a prompt of {len(prompts[0])} tokens and an answer of up to "
-                f"{max_new_tokens}. Lower max_new_tokens, or load the model in bfloat16."
-            ) from error
-    # Only here, where the error no longer holds on to the batch's tensors.
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return None
+    generated = generate(
+        input_ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        generation_config=config,
+        logits_processor=LogitsProcessorList([] if draw is None else [draw]),
+    )
+    return generated[:, longest:].tolist()
+
+
+def _most_likely(logits: torch.Tensor, rows: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+    return logits.argmax(dim=-1)
 
 
 class _Draw(LogitsProcessor):
@@ -325,12 +355,17 @@ class _Draw(LogitsProcessor):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """The scores with all but the drawn token at −inf."""
+        rows = torch.arange(len(scores))
+        drawn = self.choose(scores, rows, torch.full_like(rows, input_ids.shape[1] - self.start))
+        return torch.full_like(scores, -torch.inf).scatter_(1, drawn[:, None], 0.0)
+
+    def choose(self, scores: torch.Tensor, rows: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+        """The token drawn from each row of scores, by the number that belongs to its prompt and its place."""
         # float32 would lose tokens of a large vocabulary's tail in the running sum.
         reached = torch.softmax(scores.double() / self.temperature, dim=-1).cumsum(dim=-1)
-        uniform = self.uniform[:, input_ids.shape[1] - self.start].to(scores.device)
+        uniform = self.uniform[rows.cpu(), steps.cpu()].to(scores.device)
         drawn = torch.searchsorted(reached, (uniform * reached[:, -1])[:, None], right=True)
-        only = torch.full_like(scores, -torch.inf)
-        return only.scatter_(1, drawn.clamp_(max=scores.shape[1] - 1), 0.0)
+        return drawn.clamp_(max=scores.shape[1] - 1)[:, 0]
 
 
 def _numbers(seed: int, prompt: np.ndarray, sample: int, count: int) -> np.ndarray:

@@ -104,6 +104,7 @@ class MonitorCallback(TrainerCallback):
         self._reference: Reference | None = None
         self._told_of_sharding = False
         self._answered: int | None = None  # the step of the last probe
+        self._last: list[list[int]] = []  # its answers: what the next one's are like, mostly
 
     @property
     def health(self) -> Health:
@@ -199,7 +200,9 @@ class MonitorCallback(TrainerCallback):
         self.replay(rows)
         if step:
             self._initial_answers = None
-        self._first = [row["token_ids"] for row in self.probes.lines() if row["step"] == 0]
+        kept = list(self.probes.lines())
+        self._first = [row["token_ids"] for row in kept if row["step"] == 0]
+        self._last = [row["token_ids"] for row in kept if row["step"] == kept[-1]["step"]]
         self.probe = self.make_probe(model, state.max_steps, rows)
         if self.probe is not None and step == 0:
             self.monitor.see([self._answer(0, model, args)])
@@ -281,11 +284,13 @@ class MonitorCallback(TrainerCallback):
         assert self.probe is not None
         row = ProbeRow(step)
         make, self._initial_answers = self._initial_answers or generate_answers, None
+        expected = {"likely": self._last} if step and len(self._last) == len(self.probe.prompts) else {}
         if PartialState().is_main_process:
             started = time.perf_counter()
             # accelerate's autocast is that of the model it was given: below an adapter generation would miss it.
             with autocast(args):
-                answers = self.probe.answer(model, make)
+                answers = self.probe.answer(model, make, **expected)
+            self._last = [list(answer.response_ids) for answer in answers]
             if step == 0:
                 self._first = [list(answer.token_ids) for answer in answers]
             first = self._first if len(self._first) == len(answers) else None

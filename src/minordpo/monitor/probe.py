@@ -44,9 +44,12 @@ class Probe:
     max_new_tokens: int
 
     def answer(
-        self, model: PreTrainedModel | PeftModel, make: Callable[..., list[Answer]] = generate_answers
+        self,
+        model: PreTrainedModel | PeftModel,
+        make: Callable[..., list[Answer]] = generate_answers,
+        **options: Any,
     ) -> list[Answer]:
-        """The answers; model and random states are left as they were."""
+        """The answers; model and random states are left as they were. `options` go to `make`."""
         devices = [model.device] if model.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             return make(
@@ -55,6 +58,7 @@ class Probe:
                 [prompt.ids for prompt in self.prompts],
                 max_new_tokens=self.max_new_tokens,
                 batch_size=len(self.prompts),
+                **options,
             )
 
     def measures(

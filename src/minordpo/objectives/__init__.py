@@ -4,6 +4,7 @@ spec       what an objective is besides its formula: data, needs, hyper-paramete
 pairwise   formulas on pairs            responses  formulas on single, labelled, ranked, token-wise responses
 own        a function of the user's     resolve    a name and hyper-parameters → an objective; its coefficients
 logps      what formulas see            describe   the objectives in words
+late       torch, once a loss is computed
 """
 
 from minordpo.objectives.logps import PairLogps, ResponseLogps, TokenLogps

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from minordpo.objectives.late import Float, Int, Tensor, torch
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,10 +19,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from minordpo.errors import InputError, did_you_mean
+from minordpo.objectives.late import Tensor, torch
 from minordpo.objectives.logps import ResponseLogps, alternating
 from minordpo.objectives.spec import PAIRS, Spec
 
@@ -123,9 +121,8 @@ def _refuse_result(losses: Any, logps: Any, name: str) -> None:
 
 
 # ---- tried on made-up pairs ----
-@torch.enable_grad()
 def tried(spec: Spec, hyper: dict[str, Any], name: str) -> Spec:
-    """The spec, once its function has returned losses with a gradient for made-up pairs.
+    """The spec, once its function has returned losses with a gradient for made-up pairs; where gradients are recorded.
 
     A spec whose `reference` is None learns here whether its loss is made of reference log-probs: whether the function
     fails without them, or returns something else. Where the loss is not, its plane is of sums unless lengths matter.

@@ -6,11 +6,7 @@ margin = chosen − rejected; σ is the logistic function. w and l in formulas a
 
 from __future__ import annotations
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-from torch.nn.functional import logsigmoid, relu
-
+from minordpo.objectives.late import Float, Tensor, logsigmoid, relu, torch
 from minordpo.objectives.logps import PairLogps
 from minordpo.objectives.spec import NotNegative, Positive, Smoothing, Spec, by_name
 

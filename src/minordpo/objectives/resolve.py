@@ -8,12 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
 from minordpo.errors import InputError, did_you_mean
 from minordpo.objectives import own
+from minordpo.objectives.late import Float, Tensor, torch
 from minordpo.objectives.logps import ResponseLogps
 from minordpo.objectives.pairwise import PAIRWISE
 from minordpo.objectives.responses import RESPONSES
@@ -24,7 +21,7 @@ OBJECTIVES: dict[str, Spec] = {**PAIRWISE, **RESPONSES}
 RANGES: dict[str, Range] = {key: each for spec in OBJECTIVES.values() for key, each in spec.ranges.items()}
 
 _CODE = r"[\w.]+:\w+"  # package.module:function
-Given = str | Callable[..., Tensor] | Spec  # a name, a sum of names, or a function of the user's own
+Given = str | Callable[..., Any] | Spec  # a name, a sum of names, or a function of the user's own
 
 
 @dataclass(frozen=True)
@@ -155,7 +152,8 @@ def resolve(objective: Given, hyperparameters: Mapping[str, Any], *, allow_code:
     terms = list(bound.terms)
     for place, term in enumerate(terms):
         if OBJECTIVES.get(term.name) is not term.spec:
-            terms[place] = replace(term, spec=own.tried(term.spec, term.hyper, term.name))
+            with torch.enable_grad():
+                terms[place] = replace(term, spec=own.tried(term.spec, term.hyper, term.name))
     return replace(bound, terms=tuple(terms))
 
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-from torch.nn.functional import logsigmoid, relu
-
+from minordpo.objectives.late import Float, Tensor, logsigmoid, relu, torch
 from minordpo.objectives.logps import ResponseLogps
 from minordpo.objectives.spec import LABELLED, PAIRS, RANKED, Count, NotNegative, Positive, Spec, by_name
 

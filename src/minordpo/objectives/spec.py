@@ -6,13 +6,14 @@ import inspect
 import math
 import re
 import sys
+import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
-from torch import Tensor
+from minordpo.objectives.late import Tensor
 
 # Kinds of data, as `data.read` names them.
 PAIRS, LABELLED, RANKED = frozenset({"pairs"}), frozenset({"labelled"}), frozenset({"ranked"})
@@ -101,8 +102,12 @@ class Spec:
     @cached_property
     def ranges(self) -> dict[str, Range]:
         """The range of each hyper-parameter, by its annotation."""
+        # Those of the log-probs are left alone: to know what they stand for takes torch.
+        written = getattr(self.function, "__annotations__", {})
+        own = types.SimpleNamespace(__annotations__={k: written[k] for k in self.defaults if k in written})
+        scope = getattr(inspect.unwrap(self.function), "__globals__", {})
         try:
-            hints = typing.get_type_hints(self.function, include_extras=True)
+            hints = typing.get_type_hints(own, scope, include_extras=True)
         except (NameError, TypeError, AttributeError):  # annotations that only a type checker can read
             hints = {}
         return {name: _range(hints.get(name), default) for name, default in self.defaults.items()}

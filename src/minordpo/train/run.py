@@ -28,7 +28,6 @@ from minordpo.data.tokens import TokenExample, TokenOptions
 from minordpo.engine.models import causal_model, load_model, load_tokenizer, save_model
 from minordpo.engine.reference import cache_folder
 from minordpo.engine.reference_pass import ranks
-from minordpo.figures.training_curves import reward_figure
 from minordpo.generate.generation import Answer, generate_answers
 from minordpo.monitor.callback import MonitorCallback
 from minordpo.monitor.summary import last_lines
@@ -259,6 +258,9 @@ def build_monitor(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> list
 
 def draw(folder: Path, config: RunConfig) -> None:
     """The run's figure, from its files."""
+    # Only here: matplotlib takes a second to import, and a run need not wait for it before its first step.
+    from minordpo.figures.training_curves import reward_figure
+
     objective = objectives.recorded(config.objective.name, config.objective.hyper)
     rate = config.training.arguments.get("learning_rate", 5e-5)
     (folder / names.FIGURES).mkdir(exist_ok=True)
@@ -292,6 +294,9 @@ class _Samples:
         if not self.pairs:
             return
         prompts = [pair.prompt_ids for pair in self.pairs]
+        before = [row["token_ids"] for row in self.rows() if row["when"] != when]
+        if len(before) == len(prompts):
+            settings["likely"] = before
         answers = make(
             model,
             self.tokenizer,
