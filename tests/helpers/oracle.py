@@ -86,6 +86,38 @@ def dpop(
     return torch.logaddexp(torch.zeros_like(x), -x)
 
 
+def bdpo(
+    chosen: Tensor,
+    rejected: Tensor,
+    ref_chosen: Tensor,
+    ref_rejected: Tensor,
+    *,
+    beta: float,
+    bdpo_lambda: float,
+) -> Tensor:
+    """arXiv 2506.12725: DPO with the rejected policy λ π + (1 − λ) ref in place of π; sums of e^x in float64."""
+    pi, ref = rejected.double(), ref_rejected.double()
+    largest = torch.maximum(pi, ref)
+    inside = bdpo_lambda * (pi - largest).exp() + (1 - bdpo_lambda) * (ref - largest).exp()
+    x = beta * ((chosen - ref_chosen) - (largest + inside.log() - ref).to(chosen.dtype))
+    return torch.logaddexp(torch.zeros_like(x), -x)
+
+
+def bpo(
+    chosen: Tensor,
+    rejected: Tensor,
+    ref_chosen: Tensor,
+    ref_rejected: Tensor,
+    *,
+    beta: float,
+    bpo_alpha: float,
+) -> Tensor:
+    """arXiv 2506.03557: −log σ(min(β log(π_w/ref_w), −α β log(π_l/ref_l))); at a tie the mean of both gradients."""
+    up, down = beta * (chosen - ref_chosen), -bpo_alpha * beta * (rejected - ref_rejected)
+    x = torch.where(up < down, up, torch.where(down < up, down, (up + down) / 2))
+    return torch.logaddexp(torch.zeros_like(x), -x)
+
+
 class Answer(NamedTuple):
     """One response to a prompt: log-probs of its scored tokens, how good it is, other tokens' log-probs there."""
 
@@ -246,6 +278,8 @@ FORMULAS: dict[str, Any] = {
     "dpo": _in_four(dpo),
     "minordpo": _in_four(minordpo),
     "dpop": _in_four(dpop),
+    "bdpo": _in_four(bdpo),
+    "bpo": _in_four(bpo),
     **{
         formula.__name__: formula
         for formula in (ipo, simpo, orpo, hinge, slic, cdpo, robust, dpo_nll, sft, minor_sft, kto, rrhf)

@@ -145,6 +145,12 @@ SIGNS: dict[str, tuple[dict[str, Any], Callable[[float, float], tuple[int, int]]
     "dpo": ({}, lambda c, r: TUG),
     "minordpo": ({}, lambda c, r: TUG if r > 0 else (-1, 0)),
     "dpop": ({}, lambda c, r: TUG),
+    "bdpo": ({}, lambda c, r: TUG),
+    # At alpha 0.25; what is behind is pushed, both where they are level.
+    "bpo": (
+        {"bpo_alpha": 0.25},
+        lambda c, r: (-int(c <= -0.25 * r), int(-0.25 * r <= c)),
+    ),
     "ipo": ({"per_token": False}, towards(5)),
     "hinge": ({}, lambda c, r: TUG if c - r < 10 else (0, 0)),
     "cdpo": ({}, towards(math.log(9) / 0.1)),
@@ -228,6 +234,40 @@ def test_minordpo_gives_a_rejected_response_at_or_below_the_reference_exactly_no
     c_chosen, c_rejected = torch.autograd.grad(loss("minordpo", logps, beta=0.1).sum(), leaves)
     assert c_rejected.item() == 0
     assert c_chosen.item() == pytest.approx(-0.1 / (1 + math.exp(0.1 * 0.25)), rel=1e-6)
+
+
+@QUICK
+@given(EIGHTHS, EIGHTHS, BETAS)
+def test_bdpo_lies_between_dpo_and_dpo_with_the_rejected_response_left_at_the_reference(
+    chosen, rejected, beta
+):
+    logps = responses([two(chosen, rejected)])
+    mixed, dpo = found("bdpo", logps, beta=beta), found("dpo", logps, beta=beta)
+    still = found("dpo", responses([two(chosen, 0.0)]), beta=beta)
+    least, most = sorted([dpo.losses.item(), still.losses.item()])
+    assert least - 1e-12 <= mixed.losses.item() <= most + 1e-12
+    assert mixed.sequences[1] <= mixed.sequences.abs()[0]  # the rejected response is never pushed the harder
+
+
+@QUICK
+@given(EIGHTHS, EIGHTHS, BETAS)
+def test_bdpo_is_nearly_dpo_where_hardly_any_reference_is_mixed_in(chosen, rejected, beta):
+    logps = responses([two(chosen, rejected / 10)])
+    nearly = found("bdpo", logps, beta=beta, bdpo_lambda=1 - 1e-9)
+    same(nearly, found("dpo", logps, beta=beta), rtol=1e-4, atol=1e-6)
+
+
+def test_bdpos_push_on_a_rejected_response_fades_below_the_reference():
+    pushes = [
+        found("bdpo", responses([two(1.0, r)]), beta=0.1).sequences[1].item() for r in (5.0, 0.0, -5.0, -50.0)
+    ]
+    assert pushes == sorted(pushes, reverse=True)
+    assert 0 < pushes[-1] < 1e-20
+
+
+def test_bpo_pushes_both_at_half_strength_before_training():
+    result = found("bpo", responses([two(0.0, 0.0)]), beta=0.5, bpo_alpha=0.25)
+    assert result.sequences.tolist() == [-0.5 * 0.5 / 2, 0.5 * 0.5 * 0.25 / 2]
 
 
 @QUICK

@@ -261,7 +261,7 @@ def test_single_and_ranked_responses_give_one_loss_a_prompt(name):
         ("minor-dpo", r"objective\.name is 'minor-dpo', which is no objective \(did you mean minordpo\?\)"),
         (
             "zzz",
-            r"is 'zzz', which is no objective\. Known: cdpo, .*, slic; sums are written minordpo \+ 0\.1\*sft",
+            r"is 'zzz', which is no objective\. Known: bdpo, .*, slic; sums are written minordpo \+ 0\.1\*sft",
         ),
         ("dpo + stf", r"is 'stf' in 'dpo \+ stf', which is no objective \(did you mean sft\?\)"),
         ("dpo +", r"is '' in 'dpo \+', which is no objective"),
@@ -301,7 +301,9 @@ POSITIVE, NOT_NEGATIVE = "a number above 0", "a number at least 0"
 SWITCH, WHOLE = "true or false", "a whole number at least 1"
 WORDS = {
     "alpha": ("dpo_nll", NOT_NEGATIVE),
+    "bdpo_lambda": ("bdpo", "a number above 0 and below 1"),
     "beta": ("dpo", POSITIVE),
+    "bpo_alpha": ("bpo", "a number above 0 and at most 1"),
     "delta": ("slic", NOT_NEGATIVE),
     "desirable_weight": ("kto", NOT_NEGATIVE),
     "dpop_lambda": ("dpop", NOT_NEGATIVE),
@@ -321,6 +323,8 @@ OUTSIDE: dict[str, list[Any]] = {
     POSITIVE: [0, 0.0, -0.1],
     NOT_NEGATIVE: [-1e-9, -1],
     "a number at least 0 and below 0.5": [-0.1, 0.5, 1],
+    "a number above 0 and below 1": [0, 1, -0.5, 1.5],
+    "a number above 0 and at most 1": [0, -0.5, 1.01],
     "a number": [],
     SWITCH: [0, 1, 1.0],
     WHOLE: [0, -3, 2.0, 1.5],

@@ -72,6 +72,22 @@ def test_ipo_is_the_squared_distance_from_its_target():
     assert coefficients("ipo", [two(0.0, -5.0)], beta=0.25) == of([-2 / 4, 2 / 5])
 
 
+def test_bdpo_mixes_the_reference_into_the_rejected_policy():
+    # e^ln3 = 3: log(½ · 3 + ½) = ln 2, log(¼ · 3 + ¾) = ln(3/2); e^0 = 1: 0. −log σ(½ ln 9 · …) as for dpo.
+    prompts = [two(2 * LN3, 0.0), two(2 * LN3 + math.log(2), LN3)]
+    assert losses("bdpo", prompts, beta=0.5) == of([RIGHT, RIGHT])
+    # the policy's part of the mixture: ½, and 3/2 of 2
+    assert coefficients("bdpo", prompts, beta=0.5) == of([-1 / 8, 1 / 16, -1 / 8, 3 / 32])
+    assert losses("bdpo", [two(2 * LN3 + math.log(1.5), LN3)], beta=0.5, bdpo_lambda=0.25) == of([RIGHT])
+
+
+def test_bpo_looks_at_the_response_that_is_behind():
+    prompts = [two(2 * LN3, -8 * LN3), two(9 * LN3, -4 * LN3), two(-2 * LN3, -99.0)]
+    hyper = {"beta": 0.5, "bpo_alpha": 0.5}
+    assert losses("bpo", prompts, **hyper) == of([RIGHT, RIGHT, WRONG])
+    assert coefficients("bpo", prompts, **hyper) == of([-1 / 8, 0, 0, 1 / 16, -3 / 8, 0])
+
+
 def test_hinge_falls_to_zero_at_a_margin_of_one_over_beta():
     assert losses("hinge", [two(1.0, 0.0), two(2.0, 0.0), two(0.0, 2.0)], beta=0.5) == of([0.5, 0, 2])
 

@@ -6,9 +6,11 @@ margin = chosen − rejected; σ is the logistic function. w and l in formulas a
 
 from __future__ import annotations
 
+import math
+
 from minordpo.objectives.late import Float, Tensor, logsigmoid, relu, torch
 from minordpo.objectives.logps import PairLogps
-from minordpo.objectives.spec import NotNegative, Positive, Smoothing, Spec, by_name
+from minordpo.objectives.spec import NotNegative, Positive, Share, Smoothing, Spec, UpToOne, by_name
 
 
 def dpo(logps: PairLogps, *, beta: Positive = 0.1) -> Float[Tensor, "pairs"]:
@@ -64,6 +66,39 @@ def dpop(
     """
     margins = logps.chosen_logratios - logps.rejected_logratios
     return -logsigmoid(beta * (margins - dpop_lambda * relu(-logps.chosen_logratios)))
+
+
+def bdpo(logps: PairLogps, *, beta: Positive = 0.1, bdpo_lambda: Share = 0.5) -> Float[Tensor, "pairs"]:
+    """−log σ(β (chosen_logratio − log(λ e^rejected_logratio + 1 − λ))).
+
+    DPO whose rejected policy is mixed with the reference: the penalty is bounded below by log(1 − λ), and its gradient,
+    DPO's times the policy's part of the mixture, fades as the rejected response falls. `minordpo` cuts it off at 0
+    instead. λ near 1 is DPO.
+
+    Assumes: as dpo, but to push a rejected response far below the reference earns nothing.
+    Usual: bdpo_lambda 0.5, beta and learning rate as dpo.
+    Source: Bounded-DPO (arXiv 2506.12725); its equation numbers and other values of λ were not at hand.
+    """
+    # The larger of e^rejected_logratio and 1 is taken out of the sum, so that large log-ratios cancel exactly.
+    larger = relu(logps.rejected_logratios)
+    mixed = torch.logaddexp(
+        logps.rejected_logratios.clamp(max=0) + math.log(bdpo_lambda), -larger + math.log1p(-bdpo_lambda)
+    )
+    return -logsigmoid(beta * (logps.chosen_logratios - larger - mixed))
+
+
+def bpo(logps: PairLogps, *, beta: Positive = 0.1, bpo_alpha: UpToOne = 0.3) -> Float[Tensor, "pairs"]:
+    """−log σ(β min(chosen_logratio, −α rejected_logratio)).
+
+    Only the response that is behind is pushed: the chosen one up, or the rejected one down at α of the strength. Where
+    both are level, as every pair is before training, each is pushed at half its strength (`torch.minimum`, as in the
+    authors' code).
+
+    Assumes: a chosen response must rise as far as the rejected one falls times alpha.
+    Usual: bpo_alpha 0.3 to 1, beta 0.1, learning rate 5e-6 with an adapter.
+    Source: Sun et al. 2025 (arXiv 2506.03557); the default α is that of the authors' code and config.
+    """
+    return -logsigmoid(beta * torch.minimum(logps.chosen_logratios, -bpo_alpha * logps.rejected_logratios))
 
 
 def ipo(logps: PairLogps, *, beta: Positive = 0.1, per_token: bool = True) -> Float[Tensor, "pairs"]:
@@ -202,6 +237,8 @@ PAIRWISE = by_name(
     Spec(dpo),
     Spec(minordpo, gate=_minordpo_gate),
     Spec(dpop, gate=_dpop_gate),
+    Spec(bdpo),
+    Spec(bpo),
     Spec(ipo),
     Spec(simpo, reference=False),
     Spec(orpo, reference=False),

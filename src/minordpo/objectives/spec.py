@@ -56,6 +56,8 @@ class Range:
 # The annotation of a hyper-parameter says its range; plain float, int and bool are any number, any whole one, a switch.
 Positive = Annotated[float, Range(0.0, open_below=True)]
 NotNegative = Annotated[float, Range(0.0)]
+Share = Annotated[float, Range(0.0, 1.0, open_below=True, open_above=True)]
+UpToOne = Annotated[float, Range(0.0, 1.0, open_below=True)]
 Smoothing = Annotated[float, Range(0.0, 0.5, open_above=True)]
 Count = Annotated[int, Range(1.0, kind=int)]
 
