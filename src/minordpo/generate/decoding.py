@@ -6,8 +6,8 @@ one and guesses at those behind it, of which those are kept that the model itsel
 read from memory for a few tokens, a pass of sixteen costs what a pass of four costs.
 
 A guess never decides a token: each one is the model's own choice after the tokens before it. Passes of other shapes sum
-products in another order, so logits equal those of `generate()` but for rounding, as those of another batch do. Rounding
-moves a greedy token only at a tie, and a sampled one where its random number lies at the boundary of two tokens.
+products in another order, so logits equal those of `generate()` but for rounding, as those of another batch do.
+Rounding moves a greedy token only at a tie, and a sampled one where its random number lies at the boundary of two.
 """
 
 from __future__ import annotations
