@@ -260,4 +260,4 @@ def test_a_second_training_begins_with_the_answers_of_the_model_as_it_is(tmp_pat
     steps = [row["step"] for row in rows]
     assert steps == [0, 0, 1, 1, 2, 2, 3, 3]
     assert [tuple(row["token_ids"]) for row in rows[-2:]] == [answer.token_ids for answer in expected]
-    assert len(files(tmp_path / "cache")) == 1
+    assert len(files(tmp_path / "cache" / "answers")) == 1

@@ -25,9 +25,7 @@ from minordpo.run_folder.files import replacing, writing
 
 # Rows are not filled beyond this many tokens: where kernels still differ there, agreement would cost too much time.
 MOST_FILLED = 1024
-_NARROWED = (
-    4  # prompts from the shortest to the longest, whose log-probs are compared between bfloat16 and float32
-)
+_NARROWED = 4  # prompts, from the shortest to the longest, that are compared between bfloat16 and float32
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class RowFloor:
     tokens: int | None  # 0: a prompt alone in a row agrees already; None: not up to `MOST_FILLED` tokens
     spread: float  # largest difference, in nats a response, between a prompt alone in a row and in a full one
     narrow: float = (
-        0.0  # the same between bfloat16 and float32, of `_NARROWED` prompts, where a run is in bfloat16
+        0.0  # the same between bfloat16 and float32 of `_NARROWED` prompts, where a run is in bfloat16
     )
 
     @property

@@ -29,7 +29,7 @@ from minordpo.errors import InputError
 from minordpo.generate.generation import Answer, end_tokens, generate_answers, read_answer
 from minordpo.run_folder.files import sync, written_whole
 
-GENERATION_VERSION = 1  # raise it when `generate_answers` would give other tokens
+GENERATION_VERSION = 2  # raise it when `generate_answers` would give other tokens
 
 
 class InitialAnswers:

@@ -7,6 +7,7 @@ read from memory for a few tokens, a pass of sixteen costs what a pass of four c
 
 A guess never decides a token: each one is the model's own choice after the tokens before it. Passes of other shapes sum
 products in another order, so logits equal those of `generate()` but for rounding, as those of another batch do.
+Rounding moves a greedy token only at a tie, and a sampled one where its random number lies at the boundary of two.
 """
 
 from __future__ import annotations
