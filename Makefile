@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip -qq
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install test-setup demo test format format-check lint types
+.PHONY: help install test-setup demo test bench format format-check lint types
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -25,6 +25,9 @@ demo: $(VENV)/.smollm2 ## tune a small real model on this machine (options: ARGS
 # worker, so that a model it loads is loaded once. One test, with its output: make test ARGS="-n 0 -s tests/test_x.py"
 test: test-setup ## run the tests (options: ARGS="-k name", WORKERS=4)
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+bench: test-setup ## compare six kinds of work with TRL (ARGS="--gsm8k FOLDER --chat FILE"; an hour)
+	@$(BIN)/python benchmarks/works.py $(ARGS)
 
 format: install ## format the code
 	@$(BIN)/ruff format
