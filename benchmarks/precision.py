@@ -206,10 +206,8 @@ class _AsUnits(TorchDispatchMode):
         kwargs = kwargs or {}
         if name not in self.NAMES or not any(_is_narrow(each) for each in args):
             return func(*args, **kwargs)
-        narrowed = [_is_narrow(each) for each in args]
-        found = func(
-            *(each.float() if narrow else each for each, narrow in zip(args, narrowed, strict=True)), **kwargs
-        )
+        widened = [_widened(each) for each in args]
+        found = func(*widened, **{key: _widened(each) for key, each in kwargs.items()})
         if name.startswith("_scaled") and not name.endswith("backward"):
             return (found[0].bfloat16(), *found[1:])  # the logarithms of the sums stay in float32
         return tuple(each.bfloat16() for each in found) if isinstance(found, tuple) else found.bfloat16()
@@ -217,6 +215,10 @@ class _AsUnits(TorchDispatchMode):
 
 def _is_narrow(each: Any) -> bool:
     return isinstance(each, torch.Tensor) and each.dtype == torch.bfloat16
+
+
+def _widened(each: Any) -> Any:
+    return each.float() if _is_narrow(each) else each
 
 
 def table(rows: list[dict[str, Any]], steps: int) -> str:
