@@ -13,8 +13,9 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from minordpo.config import DataConfig, ModelConfig, ObjectiveConfig, RunConfig, load_config
+from minordpo.data.coder import Coder
 from minordpo.data.show import text_pieces
-from minordpo.data.tokens import Coder, TokenExample
+from minordpo.data.tokens import TokenExample
 from minordpo.engine.models import model_folder
 from minordpo.errors import InputError
 from minordpo.evaluate.scoring import score_examples, token_logps
