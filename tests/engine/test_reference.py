@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ from minordpo.engine.models import POLICY_ADAPTER, REFERENCE_ADAPTER, causal_mod
 from minordpo.engine.reference import (
     ReferenceCache,
     as_reference,
-    cache_folder,
     example_key,
     fingerprint,
     reference_logps,
@@ -310,17 +308,6 @@ def test_without_a_new_adapter_the_reference_is_the_model_itself():
         assert np.array_equal(
             computed(model, token_pairs(1), no_cache())[0], computed(model, token_pairs(1), no_cache())[0]
         )
-
-
-def test_the_cache_folder_is_the_named_one_else_the_users(monkeypatch, tmp_path):
-    monkeypatch.setenv("MINORDPO_CACHE", str(tmp_path / "named"))
-    assert cache_folder() == tmp_path / "named"
-    monkeypatch.delenv("MINORDPO_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "minordpo"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path / "me"))
-    assert cache_folder() == Path(os.environ["HOME"]) / ".cache" / "minordpo"
 
 
 def test_of_two_that_share_a_reference_the_second_waits_and_finds_it_computed(tmp_path: Path):

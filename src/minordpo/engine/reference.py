@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from torch import nn
 from tqdm import tqdm
 
 from minordpo.data.packing import pack, split_by_budget, tree_size
+from minordpo.data.stored import example_key
 from minordpo.data.tokens import TokenExample
 from minordpo.engine.logprobs import packed_logps
 from minordpo.engine.models import POLICY_ADAPTER, REFERENCE_ADAPTER, causal_model, tuner
@@ -116,23 +116,6 @@ def _read_shard(shard: Path) -> dict[bytes, np.ndarray]:
     except (SafetensorError, OSError):
         return {}  # not whole, for instance cut off by a full disk: its pairs are computed again
     return dict(zip([key.tobytes() for key in keys], np.split(logps, np.cumsum(lengths)[:-1]), strict=True))
-
-
-def cache_folder() -> Path:
-    """Where reference log-probs and converted models are kept: MINORDPO_CACHE, else the user's cache folder."""
-    named = os.environ.get("MINORDPO_CACHE")
-    if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minordpo"
-
-
-def example_key(example: TokenExample) -> bytes:
-    """16 bytes that stand for the tokens and masks of a prompt and its responses."""
-    digest = xxhash.xxh3_128()
-    for array in (example.prompt_ids, *(x for r in example.responses for x in (r.ids, r.scored))):
-        digest.update(len(array).to_bytes(8, "little"))
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.digest()
 
 
 def fingerprint(model: nn.Module, *, autocast: str, weights: str) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from minordpo.data.checks import prepare_examples
+from minordpo.data.prepare import prepare_examples
 from minordpo.data.read.examples import load_examples
 from minordpo.data.tokens import TokenExample, TokenOptions, TokenResponse, longest_sequence
 from minordpo.engine.attention import NAME, attention_switched

@@ -12,7 +12,7 @@ from peft import PeftConfig, PeftModel
 from torch import nn
 from transformers import IntervalStrategy, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
-from minordpo.data.checks import prepare_examples
+from minordpo.data.prepare import prepare_examples
 from minordpo.data.read.examples import examples_from_rows
 from minordpo.data.tokens import TokenExample, TokenOptions
 from minordpo.errors import InputError, did_you_mean
