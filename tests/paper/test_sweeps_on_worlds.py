@@ -235,7 +235,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             patch.setattr(micro, name, 4)
         patch.setattr(base, "BATCH", 8)
         patch.setattr(sweeping, "Workers", InThisProcess)
-        compute, prepare = reference._compute, training.prepare_examples
+        compute, prepare = reference._compute, training.cached_examples
 
         def computing(model: Any, examples: dict[bytes, Any], cache: Any, *rest: Any) -> Any:
             if cache._folder is not None:
@@ -247,7 +247,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             return prepare(*args, **options)
 
         patch.setattr(reference, "_compute", computing)
-        patch.setattr(training, "prepare_examples", preparing)
+        patch.setattr(training, "cached_examples", preparing)
         sections = {
             "world": {"pairs": 16, "base_steps": 2, "base_accuracy": None},
             "grid": {"objective.name": ["dpo", "sft"], "seed": [0]},

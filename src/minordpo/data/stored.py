@@ -111,6 +111,14 @@ class StoredExamples(Sequence[TokenExample]):
             return examples
         return cls(pa.Table.from_batches([batch_of(list(examples))]))
 
+    @classmethod
+    def joined(cls, parts: Sequence[StoredExamples]) -> StoredExamples:
+        """The examples of all parts, one after the other; nothing is copied."""
+        starts = np.cumsum([0, *(part.table.num_rows for part in parts)])
+        orders = [np.arange(len(part)) if part.order is None else part.order for part in parts]
+        order = np.concatenate([start + order for start, order in zip(starts[:-1], orders, strict=True)])
+        return cls(pa.concat_tables([part.table for part in parts]), order=order)
+
     def __reduce__(self) -> tuple[Any, ...]:
         # A loader's process that is started anew maps the same file.
         return _again, (None if self.file else self.table, self.file, self.order)
@@ -159,12 +167,12 @@ class StoredExamples(Sequence[TokenExample]):
     @cached_property
     def prompt_lengths(self) -> np.ndarray:
         """Tokens of each prompt."""
-        return self._in_order(np.concatenate([np.diff(each.prompts.offsets) for each in self._batches]))
+        return self._in_order(self._counted("prompts"))
 
     @cached_property
     def counts(self) -> np.ndarray:
         """How many responses each example has."""
-        return self._in_order(np.concatenate([np.diff(each.lengths.offsets) for each in self._batches]))
+        return self._in_order(self._counted("lengths"))
 
     @cached_property
     def response_lengths(self) -> np.ndarray:
@@ -179,7 +187,8 @@ class StoredExamples(Sequence[TokenExample]):
     @cached_property
     def keys(self) -> np.ndarray:
         """`example_key` of each example, 16 bytes each."""
-        return self._in_order(np.concatenate([_bytes16(each) for each in self.table.column("key").chunks]))
+        parts = [_bytes16(each) for each in self.table.column("key").chunks]
+        return self._in_order(np.concatenate([np.empty(0, "V16"), *parts]))
 
     @property
     def largest_id(self) -> int:
@@ -210,6 +219,12 @@ class StoredExamples(Sequence[TokenExample]):
     def _column(self, name: str) -> np.ndarray:
         return self._in_order(self.table.column(name).to_numpy())
 
+    def _counted(self, name: str) -> np.ndarray:
+        """How long the lists of a column are."""
+        return np.concatenate(
+            [np.empty(0, np.int32), *(np.diff(getattr(batch, name).offsets) for batch in self._batches)]
+        )
+
     def _in_order(self, values: np.ndarray) -> np.ndarray:
         return values if self.order is None else values[self.order]
 
@@ -217,15 +232,14 @@ class StoredExamples(Sequence[TokenExample]):
         """The values of a list column that has one a response."""
         parts = [getattr(batch, name) for batch in self._batches]
         values = [part.values[part.offsets[0] : part.offsets[-1]] for part in parts]
-        if self.order is None:
+        if self.order is None or not values:
             yield from values
             return
-        counts = np.concatenate([np.diff(part.offsets) for part in parts])
-        every, ends = np.concatenate(values), np.cumsum(counts)
-        chosen = counts[self.order]
+        every, counts = np.concatenate(values), self._counted(name)
+        starts, chosen = (np.cumsum(counts) - counts)[self.order], counts[self.order]
         # Places within an example count up from where its values begin.
         within = np.arange(chosen.sum()) - np.repeat(np.cumsum(chosen) - chosen, chosen)
-        yield every[np.repeat((ends - counts)[self.order], chosen) + within]
+        yield every[np.repeat(starts, chosen) + within]
 
     @cached_property
     def _batches(self) -> list[_Batch]:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from minordpo.data.packing import pack, tree_size
+from minordpo.data.packing import pack
+from minordpo.data.stored import StoredExamples
 from minordpo.data.tokens import TokenExample
 from minordpo.engine.check import in_float32
 from minordpo.engine.logprobs import packed_logps, sequence_logps
@@ -55,8 +56,9 @@ def row_floor(
     Call it under the run's attention and autocast. The longest row holds copies of the example. With `bf16` the example
     is measured in float32 too.
     """
-    example = min(examples, key=tree_size)
-    size = tree_size(example)
+    stored = StoredExamples.of(examples)
+    shortest = int(stored.sizes.argmin())
+    example, size = stored[shortest], int(stored.sizes[shortest])
     copies = token_budget // size
     device = next(model.parameters()).device
 
