@@ -33,7 +33,7 @@ class Coder:
         # A prompt is in the text of each of its responses, and a system message in every prompt: each once.
         split = [starts.split(text) for text in distinct]
         pieces = list(dict.fromkeys(piece for each in split for piece in each if piece))
-        found = self.tokenizer.backend_tokenizer.encode_batch_fast(pieces, add_special_tokens=False)  # type: ignore[attr-defined]
+        found = self.tokenizer.backend_tokenizer.encode_batch_fast(pieces, add_special_tokens=False)
         ids = dict(zip(pieces, [each.ids for each in found], strict=True))
         ids[""] = []
         return {

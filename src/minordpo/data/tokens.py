@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from minordpo.data.coder import Coder
 from minordpo.data.read.examples import Example
 from minordpo.data.rendering import Rendered, Response, RowProblem, render
+from minordpo.data.template import TemplateWriter
 from minordpo.errors import InputError
 
 T = TypeVar("T")
@@ -65,7 +66,8 @@ def tokenize_examples(
 
     Raises: InputError where the tokenizer lacks what the rows need (a chat template, an end-of-text token).
     """
-    rendered = [_or_problem(render, example, tokenizer) for example in examples]
+    template = TemplateWriter(tokenizer)
+    rendered = [_or_problem(render, example, tokenizer, template) for example in examples]
     usable = [item for item in rendered if isinstance(item, Rendered)]
     # Without its EOS: tokenizers that append one themselves warn of a text that has it.
     plain = [item.responses[0].text.removesuffix(tokenizer.eos_token) for item in usable if not item.is_chat]

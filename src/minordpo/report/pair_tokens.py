@@ -65,7 +65,7 @@ def add_pair_tokens(runs: Sequence[FoundRun], count: int, *, say: Callable[[str]
 def _held_out_pairs(model: ModelConfig, data: DataConfig, count: int) -> tuple[TokenExample, ...]:
     """The first `count` held-out examples of a run on these that have two responses."""
     config = RunConfig(model=model, data=data, objective=ObjectiveConfig(name="dpo"), output=".")
-    held_out = load_data(config, load_run_tokenizer(config)).held_out or []
+    held_out: Sequence[TokenExample] = load_data(config, load_run_tokenizer(config)).held_out or []
     return tuple(itertools.islice((each for each in held_out if len(each.responses) == 2), count))
 
 

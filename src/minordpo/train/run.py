@@ -9,7 +9,7 @@ answers before ─► train ─► held-out pairs ─► answers after
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from minordpo.data.cache import cached_examples
 from minordpo.data.read.readers import READERS
 from minordpo.data.read.rows import open_rows
 from minordpo.data.stored import StoredExamples
-from minordpo.data.tokens import TokenOptions
+from minordpo.data.tokens import TokenExample, TokenOptions
 from minordpo.engine.models import causal_model, load_model, load_tokenizer, save_model
 from minordpo.engine.reference_pass import ranks
 from minordpo.figures.training_curves import reward_figure
@@ -283,7 +283,7 @@ class _Samples:
         self, config: RunConfig, tokenizer: PreTrainedTokenizerBase, data: RunData, file: Path
     ) -> None:
         self.tokenizer, self.file = tokenizer, file
-        self.pairs = (data.held_out or [])[: config.samples.prompts]
+        self.pairs: Sequence[TokenExample] = (data.held_out or [])[: config.samples.prompts]
         self.max_new_tokens = config.samples.max_new_tokens
         if config.samples.prompts and not data.held_out:
             print("no pairs are held out (data.eval), so there will be no sample answers")

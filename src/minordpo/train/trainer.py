@@ -141,7 +141,7 @@ class PreferenceTrainer(Monitored):
         super().__init__(
             model=model,
             args=args,
-            train_dataset=self.examples,  # type: ignore[arg-type]  # any sequence will do
+            train_dataset=self.examples,
             eval_dataset=self.held_out or None,
             processing_class=processing_class,
             callbacks=callbacks,
