@@ -136,7 +136,7 @@ def response_metrics(
     return {name: total / count for name, total, count in zip(names, *sums.tolist(), strict=True) if count}
 
 
-def response_rows(records: Iterable[StepRecord], rows: np.ndarray) -> list[dict[str, Any]]:
+def response_rows(records: Iterable[StepRecord], rows: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
     """What each prompt's responses did, best first, for `responses.jsonl`; `rows` are those of the source."""
     found = []
     for record in records:
