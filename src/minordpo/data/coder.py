@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any
 
 from tokenizers import AddedToken
@@ -27,19 +27,24 @@ class Coder:
         distinct = list(dict.fromkeys(texts))
         if not distinct:
             return {}
-        starts = self._starts
-        if starts is None:
+        if self._starts is None:
             return dict(zip(distinct, self.encode_whole(distinct), strict=True))
         # A prompt is in the text of each of its responses, and a system message in every prompt: each once.
-        split = [starts.split(text) for text in distinct]
-        pieces = list(dict.fromkeys(piece for each in split for piece in each if piece))
+        split = [self.cut(text) for text in distinct]
+        pieces = list(dict.fromkeys(chain.from_iterable(split)))
         found = self.tokenizer.backend_tokenizer.encode_batch_fast(pieces, add_special_tokens=False)
         ids = dict(zip(pieces, [each.ids for each in found], strict=True))
-        ids[""] = []
         return {
             text: list(chain.from_iterable([ids[piece] for piece in each]))
             for text, each in zip(distinct, split, strict=True)
         }
+
+    def cut(self, text: str) -> list[str]:
+        """The text in parts whose ids, one after the other, are its own."""
+        if self._starts is None:
+            return [text]
+        places = [0, *(found.start() for found in self._starts.finditer(text) if found.start()), len(text)]
+        return [text[a:b] for a, b in pairwise(places)]
 
     def encode_whole(self, texts: list[str]) -> list[list[int]]:
         """The ids of each text, which the tokenizer is given as it is."""
@@ -50,7 +55,7 @@ class Coder:
 
     @cached_property
     def _starts(self) -> re.Pattern[str] | None:
-        """What matches in front of each special token at which a text may be cut and tokenised in parts.
+        """The special tokens in front of which a text may be cut and tokenised in parts.
 
         The tokenizers library takes its added tokens out of a text first and treats what lies between them by itself.
         A special token is such a place if it can overlap no other added token and takes no space from its left. None
@@ -70,7 +75,7 @@ class Coder:
             return None
         added = list(tokenizer.added_tokens_decoder.values())
         safe = [each.content for each in added if _may_start(each, added)]
-        return re.compile(f"(?={'|'.join(map(re.escape, safe))})") if safe else None
+        return re.compile("|".join(map(re.escape, safe))) if safe else None
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of the ids, special tokens literal."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import signal
@@ -102,6 +103,7 @@ def _serve(conn: Connection, work: Callable[[Any], Any]) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = (
         "false"  # one process a core; threads do not survive a copy besides
     )
+    gc.freeze()  # what was imported stays, and need not be looked through again and again
     parent: Any = multiprocessing.parent_process()
     with contextlib.suppress(EOFError, OSError):
         # Others may hold the far end of `conn` too, so its end alone does not tell that the parent is gone.

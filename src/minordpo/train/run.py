@@ -66,13 +66,11 @@ def run(
     *,
     resume: bool = False,
     quiet: bool = False,
-    data: RunData | None = None,
     allow_code: bool = False,
 ) -> Path:
     """Train as the config says and return the run folder, complete; `quiet` leaves only the progress bars.
 
-    `data` is what `load_data` returned for a config of the same data and tokenizer, where it is there already. An
-    objective that the config names as package.module:function is imported only with `allow_code`.
+    An objective that the config names as package.module:function is imported only with `allow_code`.
 
     Raises:
         InputError: anything the user can correct; what was there before is untouched.
@@ -85,7 +83,7 @@ def run(
         return folder
     transformers_logging.disable_progress_bar()  # a bar for every file written would break ours
     tokenizer = load_run_tokenizer(config)
-    data = load_data(config, tokenizer) if data is None else data
+    data = load_data(config, tokenizer)
     with only_here(folder):
         if not going_on:  # another run may have come and gone while the data were read
             refuse_foreign(folder, config, resume)
