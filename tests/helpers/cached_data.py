@@ -42,7 +42,9 @@ def main(file: str, folder: str, log: str, *, killed_after: int = 0, slowly: boo
 
     cache.prepare_rows = making  # type: ignore[assignment]
     prepare._Collected.add = adding  # type: ignore[method-assign]
-    made = cache.cached_examples(open_rows(file), tokenizer(), TokenOptions(), cache=Path(folder))
+    made = cache.cached_examples(
+        open_rows(file), tokenizer(), TokenOptions(max_length=None), cache=Path(folder)
+    )
     print(len(made.examples))
 
 

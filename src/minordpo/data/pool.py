@@ -45,13 +45,15 @@ def in_order(work: Callable[[C], R], chunks: Iterable[C], *, processes: int) -> 
     try:
         for _ in range(processes):
             ours, theirs = context.Pipe()
-            worker = context.Process(target=_serve, args=(theirs, work), daemon=True)
+            conns.append(ours)
+            # A copy has our ends too, and would wait for itself to read where we are gone.
+            copied = conns if _METHOD == "fork" else []
+            worker = context.Process(target=_serve, args=(theirs, copied, work), daemon=True)
             with warnings.catch_warnings():
                 # Python 3.12 warns of threads in a process that is copied; a worker uses none of them.
                 warnings.simplefilter("ignore", DeprecationWarning)
                 worker.start()
             theirs.close()  # so that its end is seen when it dies
-            conns.append(ours)
             workers.append(worker)
         yield from _exchange(conns, iter(chunks))
     finally:
@@ -97,8 +99,10 @@ def _exchange(conns: list[Connection], chunks: Iterator[C]) -> Iterator[Any]:
             told += 1
 
 
-def _serve(conn: Connection, work: Callable[[Any], Any]) -> None:
-    """Answer chunks until the process that gives them is gone."""
+def _serve(conn: Connection, others: list[Connection], work: Callable[[Any], Any]) -> None:
+    """Answer chunks until the process that gives them is gone; `others` are not this process's to hold."""
+    for other in others:
+        other.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # that is its parent's to hear
     os.environ["TOKENIZERS_PARALLELISM"] = (
         "false"  # one process a core; threads do not survive a copy besides
@@ -106,8 +110,7 @@ def _serve(conn: Connection, work: Callable[[Any], Any]) -> None:
     gc.freeze()  # what was imported stays, and need not be looked through again and again
     parent: Any = multiprocessing.parent_process()
     with contextlib.suppress(EOFError, OSError):
-        # Others may hold the far end of `conn` too, so its end alone does not tell that the parent is gone.
-        while conn in wait([conn, parent.sentinel]):
+        while parent.sentinel not in wait([conn, parent.sentinel]):
             conn.send(_answer(work, conn.recv()))
 
 
