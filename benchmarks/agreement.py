@@ -27,7 +27,8 @@ from minordpo.data.packing import pack
 from minordpo.engine.attention import NAME, attention_switched
 from minordpo.engine.check import check_packing
 from minordpo.engine.models import load_model, load_tokenizer
-from minordpo.engine.reference import ReferenceCache, reference_logps
+from minordpo.engine.reference import reference_logps
+from minordpo.engine.reference_cache import ReferenceCache
 from minordpo.errors import InputError
 from minordpo.train.step import Context, StepBatch, preference_step
 

@@ -18,7 +18,6 @@ from minordpo.config.build import build
 from minordpo.data.make.close_pairs import ClosePair, corrupt_row
 from minordpo.data.make.problems import generate_problems
 from minordpo.engine.models import smollm2_folder
-from minordpo.engine.reference import cache_folder
 from minordpo.errors import InputError
 from minordpo.evaluate.evaluation import EvaluationConfig, evaluate
 from minordpo.evaluate.folder import EvaluationFolder
@@ -65,7 +64,7 @@ def demo(output: Path, *, steps: int | None, minutes: float, seed: int) -> None:
     """
     if steps is not None and steps < 1:
         raise InputError(f"--steps is {steps}; at least 1 is needed")
-    model = str(smollm2_folder(cache_folder() / "models"))
+    model = str(smollm2_folder(names.cache_folder() / "models"))
     steps = _steps(output, steps, seed, minutes)
     texts = read_mapping(Path(__file__).with_suffix(".yaml"))
     print(texts["introduction"].format(low=LOW, high=HIGH), flush=True)

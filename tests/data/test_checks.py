@@ -8,7 +8,8 @@ import pytest
 
 from helpers.example_pairs import text_pair
 from helpers.small_tokenizers import CHATML, EMPTY_THOUGHT, byte_level
-from minordpo.data.checks import PreparedExamples, prepare_examples
+from minordpo.data.checks import PreparedExamples
+from minordpo.data.prepare import prepare_examples
 from minordpo.data.read.examples import Example, LoadedExamples
 from minordpo.data.tokens import TokenOptions
 from minordpo.errors import InputError

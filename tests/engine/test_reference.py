@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -17,19 +16,14 @@ from peft.tuners.lora import LoraLayer
 from helpers import oracle
 from helpers.example_pairs import token_pair
 from helpers.tiny_runs import RENAMED, moved, tiny_model, token_pairs, trainer
+from minordpo.data.stored import example_key
 from minordpo.data.tokens import TokenExample, TokenResponse
-from minordpo.engine import reference
+from minordpo.engine import reference, reference_cache
 from minordpo.engine.attention import NAME, attention_switched
 from minordpo.engine.logprobs import install
 from minordpo.engine.models import POLICY_ADAPTER, REFERENCE_ADAPTER, causal_model, load_model, save_model
-from minordpo.engine.reference import (
-    ReferenceCache,
-    as_reference,
-    cache_folder,
-    example_key,
-    fingerprint,
-    reference_logps,
-)
+from minordpo.engine.reference import as_reference, fingerprint, reference_logps
+from minordpo.engine.reference_cache import ReferenceCache
 from minordpo.engine.weights import InitialWeights
 from minordpo.errors import InputError
 from minordpo.train.adapters import add_adapter
@@ -95,7 +89,7 @@ def test_equal_pairs_are_computed_once_and_get_equal_values(monkeypatch):
 
 
 def test_no_pairs_need_no_pass():
-    assert computed(tiny_model(), [], no_cache()) == []
+    assert list(computed(tiny_model(), [], no_cache())) == []
 
 
 def test_a_pass_leaves_the_models_mode_as_it_was_and_has_no_dropout():
@@ -198,7 +192,7 @@ def test_another_mask_on_the_same_tokens_is_not_served_the_old_values(tmp_path):
 @pytest.mark.parametrize("damage", ["cut", "emptied", "garbage"])
 def test_a_damaged_shard_is_ignored_and_its_pairs_computed_again(tmp_path, damage):
     model, pairs = tiny_model(), token_pairs(4)
-    whole = computed(model, pairs, ReferenceCache(tmp_path, "k"))
+    whole = list(computed(model, pairs, ReferenceCache(tmp_path, "k")))
     (shard,) = (tmp_path / "k").iterdir()
     content = shard.read_bytes()
     shard.write_bytes({"cut": content[:-20], "emptied": b"", "garbage": b"x" * 500}[damage])
@@ -227,7 +221,7 @@ def test_a_pass_that_stops_keeps_what_it_had(tmp_path, monkeypatch):
 
 
 def test_shards_are_written_as_the_pass_goes_so_that_a_kill_loses_one_at_most(tmp_path, monkeypatch):
-    monkeypatch.setattr(reference, "SHARD_SIZE", 2)
+    monkeypatch.setattr(reference_cache, "SHARD_SIZE", 2)
     cache = ReferenceCache(tmp_path, "k")
     for number in range(5):
         cache.add(bytes([number]) * 16, np.full(number + 1, number, np.float32))
@@ -243,7 +237,7 @@ def test_a_shard_that_cannot_be_written_leaves_nothing_behind(tmp_path, monkeypa
 
     cache = ReferenceCache(tmp_path, "k")
     cache.add(b"a" * 16, np.zeros(2, np.float32))
-    monkeypatch.setattr(reference, "save_file", full)
+    monkeypatch.setattr(reference_cache, "save_file", full)
     with pytest.raises(
         InputError, match=r"No space left on device\. Free some space, or name .* MINORDPO_CACHE"
     ):
@@ -312,17 +306,6 @@ def test_without_a_new_adapter_the_reference_is_the_model_itself():
         )
 
 
-def test_the_cache_folder_is_the_named_one_else_the_users(monkeypatch, tmp_path):
-    monkeypatch.setenv("MINORDPO_CACHE", str(tmp_path / "named"))
-    assert cache_folder() == tmp_path / "named"
-    monkeypatch.delenv("MINORDPO_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "minordpo"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path / "me"))
-    assert cache_folder() == Path(os.environ["HOME"]) / ".cache" / "minordpo"
-
-
 def test_of_two_that_share_a_reference_the_second_waits_and_finds_it_computed(tmp_path: Path):
     first, second = ReferenceCache(tmp_path, "shared"), ReferenceCache(tmp_path, "shared")
     found: list[bool] = []
@@ -346,8 +329,10 @@ def test_a_pass_waits_for_others_only_where_it_has_something_to_compute(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     waited: list[str] = []
-    locked = reference.locked
-    monkeypatch.setattr(reference, "locked", lambda folder: waited.append(folder.name) or locked(folder))
+    locked = reference_cache.locked
+    monkeypatch.setattr(
+        reference_cache, "locked", lambda folder: waited.append(folder.name) or locked(folder)
+    )
     for count in (4, 4, 5):
         made = trainer(tmp_path, pairs=token_pairs(count), cache=tmp_path / "cache")
         made.precompute_reference()

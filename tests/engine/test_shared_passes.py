@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from helpers.forked import fork_ranks
 from helpers.shared_passes import PAIRS, WAIT
 from helpers.tiny_runs import token_pairs
+from minordpo.data.stored import example_key
 from minordpo.engine import ranks
 from minordpo.engine.ranks import ALONE, ROWS, Ranks, rounds
-from minordpo.engine.reference import ReferenceCache, example_key
+from minordpo.engine.reference_cache import ReferenceCache
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,8 @@ from helpers import oracle
 from helpers.tiny_models import tiny
 from minordpo.engine.attention import NAME, attention_switched
 from minordpo.engine.logprobs import install
-from minordpo.engine.reference import ReferenceCache, reference_logps
+from minordpo.engine.reference import reference_logps
+from minordpo.engine.reference_cache import ReferenceCache
 from minordpo.evaluate.kl import estimate_kl
 from minordpo.evaluate.scoring import answer_examples, split_responses
 from minordpo.generate.generation import Answer

@@ -7,9 +7,9 @@ import pytest
 
 from helpers.small_tokenizers import GEMMA, byte_level, metaspace
 from helpers.tiny_runs import tokenizer
-from minordpo.data.checks import prepare_examples
 from minordpo.data.make.close_pairs import PAPER_PROMPT, corrupt_file
 from minordpo.data.make.problems import generate_problems, write_problems
+from minordpo.data.prepare import prepare_examples
 from minordpo.data.read.examples import load_examples
 from minordpo.data.tokens import TokenOptions
 from minordpo.errors import InputError

@@ -22,7 +22,8 @@ from minordpo.engine import reference
 from minordpo.engine.attention import NAME, attention_switched
 from minordpo.engine.logprobs import install
 from minordpo.engine.ranks import ALONE, Ranks
-from minordpo.engine.reference import ReferenceCache, reference_logps
+from minordpo.engine.reference import reference_logps
+from minordpo.engine.reference_cache import ReferenceCache
 from minordpo.errors import InputError
 
 PAIRS = 7

@@ -13,7 +13,8 @@ from minordpo.data.read.examples import examples_from_rows
 from minordpo.data.tokens import TokenOptions, tokenize_examples
 from minordpo.engine.attention import NAME, attention_switched
 from minordpo.engine.logprobs import install
-from minordpo.engine.reference import ReferenceCache, reference_logps
+from minordpo.engine.reference import reference_logps
+from minordpo.engine.reference_cache import ReferenceCache
 from minordpo.objectives import PairLogps, resolve
 from minordpo.objectives.pairwise import dpo
 from minordpo.train.loader import Packer

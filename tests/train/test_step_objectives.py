@@ -20,7 +20,8 @@ from minordpo.engine import head as head_module
 from minordpo.engine.attention import NAME, attention_switched
 from minordpo.engine.head import LogitTransform, draw_others
 from minordpo.engine.logprobs import install
-from minordpo.engine.reference import ReferenceCache, reference_logps
+from minordpo.engine.reference import reference_logps
+from minordpo.engine.reference_cache import ReferenceCache
 from minordpo.objectives import OBJECTIVES, ResponseLogps, TokenLogps, resolve
 from minordpo.train.loader import Packer, mismatched
 from minordpo.train.metrics import response_metrics, response_rows

@@ -25,7 +25,7 @@ from helpers.tiny_runs import (
     trainer,
     weights,
 )
-from minordpo.engine.reference import ReferenceCache
+from minordpo.engine.reference_cache import ReferenceCache
 from minordpo.errors import InputError
 
 pytestmark = [pytest.mark.filterwarnings(each) for each in RENAMED]

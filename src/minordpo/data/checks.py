@@ -1,31 +1,23 @@
-"""All examples of a source → token examples, with every row accounted for."""
+"""Every row of a source accounted for: what was used, dropped or changed, in words."""
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.resources import files
-from itertools import chain
 from typing import Literal
 
 import numpy as np
 import yaml
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from minordpo.data.packing import tree_size
-from minordpo.data.read.examples import LoadedExamples
 from minordpo.data.read.layout import Kind
-from minordpo.data.rendering import RowProblem
-from minordpo.data.show import common_beginning, show_example
-from minordpo.data.tokens import TokenExample, TokenOptions, tokenize_examples
+from minordpo.data.show import show_example
+from minordpo.data.stored import StoredExamples
+from minordpo.data.tokens import TokenOptions
 from minordpo.errors import InputError
 
-_CHUNK = 256  # rows that go to the tokenizer at once; enough to keep its threads busy
-_BAR_FROM = 2000  # rows; fewer are done before a progress bar says anything
 _OVERLONG = ("prompt_too_long", "too_long")
 
 _WORDS = yaml.safe_load(files(__package__).joinpath("findings.yaml").read_text(encoding="utf-8"))
@@ -47,133 +39,95 @@ class RowFinding:
 
 
 @dataclass(frozen=True, eq=False)
+class Source:
+    """What a source is and how it was read."""
+
+    name: str  # as the user named it
+    layout: str
+    kind: Kind
+    notes: list[str]
+    rows: int
+
+
+@dataclass(frozen=True, eq=False)
 class PreparedExamples:
     """The examples in use as tokens, in file order, and what became of every row."""
 
-    examples: list[TokenExample]
+    examples: StoredExamples
     dropped: dict[str, RowFinding]  # by kind of `RowProblem`: "empty_response", "identical", "too_long", …
     # Rows in use that are odd or were changed: "cut", "boundary", "duplicate", "contradiction".
     kept: dict[str, RowFinding]
     report: str  # all of it in words: the block printed before a run
 
 
-def prepare_examples(
-    loaded: LoadedExamples,
+def finish(
+    source: Source,
+    examples: StoredExamples,
+    problems: dict[str, RowFinding],
+    kept: dict[str, RowFinding],
     tokenizer: PreTrainedTokenizerBase,
     options: TokenOptions,
-    *,
-    invalid: Literal["refuse", "drop"] = "refuse",
-    progress: bool = False,
+    invalid: Literal["refuse", "drop"],
 ) -> PreparedExamples:
-    """The examples as tokens, with a report on every row; no row goes missing without a word.
+    """The examples with the report, if rows that cannot be used may be dropped.
 
-    `options.overlong` decides about rows over `max_length`, `invalid` about all other rows that cannot be
-    used, and, where responses are cut, about prompts that leave no room for one.
-
-    Raises: InputError for rows that cannot be used, all of them counted, or a source in which none can.
+    Raises: InputError for rows that may not, all of them counted, or a source in which none can be used.
     """
-    if not loaded.examples:
-        raise InputError(f"{loaded.source} has no rows, but at least one is needed. Name another file.")
-    examples: list[TokenExample] = []
-    problems: dict[str, RowFinding] = defaultdict(RowFinding)
-    kept: dict[str, RowFinding] = defaultdict(RowFinding)
-    seen: dict[bytes, int] = {}
-    show_bar = progress and len(loaded.examples) > _BAR_FROM
-    with tqdm(total=len(loaded.examples), desc="tokenising", unit="rows", disable=not show_bar) as bar:
-        for start in range(0, len(loaded.examples), _CHUNK):
-            chunk = loaded.examples[start : start + _CHUNK]
-            results = tokenize_examples(chunk, tokenizer, options=options)
-            for example, result in zip(chunk, results, strict=True):
-                if isinstance(result, RowProblem):
-                    problems[result.kind].add(example.row, str(result), result.tokens)
-                    continue
-                _note(result, kept, seen)
-                examples.append(result)
-            bar.update(len(chunk))
     refused = {kind: finding for kind, finding in problems.items() if not _may_drop(kind, options, invalid)}
     if refused:
-        raise InputError(_refusal(loaded, refused, options))
-    if not examples:
+        raise InputError(_refusal(source, refused, options))
+    if not len(examples):
         raise InputError(
-            f"{loaded.source}: of {_count(len(loaded.examples), 'row/rows')} none can be used: "
-            f"{', '.join(_describe(problems, loaded.kind))}. Fix the rows or name another file."
+            f"{source.name}: of {_count(source.rows, 'row/rows')} none can be used: "
+            f"{', '.join(_describe(problems, source.kind))}. Fix the rows or name another file."
         )
     first = examples[0]
-    what = "pair" if loaded.kind == "pairs" else "example"
-    shown = show_example(first, tokenizer, kind=loaded.kind, color=False)
+    what = "pair" if source.kind == "pairs" else "example"
+    shown = show_example(first, tokenizer, kind=source.kind, color=False)
     report = [
-        *_report(loaded, examples, problems, kept),
+        *_report(source, examples, problems, kept),
         f"\nthe first {what} (row {first.row}) as the model sees it:\n{shown}",
     ]
     return PreparedExamples(examples, problems, kept, "\n".join(report))
 
 
 def _report(
-    loaded: LoadedExamples,
-    examples: list[TokenExample],
-    dropped: dict[str, RowFinding],
-    kept: dict[str, RowFinding],
+    source: Source, examples: StoredExamples, dropped: dict[str, RowFinding], kept: dict[str, RowFinding]
 ) -> Iterator[str]:
     """A readable block, line by line: counts, reasons, token statistics."""
-    used, kind = len(examples), loaded.kind
-    read = _count(len(loaded.examples), "row/rows")
-    yield f"{loaded.source}: {read} read as {loaded.layout}, {used:,} used"
-    yield from (f"  note: {note}" for note in loaded.notes)
+    used, kind = len(examples), source.kind
+    yield f"{source.name}: {_count(source.rows, 'row/rows')} read as {source.layout}, {used:,} used"
+    yield from (f"  note: {note}" for note in source.notes)
     yield from (f"  dropped: {found}" for found in _describe(dropped, kind))
     yield from (f"  {found}" for found in _describe(kept, kind, kept=True))
     if not dropped and not kept:
         yield "  nothing dropped, cut, repeated, contradicted or tokenised apart"
     if kind == "labelled":
-        desirable = sum(example.grades[0] > 0 for example in examples)
+        desirable = int((examples.grades > 0).sum())
         yield f"  {desirable:,} desirable, {used - desirable:,} undesirable"
         if desirable in (0, used):
             yield "  note: with one label alone nothing is contrasted; add the other, or imitate with sft"
-    prompts = [len(example.prompt_ids) for example in examples]
-    lengths = [[len(response.ids) for response in example.responses] for example in examples]
     if kind == "ranked":
-        counts = [len(each) for each in lengths]
-        yield f"  {np.mean(counts):.1f} responses to a prompt on average, {max(counts)} at most"
+        counts = examples.counts
+        yield f"  {counts.mean():.1f} responses to a prompt on average, {counts.max()} at most"
     yield f"  {'tokens':<18}{'mean':>10}{'max':>10}"
-    names = {"pairs": ["chosen", "rejected"], "labelled": ["completion"], "ranked": []}[kind]
-    parts = {"prompt": prompts, **{name: [each[i] for each in lengths] for i, name in enumerate(names)}}
-    if kind == "ranked":
-        parts["responses"] = list(chain.from_iterable(lengths))
+    lengths = examples.response_lengths
+    parts = {"prompt": examples.prompt_lengths}
+    if kind == "pairs":
+        parts |= {"chosen": lengths[::2], "rejected": lengths[1::2]}
+    else:
+        parts["completion" if kind == "labelled" else "responses"] = lengths
     if kind != "labelled":
-        parts["common beginning"] = [common_beginning(example) for example in examples]
+        parts["common beginning"] = examples.commons
     for name, counts in parts.items():
-        yield f"  {name:<18}{np.mean(counts):>10,.1f}{max(counts):>10,}"
-    tree = sum(tree_size(example) for example in examples)  # what the engine computes
+        yield f"  {name:<18}{counts.mean():>10,.1f}{counts.max():>10,}"
+    tree = int(examples.sizes.sum(dtype=np.int64))  # what the engine computes
     if kind == "labelled":
         yield f"  {tree:,} tokens to compute"  # a prompt with one response shares with nothing
         return
-    padded = sum(len(each) * (prompt + max(each)) for prompt, each in zip(prompts, lengths, strict=True))
     rows = "two padded rows a pair" if kind == "pairs" else "a padded row for each response"
-    times = f"{padded / tree:.2f} times as many"
-    yield f"  {tree:,} distinct tokens to compute; {rows} would cost {padded:,} ({times})"
-
-
-def _note(example: TokenExample, kept: dict[str, RowFinding], seen: dict[bytes, int]) -> None:
-    """Count the notes of `example`, and whether an earlier row has the same responses.
-
-    `seen` holds the first row of each prompt with its responses, and of each judgement on these.
-    """
-    for kind, words in example.notes.items():
-        kept[kind].add(example.row, words)
-    responses = [_digest(response.ids.tobytes()) for response in example.responses]
-    content = _digest(_digest(example.prompt_ids.tobytes()), *sorted(responses))
-    judgement = _digest(content, *responses, np.array(example.grades).tobytes())
-    first = seen.setdefault(judgement, example.row)
-    if first != example.row:
-        kept["duplicate"].add(example.row, f"as row {first}")
-        return
-    first = seen.setdefault(content, example.row)
-    if first != example.row:
-        how = "labels the same completion otherwise" if len(responses) == 1 else "has them in another order"
-        kept["contradiction"].add(example.row, f"row {first} {how}")
-
-
-def _digest(*parts: bytes) -> bytes:
-    return hashlib.blake2b(b"".join(parts), digest_size=16).digest()
+    times = f"{examples.padded / tree:.2f} times as many"
+    yield f"  {tree:,} distinct tokens to compute; {rows} would cost {examples.padded:,} ({times})"
 
 
 def _may_drop(kind: str, options: TokenOptions, invalid: str) -> bool:
@@ -182,19 +136,19 @@ def _may_drop(kind: str, options: TokenOptions, invalid: str) -> bool:
     return options.overlong == "drop" or (options.overlong == "truncate" and invalid == "drop")
 
 
-def _refusal(loaded: LoadedExamples, refused: dict[str, RowFinding], options: TokenOptions) -> str:
+def _refusal(source: Source, refused: dict[str, RowFinding], options: TokenOptions) -> str:
     sentences = []
     unusable = {kind: finding for kind, finding in refused.items() if kind not in _OVERLONG}
     if unusable:
         rows = sum(len(finding.rows) for finding in unusable.values())
         them = "them" if rows > 1 else "it"
         sentences.append(
-            f"{loaded.source}: {_count(rows, 'row/rows')} cannot be used: "
-            f"{', '.join(_describe(unusable, loaded.kind))}. Fix {them} or drop {them} with data.invalid=drop."
+            f"{source.name}: {_count(rows, 'row/rows')} cannot be used: "
+            f"{', '.join(_describe(unusable, source.kind))}. Fix {them} or drop {them} with data.invalid=drop."
         )
     overlong = [refused[kind] for kind in _OVERLONG if kind in refused]
     if overlong:
-        sentences.append(_overlong_refusal(loaded.source, overlong, options))
+        sentences.append(_overlong_refusal(source.name, overlong, options))
     return " ".join(sentences)
 
 

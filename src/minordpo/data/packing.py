@@ -207,14 +207,12 @@ def pack(
 
 def tree_size(item: Responses) -> int:
     """Tokens that `pack` lays for one prompt with its responses."""
-    paths = []
-    for response in item.responses:
-        ids = np.concatenate([item.prompt_ids, response.ids])
-        paths.append(ids[: len(item.prompt_ids) + np.flatnonzero(response.scored)[-1]])
+    # Nothing depends on the last scored token, so it is not laid; prompts are alike.
+    paths = [response.ids[: np.flatnonzero(response.scored)[-1]] for response in item.responses]
     if len(paths) == 2:
-        return len(paths[0]) + len(paths[1]) - common_prefix(paths)
+        return len(item.prompt_ids) + len(paths[0]) + len(paths[1]) - common_prefix(paths)
     row = _Row()
-    row.grow(dict(enumerate(paths)), 0, ())
+    row.grow(dict(enumerate(np.concatenate([item.prompt_ids, path]) for path in paths)), 0, ())
     return row.length
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
 from minordpo.data.read.examples import Example
 from minordpo.data.read.fields import Message, Text, half_character, shared_beginning
+from minordpo.data.template import TemplateWriter
 from minordpo.errors import InputError
 
 
@@ -67,15 +67,15 @@ class Rendered:
             yield from response.heads
 
 
-def render(example: Example, tokenizer: PreTrainedTokenizerBase) -> Rendered:
-    """The prompt and its responses as the model reads them.
+def render(example: Example, tokenizer: PreTrainedTokenizerBase, template: TemplateWriter) -> Rendered:
+    """The prompt and its responses as the model reads them; `template` is the tokenizer's.
 
     Raises:
         RowProblem: the row cannot be rendered, or the template does not say where its responses begin.
         InputError: the tokenizer has no chat template, or no end-of-text token for plain text.
     """
     if isinstance(example.prompt, list):
-        return _render_chat(example, example.prompt, tokenizer)
+        return _render_chat(example, example.prompt, tokenizer, template)
     if not tokenizer.eos_token:
         raise InputError(
             f"the tokenizer {tokenizer.name_or_path!r} has no eos_token, but a plain-text response needs one "
@@ -91,7 +91,9 @@ def render(example: Example, tokenizer: PreTrainedTokenizerBase) -> Rendered:
     return Rendered(example.prompt, tuple(responses), is_chat=False)
 
 
-def _render_chat(example: Example, prompt: list[Message], tokenizer: PreTrainedTokenizerBase) -> Rendered:
+def _render_chat(
+    example: Example, prompt: list[Message], tokenizer: PreTrainedTokenizerBase, template: TemplateWriter
+) -> Rendered:
     if not tokenizer.chat_template:
         raise InputError(
             f"the tokenizer {tokenizer.name_or_path!r} has no chat template, but the rows are chats. "
@@ -106,7 +108,7 @@ def _render_chat(example: Example, prompt: list[Message], tokenizer: PreTrainedT
             "the prompt ends with an assistant message, but one that the assistant answers is needed. "
             "Move that message to the beginning of each response",
         )
-    write = partial(_apply_template, example, tokenizer)
+    write = partial(_apply_template, example, template)
     head = write(prompt, asks=True)
     named = zip(example.names, example.responses, strict=True)
     responses = tuple(_render_response(prompt, head, name, response, write) for name, response in named)
@@ -144,19 +146,15 @@ def _says_something(message: Message) -> bool:
 
 
 def _apply_template(
-    example: Example, tokenizer: PreTrainedTokenizerBase, messages: list[Message], *, asks: bool = False
+    example: Example, template: TemplateWriter, messages: list[Message], *, asks: bool = False
 ) -> str:
     """The messages as text, with the generation prompt behind them if `asks`."""
-    tools: list[Any] | None = example.tools
     try:
-        text = tokenizer.apply_chat_template(
-            messages, tools=tools, tokenize=False, add_generation_prompt=asks, **example.template_kwargs
-        )
+        text = template.write(example, messages, asks=asks)
     except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
         # Templates raise on purpose (roles that do not alternate) and by accident (no content).
         said = " ".join(str(error).split()) or type(error).__name__
         raise RowProblem("template_error", f"the chat template fails on it: {said}") from error
-    assert isinstance(text, str)
     if half := half_character(text):  # it may come from tools or template_kwargs
         raise RowProblem("template_error", f"{half[0]} stands in its messages or tools")
     return text

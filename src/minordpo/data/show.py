@@ -9,9 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from minordpo.data.coder import Coder
 from minordpo.data.packing import common_prefix
 from minordpo.data.read.layout import Kind
-from minordpo.data.tokens import Coder, TokenExample
+from minordpo.data.tokens import TokenExample
 
 _SHOWN = 60  # tokens of a stretch that are shown; a longer one is shortened in the middle
 _MARKS = {"\n": "⏎", "\t": "⇥", "\r": "␍"}

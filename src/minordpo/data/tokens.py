@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from minordpo.data.coder import Coder
 from minordpo.data.read.examples import Example
 from minordpo.data.rendering import Rendered, Response, RowProblem, render
+from minordpo.data.template import TemplateWriter
 from minordpo.errors import InputError
 
 T = TypeVar("T")
@@ -65,7 +66,8 @@ def tokenize_examples(
 
     Raises: InputError where the tokenizer lacks what the rows need (a chat template, an end-of-text token).
     """
-    rendered = [_or_problem(render, example, tokenizer) for example in examples]
+    template = TemplateWriter(tokenizer)
+    rendered = [_or_problem(render, example, tokenizer, template) for example in examples]
     usable = [item for item in rendered if isinstance(item, Rendered)]
     # Without its EOS: tokenizers that append one themselves warn of a text that has it.
     plain = [item.responses[0].text.removesuffix(tokenizer.eos_token) for item in usable if not item.is_chat]
@@ -83,74 +85,6 @@ def _or_problem(step: Callable[..., T], *arguments: Any) -> T | RowProblem:
         return step(*arguments)
     except RowProblem as problem:
         return problem
-
-
-class Coder:
-    """Text to ids and back, with all that depends on the tokenizer's habits."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str] = ()):
-        self.tokenizer = tokenizer
-        self._texts = texts  # plain-text rows, to find `lead` with
-
-    def encode(self, texts: Iterable[str]) -> dict[str, list[int]]:
-        """The ids of each text, special tokens in the text recognised and none added."""
-        distinct = list(dict.fromkeys(texts))
-        if not distinct:
-            return {}
-        # verbose=False: lengths are ours to judge, by data.max_length and not by tokenizer.model_max_length.
-        encoded = self.tokenizer(
-            distinct, add_special_tokens=False, return_attention_mask=False, verbose=False
-        )
-        return dict(zip(distinct, encoded["input_ids"], strict=True))
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of the ids, special tokens literal."""
-        text = self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        assert isinstance(text, str)
-        return text
-
-    @cached_property
-    def lead(self) -> list[int]:
-        """The special tokens that the tokenizer puts before a plain text: mostly a BOS or none."""
-        text = self._texts[0]
-        plain = self.encode([text])[text]
-        with_specials = self.tokenizer(text, return_attention_mask=False, verbose=False)["input_ids"]
-        for start in range(len(with_specials) - len(plain) + 1):
-            if with_specials[start : start + len(plain)] == plain:
-                return list(with_specials[:start])
-        raise InputError(
-            f"the tokenizer {self.tokenizer.name_or_path!r} tokenises {text[:40]!r} differently with its "
-            "special tokens and without, so where a text prompt ends is unknown. Give the rows as chats."
-        )
-
-    @cached_property
-    def special_ids(self) -> frozenset[int]:
-        """Ids that no ordinary text has."""
-        # all_special_ids has the named ones only (no <|eot_id|> of Llama 3), the decoder every added token.
-        added = self.tokenizer.added_tokens_decoder
-        return frozenset(self.tokenizer.all_special_ids) | {i for i, token in added.items() if token.special}
-
-    def encode_apart(self, prompt_ids: list[int], response: Response, joint: list[int]) -> list[list[int]]:
-        """The ids of the response's pieces, each tokenised as the continuation of what stands before it.
-
-        Raises: RowProblem if the pieces do not add up to the whole text.
-        """
-        wanted = self.decode(joint)
-        # SentencePiece models put a space before every text. After a harmless character, which is then taken
-        # away, they do not; whether that worked shows in the decoded text.
-        for anchor in ("", "\n", ":", "a"):
-            ids = self.encode([anchor, *(anchor + piece for piece in response.pieces)])
-            start = ids[anchor]
-            found = [ids[anchor + piece] for piece in response.pieces]
-            if all(piece[: len(start)] == start for piece in found):
-                pieces = [piece[len(start) :] for piece in found]
-                if self.decode([*prompt_ids, *(i for piece in pieces for i in piece)]) == wanted:
-                    return pieces
-        raise RowProblem(
-            "boundary",
-            f"a token straddles {response.around}, and the tokenizer cannot take the two sides apart. "
-            "Move the end of the prompt to a word's end",
-        )
 
 
 def _assemble(
@@ -216,6 +150,8 @@ def _scored_length(piece: list[int], coder: Coder, score_end: str) -> int:
 
 def _token_response(pieces: list[list[int]], lengths: list[int]) -> TokenResponse:
     """A response of pieces, each scored for a length, without the tokens after the last scored one."""
+    if len(pieces) == 1 and lengths[0] == len(pieces[0]):
+        return TokenResponse(np.array(pieces[0], np.int32), np.ones(lengths[0], np.bool_))
     ids = np.array([i for piece in pieces for i in piece], np.int32)
     scored = np.concatenate([np.arange(len(p)) < length for p, length in zip(pieces, lengths, strict=True)])
     end = int(np.flatnonzero(scored)[-1]) + 1 if scored.any() else 0

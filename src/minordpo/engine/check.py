@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,22 +61,18 @@ def check_packing(model: PreTrainedModel | PeftModel, *, longest: int, seed: int
     return difference.largest
 
 
-def refuse_unknown_tokens(
-    model: PreTrainedModel | PeftModel, examples: Sequence[TokenExample], *, remedy: str
-) -> None:
-    """Nothing, where the model has an embedding for every token; on a GPU a missing one would kill the process.
+def refuse_unknown_tokens(model: PreTrainedModel | PeftModel, largest_id: int, *, remedy: str) -> None:
+    """Nothing, where the model has an embedding for every token id up to that; on a GPU a missing one would kill the
+    process.
 
     Raises:
         InputError: it has not; `remedy` says what to do.
     """
     config = causal_model(model).config
     vocab, name = config.get_text_config().vocab_size, config.name_or_path or "the model"
-    largest = max(
-        int(ids.max()) for e in examples for ids in (e.prompt_ids, *(r.ids for r in e.responses)) if len(ids)
-    )
-    if largest >= vocab:
+    if largest_id >= vocab:
         raise InputError(
-            f"{name} knows {vocab} tokens, but the pairs have token {largest}: their tokenizer is another model's. "
+            f"{name} knows {vocab} tokens, but the pairs have token {largest_id}: their tokenizer is another model's. "
             f"{remedy}"
         )
 

@@ -9,27 +9,23 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import xxhash
 from peft import PeftModel
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 from torch import nn
 from tqdm import tqdm
 
 from minordpo.data.packing import pack, split_by_budget, tree_size
+from minordpo.data.stored import StoredExamples
 from minordpo.data.tokens import TokenExample
 from minordpo.engine.logprobs import packed_logps
 from minordpo.engine.models import POLICY_ADAPTER, REFERENCE_ADAPTER, causal_model, tuner
 from minordpo.engine.ranks import ALONE, Ranks, rounds
-from minordpo.run_folder.files import replacing, writing
-from minordpo.run_folder.lock import locked
+from minordpo.engine.reference_cache import KnownLogps, ReferenceCache
 
 ENGINE_VERSION = 3  # raise it when the engine's numbers change
 # What a config says that no log-prob depends on, and that saving, loading or aligning with a tokenizer changes; the
@@ -38,101 +34,6 @@ _IRRELEVANT = (
     *("_name_or_path", "transformers_version", "architectures", "dtype", "use_cache"),
     *("_attn_implementation_internal", "pad_token_id", "bos_token_id", "eos_token_id"),
 )
-ADVICE = "Free some space, or name another folder by the environment variable MINORDPO_CACHE"
-SHARD_SIZE = 512  # examples written at a time; a killed pass loses at most these
-
-
-class ReferenceCache:
-    """Token log-probs on disk, one folder per fingerprint; shards are written whole, by any number of processes.
-
-    With `folder=None` nothing is kept.
-    """
-
-    def __init__(self, folder: Path | None, fingerprint: str) -> None:
-        self.fingerprint = fingerprint
-        self._folder = None if folder is None else folder / fingerprint
-        self._known: dict[bytes, np.ndarray] = {}
-        self._fresh: dict[bytes, np.ndarray] = {}
-        self._read: set[str] = set()
-        self._read_new()
-
-    @contextlib.contextmanager
-    def computed_once(self) -> Iterator[None]:
-        """Wait until no other process computes for this folder, and know what it has left there."""
-        if self._folder is None:
-            yield
-            return
-        with contextlib.ExitStack() as stack:
-            # Where a folder cannot be made or locked, processes come as they come: what is computed twice is right.
-            with contextlib.suppress(OSError):
-                self._folder.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(locked(self._folder))
-            self._read_new()
-            yield
-
-    def _read_new(self) -> None:
-        for shard in sorted(self._folder.glob("*.safetensors")) if self._folder else ():
-            if shard.name not in self._read:
-                self._known.update(_read_shard(shard))
-                self._read.add(shard.name)
-
-    def __contains__(self, key: bytes) -> bool:
-        return key in self._known
-
-    def __getitem__(self, key: bytes) -> np.ndarray:
-        return self._known[key]
-
-    def add(self, key: bytes, logps: np.ndarray) -> None:
-        """Keep one example's log-probs; every `SHARD_SIZE` of them go to disk."""
-        self._known[key] = self._fresh[key] = logps
-        if len(self._fresh) >= SHARD_SIZE:
-            self.flush()
-
-    def receive(self, key: bytes, logps: np.ndarray) -> None:
-        """Know one example's log-probs that another rank keeps on disk."""
-        self._known.setdefault(key, logps)
-
-    def flush(self) -> None:
-        """Write what is not on disk yet."""
-        if self._folder is None or not self._fresh:
-            return
-        keys = b"".join(self._fresh)
-        tensors: dict[str, np.ndarray] = {
-            "keys": np.frombuffer(keys, np.uint8).reshape(-1, 16),
-            "lengths": np.array([len(logps) for logps in self._fresh.values()], np.int64),
-            "logps": np.concatenate(list(self._fresh.values())),
-        }
-        with writing(self._folder, ADVICE):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with replacing(self._folder / f"{xxhash.xxh3_128_hexdigest(keys)}.safetensors") as aside:
-                save_file(tensors, aside)
-        self._fresh = {}
-
-
-def _read_shard(shard: Path) -> dict[bytes, np.ndarray]:
-    try:
-        with safe_open(shard, framework="numpy") as tensors:
-            keys, lengths, logps = (tensors.get_tensor(name) for name in ("keys", "lengths", "logps"))
-    except (SafetensorError, OSError):
-        return {}  # not whole, for instance cut off by a full disk: its pairs are computed again
-    return dict(zip([key.tobytes() for key in keys], np.split(logps, np.cumsum(lengths)[:-1]), strict=True))
-
-
-def cache_folder() -> Path:
-    """Where reference log-probs and converted models are kept: MINORDPO_CACHE, else the user's cache folder."""
-    named = os.environ.get("MINORDPO_CACHE")
-    if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minordpo"
-
-
-def example_key(example: TokenExample) -> bytes:
-    """16 bytes that stand for the tokens and masks of a prompt and its responses."""
-    digest = xxhash.xxh3_128()
-    for array in (example.prompt_ids, *(x for r in example.responses for x in (r.ids, r.scored))):
-        digest.update(len(array).to_bytes(8, "little"))
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.digest()
 
 
 def fingerprint(model: nn.Module, *, autocast: str, weights: str) -> str:
@@ -188,7 +89,7 @@ def reference_logps(
     label: str = "reference",
     least_tokens: int | None = 0,
     ranks: Ranks = ALONE,
-) -> list[np.ndarray]:
+) -> KnownLogps:
     """Token log-probs of each example, (scored tokens of all its responses,) float32 in nats, best response first.
 
     `ranks` compute what none of them has, each its share, and all get everything; every one of them must call this.
@@ -202,21 +103,22 @@ def reference_logps(
     Raises:
         InputError: the cache cannot be written, on any rank; ranks have other examples or models.
     """
-    keys = [example_key(example) for example in examples]
-    distinct = dict(zip(keys, examples, strict=True))
-    ranks.refuse_different(xxhash.xxh3_128_hexdigest(b"".join(distinct)), "pairs")
+    stored = StoredExamples.of(examples)
+    _, first = np.unique(stored.keys.view("S16"), return_index=True)
+    distinct = np.sort(first)
+    keys = stored.keys[distinct]
+    ranks.refuse_different(xxhash.xxh3_128_hexdigest(keys.tobytes()), "pairs")
     ranks.refuse_different(cache.fingerprint, "a reference model or precision")
-    owners, everywhere = ranks.owners([key in cache for key in distinct])
-    pending = [key for key, known in zip(distinct, everywhere, strict=True) if not known]
-    owners = owners[~everywhere]
-    sizes = [tree_size(distinct[key]) for key in pending]
+    owners, everywhere = ranks.owners(cache.has(keys).tolist())
+    pending, keys, owners = distinct[~everywhere], keys[~everywhere], owners[~everywhere]
+    sizes = stored.sizes[pending].tolist()
     missing = owners == ranks.world
     training = model.training
     model.eval()
     bar = tqdm(total=int(missing.sum()), desc=label, unit="prompt", disable=not (progress and missing.any()))
     try:
         for shares in rounds(sizes, owners.tolist(), ranks, token_budget=token_budget):
-            members = [{pending[i]: distinct[pending[i]] for i in share} for share in shares]
+            members = [{keys[i].tobytes(): stored[int(pending[i])] for i in share} for share in shares]
             before, due = bar.n, sum(bool(missing[i]) for share in shares for i in share)
             with ranks.failing_together():
                 for done in _compute(model, members[ranks.rank], cache, token_budget, autocast, least_tokens):
@@ -230,7 +132,7 @@ def reference_logps(
         cache.flush()
         bar.close()
         model.train(training)
-    return [cache[key] for key in keys]
+    return KnownLogps(cache, stored.keys)
 
 
 def _compute(

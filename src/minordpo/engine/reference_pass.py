@@ -14,17 +14,18 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, TrainingArguments
 
 from minordpo.data.packing import PackedBatch
-from minordpo.data.tokens import TokenExample, longest_sequence
+from minordpo.data.stored import StoredExamples
+from minordpo.data.tokens import TokenExample
 from minordpo.engine import attention
 from minordpo.engine.check import check_packing, refuse_unknown_tokens
 from minordpo.engine.device import autocast
 from minordpo.engine.models import causal_model, load_model, switch_off_dropout
 from minordpo.engine.ranks import Ranks, leave_at_exit
-from minordpo.engine.reference import ReferenceCache, as_reference, example_key, fingerprint, reference_logps
+from minordpo.engine.reference import as_reference, fingerprint, reference_logps
+from minordpo.engine.reference_cache import KnownLogps, ReferenceCache
 from minordpo.engine.row_floor import RowFloor, kept_row_floor
 from minordpo.engine.weights import InitialWeights
-
-_FLOORS = "row-floors"  # in the folder of cached log-probs
+from minordpo.run_folder import names
 
 
 class ReferencePass:
@@ -56,7 +57,7 @@ class ReferencePass:
         """
         with self._ready(), autocast(self.args):
             self.floor = kept_row_floor(
-                None if self.cache is None else self.cache / _FLOORS,
+                None if self.cache is None else self.cache / names.CACHED_FLOORS,
                 self._fingerprint(),
                 self.model,
                 pairs,
@@ -67,24 +68,22 @@ class ReferencePass:
             print(line, flush=True)
         return self.floor
 
-    def logps(self, pairs: Sequence[TokenExample], *, progress: bool = False) -> list[np.ndarray]:
+    def logps(self, pairs: StoredExamples, *, progress: bool = False) -> KnownLogps:
         """Token log-probs of each pair, as `reference_logps` has them, computed by all ranks; all must call this."""
         together = ranks(self.args)
         with self._ready(), contextlib.ExitStack() as stack:
             stored = self._stored()
-            if together.world == 1 and any(example_key(pair) not in stored for pair in pairs):
+            if together.world == 1 and not stored.has(pairs.keys).all():
                 # Runs side by side that share a reference: one computes it, the others read it.
                 stack.enter_context(stored.computed_once())
             return self._computed(pairs, stored, progress=progress, ranks=together)
 
-    def logps_alone(self, pairs: Sequence[TokenExample]) -> list[np.ndarray]:
+    def logps_alone(self, pairs: Sequence[TokenExample]) -> KnownLogps:
         """The same, computed anew by this rank alone, and not kept."""
         with self._ready():
             return self._computed(pairs, ReferenceCache(None, ""))
 
-    def _computed(
-        self, pairs: Sequence[TokenExample], cache: ReferenceCache, **options: Any
-    ) -> list[np.ndarray]:
+    def _computed(self, pairs: Sequence[TokenExample], cache: ReferenceCache, **options: Any) -> KnownLogps:
         return reference_logps(
             self.model,
             pairs,
@@ -105,13 +104,12 @@ class ReferencePass:
             finally:
                 self.model.train(training)
 
-    def missing(self, pairs: Sequence[TokenExample]) -> list[TokenExample]:
+    def missing(self, pairs: StoredExamples) -> StoredExamples:
         """The pairs whose log-probs are not in the cache, each content once."""
         with self._ready():
             stored = self._stored()
-        return [
-            pair for key, pair in {example_key(pair): pair for pair in pairs}.items() if key not in stored
-        ]
+        _, first = np.unique(pairs.keys.view("S16"), return_index=True)
+        return pairs.take(np.sort(first[~stored.has(pairs.keys[first])]))
 
     def _stored(self) -> ReferenceCache:
         return ReferenceCache(self.cache, self._fingerprint())
@@ -131,15 +129,18 @@ class ReferencePass:
 
 
 def other_reference(
-    given: PreTrainedModel | PeftModel | str | None, examples: Sequence[TokenExample]
+    given: PreTrainedModel | PeftModel | str | None, *, largest_id: int, longest: int
 ) -> PreTrainedModel | PeftModel | None:
-    """A reference other than the policy, loaded where it is a name, checked and ready to run packed rows."""
+    """A reference other than the policy, loaded where it is a name, checked and ready to run packed rows.
+
+    `largest_id` is the largest token id that it will meet, `longest` the tokens of the longest sequence.
+    """
     if given is None:
         return None
     model = load_model(given) if isinstance(given, str) else given
-    refuse_unknown_tokens(model, examples, remedy="Name a reference (model.reference) of the same family")
+    refuse_unknown_tokens(model, largest_id, remedy="Name a reference (model.reference) of the same family")
     switch_off_dropout(model)
-    check_packing(model, longest=max(longest_sequence(example) for example in examples))
+    check_packing(model, longest=longest)
     return model.eval()
 
 

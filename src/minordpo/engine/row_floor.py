@@ -12,16 +12,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import xxhash
 from torch import Tensor, nn
 
 from minordpo.data.packing import pack, tree_size
+from minordpo.data.stored import StoredExamples
 from minordpo.data.tokens import TokenExample
 from minordpo.engine.check import in_float32
 from minordpo.engine.logprobs import packed_logps, sequence_logps
-from minordpo.engine.reference import ADVICE, example_key
 from minordpo.run_folder.files import replacing, writing
+from minordpo.run_folder.names import CACHE_ADVICE
 
 # Rows are not filled beyond this many tokens: where kernels still differ there, agreement would cost too much time.
 MOST_FILLED = 1024
@@ -68,9 +70,9 @@ def row_floor(
     Call it under the run's attention and autocast. The longest row holds copies of the example. With `bf16` some
     prompts are measured in float32 too.
     """
-    sizes = [tree_size(example) for example in examples]
-    order = sorted(range(len(examples)), key=sizes.__getitem__)
-    example, size = examples[order[0]], sizes[order[0]]
+    measured = _measured(examples, bf16=bf16)
+    example = measured[0]
+    size = tree_size(example)
     copies = token_budget // size
     device = next(model.parameters()).device
 
@@ -82,13 +84,10 @@ def row_floor(
     model.eval()
     try:
         alone, narrow = last_one(1), 0.0
-        places = (
-            {round(each * (len(order) - 1) / (_NARROWED - 1)) for each in range(_NARROWED)} if bf16 else ()
-        )
-        for chosen in (examples[order[place]] for place in places):
-            rounded = last_one(1, of=chosen)
+        for each in measured if bf16 else ():
+            rounded = last_one(1, of=each)
             with in_float32(model), torch.autocast(device.type, enabled=False):
-                narrow = max(narrow, (last_one(1, of=chosen) - rounded).abs().max().item())
+                narrow = max(narrow, (last_one(1, of=each) - rounded).abs().max().item())
         full = last_one(copies) if copies > 1 else alone
         spread = (full - alone).abs().max().item()
         if torch.equal(full, alone):
@@ -99,6 +98,14 @@ def row_floor(
         return RowFloor(least, spread, narrow)
     finally:
         model.train(training)
+
+
+def _measured(examples: Sequence[TokenExample], *, bf16: bool) -> StoredExamples:
+    """The shortest example; with `bf16` also some up to the longest."""
+    stored = StoredExamples.of(examples)
+    order = stored.sizes.argsort(kind="stable")
+    places = np.linspace(0, len(order) - 1, _NARROWED if bf16 else 1).round().astype(int)
+    return stored.take(order[np.unique(places)])
 
 
 def kept_row_floor(
@@ -126,14 +133,14 @@ def kept_row_floor(
         else f"{torch.backends.cpu.get_cpu_capability()} {torch.get_num_threads()}"
     )
     facts = f"{fingerprint} {token_budget} {bf16} {torch.__version__} {named} {MOST_FILLED} "
-    key = xxhash.xxh3_128(facts.encode() + example_key(min(examples, key=tree_size)))
+    key = xxhash.xxh3_128(facts.encode() + _measured(examples, bf16=bf16).keys.tobytes())
     file = folder / f"{key.hexdigest()}.json"
     try:
         return RowFloor(**json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         pass  # not there, or not whole: it is measured again
     found = row_floor(model, examples, token_budget=token_budget, bf16=bf16)
-    with writing(folder, ADVICE):
+    with writing(folder, CACHE_ADVICE):
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(file) as aside:
             aside.write_text(json.dumps(asdict(found)), encoding="utf-8")

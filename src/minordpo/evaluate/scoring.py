@@ -10,13 +10,15 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from minordpo.data.checks import prepare_examples
+from minordpo.data.prepare import prepare_examples
 from minordpo.data.read.examples import load_examples
-from minordpo.data.tokens import TokenExample, TokenOptions, TokenResponse, longest_sequence
+from minordpo.data.stored import StoredExamples
+from minordpo.data.tokens import TokenExample, TokenOptions, TokenResponse
 from minordpo.engine.attention import NAME, attention_switched
 from minordpo.engine.check import check_packing, refuse_unknown_tokens
 from minordpo.engine.models import causal_model, load_model, load_tokenizer, switch_off_dropout
-from minordpo.engine.reference import ReferenceCache, reference_logps
+from minordpo.engine.reference import reference_logps
+from minordpo.engine.reference_cache import ReferenceCache
 from minordpo.errors import InputError
 from minordpo.generate.generation import Answer
 
@@ -146,23 +148,25 @@ def refuse_other_vocabulary(
         )
 
 
-def token_logps(path: str, pairs: list[TokenExample], *, dtype: str, **loading: Any) -> list[np.ndarray]:
+def token_logps(
+    path: str, pairs: Sequence[TokenExample], *, dtype: str, **loading: Any
+) -> Sequence[np.ndarray]:
     """(chosen tokens + rejected tokens,) float32 log-probs in nats of each pair, chosen first.
 
     `loading` are further arguments of `load_model`.
     """
     model = load_model(path, dtype=dtype, **loading)
     inner = causal_model(model)
-    longest = max(map(longest_sequence, pairs))
-    refuse_unknown_tokens(model, pairs, remedy="Name a reference of the same family")
+    stored = StoredExamples.of(pairs)
+    refuse_unknown_tokens(model, stored.largest_id, remedy="Name a reference of the same family")
     switch_off_dropout(model)  # the check runs in training mode too
-    check_packing(model, longest=longest)
+    check_packing(model, longest=stored.longest)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     cast(nn.Module, model).to(device)
     with attention_switched(inner, NAME):
         return reference_logps(
             model,
-            pairs,
+            stored,
             ReferenceCache(None, ""),
             token_budget=TOKEN_BUDGET if device.type == "cuda" else _ON_A_CPU,
             progress=True,

@@ -23,7 +23,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from minordpo.data.tokens import Coder, TokenResponse
+from minordpo.data.coder import Coder
+from minordpo.data.tokens import TokenResponse
 from minordpo.engine.attention import attention_switched, stock_implementation
 from minordpo.engine.device import out_of_memory
 from minordpo.engine.models import causal_model

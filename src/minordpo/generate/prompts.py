@@ -9,7 +9,7 @@ import jinja2
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from minordpo.data.tokens import Coder
+from minordpo.data.coder import Coder
 from minordpo.errors import InputError
 
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import TrainerControl, TrainerState
 
-from minordpo.data.tokens import TokenExample
+from minordpo.data.stored import StoredExamples
 from minordpo.engine.device import autocast
 from minordpo.engine.models import causal_model
 from minordpo.errors import InputError
@@ -41,8 +41,8 @@ _SHARDING = {
 class Watched:
     """The attributes of a `PreferenceTrainer` that the monitor reads."""
 
-    examples: list[TokenExample]
-    held_out: list[TokenExample]
+    examples: StoredExamples
+    held_out: StoredExamples
     objective: Objective
     initial_answers: InitialAnswers
     metrics_file: MetricsFile
@@ -321,7 +321,7 @@ class MonitorCallback(TrainerCallback):
     def _advice(self, args: Any) -> str:
         if self._trainer is None:
             return advise_peer(args)
-        pairs = all(example.grades == (1.0, 0.0) for example in self._trainer.examples)
+        pairs = self._trainer.examples.are_pairs
         return advise(self._trainer.objective, rate=float(args.learning_rate), pairs=pairs)
 
     def _say(self, line: str) -> None:

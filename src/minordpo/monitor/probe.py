@@ -23,7 +23,7 @@ MOST_BETWEEN = 100  # steps of a long run: the answers are then a few per cent o
 LEAST_TOKENS, MOST_TOKENS = MIN_LOOP, 48
 
 # Examples → the reference's log-probs of their tokens, in nats.
-Reference = Callable[[Sequence[TokenExample]], list[np.ndarray]]
+Reference = Callable[[Sequence[TokenExample]], Sequence[np.ndarray]]
 
 
 @dataclass(frozen=True, eq=False)

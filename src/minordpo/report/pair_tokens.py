@@ -6,6 +6,7 @@ A row is what `minordpo score --tokens --reference` says of the pair, with the p
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,8 +14,9 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from minordpo.config import DataConfig, ModelConfig, ObjectiveConfig, RunConfig, load_config
+from minordpo.data.coder import Coder
 from minordpo.data.show import text_pieces
-from minordpo.data.tokens import Coder, TokenExample
+from minordpo.data.tokens import TokenExample
 from minordpo.engine.models import model_folder
 from minordpo.errors import InputError
 from minordpo.evaluate.scoring import score_examples, token_logps
@@ -46,7 +48,7 @@ def add_pair_tokens(runs: Sequence[FoundRun], count: int, *, say: Callable[[str]
             say(f"{run.label} has not finished, so its pairs are left out")
             continue
         config = load_config(run.folder / names.CONFIG, [])
-        pairs = held_out(config.model, config.data)[:count]
+        pairs = held_out(config.model, config.data, count)
         if not pairs:
             say(f"{run.label} holds out no pairs (data.eval), so none is shown token by token")
             continue
@@ -60,14 +62,14 @@ def add_pair_tokens(runs: Sequence[FoundRun], count: int, *, say: Callable[[str]
         say(f"{file}: {len(pairs)} pairs")
 
 
-def _held_out_pairs(model: ModelConfig, data: DataConfig) -> tuple[TokenExample, ...]:
-    """Those held-out examples of a run on these that have two responses."""
+def _held_out_pairs(model: ModelConfig, data: DataConfig, count: int) -> tuple[TokenExample, ...]:
+    """The first `count` held-out examples of a run on these that have two responses."""
     config = RunConfig(model=model, data=data, objective=ObjectiveConfig(name="dpo"), output=".")
-    held_out = load_data(config, load_run_tokenizer(config)).held_out or []
-    return tuple(each for each in held_out if len(each.responses) == 2)
+    held_out: Sequence[TokenExample] = load_data(config, load_run_tokenizer(config)).held_out or []
+    return tuple(itertools.islice((each for each in held_out if len(each.responses) == 2), count))
 
 
-def _reference(model: ModelConfig, pairs: tuple[TokenExample, ...]) -> list[np.ndarray]:
+def _reference(model: ModelConfig, pairs: tuple[TokenExample, ...]) -> Sequence[np.ndarray]:
     """(chosen + rejected tokens,) of each pair under the reference of a run of that model."""
     how: dict[str, Any] = {"dtype": model.dtype, "trust_remote_code": model.trust_remote_code}
     if model.reference is None:  # else they say how model.path is read, and nothing of another reference

@@ -182,11 +182,20 @@ def read_jsonl(path: Path, source: str = "") -> Iterator[tuple[int, dict[str, An
     Raises: InputError where the file cannot be read, or a line is not one JSON object in UTF-8.
     """
     source = source or str(path)
+    for number, line in read_lines(path, source):
+        yield number, decode_line(line, f"line {number} of {source}")
+
+
+def read_lines(path: Path, source: str) -> Iterator[tuple[int, bytes]]:
+    """The number (from 1) and the bytes of every line that is not blank; `source` is the file's name in messages.
+
+    Raises: InputError where the file cannot be read.
+    """
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
                 if line.strip(b" \t\r\n\xef\xbb\xbf"):
-                    yield number, _decode(line, f"line {number} of {source}")
+                    yield number, line
     except OSError as error:
         raise InputError(
             f"{source} cannot be read ({error.strerror or error}), but a readable file is needed. Check its "
@@ -194,7 +203,11 @@ def read_jsonl(path: Path, source: str = "") -> Iterator[tuple[int, dict[str, An
         ) from error
 
 
-def _decode(line: bytes, where: str) -> dict[str, Any]:
+def decode_line(line: bytes, where: str) -> dict[str, Any]:
+    """The object of a line of .jsonl, which stands at `where`.
+
+    Raises: InputError where it is not one JSON object in UTF-8.
+    """
     try:
         row = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:

@@ -12,6 +12,9 @@ A run folder, as `minordpo train` leaves it:
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 # ---- a run ----
 CONFIG = "config.yaml"
 ENVIRONMENT = "environment.json"
@@ -50,3 +53,16 @@ KL_FIGURE = "kl.png"
 # ---- the cache, under MINORDPO_CACHE ----
 CACHED_REFERENCE = "reference"
 CACHED_ANSWERS = "answers"
+CACHED_TOKENS = "tokens"
+CACHED_FLOORS = "row-floors"  # in that of the reference
+CACHE_ADVICE = "Free some space, or name another folder by the environment variable MINORDPO_CACHE"
+TOKENS = "examples.arrow"
+TOKENS_REPORT = "report.json"
+
+
+def cache_folder() -> Path:
+    """Where tokens, reference log-probs and converted models are kept: MINORDPO_CACHE, else the user's cache folder."""
+    named = os.environ.get("MINORDPO_CACHE")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "minordpo"

@@ -18,25 +18,25 @@ from minordpo.sweep.folder import SweepFolder
 from minordpo.sweep.foundation import Foundation
 from minordpo.sweep.plan import RunPlan, SweepPlan
 from minordpo.sweep.results import known_cost
-from minordpo.train.dry_run.estimate import missing_references, plan_steps, run_seconds
+from minordpo.train.dry_run.estimate import HEAD, missing_references, plan_steps, run_seconds
 from minordpo.train.dry_run.measure import RowTooLarge, duration, measure_row
 from minordpo.train.run import build_trainer, load_data, load_run_tokenizer
 
+_HEAD = "Dry run: nothing was trained and nothing written."
 _WITHOUT_COST = ("learning_rate", "seed", "data_seed")  # arguments by which no run takes longer
 
 
 def estimate(plan: SweepPlan, folder: SweepFolder, todo: Sequence[RunPlan], *, jobs: int) -> str:
-    """What is left, in words; nothing is written but temporary files."""
+    """What is left, in words; nothing is written but temporary files, and tokens to the cache."""
     if not todo:
         return "Dry run: there is nothing left to do."
     done, made = seconds_before(plan, folder)
-    head = "Dry run: nothing was trained and nothing written."
     at_a_time = "one run at a time" if jobs == 1 else f"{jobs} runs at a time"
     missing = unmade(todo)
     if done:
         middle = statistics.median(done)
         return (
-            f"{head}\nRuns that are done took {duration(middle)} each (median of {len(done)}), so {len(todo)} more "
+            f"{_HEAD}\nRuns that are done took {duration(middle)} each (median of {len(done)}), so {len(todo)} more "
             f"take {duration(middle * len(todo) / jobs)} with {at_a_time}{_before_them(missing, made, jobs)}."
         )
     kinds: dict[str, list[RunPlan]] = {}
@@ -48,7 +48,7 @@ def estimate(plan: SweepPlan, folder: SweepFolder, todo: Sequence[RunPlan], *, j
         if plan.processes == 1:
             raise
         return (
-            f"{head}\nModel and gradients of one row do not fit in one process, so no time can be told. Divided among "
+            f"{HEAD}\nModel and gradients of one row do not fit in one process, so no time can be told. Divided among "
             f"{plan.processes} they may fit; data and model are checked."
         )
     seconds, tokens = map(sum, zip(*costs, strict=True))
@@ -58,7 +58,7 @@ def estimate(plan: SweepPlan, folder: SweepFolder, todo: Sequence[RunPlan], *, j
         f"1/{plan.processes} of that, and what they lose by waiting for each other and for the network is not measured"
     )
     return (
-        f"{head}\nThe {len(todo)} runs train on about {tokens / 1e6:.3g} M tokens: {duration(seconds / jobs)} with "
+        f"{HEAD}\nThe {len(todo)} runs train on about {tokens / 1e6:.3g} M tokens: {duration(seconds / jobs)} with "
         f"{at_a_time}, measured on one packed row of each kind of run ({len(kinds)}){by_one * (plan.processes > 1)}. "
         f"{making}Loading, answers (samples, the monitor's looks, questions) and checkpoints come on top."
     )

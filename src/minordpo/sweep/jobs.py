@@ -1,14 +1,10 @@
 """What a worker does: make a foundation, ask an untuned model questions, or train a run, ask its model and write down
 what it took.
-
-A worker lives for many runs, so pairs that runs share are tokenised once.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import functools
 import gc
 import json
 import time
@@ -18,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from minordpo.config import DataConfig, ModelConfig, ObjectiveConfig, RunConfig
+from minordpo.config import RunConfig
 from minordpo.evaluate.evaluation import EvaluationConfig, evaluate
 from minordpo.run_folder import names
 from minordpo.run_folder.files import write_jsonl, write_text
@@ -26,9 +22,8 @@ from minordpo.run_folder.ownership import finished
 from minordpo.sweep.foundation import Foundation
 from minordpo.sweep.launch import train_by_processes
 from minordpo.sweep.results import known_cost
-from minordpo.train.run import RunData, load_data, load_run_tokenizer, run
+from minordpo.train.run import run
 
-_KEPT = 2  # tokenised sets that a worker holds at a time
 Say = Callable[[str], None]
 
 
@@ -85,12 +80,7 @@ class RunJob(Job):
             if not finished(folder):
                 if self.processes == 1:
                     say("training")
-                    # Runs that differ in neither tokenizer nor data share their pairs.
-                    words = dataclasses.replace(
-                        self.config.model, dtype="float32", reference=None, dropout=False
-                    )
-                    data = _tokenised(words, self.config.data)
-                    run(self.config, resume=True, quiet=True, data=data, allow_code=self.allow_code)
+                    run(self.config, resume=True, quiet=True, allow_code=self.allow_code)
                 else:
                     _give_back_memory()  # of the untuned model, say: the first process trains on the same GPU
                     train_by_processes(
@@ -121,12 +111,6 @@ def _give_back_memory() -> None:
     gc.collect()  # a model hangs in cycles, and the next one may need the room
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-@functools.lru_cache(maxsize=_KEPT)
-def _tokenised(model: ModelConfig, data: DataConfig) -> RunData:
-    config = RunConfig(model=model, data=data, objective=ObjectiveConfig(name="dpo"), output=".")
-    return load_data(config, load_run_tokenizer(config))
 
 
 # ---- what it takes ----

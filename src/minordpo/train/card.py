@@ -101,10 +101,9 @@ def _front_matter(config: RunConfig, trainer: PreferenceTrainer) -> dict[str, An
 
 
 def _words(trainer: PreferenceTrainer) -> tuple[str, str, str]:
-    grades = [tuple(example.grades) for example in trainer.examples]
-    if all(len(each) == 1 for each in grades):
+    if (trainer.examples.counts == 1).all():
         return _WORDS["labelled"]
-    return _WORDS["pairs" if all(each == (1.0, 0.0) for each in grades) else "ranked"]
+    return _WORDS["pairs" if trainer.examples.are_pairs else "ranked"]
 
 
 # ---- sample answers ----

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -12,8 +13,11 @@ from peft import PeftConfig, PeftModel
 from torch import nn
 from transformers import IntervalStrategy, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
-from minordpo.data.checks import prepare_examples
+from minordpo.data.cache import cached_examples
+from minordpo.data.prepare import prepare_examples
 from minordpo.data.read.examples import examples_from_rows
+from minordpo.data.read.rows import rows_of
+from minordpo.data.stored import StoredExamples
 from minordpo.data.tokens import TokenExample, TokenOptions
 from minordpo.errors import InputError, did_you_mean
 from minordpo.objectives import Objective, refuse_data
@@ -28,52 +32,59 @@ def prepare_rows(
     options: TokenOptions | None,
     invalid: Literal["refuse", "drop"],
     objective: Objective,
-) -> list[TokenExample]:
+    cache: Path | None,
+) -> StoredExamples:
     """Rows of any known layout as token examples; token examples as they are. The report on the rows is printed.
 
     Raises:
         InputError: rows that cannot be used, or not by the objective.
     """
     if name == "eval_dataset" and isinstance(rows, Sequence) and not len(rows):
-        return []
+        return StoredExamples.of([])
     if not hasattr(rows, "__iter__"):
         raise InputError(
             f"{name} is a {type(rows).__name__}, but a Dataset or a list of rows is needed. Pass one"
         )
     if isinstance(rows, Sequence) and len(rows) and isinstance(rows[0], TokenExample):
-        other = next((i for i, row in enumerate(rows, 1) if not isinstance(row, TokenExample)), None)
-        if other is not None:
-            raise InputError(
-                f"row {other} of {name} is no TokenExample as the first is. Pass rows of one kind"
-            )
-        refuse_unsuited(objective, rows, name)
-        return list(rows)
+        stored = rows if isinstance(rows, StoredExamples) else _stored(rows, name)
+        refuse_unsuited(objective, stored, name)
+        return stored
     if tokenizer is None:
         raise InputError("processing_class is missing: pass the model's tokenizer")
     if isinstance(rows, Mapping):
         raise InputError(f"{name} is a dict of data sets; pass one data set")
-    loaded = examples_from_rows(rows, source=name)
-    prepared = prepare_examples(loaded, tokenizer, options or TokenOptions(), invalid=invalid, progress=True)
+    how: dict[str, Any] = {"invalid": invalid, "progress": True}
+    options = options or TokenOptions()
+    if cache is None:
+        prepared = prepare_examples(examples_from_rows(rows, source=name), tokenizer, options, **how)
+    else:
+        prepared = cached_examples(rows_of(rows, source=name), tokenizer, options, cache=cache, **how)
     refuse_unsuited(objective, prepared.examples, name)
     print(prepared.report)
     return prepared.examples
 
 
-def refuse_unsuited(objective: Objective, examples: Sequence[TokenExample], source: str) -> None:
+def _stored(rows: Sequence[Any], name: str) -> StoredExamples:
+    other = next((i for i, row in enumerate(rows, 1) if not isinstance(row, TokenExample)), None)
+    if other is not None:
+        raise InputError(f"row {other} of {name} is no TokenExample as the first is. Pass rows of one kind")
+    return StoredExamples.of(rows)
+
+
+def refuse_unsuited(objective: Objective, examples: StoredExamples, source: str) -> None:
     """Refuse examples that the objective cannot use.
 
     Raises:
         InputError: with the objectives that can use them.
     """
-    grades = [example.grades for example in examples]
-    single = sum(len(each) == 1 for each in grades)
-    if 0 < single < len(grades):
+    single = int((examples.counts == 1).sum())
+    if 0 < single < len(examples):
         raise InputError(
-            f"{source} holds {single} single responses among {len(grades)} examples. Give pairs, labelled "
+            f"{source} holds {single} single responses among {len(examples)} examples. Give pairs, labelled "
             "or ranked responses, not a mixture"
         )
-    pairs = all(tuple(each) == (1.0, 0.0) for each in grades)
-    refuse_data(objective, "labelled" if single else "pairs" if pairs else "ranked", grades, source)
+    kind = "labelled" if single else "pairs" if examples.are_pairs else "ranked"
+    refuse_data(objective, kind, ([grade] for grade in examples.grades.tolist()), source)
 
 
 def with_reference(objective: Objective, *, measure: bool) -> bool:

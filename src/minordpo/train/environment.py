@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import xxhash
 
-from minordpo.engine.reference import example_key
 from minordpo.train.trainer import PreferenceTrainer
 from minordpo.version import __version__
 
@@ -20,8 +19,8 @@ from minordpo.version import __version__
 def environment(trainer: PreferenceTrainer) -> dict[str, Any]:
     """The facts of a run that is about to start."""
     digest = xxhash.xxh3_128()  # of every token and mask
-    for example in (*trainer.examples, *trainer.held_out):
-        digest.update(example_key(example))
+    for examples in (trainer.examples, trainer.held_out):
+        digest.update(examples.keys.tobytes())
     packages = ("torch", "transformers", "accelerate", "peft", "datasets", "tokenizers", "numpy")
     return {
         "minordpo": __version__,

@@ -38,13 +38,13 @@ class StepSampler(Sampler[list[int]]):
         """The examples of each step of that epoch."""
         order = self.order(epoch)
         for step in range(len(self)):
-            yield order[step * self.per_step : (step + 1) * self.per_step]
+            yield order[step * self.per_step : (step + 1) * self.per_step].tolist()
 
-    def order(self, epoch: int) -> list[int]:
+    def order(self, epoch: int) -> np.ndarray:
         """Every example once, in the order of that epoch."""
         if not self.shuffle:
-            return list(range(self.examples))
-        return np.random.default_rng((self.seed, epoch)).permutation(self.examples).tolist()
+            return np.arange(self.examples)
+        return np.random.default_rng((self.seed, epoch)).permutation(self.examples)
 
     def run(self, steps: int) -> Iterator[list[int]]:
         """The examples of each of a run's steps."""
@@ -54,11 +54,14 @@ class StepSampler(Sampler[list[int]]):
                     return
                 yield drawn
 
-    def visited(self, steps: int) -> list[int]:
+    def visited(self, steps: int) -> np.ndarray:
         """The examples that a run of that many steps meets, ascending."""
         if steps > len(self) and not self.drop_last:
-            return list(range(self.examples))
-        return sorted({i for drawn in self.run(steps) for i in drawn})
+            return np.arange(self.examples)
+        met = np.zeros(self.examples, np.bool_)
+        for drawn in self.run(steps):
+            met[drawn] = True
+        return np.flatnonzero(met)
 
 
 class _Indexed(Dataset[tuple[int, TokenExample]]):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -146,7 +147,7 @@ def response_metrics(
     return {name: total / count for name, total, count in zip(names, *sums.tolist(), strict=True) if count}
 
 
-def response_rows(records: Iterable[StepRecord], rows: Sequence[int]) -> list[dict[str, Any]]:
+def response_rows(records: Iterable[StepRecord], rows: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
     """What each prompt's responses did, best first, for `responses.jsonl`; `rows` are those of the source."""
     found = []
     for record in records:
@@ -160,7 +161,7 @@ def response_rows(records: Iterable[StepRecord], rows: Sequence[int]) -> list[di
         parts = {name: _rounded(values).split(counts) for name, values in columns.items()}
         for place, index in enumerate(record.indices):
             values = {name: part[place].tolist() for name, part in parts.items()}
-            found.append({"rows": rows[index], **values})  # type: ignore[call-overload]  # none is None
+            found.append({"rows": int(rows[index]), **values})  # type: ignore[call-overload]  # none is None
     return found
 
 

@@ -8,8 +8,9 @@ answers before ─► train ─► held-out pairs ─► answers after
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,12 @@ from transformers.utils import logging as transformers_logging
 
 from minordpo import objectives
 from minordpo.config import RunConfig, build_lora_config, build_training_arguments
-from minordpo.data.checks import prepare_examples
-from minordpo.data.read.examples import load_examples
+from minordpo.data.cache import cached_examples
 from minordpo.data.read.readers import READERS
+from minordpo.data.read.rows import open_rows
+from minordpo.data.stored import StoredExamples
 from minordpo.data.tokens import TokenExample, TokenOptions
 from minordpo.engine.models import causal_model, load_model, load_tokenizer, save_model
-from minordpo.engine.reference import cache_folder
 from minordpo.engine.reference_pass import ranks
 from minordpo.generate.generation import Answer, generate_answers
 from minordpo.monitor.callback import MonitorCallback
@@ -54,8 +55,8 @@ DEFAULTS = {"logging_steps": 1, "save_steps": 0.25, "save_total_limit": 2, "repo
 class RunData:
     """What a run trains on and what it holds out."""
 
-    train: list[TokenExample]
-    held_out: list[TokenExample] | None
+    train: StoredExamples
+    held_out: StoredExamples | None
     report: str
 
 
@@ -64,13 +65,11 @@ def run(
     *,
     resume: bool = False,
     quiet: bool = False,
-    data: RunData | None = None,
     allow_code: bool = False,
 ) -> Path:
     """Train as the config says and return the run folder, complete; `quiet` leaves only the progress bars.
 
-    `data` is what `load_data` returned for a config of the same data and tokenizer, where it is there already. An
-    objective that the config names as package.module:function is imported only with `allow_code`.
+    An objective that the config names as package.module:function is imported only with `allow_code`.
 
     Raises:
         InputError: anything the user can correct; what was there before is untouched.
@@ -83,7 +82,7 @@ def run(
         return folder
     transformers_logging.disable_progress_bar()  # a bar for every file written would break ours
     tokenizer = load_run_tokenizer(config)
-    data = load_data(config, tokenizer) if data is None else data
+    data = load_data(config, tokenizer)
     with only_here(folder):
         if not going_on:  # another run may have come and gone while the data were read
             refuse_foreign(folder, config, resume)
@@ -158,26 +157,32 @@ def load_run_tokenizer(config: RunConfig) -> PreTrainedTokenizerBase:
 def load_data(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> RunData:
     """Training and held-out pairs, and the report on their rows."""
     data = config.data
-    loaded = load_examples(data.train, split=data.split, strip_few_shot=data.strip_few_shot)
-    loaded = replace(loaded, examples=loaded.examples[: data.limit])
     options = TokenOptions(max_length=data.max_length, overlong=data.overlong, score_end=data.score_end)
-    prepared = prepare_examples(loaded, tokenizer, options, invalid=data.invalid, progress=True)
+    prepare = functools.partial(
+        cached_examples,
+        tokenizer=tokenizer,
+        options=options,
+        cache=names.cache_folder(),
+        invalid=data.invalid,
+        strip_few_shot=data.strip_few_shot,
+        progress=True,
+    )
+    prepared = prepare(open_rows(data.train, split=data.split), limit=data.limit)
     if isinstance(data.eval, str):
         split = "train" if Path(data.eval).suffix.lower() in READERS else data.eval_split
-        held = load_examples(data.eval, split=split, strip_few_shot=data.strip_few_shot)
-        held_out = prepare_examples(held, tokenizer, options, invalid=data.invalid, progress=True)
+        held_out = prepare(open_rows(data.eval, split=split))
         return RunData(
             prepared.examples, held_out.examples, f"{prepared.report}\n\nheld out:\n{held_out.report}"
         )
     if not data.eval:
-        return RunData(prepared.examples, None, str(prepared.report))
+        return RunData(prepared.examples, None, prepared.report)
     usable = len(prepared.examples)
     refuse_first({"all_held_out": data.eval >= usable}, wanted=data.eval, source=data.train, usable=usable)
     # The same pairs whatever the run's seed, so that runs of a sweep are measured on equal terms.
     order = np.random.default_rng(0).permutation(usable)
     out, kept = np.sort(order[: data.eval]), np.sort(order[data.eval :])
     report = f"{prepared.report}\nheld out: {data.eval} of these rows"
-    return RunData([prepared.examples[i] for i in kept], [prepared.examples[i] for i in out], report)
+    return RunData(prepared.examples.take(kept), prepared.examples.take(out), report)
 
 
 def reassemble(
@@ -226,7 +231,7 @@ def build_trainer(
         token_budget=config.training.token_budget,
         dropout=model.dropout,
         measure_reference=config.metrics.reference,
-        cache=cache_folder() / names.CACHED_REFERENCE,
+        cache=names.cache_folder() / names.CACHED_REFERENCE,
         metrics_file=folder / names.METRICS,
         allow_code=allow_code,
         **config.objective.hyper,
@@ -278,7 +283,7 @@ class _Samples:
         self, config: RunConfig, tokenizer: PreTrainedTokenizerBase, data: RunData, file: Path
     ) -> None:
         self.tokenizer, self.file = tokenizer, file
-        self.pairs = (data.held_out or [])[: config.samples.prompts]
+        self.pairs: Sequence[TokenExample] = (data.held_out or [])[: config.samples.prompts]
         self.max_new_tokens = config.samples.max_new_tokens
         if config.samples.prompts and not data.held_out:
             print("no pairs are held out (data.eval), so there will be no sample answers")

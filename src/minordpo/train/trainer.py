@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import time
 import warnings
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +25,8 @@ from transformers import (
 from transformers.trainer_utils import TrainOutput
 
 from minordpo import objectives
-from minordpo.data.tokens import TokenExample, TokenOptions, longest_sequence
+from minordpo.data.stored import StoredExamples
+from minordpo.data.tokens import TokenOptions
 from minordpo.engine import attention, logprobs
 from minordpo.engine.check import check_packing, refuse_unknown_tokens
 from minordpo.engine.device import autocast, casts_kept
@@ -51,7 +52,8 @@ from minordpo.train.checks import (
     with_reference,
 )
 from minordpo.train.gates import GateWarning
-from minordpo.train.loader import EpochOrder, Packer, StepSampler, mismatched, step_loader
+from minordpo.train.loader import EpochOrder, Item, Packer, StepSampler, mismatched, step_loader
+from minordpo.train.met import Met
 from minordpo.train.row_memory import default_token_budget
 from minordpo.train.row_splitting import stop_unless_finite, within_memory
 from minordpo.train.sharding import autocast_forward, refuse_sharding, set_up_sharding
@@ -104,14 +106,14 @@ class PreferenceTrainer(Written):
         args, pairs_per_device = own_copy(args or TrainingArguments(output_dir="preference-tuned"))
         refuse_sharding(args, own_optimizer=any(each is not None for each in optimizers))
         self.examples, self.held_out = [
-            prepare_rows(rows, name, processing_class, token_options, invalid, self.objective)
+            prepare_rows(rows, name, processing_class, token_options, invalid, self.objective, cache)
             for name, rows in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset or []))
         ]
         refuse_lone_prompts(self.objective, pairs_per_device * args.world_size)
         refuse_unmeasured(args, self.objective, held_out=bool(self.held_out))
-        everything = [*self.examples, *self.held_out]
-        longest = max(longest_sequence(example) for example in everything)
-        refuse_unknown_tokens(model, everything, remedy="Name a model with its own tokenizer")
+        everything = StoredExamples.joined([self.examples, self.held_out])
+        longest, largest_id = everything.longest, everything.largest_id
+        refuse_unknown_tokens(model, largest_id, remedy="Name a model with its own tokenizer")
 
         if peft_config is not None:
             set_seed(args.seed)  # the Trainer does so only after the adapter has been drawn
@@ -124,8 +126,8 @@ class PreferenceTrainer(Written):
         for module, name, value in dropouts if dropout else ():
             setattr(module, name, value)
         measured = with_reference(self.objective, measure=measure_reference)
-        other = other_reference(ref_model, everything) if measured else None
-        self._precomputed: dict[str, dict[Hashable, np.ndarray]] = {}
+        other = other_reference(ref_model, largest_id=largest_id, longest=longest) if measured else None
+        self._precomputed: dict[str, Mapping[Hashable, np.ndarray]] = {}
         self.last_evaluation: EvaluationRow | None = None
         self._evaluated_at = -1
         self._has_trained = False  # then a second train() starts away from the reference
@@ -205,26 +207,27 @@ class PreferenceTrainer(Written):
         """Reference log-probs of all that the run will meet, from the cache where it has them."""
         if self._precomputed or self.reference is None:
             return
-        met, held_out = self.met()
-        examples = [*met.values(), *held_out.values()]
-        floor = self.reference.measure_rows(examples)
+        met = self.met()
+        floor = self.reference.measure_rows(met.examples)
         self.packer.least_tokens, self.gates.rounding = floor.tokens or 0, floor.rounding
         progress = not self.args.disable_tqdm and self.is_world_process_zero()
-        found = self.reference.logps(examples, progress=progress)
-        # What no step meets has none; asking for it fails loudly.
-        self._precomputed["train"] = dict(zip(met, found, strict=False))
-        self._precomputed["eval"] = dict(zip(held_out, found[len(met) :], strict=True))
+        found = self.reference.logps(met.examples, progress=progress)
+        self._precomputed = met.by_name(found)
 
-    def met(self) -> tuple[dict[Hashable, TokenExample], dict[Hashable, TokenExample]]:
+    def met(self) -> Met:
         """All that the run's steps, and its measurements on held-out examples, need log-probs of."""
         steps = self.total_steps()
-        met: dict[Hashable, TokenExample] = {i: self.examples[i] for i in self.sampler.visited(steps)}
-        held_out: dict[Hashable, TokenExample] = dict(enumerate(self.held_out))
+        numbers = self.sampler.visited(steps)
+        pairings: dict[str, list[Item]] = {"train": [], "eval": []}
         if self.objective.mismatched:
             for drawn in self.sampler.run(steps):
-                met.update(mismatched([(i, self.examples[i]) for i in sorted(drawn)], self.packer.longest))
-            held_out.update(mismatched(list(enumerate(self.held_out)), self.packer.longest))
-        return met, held_out
+                members = [(i, self.examples[i]) for i in sorted(drawn)]
+                pairings["train"] += mismatched(members, self.packer.longest)
+            pairings["eval"] = mismatched(list(enumerate(self.held_out)), self.packer.longest)
+        return Met.of(
+            {"train": (self.examples, numbers), "eval": (self.held_out, np.arange(len(self.held_out)))},
+            pairings,
+        )
 
     # ---- training ----
     def train(

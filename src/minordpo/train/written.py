@@ -8,7 +8,7 @@ import numpy as np
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from minordpo.data.tokens import TokenExample
+from minordpo.data.stored import StoredExamples
 from minordpo.run_folder import records as keys
 from minordpo.run_folder.metrics_file import MetricsFile, StepLines
 from minordpo.run_folder.records import StepRow
@@ -63,11 +63,9 @@ class Written(Monitored):
     def _sum_over_ranks(self, sums: Tensor) -> Tensor:
         return self.accelerator.reduce(sums, reduction="sum") if self.args.world_size > 1 else sums
 
-    def _responses(
-        self, records: list[StepRecord], examples: list[TokenExample], split: str
-    ) -> dict[str, Any]:
+    def _responses(self, records: list[StepRecord], examples: StoredExamples, split: str) -> dict[str, Any]:
         """What each example's responses did, over all ranks: a row of `responses.jsonl` without its step."""
-        rows = response_rows(records, [example.row for example in examples])
+        rows = response_rows(records, examples.rows)
         gathered = gather_object(rows) if self.args.world_size > 1 else rows
         gathered.sort(key=lambda row: row["rows"])
         return {"split": split, **{name: [row[name] for row in gathered] for name in gathered[0]}}

@@ -26,6 +26,8 @@ from helpers.tiny_runs import (
 )
 from minordpo.cli import main
 from minordpo.config import RunConfig, dump_config, load_config
+from minordpo.data.packing import tree_size
+from minordpo.data.stored import StoredExamples
 from minordpo.errors import InputError
 from minordpo.train.dry_run.estimate import evaluations, plan_steps
 from minordpo.train.dry_run.measure import measure_row
@@ -83,8 +85,10 @@ def everything_below(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in sorted(folder.rglob("*"))}
 
 
-def test_a_dry_run_reports_and_writes_nothing(shared: Path, tmp_path: Path):
+def test_a_dry_run_reports_and_writes_nothing_but_tokens(shared: Path, tmp_path: Path, cache: Path):
     made = config(shared, tmp_path)
+    load_data(made, load_run_tokenizer(made))
+    assert [each.name for each in cache.iterdir()] == ["tokens"]
     before = everything_below(tmp_path), everything_below(shared)
     report = dry_run(made)
     assert (everything_below(tmp_path), everything_below(shared)) == before
@@ -376,14 +380,13 @@ def test_what_is_trained_and_kept_is_counted_by_hand(
     (memory, *_) = estimate._memory_lines(made, plan, found, 8.0)
     # 4 bytes of weight and gradient each, 8 of AdamW: 16 a weight beside the activations' 1 GB.
     assert memory[1].startswith(f"about {1 + 16 * weights / 1e9:.2g} GB at its peak")
-    reference, training = estimate._time_lines(made, plan, found, token_pairs(1))
+    missing = StoredExamples.of(token_pairs(1))
+    reference, training = estimate._time_lines(made, plan, found, missing)
     assert training[1].startswith(measure.duration(2.0 * plan.tokens))
-    size = estimate.tree_size(token_pairs(1)[0])
+    size = tree_size(token_pairs(1)[0])
     assert reference[1].startswith(measure.duration(0.5 * size))
     monkeypatch.setattr(type(made.args), "world_size", 2)  # two processes compute it together
-    assert estimate._time_lines(made, plan, found, token_pairs(1))[0][1].startswith(
-        measure.duration(0.25 * size)
-    )
+    assert estimate._time_lines(made, plan, found, missing)[0][1].startswith(measure.duration(0.25 * size))
 
 
 def test_an_argument_that_the_run_refuses_is_refused_in_a_dry_run(shared: Path, tmp_path: Path):

@@ -1,28 +1,21 @@
-"""Files and hub sets → `Example`."""
+"""Rows → `Example`."""
 
 from __future__ import annotations
 
-import difflib
-import re
+import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from minordpo.data.read.few_shot import strip_examples
-from minordpo.data.read.fields import Row, Text, read_template_kwargs, read_tools, say, shorten
+from minordpo.data.read.fields import Row, Text, read_template_kwargs, read_tools, say
 from minordpo.data.read.layout import PAIR_GRADES, UNUSED_TOOLS_NOTE, Kind, Layout
 from minordpo.data.read.pairs import TRL_TEXT
-from minordpo.data.read.readers import READERS, plain_row
 from minordpo.data.read.recognise import different_layout, recognise, unknown_layout
+from minordpo.data.read.rows import Rows, open_rows, rows_of
 from minordpo.errors import InputError
-
-_HUB_SET = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-# A missing or foreign file that would pass for a hub set by its slash: "data/pairs.txt".
-_FILE_SUFFIX = re.compile(
-    r"\.(txt|tsv|yaml|yml|arrow|gz|zst|zip|tar|xz|pkl|pickle|pt|md|ndjson|xlsx|db)", re.I
-)
+from minordpo.run_folder.files import decode_line
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,31 +64,7 @@ def load_examples(
 
     Raises: InputError for what cannot be read, by file and by row (by line in .jsonl).
     """
-    if not source.strip():
-        raise InputError("the name of the pairs is blank, but a file or a hub set is needed. Name one.")
-    path = Path(source).expanduser()
-    suffix = path.suffix.lower()
-    if path.is_dir():
-        inside = sorted(file.name for file in path.iterdir() if file.suffix.lower() in READERS)
-        example = f", for example {path / inside[0]}" if inside else ""
-        raise InputError(f"{source} is a directory, but one file of pairs is needed. Name the file{example}.")
-    if suffix in READERS:
-        if split != "train" or revision is not None:
-            chosen = f"split {split!r}" if split != "train" else f"revision {revision!r}"
-            raise InputError(
-                f"{source} is one file and has no {chosen}, but a hub set is needed for that. "
-                "Leave it out, or name another file."
-            )
-        if not path.exists():
-            raise InputError(f"{source} does not exist, but a file of pairs is needed. {_near_file(path)}")
-        unit = "line" if suffix == ".jsonl" else "row"
-        return _assemble(READERS[suffix](path, source), source, unit, strip_few_shot)
-    if path.exists() or not _HUB_SET.fullmatch(source) or _FILE_SUFFIX.fullmatch(suffix):
-        raise InputError(
-            f"{source} is neither a hub set (org/name) nor a file that ends in {', '.join(READERS)}. "
-            "Convert the file to one of these, .jsonl for example, or correct the name."
-        )
-    return _load_hub_set(source, split, revision, strip_few_shot)
+    return _read_all(open_rows(source, split=split, revision=revision), strip_few_shot)
 
 
 def examples_from_rows(rows: Iterable[Any], *, source: str, strip_few_shot: bool = False) -> LoadedExamples:
@@ -103,63 +72,71 @@ def examples_from_rows(rows: Iterable[Any], *, source: str, strip_few_shot: bool
 
     Raises: InputError for a row in no known layout, or unlike the first one (row 1).
     """
-    is_dataset = hasattr(rows, "with_format")
-    if isinstance(rows, str | bytes | Mapping):
-        splits = f" with the keys {', '.join(map(str, rows))}" if isinstance(rows, Mapping) else ""
-        raise InputError(
-            f"{source} is a {type(rows).__name__}{splits}, but a Dataset or a list of dicts is needed. "
-            "Choose one split of it, or call load_examples for a file."
-        )
-    plain = rows.with_format(None) if is_dataset else rows  # type: ignore[attr-defined]  # a Dataset then
-    numbered = ((number, plain_row(row, drop_null=is_dataset)) for number, row in enumerate(plain, 1))
-    return _assemble(numbered, source, "row", strip_few_shot)
+    return _read_all(rows_of(rows, source=source), strip_few_shot)
 
 
-def _load_hub_set(name: str, split: str, revision: str | None, strip_few_shot: bool) -> LoadedExamples:
-    import datasets  # slow to import, and files do not need it
-    from datasets.exceptions import DatasetsError
-
-    try:
-        rows = datasets.load_dataset(name, split=split, revision=revision)
-    except (OSError, ValueError, DatasetsError) as error:
-        reason = shorten(" ".join(str(error).split()).rstrip("."), 200)
-        raise InputError(
-            f"{name} is no file, and the hub set of that name (split {split!r}, revision "
-            f"{revision or 'main'!r}) could not be loaded: {reason}. Check name, split and revision, or "
-            "give a file."
-        ) from error
-    shown = f"{name}@{revision}[{split}]" if revision else f"{name}[{split}]"
-    return examples_from_rows(rows, source=shown, strip_few_shot=strip_few_shot)
+def _read_all(rows: Rows, strip_few_shot: bool) -> LoadedExamples:
+    numbered, tally = rows.numbered(), Counter[str]()
+    first = next(numbered, None)
+    reader = ExampleReader(rows, first, strip_few_shot=strip_few_shot)
+    assert first is not None
+    examples = [reader.read(number, row, tally) for number, row in itertools.chain([first], numbered)]
+    notes = reader.notes(tally, len(examples))
+    return LoadedExamples(examples, rows.source, reader.layout.name, notes, reader.layout.kind)
 
 
-def _assemble(
-    numbered: Iterator[tuple[int, Any]], source: str, unit: str, strip_few_shot: bool
-) -> LoadedExamples:
-    """Every row as an `Example`; the first row decides the layout."""
-    examples: list[Example] = []
-    tally: Counter[str] = Counter()
-    layout, first_where = None, ""
-    for number, row in numbered:
-        where = f"{unit} {number} of {source}"
+class ExampleReader:
+    """Rows of one source as examples; the first row decides the layout.
+
+    Raises:
+        InputError: there is no first row, or it is in no known layout.
+    """
+
+    def __init__(self, rows: Rows, first: tuple[int, Any] | None, *, strip_few_shot: bool) -> None:
+        if first is None:
+            raise InputError(
+                f"{rows.source} holds no rows, but pairs are needed. Put at least one pair in it."
+            )
+        self.source, self.unit, self.lines = rows.source, rows.unit, rows.lines
+        self.strip_few_shot = strip_few_shot
+        self.first_where = self._where(first[0])
+        row = self._columns(*first)
+        layout = recognise(row, self.first_where)
+        if layout is None:
+            raise unknown_layout(row, self.first_where)
+        if strip_few_shot and layout is not TRL_TEXT:
+            raise InputError(
+                f"{rows.source} is {layout.name}, strip_few_shot needs {TRL_TEXT.name} ({TRL_TEXT.shape}). "
+                "Turn strip_few_shot off."
+            )
+        self.layout: Layout = layout
+
+    def read(self, number: int, row: Any, tally: Counter[str]) -> Example:
+        """The example of a row as `Rows.numbered` gave it; `tally` counts what was done to it.
+
+        Raises:
+            InputError: it is unlike the first row, or has a field that cannot be read.
+        """
+        where, row = self._where(number), self._columns(number, row)
+        found = recognise(row, where)
+        if found != self.layout:
+            raise different_layout(row, where, found, self.layout, self.first_where)
+        return _example(row, number, self.layout, where, tally, self.strip_few_shot)
+
+    def notes(self, tally: Counter[str], rows: int) -> list[str]:
+        """What was done to rows that the user should know, of that many rows."""
+        return _notes(tally, rows, self.strip_few_shot)
+
+    def _where(self, number: int) -> str:
+        return f"{self.unit} {number} of {self.source}"
+
+    def _columns(self, number: int, row: Any) -> Row:
+        where = self._where(number)
+        if self.lines:
+            return decode_line(row, where)
         if not isinstance(row, dict):
             raise InputError(f"{where} is {say(row)}, but an object is needed. Fix or drop it.")
-        found = recognise(row, where)
-        if layout is None:
-            if found is None:
-                raise unknown_layout(row, where)
-            layout, first_where = found, where
-            if strip_few_shot and layout is not TRL_TEXT:
-                raise InputError(
-                    f"{source} is {layout.name}, strip_few_shot needs {TRL_TEXT.name} ({TRL_TEXT.shape}). "
-                    "Turn strip_few_shot off."
-                )
-        elif found is not layout:
-            raise different_layout(row, where, found, layout, first_where)
-        examples.append(_example(row, number, layout, where, tally, strip_few_shot))
-    if layout is None:
-        raise InputError(f"{source} holds no rows, but pairs are needed. Put at least one pair in it.")
-    notes = _notes(tally, len(examples), strip_few_shot)
-    return LoadedExamples(examples, source, layout.name, notes, layout.kind)
+        return row
 
 
 def _example(
@@ -196,12 +173,3 @@ def _notes(tally: Counter[str], rows: int, strip_few_shot: bool) -> list[str]:
             "look at some of the prompts"
         )
     return notes
-
-
-def _near_file(path: Path) -> str:
-    folder = path.parent
-    names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
-    near = difflib.get_close_matches(path.name, names, n=1)
-    if near:
-        return f"Did you mean {folder / near[0]}?"
-    return "Check the path." if folder.is_dir() else f"Check the path: there is no folder {folder} either."

@@ -20,7 +20,7 @@ from transformers import TrainingArguments
 
 from minordpo.config import RunConfig
 from minordpo.data.packing import tree_size
-from minordpo.data.tokens import TokenExample
+from minordpo.data.stored import StoredExamples
 from minordpo.engine.models import causal_model
 from minordpo.errors import InputError
 from minordpo.run_folder.ownership import existing_above, refuse_foreign, refuse_unwritable
@@ -30,6 +30,8 @@ from minordpo.train.row_memory import ADAMW_STATE, optimizer_state_bytes
 from minordpo.train.run import build_trainer, load_data, load_run_tokenizer, validate
 from minordpo.train.trainer import PreferenceTrainer
 
+HEAD = "Dry run: nothing was trained, and nothing written but tokens to the cache."
+
 
 def dry_run(
     config: RunConfig,
@@ -38,7 +40,8 @@ def dry_run(
     allow_code: bool = False,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Say what the data are like and what a run of this config would cost; nothing is written but temporary files.
+    """Say what the data are like and what a run of this config would cost; nothing is written but temporary
+    files, and to the cache the tokens, which a run finds there.
 
     Times are one measured row's, scaled by tokens; memory is counted from the tensors. Both are estimates of the whole
     run, also where `resume` would go on with it. An output folder that cannot be used is refused after all else.
@@ -85,7 +88,7 @@ def _report(config: RunConfig, folder: Path | None, *, allow_code: bool) -> str:
             *_disk_lines(trainer, folder, state),
         ]
     table = "\n".join(f"{name.ljust(10)} {text}" for name, text in lines)
-    return f"{data.report}\n\nDry run: nothing was trained and nothing written.\n{table}"
+    return f"{data.report}\n\n{HEAD}\n{table}"
 
 
 # ---- what the run would compute ----
@@ -104,7 +107,7 @@ class Plan:
 def plan_steps(trainer: PreferenceTrainer) -> Plan:
     """Deal every step of the first epoch as the run will; later epochs are taken to be alike."""
     examples, packer = trainer.examples, trainer.packer
-    sizes = [tree_size(example) for example in examples]
+    sizes = examples.sizes.tolist()
     steps = trainer.total_steps()
     first_epoch = min(steps, len(trainer.sampler))
     tokens = own = extra = largest = 0
@@ -128,12 +131,11 @@ def plan_steps(trainer: PreferenceTrainer) -> Plan:
     return Plan(steps, tokens * scale, own * scale, extra * scale, largest, typical)
 
 
-def missing_references(trainer: PreferenceTrainer) -> list[TokenExample]:
-    """What the cache has no reference log-probs of, each content once."""
+def missing_references(trainer: PreferenceTrainer) -> StoredExamples | None:
+    """What the cache has no reference log-probs of, each content once; None for a run without a reference."""
     if trainer.reference is None:
-        return []
-    met, held_out = trainer.met()
-    return trainer.reference.missing([*met.values(), *held_out.values()])
+        return None
+    return trainer.reference.missing(trainer.met().examples)
 
 
 # ---- what it comes to ----
@@ -144,7 +146,7 @@ def _run_lines(trainer: PreferenceTrainer, plan: Plan) -> list[tuple[str, str]]:
     share = "all trained" if trained == weights else f"{_count(trained)} of them trained"
     sampler = trainer.sampler
     epochs, count = plan.steps / len(sampler), sampler.examples
-    what = "pairs" if all(len(each.responses) == 2 for each in trainer.examples) else "prompts"
+    what = "pairs" if (trainer.examples.counts == 2).all() else "prompts"
     steps = f"{plan.steps} of {min(sampler.per_step, count)} {what}: {epochs:.3g} epochs of {count} {what}"
     name = type(causal_model(model)).__name__
     return [
@@ -163,7 +165,7 @@ def _trained(trainer: PreferenceTrainer) -> int:
 
 
 def run_seconds(
-    trainer: PreferenceTrainer, plan: Plan, measured: RowCost, missing: list[TokenExample]
+    trainer: PreferenceTrainer, plan: Plan, measured: RowCost, missing: StoredExamples | None
 ) -> tuple[float, float, float]:
     """Seconds of a run by its plan and a measured row: of the reference, which it computes of `missing`, of training,
     and of all measurements on held-out examples.
@@ -173,19 +175,19 @@ def run_seconds(
     forward = measured.reference_seconds or measured.training_seconds / 3
     times = evaluations(trainer.args, plan.steps, len(trainer.sampler))
     return (
-        measured.reference_seconds * sum(map(tree_size, missing)) / processes,
+        measured.reference_seconds * (0 if missing is None else int(missing.sizes.sum())) / processes,
         measured.training_seconds * plan.own_tokens + forward * plan.own_mismatched,
-        forward * sum(map(tree_size, trainer.held_out)) / processes * times,
+        forward * int(trainer.held_out.sizes.sum()) / processes * times,
     )
 
 
 def _time_lines(
-    trainer: PreferenceTrainer, plan: Plan, measured: RowCost, missing: list[TokenExample]
+    trainer: PreferenceTrainer, plan: Plan, measured: RowCost, missing: StoredExamples | None
 ) -> list[tuple[str, str]]:
     referring, training, measuring = run_seconds(trainer, plan, measured, missing)
     reference = "none"
     if trainer.reference is not None:
-        known = sum(map(len, trainer.met()))
+        known = len(trainer.met().examples)
         reference = f"no time: all {known} prompts are in the cache"
         if missing:
             took = duration(referring)

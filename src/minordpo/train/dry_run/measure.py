@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,7 +63,7 @@ def measure_row(trainer: PreferenceTrainer, members: list[int]) -> RowCost:
 
 def _refer_once(
     trainer: PreferenceTrainer, examples: list[TokenExample]
-) -> tuple[list[np.ndarray] | None, float]:
+) -> tuple[Sequence[np.ndarray] | None, float]:
     """The examples' reference log-probs, and the seconds they took; of a run without a reference none in no time."""
     if trainer.reference is None:
         return None, 0.0
@@ -72,7 +73,7 @@ def _refer_once(
 
 
 def _train_once(
-    trainer: PreferenceTrainer, step: StepBatch, reference: list[np.ndarray] | None
+    trainer: PreferenceTrainer, step: StepBatch, reference: Sequence[np.ndarray] | None
 ) -> tuple[float, int]:
     """Seconds of a forward and backward, and the bytes that they held beside weights and gradients."""
     device = trainer.args.device
