@@ -16,6 +16,7 @@ import itertools
 import json
 import os
 import resource
+import select
 import subprocess
 import sys
 import tempfile
@@ -122,11 +123,14 @@ def watch(command: list[str]) -> dict[str, Any]:
     before, most = memory(process.pid), (0, 0)
     process.stdin.write("go\n")
     process.stdin.flush()
-    while process.poll() is None:
+    while not select.select([process.stdout], [], [], 0.05)[
+        0
+    ]:  # what it does after it has told is not measured
         now = memory(process.pid)
         most = max(most[0], now[0]), max(most[1], now[1])
-        time.sleep(0.05)
-    found: dict[str, Any] = json.loads(process.stdout.read().splitlines()[-1])
+    found: dict[str, Any] = json.loads(process.stdout.readline())
+    if process.wait():
+        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
     own, every = (round((a - b) / 1e3) for a, b in zip(most, before, strict=True))
     return {**found, "own_mb": own, "all_mb": every}
 
