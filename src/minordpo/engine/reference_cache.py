@@ -203,7 +203,7 @@ def _mapped(shard: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
 
     safetensors reads whole tensors, and where one lies is in the header: its length in 8 bytes, then JSON.
     """
-    found = {}
+    found: dict[str, np.ndarray] = {}
     try:
         with shard.open("rb") as file:
             start = 8 + int.from_bytes(file.read(8), "little")
@@ -211,7 +211,7 @@ def _mapped(shard: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
             header = json.loads(file.read(min(start, size) - 8))
             for name, kind in _DTYPES.items():
                 first, end = header[name]["data_offsets"]
-                count = (end - first) // np.dtype(kind).itemsize
+                count = (end - first) // kind.itemsize
                 if (
                     name == "logps"
                 ):  # only these are mapped: the system maps what lies around a page that is read
@@ -228,4 +228,4 @@ def _mapped(shard: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     return keys, lengths, values
 
 
-_DTYPES = {"keys": _KEY, "lengths": np.int64, "logps": np.float32}
+_DTYPES = {"keys": np.dtype(_KEY), "lengths": np.dtype(np.int64), "logps": np.dtype(np.float32)}
