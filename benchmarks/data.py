@@ -16,6 +16,7 @@ import itertools
 import json
 import os
 import resource
+import select
 import subprocess
 import sys
 import tempfile
@@ -119,14 +120,17 @@ def watch(command: list[str]) -> dict[str, Any]:
     while process.stdout.readline() != "ready\n":
         if process.poll() is not None:
             raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
-    before, most = memory(process.pid), (0, 0)
+    before = most = memory(process.pid)
     process.stdin.write("go\n")
     process.stdin.flush()
-    while process.poll() is None:
+    while not select.select([process.stdout], [], [], 0.05)[
+        0
+    ]:  # what it does after it has told is not measured
         now = memory(process.pid)
         most = max(most[0], now[0]), max(most[1], now[1])
-        time.sleep(0.05)
-    found: dict[str, Any] = json.loads(process.stdout.read().splitlines()[-1])
+    found: dict[str, Any] = json.loads(process.stdout.readline())
+    if process.wait():
+        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
     own, every = (round((a - b) / 1e3) for a, b in zip(most, before, strict=True))
     return {**found, "own_mb": own, "all_mb": every}
 
@@ -241,7 +245,11 @@ def draw(source: Path, out: Path) -> None:
     with new_figure() as figure:
         figure.set_size_inches(11, 3.4)
         panels = figure.subplots(1, 3)
-        headings = ("first start: µs a pair", "later start: seconds", "memory above a start without data: MB")
+        headings = (
+            "first start: µs of processors a pair",
+            "later start: seconds",
+            "memory above a start without data: MB",
+        )
         for axis, heading in zip(panels, headings, strict=True):
             axis.set_title(heading, loc="left")
             axis.set_xscale("log")
@@ -253,14 +261,15 @@ def draw(source: Path, out: Path) -> None:
             }
             style: dict[str, Any] = {"color": color, "marker": "o"}
             first, later = points["first"], points["later"]
-            panels[0].plot([n for n, _ in first], [1e6 * float(r["seconds"]) / n for n, r in first], **style)
+            each = [(n, 1e6 * float(row["cpu_seconds"]) / n) for n, row in first if n >= SIZES[0]]
+            panels[0].plot([n for n, _ in each], [cost for _, cost in each], **style)
             panels[1].plot(
                 [n for n, _ in later], [float(r["seconds"]) for _, r in later], label=kind, **style
             )
             for dashes, (when, rows) in zip(("-", "--"), points.items(), strict=True):
                 sizes = [float(row["own_mb"]) for _, row in rows]
                 panels[2].plot([n for n, _ in rows], sizes, dashes, label=f"{kind}, {when}", **style)
-        panels[0].set_ylim(bottom=0)
+        panels[0].set_ylim(0, 1000)
         panels[1].set_yscale("log")
         panels[2].set_ylim(bottom=0)
         panels[1].legend()

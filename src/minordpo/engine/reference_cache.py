@@ -203,21 +203,29 @@ def _mapped(shard: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
 
     safetensors reads whole tensors, and where one lies is in the header: its length in 8 bytes, then JSON.
     """
+    found: dict[str, np.ndarray] = {}
     try:
-        whole = np.memmap(shard, np.uint8, mode="r")
-        start = 8 + int.from_bytes(whole[:8].tobytes(), "little")
-        header = json.loads(whole[8:start].tobytes())
-        parts = {
-            name: whole[slice(*(start + end for end in header[name]["data_offsets"]))] for name in _DTYPES
-        }
-        if len(whole) != start + max(header[name]["data_offsets"][1] for name in _DTYPES):
-            return None
-        keys, lengths, values = (parts[name].view(kind) for name, kind in _DTYPES.items())
-        if len(keys) != len(lengths) or lengths.sum() != len(values):
-            return None
+        with shard.open("rb") as file:
+            start = 8 + int.from_bytes(file.read(8), "little")
+            size = os.fstat(file.fileno()).st_size
+            header = json.loads(file.read(min(start, size) - 8))
+            for name, kind in _DTYPES.items():
+                first, end = header[name]["data_offsets"]
+                count = (end - first) // kind.itemsize
+                if (
+                    name == "logps"
+                ):  # only these are mapped: the system maps what lies around a page that is read
+                    found[name] = np.memmap(file, kind, "r", offset=start + first, shape=count)
+                else:
+                    found[name] = np.fromfile(file, kind, count, offset=start + first - file.tell())
+            ends = max(header[name]["data_offsets"][1] for name in _DTYPES)
+            whole = size == start + ends
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return np.array(keys), np.array(lengths), values
+    keys, lengths, values = found.values()
+    if not whole or len(keys) != len(lengths) or lengths.sum() != len(values):
+        return None
+    return keys, lengths, values
 
 
-_DTYPES = {"keys": _KEY, "lengths": np.int64, "logps": np.float32}
+_DTYPES = {"keys": np.dtype(_KEY), "lengths": np.dtype(np.int64), "logps": np.dtype(np.float32)}
