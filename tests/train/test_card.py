@@ -102,7 +102,7 @@ def test_what_it_was_made_from_is_said(tmp_path):
         "- Data: 8 pairs of `pairs.jsonl`; 3 others were held out.",
         "- Training: 3 steps of 4 pairs (passes over the data: 1.5), learning rate 0.0002, linear schedule, seed 7.",
         "`minordpo` with beta = 0.3, gate_margin = 0.0, a loss for each prompt:",
-        "    −log σ(β chosen_logratio − β max(0, rejected_logratio))",
+        "    −log σ(β chosen_logratio − β max(0, rejected_logratio − gate_margin))",
     ):
         assert line in card.splitlines()
     assert "Source: Xie et al. 2024 (arXiv 2408.09834), Eq. 6" in card

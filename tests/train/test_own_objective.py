@@ -192,7 +192,6 @@ def test_a_sweep_needs_the_option_too_and_gives_it_to_its_runs(folder, monkeypat
 def test_the_job_of_a_run_has_the_option_where_the_sweep_has(folder, monkeypatch):
     seen: list[bool] = []
     monkeypatch.setattr(jobs, "run", lambda config, **options: seen.append(options["allow_code"]))
-    monkeypatch.setattr(jobs, "_tokenised", lambda model, data: None)
     (run,) = plan_of(folder, grid={"seed": [0]}).runs
     for allowed in (True, False):
         jobs.do_job(jobs.RunJob(run.name, None, run.config, allow_code=allowed), print)

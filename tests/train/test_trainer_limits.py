@@ -239,7 +239,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_it_is_saved(tmp_path
 def test_a_stale_reference_is_refused_before_the_first_step(tmp_path, monkeypatch):
     trainer(tmp_path / "a", cache=tmp_path / "cache").train()
     monkeypatch.setattr("minordpo.engine.reference_pass.fingerprint", lambda *a, **k: planted)
-    (planted,) = (each.name for each in (tmp_path / "cache").iterdir())
+    (planted,) = {each.parent.name for each in (tmp_path / "cache").rglob("*.safetensors")}
     made = trainer(tmp_path / "b", cache=tmp_path / "cache", model=moved(tiny_model(), by=0.05))
     with pytest.raises(
         InputError,
