@@ -104,9 +104,8 @@ def _serve(conn: Connection, others: list[Connection], work: Callable[[Any], Any
     for other in others:
         other.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # that is its parent's to hear
-    os.environ["TOKENIZERS_PARALLELISM"] = (
-        "false"  # one process a core; threads do not survive a copy besides
-    )
+    # One process a core; besides, threads do not survive a copy.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     gc.freeze()  # what was imported stays, and need not be looked through again and again
     parent: Any = multiprocessing.parent_process()
     with contextlib.suppress(EOFError, OSError):

@@ -17,16 +17,9 @@ from minordpo.data.read.fields import Message
 
 _PLACE = "\x02message {}\x02"  # stands for a content
 _PLACES = re.compile("\x02message ([0-9]+)\x02")
-_ABOUT_TYPE = (
-    "string",
-    "defined",
-    "undefined",
-    "none",
-    "mapping",
-    "sequence",
-    "iterable",
-)  # tests alike for all texts
-_OF_LOOPS = ("first", "last", "index", "index0", "revindex", "revindex0", "length")  # that show no message
+# Tests that are alike for all texts, and what a loop has that shows no message.
+_ABOUT_TYPE = frozenset(["string", "defined", "undefined", "none", "mapping", "sequence", "iterable"])
+_OF_LOOPS = frozenset(["first", "last", "index", "index0", "revindex", "revindex0", "length"])
 _CAPTURING = (nodes.AssignBlock, nodes.CallBlock, nodes.FilterBlock, nodes.Macro)
 _FOREIGN = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends, nodes.Block)
 
@@ -147,7 +140,7 @@ class _Flow:
         if isinstance(parent, nodes.Assign) and parent.node is node:
             return self._note(parent.target, kind)
         if isinstance(parent, nodes.Test) and parent.node is node:
-            return parent.name in (_ABOUT_TYPE if kind == "content" else ("defined",))
+            return parent.name in (_ABOUT_TYPE if kind == "content" else {"defined"})
         if kind == "list":
             if isinstance(parent, nodes.For) and parent.iter is node:
                 return self._note(parent.target, "message")

@@ -22,9 +22,8 @@ from minordpo.run_folder.names import CACHE_ADVICE
 
 SHARD_SIZE = 512  # examples written at a time; a killed pass loses at most these
 _KEY = "S16"
-_PLACE = np.dtype(
-    [("file", np.int32), ("start", np.int64), ("count", np.int32)]
-)  # values of a file, in float32
+# Values of a file, in float32.
+_PLACE = np.dtype([("file", np.int32), ("start", np.int64), ("count", np.int32)])
 _MOST_RECENT = 1 << 16  # keys that are looked up one by one before they are sorted in
 
 

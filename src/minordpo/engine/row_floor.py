@@ -36,9 +36,7 @@ class RowFloor:
 
     tokens: int | None  # 0: a prompt alone in a row agrees already; None: not up to `MOST_FILLED` tokens
     spread: float  # largest difference, in nats a response, between a prompt alone in a row and in a full one
-    narrow: float = (
-        0.0  # the same between bfloat16 and float32 of `_NARROWED` prompts, where a run is in bfloat16
-    )
+    narrow: float = 0.0  # … between bfloat16 and float32, of `_NARROWED` prompts, where a run is in bfloat16
 
     @property
     def rounding(self) -> float:
