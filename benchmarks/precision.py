@@ -159,7 +159,7 @@ def run(
 
 
 class _Held(TrainerCallback):
-    """What was measured on the held-out pairs; `scale` divides what the program logs, to nats."""
+    """Collects held-out log-ratios in nats; the logged values are divided by `scale`."""
 
     def __init__(self, scale: float) -> None:
         self.scale = scale

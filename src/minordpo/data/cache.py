@@ -38,7 +38,7 @@ _BLOCK = 1 << 20  # bytes that are hashed at a time
 
 
 class _Damaged(ValueError):
-    """What is in the cache is not what was written there."""
+    """A file of the cache is not the one that was written."""
 
 
 def cached_examples(
@@ -116,7 +116,7 @@ def _record(made: PreparedExamples, folder: Path, source: str) -> dict[str, Any]
 
 
 def _opened(folder: Path, source: str, *, tell: bool = False) -> PreparedExamples | None:
-    """What the folder holds; None where there is nothing whole, of which `tell` tells."""
+    """Return the examples that the folder holds, or None; with `tell`, print why a damaged folder is not used."""
     file = folder / names.TOKENS_REPORT
     if not file.exists():
         return None

@@ -40,7 +40,7 @@ class RowFinding:
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """What a source is and how it was read."""
+    """The source of examples: its name, layout, kind of data, notes and number of rows."""
 
     name: str  # as the user named it
     layout: str

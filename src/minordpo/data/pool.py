@@ -1,4 +1,4 @@
-"""The same function of many chunks, by several processes, in the order of the chunks."""
+"""Map a function over chunks by several processes; results come in the order of the chunks."""
 
 from __future__ import annotations
 
