@@ -80,7 +80,8 @@ class Log:
     """Measurements, in a CSV as they come."""
 
     def __init__(self, file: Path) -> None:
-        self.file, self.facts, self.rows = file, machine(), []  # type: ignore[var-annotated]
+        self.file, self.facts = file, machine()
+        self.rows: list[dict[str, Any]] = []
 
     def add(
         self, section: str, who: str, measure: str, value: float, unit: str, *, limit: float | None = None

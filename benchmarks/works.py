@@ -25,7 +25,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import step
 from minordpo.errors import InputError
@@ -59,7 +58,6 @@ def main() -> int:
     arguments = _parser().parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     dtype = arguments.dtype or ("bfloat16" if has_bfloat16_units() else "float32")
-    rows: list[dict[str, Any]] = []
     for name in arguments.works:
         work = WORKS[name]
         model = _made(arguments.folder / f"model-{work.model}", MODELS[work.model], arguments)
@@ -75,9 +73,7 @@ def main() -> int:
         if arguments.trl_batch:
             given.append(f"--trl-batch={min(arguments.trl_batch, int(work.options[0].split('=')[1]))}")
         print(f"{name}:", flush=True)
-        found = step.compare(step.parser().parse_args(given))
-        print(step.table(found), flush=True)
-        rows += found
+        print(step.table(step.compare(step.parser().parse_args(given))), flush=True)
     return 0
 
 

@@ -36,7 +36,7 @@ Invalid = Literal["refuse", "drop"]
 
 @dataclass(frozen=True, eq=False)
 class _Done:
-    """What became of a chunk's rows."""
+    """The results of one chunk of rows: usable examples, digests, problems and notes."""
 
     rows: int
     usable: pa.RecordBatch  # of `SCHEMA`
@@ -116,7 +116,7 @@ def prepare_rows(
     expected: int,
     progress: bool,
 ) -> PreparedExamples:
-    """The same of rows that are read on the way, no more than `limit` of them, with the tokens in an Arrow file.
+    """Read at most `limit` rows, write their tokens to an Arrow file and report on every row.
 
     `expected` rows are there, or nearly: from `SEVERAL_FROM` on several processes work.
 
@@ -163,7 +163,7 @@ def _bar(rows: int, progress: bool) -> tqdm:
 
 @contextlib.contextmanager
 def _writer(file: Path) -> Iterator[Callable[[list[pa.RecordBatch]], None]]:
-    """What writes batches, as one, to an Arrow file of `datasets`."""
+    """Open an Arrow file of `datasets` and yield a function that writes batches to it as one."""
     from datasets.arrow_writer import ArrowWriter  # slow to import, and what is in the cache needs none
 
     with ArrowWriter(path=str(file), schema=SCHEMA) as writer:
@@ -178,7 +178,7 @@ def _writer(file: Path) -> Iterator[Callable[[list[pa.RecordBatch]], None]]:
 
 @dataclass
 class _Collected:
-    """What chunks came to, in their order."""
+    """The results of all chunks so far, in the order of the rows."""
 
     rows: int = 0
     batches: list[pa.RecordBatch] = field(default_factory=list)
@@ -248,7 +248,7 @@ def _first_of_each(digests: np.ndarray) -> np.ndarray:
 
 
 def _digests(example: TokenExample) -> tuple[bytes, bytes]:
-    """What stands for a prompt with its responses, and for these as they are judged."""
+    """Return a digest of a prompt with its responses, and one that covers their order and grades too."""
     responses = [xxhash.xxh3_128_digest(response.ids.tobytes()) for response in example.responses]
     prompt = xxhash.xxh3_128_digest(example.prompt_ids.tobytes())
     content = xxhash.xxh3_128_digest(b"".join([prompt, *sorted(responses)]))

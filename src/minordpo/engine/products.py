@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 # Queries × keys of a node up to which products are faster than `scaled_dot_product_attention`, by dtype; measured with
-# 9 heads of 64 on one thread (benchmarks/README.md). The weights that the products keep stay small below it.
-MOST_PRODUCTS = {torch.float32: 40_000, torch.bfloat16: 60_000, torch.float16: 0, torch.float64: 40_000}
+# 9 heads of 64 on one thread (docs/speed.md). The weights that the products keep stay small below it.
+MOST_PRODUCTS = {torch.float32: 40_000, torch.bfloat16: 60_000, torch.float64: 40_000}
 
 
 def are_faster(query: Tensor, key: Tensor) -> bool:

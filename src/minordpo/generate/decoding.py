@@ -215,7 +215,7 @@ class _Slots(Cache):
         super().__init__(layers=[])
         self.rows, self.slots = rows, slots
         self.beginning = beginning
-        self.layers: dict[int, tuple[Tensor, Tensor]] = {}  # type: ignore[assignment]
+        self.layers: dict[int, tuple[Tensor, Tensor]] = {}  # type: ignore[assignment]  # Cache has a list
         self.places: tuple[Tensor, Tensor] | None = None  # row and slot of each token of the pass
         self.visible: int | None = None  # slots that a pass of answers sees; None: the pass is of prompts
 

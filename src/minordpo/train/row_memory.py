@@ -105,9 +105,8 @@ def default_token_budget(
     if kind != "cuda":
         return TOKEN_BUDGET.get(kind, OTHER_DEVICE)
     tokens, why = TOKEN_BUDGET["cuda"], ""
-    if (
-        next(policy.parameters()).device.type == kind
-    ):  # a model that will be sharded stands elsewhere until then
+    # A model that will be sharded stands elsewhere until then.
+    if next(policy.parameters()).device.type == kind:
         try:
             room = measure_room(policy, args, examples, beside=beside)
             tokens, why = room.tokens, str(room)
