@@ -6,7 +6,7 @@ under gradient checkpointing, in whatever thread, finds the tree of its own batc
 tree_attention
   ├─ in half precision on a GPU: one flash-attention call over all nodes (engine/flash.py)
   └─ else: node by node, a short one on a CPU by plain products (engine/products.py), others by
-     scaled_dot_product_attention
+     scaled_dot_product_attention, a long one in blocks of its queries
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ _HARMLESS = {
     *("position_ids", "cache_position", "use_cache", "past_key_values", "return_dict", "num_items_in_batch"),
     *("output_attentions", "output_hidden_states", "output_router_logits", "deterministic"),
 }
+# Queries of a long node that are attended at once: keys behind a block are not computed only to be hidden (measured,
+# docs/speed.md).
+_BLOCK = 256
 
 
 def tree_attention(
@@ -127,18 +130,25 @@ def _attend(
 ) -> Tensor:
     """Causal attention of the last `query.shape[2]` tokens of a path over the whole path."""
     own, length = query.shape[2], key.shape[2]
+    plain = softcap is None and sinks is None
+    kernel_skips = plain and window is None and own == length  # is_causal: what is hidden is not computed
+    if own >= 2 * _BLOCK and not kernel_skips:
+        key, value = _repeated(key, query), _repeated(value, query)
+        ends = [min(start + _BLOCK, length) for start in range(length - own, length, _BLOCK)]
+        blocks = [
+            _attend(each, key[:, :, :end], value[:, :, :end], tree, scaling, dropout, window, softcap, sinks)
+            for each, end in zip(query.split(_BLOCK, dim=2), ends, strict=True)
+        ]
+        return torch.cat(blocks, dim=2)
     if window is not None:
         seen = min(length, own + window - 1)  # no query of this node reaches further back
         key, value, length = key[:, :, length - seen :], value[:, :, length - seen :], seen
         window = None if window >= length else window
-    plain = softcap is None and sinks is None
     if plain and not dropout and products.are_faster(query, key):
         return products.attention_by_products(
             query, key, value, _mask(tree, own, length, window, query), scaling
         )
-    repeats = query.shape[1] // key.shape[1]
-    if repeats > 1:
-        key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
+    key, value = _repeated(key, query), _repeated(value, query)
     if plain:
         if own == length and window is None:
             return F.scaled_dot_product_attention(
@@ -160,18 +170,30 @@ def _attend(
     return F.dropout(weights, dropout) @ value
 
 
+def _repeated(key: Tensor, query: Tensor) -> Tensor:
+    """Keys or values with a head for each head of the queries."""
+    repeats = query.shape[1] // key.shape[1]
+    return key.repeat_interleave(repeats, dim=1) if repeats > 1 else key
+
+
 def _mask(tree: Tree, own: int, length: int, window: int | None, like: Tensor) -> Tensor:
-    """(own, length) additive mask, aligned at the end of the path."""
-    key = (own, length, window, like.dtype, like.device)
-    if key not in tree.cache:
-        positions = torch.arange(length - own, length, device=like.device)[:, None]
-        keys = torch.arange(length, device=like.device)[None, :]
+    """(own, length) additive mask of the last `own` of `length` tokens.
+
+    Masks of one window are aligned at their ends, so each is the corner of the largest.
+    """
+    key = (window, like.dtype, like.device)
+    largest = tree.cache.get(key)
+    if largest is None or largest.shape[0] < own or largest.shape[1] < length:
+        rows, columns = (own, length) if largest is None else map(max, largest.shape, (own, length))
+        positions = torch.arange(columns - rows, columns, device=like.device)[:, None]
+        keys = torch.arange(columns, device=like.device)[None, :]
         hidden = keys > positions
         if window is not None:
             hidden = hidden | (positions - keys >= window)
-        mask = torch.zeros(own, length, dtype=like.dtype, device=like.device)
-        tree.cache[key] = mask.masked_fill_(hidden, float("-inf"))
-    return tree.cache[key]
+        mask = torch.zeros(rows, columns, dtype=like.dtype, device=like.device)
+        largest = tree.cache[key] = mask.masked_fill_(hidden, float("-inf"))
+    corner = largest[largest.shape[0] - own :, largest.shape[1] - length :]
+    return corner if like.device.type == "cpu" else corner.contiguous()  # kernels of a GPU want it aligned
 
 
 AttentionInterface.register(NAME, tree_attention)

@@ -27,7 +27,7 @@ from minordpo.engine.models import POLICY_ADAPTER, REFERENCE_ADAPTER, causal_mod
 from minordpo.engine.ranks import ALONE, Ranks, rounds
 from minordpo.engine.reference_cache import KnownLogps, ReferenceCache
 
-ENGINE_VERSION = 3  # raise it when the engine's numbers change
+ENGINE_VERSION = 4  # raise it when the engine's numbers change
 # What a config says that no log-prob depends on, and that saving, loading or aligning with a tokenizer changes; the
 # class and the weights' dtypes are told apart by themselves.
 _IRRELEVANT = (
