@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.places import ROOT
 from minordpo.errors import InputError
 from minordpo.verify.verdict import Asked, Verdict
 from minordpo.verify.verifier import Verifier, load_verifier
@@ -55,6 +57,14 @@ def test_a_program_is_started_once_and_reads_each_answer(program, tmp_path):
     ]
     assert found == [(key, both) for key in range(3)]
     assert (tmp_path / "program.py.started").read_text() == "started "
+
+
+def test_the_program_of_the_page_runs(tmp_path):
+    page = (ROOT / "docs" / "verify.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(import json, sys\n.*?)```", page, re.DOTALL)
+    (tmp_path / "program.py").write_text(code, encoding="utf-8")
+    found = load_verifier(f"command:{sys.executable} {tmp_path / 'program.py'}", allow_code=True)
+    assert [each.score for each in first(found, "It is 42.", "It is 41.")] == [1.0, 0.0]
 
 
 def test_groups_are_taken_as_they_are_needed(program):

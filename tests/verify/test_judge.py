@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from helpers.judges import Judge, running, says
+from helpers.places import ROOT
 from minordpo.errors import InputError
 from minordpo.run_folder import names
 from minordpo.verify import judge_prompts
@@ -126,6 +127,13 @@ def test_an_answer_cannot_leave_its_fence():
     text = judge_prompts.score_request("Why ```?", answer)
     assert fences(text) == ["Why ```?", answer.replace("\x1b", "\N{REPLACEMENT CHARACTER}")]
     assert text.endswith("Score: N\n")
+
+
+def test_the_page_shows_what_a_judge_is_asked():
+    page = " ".join((ROOT / "docs" / "verify.md").read_text(encoding="utf-8").replace("\n>", "\n").split())
+    for prompt in (judge_prompts.SCORE_PROMPT, judge_prompts.PAIRWISE_PROMPT):
+        for part in re.split(r"\{\w+\}", prompt):
+            assert " ".join(part.split()) in page
 
 
 # ---- every two ----

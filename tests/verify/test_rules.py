@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from helpers.places import ROOT
 from minordpo.errors import InputError
 from minordpo.verify import pattern
 from minordpo.verify.verdict import Asked, Verdict
@@ -70,6 +71,13 @@ def test_a_right_answer_that_is_no_number_is_named():
 def test_another_reading_is_refused_with_the_near_one():
     with pytest.raises(InputError, match=r"no reading 'aksed' \(did you mean asked\?\)\. Write number"):
         load_verifier("number:aksed", allow_code=False)
+
+
+def test_the_code_of_the_page_runs(capsys):
+    page = (ROOT / "docs" / "verify.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(from minordpo.*?)```", page, re.DOTALL)
+    exec(code, {})
+    assert capsys.readouterr().out == "0 [1.0, 0.0]\n"
 
 
 # ---- exact ----

@@ -39,7 +39,7 @@ class _Mode:
     count: Callable[[int], int]  # requests for so many answers
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Group:
     key: int
     answers: Sequence[str]
