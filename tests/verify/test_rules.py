@@ -51,8 +51,9 @@ def test_rows_without_a_right_answer_are_named_before_anything_slow(spec: str):
     verifier = load_verifier(spec, allow_code=False)
     verifier.check([asked()])
     assert verifier.cost(10, 8) is None
-    message = r"^row 4 of the prompts have no right answer, but .*Add a column answer"
-    with pytest.raises(InputError, match=message.replace("have", "(have|has)")):
+    with pytest.raises(
+        InputError, match=r"^row 4 of the prompts has no right answer, but .*Add a column answer"
+    ):
         verifier.check([asked(), asked(None, row=4)])
     with pytest.raises(InputError, match=r"^rows 0, 1, 2, 3, 4, 5 and 1,994 more of the prompts have no"):
         verifier.check([asked(" ", row=row) for row in range(2000)])
@@ -63,7 +64,7 @@ def test_rows_without_a_right_answer_are_named_before_anything_slow(spec: str):
 def test_a_right_answer_that_is_no_number_is_named():
     verifier = load_verifier("number", allow_code=False)
     with pytest.raises(
-        InputError, match=r"^row 8 of the prompts have a right answer that is no number.*#### 42"
+        InputError, match=r"^row 8 of the prompts has a right answer that is no number.*#### 42"
     ):
         verifier.check([asked(), asked("Paris", row=8)])
 

@@ -43,7 +43,7 @@ class RegexVerifier:
             refuse_rows(
                 asked,
                 lambda each: each.answer is None or not each.answer.strip(),
-                f"have no right answer, but the pattern of --verify {self.spec} has {_ANSWER} in it",
+                f"no right answer, but the pattern of --verify {self.spec} has {_ANSWER} in it",
                 f"Add a column answer with the right answer, drop these rows, or take {_ANSWER} out of the pattern",
             )
 

@@ -14,7 +14,7 @@ from minordpo.verify.verdict import Asked, Groups, Verdict, Verdicts, one_by_one
 # What an answer's number is read by; `minordpo evaluate` reads by the same two.
 _READINGS: dict[str, Callable[[str], str | None]] = {"last": last_number, "asked": asked_line}
 _NOTE = 200  # characters of what was read
-_NO_ANSWER = "have no right answer, but --verify {} compares with one"
+_NO_ANSWER = "no right answer, but --verify {} compares with one"
 _ADD_ONE = "Add a column answer with the right answer, drop these rows, or verify in another way"
 
 
@@ -41,7 +41,7 @@ class NumberVerifier:
         refuse_rows(
             asked,
             lambda each: right_number(each.answer or "") is None,
-            f"have a right answer that is no number, but --verify {self.spec} compares numbers",
+            f"a right answer that is no number, but --verify {self.spec} compares numbers",
             "Give a number or a worked solution that ends in '#### 42', drop these rows, or verify in another way",
         )
 

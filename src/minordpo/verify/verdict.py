@@ -64,13 +64,14 @@ def one_by_one(groups: Groups, judge: Callable[[Asked, str], Verdict]) -> Verdic
 
 
 def refuse_rows(asked: Iterable[Asked], wrong: Callable[[Asked], bool], what: str, advice: str) -> None:
-    """Raise InputError with `what` and `advice` if rows are wrong; `what` reads on from their numbers."""
+    """Raise InputError if rows are wrong: their numbers, that they have `what`, and the advice."""
     rows = [each.row for each in asked if wrong(each)]
     if not rows:
         return
     shown = ", ".join(map(str, rows[:_ROWS_SHOWN]))
     more = f" and {len(rows) - _ROWS_SHOWN:,} more" if len(rows) > _ROWS_SHOWN else ""
-    raise InputError(f"row{'s' * (len(rows) > 1)} {shown}{more} of the prompts {what}. {advice}")
+    subject, verb = ("row", "has") if len(rows) == 1 else ("rows", "have")
+    raise InputError(f"{subject} {shown}{more} of the prompts {verb} {what}. {advice}")
 
 
 def in_words(prompt: str | list[dict[str, Any]]) -> str:
