@@ -15,7 +15,7 @@ from helpers.tiny_runs import save_tiny, tiny_model, tokenizer, write_rows
 from minordpo.cli import main
 from minordpo.engine.models import save_model
 from minordpo.errors import InputError
-from minordpo.evaluate import evaluation, folder
+from minordpo.evaluate import evaluation
 from minordpo.evaluate.evaluation import EvaluationConfig, evaluate
 from minordpo.run_folder import names
 from minordpo.run_folder.lock import only_here
@@ -342,15 +342,6 @@ def test_two_evaluations_do_not_write_into_one_folder(world, tmp_path):
         pytest.raises(InputError, match=r"another process is evaluating in .*out"),
     ):
         evaluate([str(world / "one")], config_of(world), out=tmp_path / "out")
-
-
-def test_a_hub_model_is_known_by_its_commit(monkeypatch):
-    commit = "a" * 40
-    monkeypatch.setattr(folder, "model_config", lambda _: None)
-    monkeypatch.setattr(
-        folder, "cached_file", lambda *_: f"hub/models--org--name/snapshots/{commit}/config.json"
-    )
-    assert folder.model_identity("org/name") == f"commit {commit}"
 
 
 def test_a_file_in_the_way_of_the_answers_is_said_and_loses_no_answer(world, tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from minordpo.generate.text_measures import (
     measure,
     normalize_number,
     repeated_4grams,
+    right_number,
 )
 
 GSM8K = SHARED / "data" / "gsm8k" / "test.jsonl"
@@ -276,3 +277,22 @@ def test_real_solutions_have_their_answer_last_and_do_not_loop():
     assert [asked_line(answer.text) for answer in answers] == references
     assert [last_number(answer.text) for answer in answers] == references
     assert means(list(map(measure, answers)))["looping"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("given_answer", "number"),
+    [
+        ("42", "42"),
+        (" $1,200.50 ", "1200.5"),
+        ("3 dogs\n4 * 3 = 12\n#### 12", "12"),
+        ("4 + 3 = 7.\r\nThe answer is: 7", "7"),
+        ("4 + 3 = 7, that is \\boxed{1/2}", "0.5"),
+        ("#### -3", "-3"),
+        ("3 dogs\nand 4 cats", None),
+        ("Paris", None),
+        ("#### Paris", None),
+        ("", None),
+    ],
+)
+def test_a_right_answer_is_a_bare_number_or_that_of_a_worked_solution(given_answer, number):
+    assert right_number(given_answer) == number

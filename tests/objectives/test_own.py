@@ -326,7 +326,7 @@ def test_a_name_in_a_file_is_not_imported_without_leave(package):
     file = re.escape(str(package / "fine.py"))
     message = (
         rf"objective\.name is '{NAMED}', so the module own_losses\.fine \({file}\) would be imported and its steady "
-        r"called\. Code that a file names runs only with --allow-code on the command line"
+        r"called\. Such code runs only with --allow-code on the command line"
     )
     with pytest.raises(InputError, match=message):
         resolve(NAMED, {"beta": 0.2})

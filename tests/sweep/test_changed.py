@@ -11,8 +11,8 @@ import pytest
 from helpers.tiny_runs import write_config, write_rows
 from helpers.tiny_sweeps import RUN, Pretended, pretend, swept, write_sweep
 from minordpo.config import load_config
+from minordpo.engine.identity import model_identity
 from minordpo.errors import InputError
-from minordpo.evaluate.folder import model_identity
 from minordpo.run_folder.ownership import claim, refuse_foreign
 from minordpo.sweep.folder import SweepFolder
 from minordpo.sweep.plan import load_plan

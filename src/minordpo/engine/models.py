@@ -17,6 +17,7 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -121,6 +122,35 @@ def load_model(
     model, found = loaded
     _refuse_other_weights(path, type(model).__name__, found)
     return _without_quantizer(model) if gguf_file else model
+
+
+def load_reward_model(path: str, *, dtype: str = "float32") -> PreTrainedModel:
+    """A sequence classifier with one label, in evaluation mode and frozen: its logit is a score.
+
+    Raises:
+        InputError: the folder is missing, an adapter, holds no head of one label, or not all weights.
+    """
+    path, base = _located(path)
+    if base is not None:
+        raise InputError(
+            f"{path} is an adapter, but a whole reward model is needed. Merge it into {base} first"
+        )
+    _refuse_without_weights(path)
+    with _readable(path, "sequence classifier with one label"), _quiet_loading():
+        loaded: Any = AutoModelForSequenceClassification.from_pretrained(
+            path,
+            dtype=DTYPES[dtype],
+            ignore_mismatched_sizes=True,  # refused below, by name
+            output_loading_info=True,
+        )
+    model, found = loaded
+    _refuse_other_weights(path, type(model).__name__, found)
+    if model.config.num_labels != 1:
+        raise InputError(
+            f"{path} is a classifier with {model.config.num_labels} labels, but a reward model with 1 label is needed. "
+            "Name another model"
+        )
+    return model.eval().requires_grad_(False)
 
 
 def model_config(path: str) -> PretrainedConfig:
@@ -313,14 +343,13 @@ def _refuse_other_weights(path: str, name: str, found: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _readable(path: str) -> Iterator[None]:
+def _readable(path: str, what: str = "causal language model") -> Iterator[None]:
     try:
         yield
     # ImportError: a quantised model whose library is not installed
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, UserWarning, SafetensorError) as error:
         raise InputError(
-            f"no model can be loaded from {path}: {first_line(error)}. Name a folder or hub id with a whole causal "
-            "language model"
+            f"no model can be loaded from {path}: {first_line(error)}. Name a folder or hub id with a whole {what}"
         ) from error
 
 

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from minordpo.engine.identity import model_identity
 from minordpo.engine.models import model_config, model_folder
 from minordpo.errors import InputError
-from minordpo.evaluate.folder import EvaluatedModel, model_identity, numbered
+from minordpo.evaluate.folder import EvaluatedModel, numbered
 from minordpo.evaluate.scoring import answer_examples, split_responses, sum_logps, token_logps
 from minordpo.evaluate.tasks import Question
 from minordpo.generate.generation import Answer

@@ -22,7 +22,7 @@ from minordpo.data.read.fields import half_character, listed, shorten
 from minordpo.data.read.readers import READERS, read_csv
 from minordpo.errors import InputError, did_you_mean
 from minordpo.evaluate.known_tasks import KNOWN_TASKS
-from minordpo.generate.text_measures import normalize_number
+from minordpo.generate.text_measures import bare_number, normalize_number
 
 GENERATED = 200  # questions of a generator, unless told
 # Far from seeds that people train on (`data problems` begins at 0), and far apart: gsm_symbolic's question i of seed
@@ -134,8 +134,7 @@ def _question(row: Any, number: int, where: str) -> Question:
             f"{where} has no answer (its columns: {columns}), but to be right or wrong a number or a worked "
             f"solution is needed in a column named {', '.join(ANSWER_COLUMNS)}. Add it, or name another file."
         )
-    given = str(row.get("answer", ""))
-    bare = None if "\n" in given else normalize_number(given)
+    bare = bare_number(str(row.get("answer", "")))
     solution = read_solution(row, where)
     if isinstance(solution, Unusable):
         question = next(row[name] for name in QUESTION_COLUMNS if name in row)

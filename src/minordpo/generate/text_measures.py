@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from minordpo.data.make.arithmetic import NUMBER, ArithmeticProblem, read_number, write_digits
+from minordpo.data.make.solutions import final_answer
 from minordpo.run_folder import records
 
 if TYPE_CHECKING:  # imports transformers, which tables of results can do without
@@ -130,6 +131,16 @@ def last_number(text: str) -> str | None:
     for last in _NUMBER_IN_TEXT.finditer(text):  # noqa: B007, the last one is wanted
         pass
     return None if last is None else _spell(last, last["sign"])
+
+
+def bare_number(given: str) -> str | None:
+    """The number that a right answer of one line is, normalised; None where it is several lines or anything else."""
+    return None if "\n" in given else normalize_number(given)
+
+
+def right_number(given: str) -> str | None:
+    """The number of a right answer, normalised: a bare number, or that at the end of a worked solution ("#### 42")."""
+    return bare_number(given) or normalize_number(final_answer(given))
 
 
 def measure(answer: Answer) -> dict[str, float]:

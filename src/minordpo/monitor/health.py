@@ -66,7 +66,7 @@ class Thresholds:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class HealthVerdict:
     """A health, and what was seen, in words."""
 
     health: Health
@@ -78,7 +78,7 @@ class Monitor:
 
     def __init__(self, thresholds: Thresholds | None = None) -> None:
         self.thresholds = thresholds or Thresholds()
-        self.verdict = Verdict("healthy", "nothing was seen yet")
+        self.verdict = HealthVerdict("healthy", "nothing was seen yet")
         self._chosen = _Chosen(self.thresholds)
         self._first: ProbeRow | None = None  # the probe at step 0
         self._last: ProbeRow | None = None
@@ -110,28 +110,30 @@ class Monitor:
             return None
         return HealthRow(rows[-1].step, {}, self.verdict.health, was, self.verdict.why)
 
-    def _judge(self) -> Verdict:
+    def _judge(self) -> HealthVerdict:
         limits, was = self.thresholds, self.verdict.health
         fall = self._chosen.fall()
         text = _Text.between(self._first, self._last)
         broken = [] if text is None else text.broken(limits)
         if broken:
-            return Verdict("collapsed", "; ".join(broken))
+            return HealthVerdict("collapsed", "; ".join(broken))
         if fall is not None:
             early = [] if text is None else text.early(limits)
             share = limits.hold if was == "collapsing" else 1.0
             far = fall.now >= share * limits.collapsing_alone
             soon = fall.ahead >= share * limits.collapsing_ahead and early
             if fall.nats <= -limits.collapsing_nats and (far or soon):
-                return Verdict("collapsing", "; ".join([fall.said, *early]))
+                return HealthVerdict("collapsing", "; ".join([fall.said, *early]))
         if text is not None and -text.rise(records.CORRECT) >= limits.inaccurate:
-            return Verdict("inaccurate", text.said(records.CORRECT, "of the answers are right"))
+            return HealthVerdict("inaccurate", text.said(records.CORRECT, "of the answers are right"))
         if fall is not None:
             share = 1.0 if was == "healthy" else limits.hold
             falling = fall.speed < 0 or was != "healthy"
             if fall.nats <= -share * limits.displaced_nats and falling:
-                return Verdict("displaced", fall.said)
-        return Verdict("healthy", "the answers are as sound as at the start" if fall is None else fall.said)
+                return HealthVerdict("displaced", fall.said)
+        return HealthVerdict(
+            "healthy", "the answers are as sound as at the start" if fall is None else fall.said
+        )
 
     def see_all(self, rows: Iterable[Row]) -> list[HealthRow]:
         """Take in the rows of many steps, those of a metrics.jsonl; every change of health."""

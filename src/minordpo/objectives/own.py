@@ -6,23 +6,18 @@ returns is checked in every step too.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import importlib
 import inspect
-import itertools
-import os
 import sys
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from minordpo.errors import InputError, did_you_mean
+from minordpo.errors import InputError
 from minordpo.objectives.late import Tensor, torch
 from minordpo.objectives.logps import ResponseLogps, alternating
 from minordpo.objectives.spec import PAIRS, Spec
+from minordpo.own_code import raised
 
 # `objective.name`, and the arguments of PreferenceTrainer, beside which it takes hyper-parameters.
 RESERVED = {
@@ -88,12 +83,7 @@ def _checked(function: Callable[..., Tensor], name: str) -> Callable[..., Tensor
         except (InputError, torch.OutOfMemoryError):  # the step makes room and tries again
             raise
         except (Exception, SystemExit) as error:
-            frames = traceback.extract_tb(error.__traceback__)[1:2]
-            where = "".join(f" on line {each.lineno} of {Path(each.filename).name}" for each in frames)
-            said = " ".join(str(error).split())
-            raise InputError(
-                f"objective {name} raised {type(error).__name__}{where}: {said}. Correct the function"
-            ) from error
+            raise InputError(f"objective {name} {raised(error)}. Correct the function") from error
         _refuse_result(losses, logps, name)
         return losses
 
@@ -165,75 +155,3 @@ def _made_up(pairs: int) -> ResponseLogps:
     tokens = torch.arange(2 * pairs) % 4 + 3
     ref = -1.5 * tokens - 0.25 * torch.arange(2 * pairs) - 8
     return alternating((ref + ratios).requires_grad_(), ref, tokens, by_token=True)
-
-
-# ---- package.module:function ----
-def import_objective(name: str) -> Any:
-    """The function or `Spec` that "package.module:function" names, imported from sys.path or the current folder.
-
-    Raises:
-        InputError: there is no such module or function, or the module raises an error.
-    """
-    module, _, function = name.partition(":")
-    try:
-        with _current_folder():
-            found = importlib.import_module(module)
-            there = hasattr(found, function)  # which a module's own __getattr__ may answer
-    except (Exception, SystemExit) as error:
-        missing = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
-        if missing is not None and f"{module}.".startswith(f"{missing}."):
-            raise InputError(
-                f"objective.name is {name!r}, but there is no module {missing} on sys.path or in {os.getcwd()}. "
-                "Correct the name, or change to the folder that holds the module"
-            ) from None
-        raise InputError(
-            f"objective.name is {name!r}, but importing {module} raised {type(error).__name__}: "
-            f"{' '.join(str(error).split())}. Correct the module"
-        ) from error
-    if not there:
-        raise InputError(
-            f"objective.name is {name!r}, but {module} has no {function}{did_you_mean(function, vars(found))}. Correct "
-            "the name"
-        )
-    return getattr(found, function)
-
-
-def refuse_import(name: str) -> Any:
-    """Refuse to import what "package.module:function" names; nothing of it is executed.
-
-    Raises:
-        InputError: always, with what would be imported and how to allow it.
-    """
-    module, _, function = name.partition(":")
-    with _current_folder():
-        file = _file_of(module)
-    where = file or "which is not on sys.path or in the current folder"
-    raise InputError(
-        f"objective.name is {name!r}, so the module {module} ({where}) would be imported and its {function} called. "
-        "Code that a file names runs only with --allow-code on the command line (in Python allow_code=True). Give it "
-        "if you trust that module"
-    )
-
-
-def _file_of(module: str) -> str | None:
-    """Where a module would be imported from, found without executing it or its packages; None where it is not."""
-    path, origin = None, None
-    for name in itertools.accumulate(module.split("."), "{}.{}".format):
-        finders = (each for each in sys.meta_path if hasattr(each, "find_spec"))
-        spec = next(filter(None, (each.find_spec(name, path) for each in finders)), None)
-        if spec is None:
-            return None
-        path, origin = spec.submodule_search_locations or [], spec.origin or "a folder"
-    return origin
-
-
-@contextlib.contextmanager
-def _current_folder() -> Iterator[None]:
-    """The current folder is looked in last."""
-    added = {os.getcwd()} - set(sys.path)
-    importlib.invalidate_caches()
-    sys.path.extend(added)
-    try:
-        yield
-    finally:
-        sys.path[:] = [each for each in sys.path if each not in added]  # the module may have changed it too

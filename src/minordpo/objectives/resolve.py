@@ -15,12 +15,14 @@ from minordpo.objectives.logps import ResponseLogps
 from minordpo.objectives.pairwise import PAIRWISE
 from minordpo.objectives.responses import RESPONSES
 from minordpo.objectives.spec import Range, Spec, name_of
+from minordpo.own_code import import_named, refuse_import
 
 OBJECTIVES: dict[str, Spec] = {**PAIRWISE, **RESPONSES}
 # Of each hyper-parameter that a built-in objective has.
 RANGES: dict[str, Range] = {key: each for spec in OBJECTIVES.values() for key, each in spec.ranges.items()}
 
 _CODE = r"[\w.]+:\w+"  # package.module:function
+_GIVEN = "objective.name"
 Given = str | Callable[..., Any] | Spec  # a name, a sum of names, or a function of the user's own
 
 
@@ -165,7 +167,7 @@ def recorded(name: str, hyperparameters: Mapping[str, Any]) -> Objective:
     """
     if not re.search(_CODE, name):
         return resolve(name, hyperparameters)
-    unknown = Spec(lambda *_, **__: own.refuse_import(name))
+    unknown = Spec(lambda *_, **__: refuse_import(name, given=_GIVEN))
     return Objective(name, (Term(1.0, name, dict(hyperparameters), unknown),))
 
 
@@ -282,8 +284,8 @@ def _terms(text: str, allow_code: bool) -> list[Term]:
                 f"objective.name is {text!r}, but the weight {factor!r} is no number above 0. "
                 "Write sums as minordpo + 0.1*sft"
             )
-        find = own.import_objective if allow_code else own.refuse_import
-        spec = own.own_spec(find(name), name) if is_code else OBJECTIVES[name]
+        find = import_named if allow_code else refuse_import
+        spec = own.own_spec(find(name, given=_GIVEN), name) if is_code else OBJECTIVES[name]
         terms.append(Term(weight, name, spec.defaults, spec))
     if len({term.name for term in terms}) < len(terms):
         raise InputError(f"objective.name is {text!r}, which names an objective twice. Add up their weights")

@@ -54,6 +54,7 @@ KL_FIGURE = "kl.png"
 CACHED_REFERENCE = "reference"
 CACHED_ANSWERS = "answers"
 CACHED_TOKENS = "tokens"
+CACHED_VERDICTS = "verdicts"
 CACHED_FLOORS = "row-floors"  # in that of the reference
 CACHE_ADVICE = "Free some space, or name another folder by the environment variable MINORDPO_CACHE"
 TOKENS = "examples.arrow"
@@ -61,7 +62,10 @@ TOKENS_REPORT = "report.json"
 
 
 def cache_folder() -> Path:
-    """Where tokens, reference log-probs and converted models are kept: MINORDPO_CACHE, else the user's cache folder."""
+    """Where what can be had again is kept (tokens, log-probs, verdicts, converted models).
+
+    It is MINORDPO_CACHE, else the user's cache folder.
+    """
     named = os.environ.get("MINORDPO_CACHE")
     if named:
         return Path(named)

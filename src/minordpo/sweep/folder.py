@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from minordpo.config.build import build
+from minordpo.engine.identity import model_identity
 from minordpo.engine.models import model_folder
 from minordpo.errors import InputError
 from minordpo.evaluate.evaluation import EvaluationConfig
-from minordpo.evaluate.folder import EvaluationFolder, model_identity
+from minordpo.evaluate.folder import EvaluationFolder
 from minordpo.run_folder import names
 from minordpo.run_folder.files import is_left_over, readable, write_text
 from minordpo.run_folder.metrics_file import MetricsFile

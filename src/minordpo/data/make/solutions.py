@@ -126,6 +126,11 @@ def _find_column(row: dict[str, Any], names: tuple[str, ...], what: str, where: 
     )
 
 
+def final_answer(worked: str) -> str:
+    """The final answer that a worked solution ends in, as it stands there: "#### 42"; empty where it has none."""
+    return _split_answer(worked.replace("\r\n", "\n").strip())[1]
+
+
 def _split_answer(worked: str) -> tuple[str, str]:
     """The text before the final answer's line, and the answer; some sets state it on two lines."""
     answer = ""
