@@ -50,7 +50,7 @@ class CommandVerifier:
                 f"--verify is {spec!r}, which names no program. Write command:PROGRAM and its arguments"
             )
         self.spec = spec
-        self._words, self._seconds = words, options.verify_timeout
+        self._words, self._seconds = words, float(options.verify_timeout)
 
     def check(self, asked: Sequence[Asked]) -> None:
         """Refuse a program that is not there, and facts that JSON cannot say."""
@@ -233,7 +233,7 @@ class _Program:
         return "" if last is None else f" (its last line on stderr: {shorten(' '.join(last.split()), 200)})"
 
 
-def _finite(score: float) -> bool:
+def _finite(score: float | int) -> bool:
     try:
         return math.isfinite(score)
     except OverflowError:  # a whole number that no float holds

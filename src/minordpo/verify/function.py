@@ -26,8 +26,9 @@ class FunctionVerifier:
         InputError: it is no function, or cannot be called so.
     """
 
-    def __init__(self, spec: str, function: Callable[..., Any]) -> None:
-        self.spec, self._function = spec, function
+    def __init__(self, spec: str, function: Any) -> None:
+        self.spec = spec
+        self._function: Callable[..., Any] = function
         if not callable(function) or isinstance(function, type):
             raise InputError(
                 f"--verify is {spec!r}, which is of type {type(function).__name__}, but a function is needed, as in "

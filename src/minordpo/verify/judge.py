@@ -71,7 +71,7 @@ class JudgeVerifier:
         self.spec = spec
         self._options, self._mode = options, _MODES[options.judge_mode]
         self._client = JudgeClient(
-            url, options.judge_model, seconds=options.verify_timeout, retries=options.judge_retries
+            url, options.judge_model, seconds=float(options.verify_timeout), retries=options.judge_retries
         )
         self._cache = VerdictCache(cache_folder() / CACHED_VERDICTS)
 

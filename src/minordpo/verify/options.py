@@ -30,7 +30,7 @@ class VerifierOptions:
     judge_mode: str = "score"  # or "pairwise"
     judge_concurrency: int = 8  # requests at a time
     judge_retries: int = 5  # requests after the first one, where that may help
-    verify_timeout: float = 120.0  # seconds: a judge's reply, a command's line
+    verify_timeout: float | int = 120.0  # seconds: a judge's reply, a command's line
     reward_batch_size: int = 8  # sequences at a time
     reward_dtype: str = "float32"  # of the reward model's weights
 
@@ -54,7 +54,7 @@ class VerifierOptions:
                 "needed. Correct it"
             )
 
-    def _refuse_number(self, name: str, *, whole: bool, least: float) -> None:
+    def _refuse_number(self, name: str, *, whole: bool, least: float | int) -> None:
         value = getattr(self, name)
         kinds = (int,) if whole else (int, float)
         most = 86_400  # of a day: longer waits overflow in some systems' calls
