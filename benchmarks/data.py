@@ -32,6 +32,8 @@ DISTINCT = 20_000  # word problems; more pairs are these again with another numb
 HERE = Path(__file__).parent
 _LOOKED_UP = 1_000  # reference log-probs that a start reads, as its first steps would
 
+_PAUSE = 0.05  # seconds between two looks at memory, at least
+
 
 def main() -> None:
     """Measure every size, or draw what was measured."""
@@ -123,11 +125,13 @@ def watch(command: list[str]) -> dict[str, Any]:
     before = most = memory(process.pid)
     process.stdin.write("go\n")
     process.stdin.flush()
-    while not select.select([process.stdout], [], [], 0.05)[
-        0
-    ]:  # what it does after it has told is not measured
+    pause = _PAUSE
+    # What the process does after it has told is not measured.
+    while not select.select([process.stdout], [], [], pause)[0]:
+        began = time.perf_counter()
         now = memory(process.pid)
         most = max(most[0], now[0]), max(most[1], now[1])
+        pause = max(_PAUSE, 30 * (time.perf_counter() - began))  # looking takes at most 3 % of a core
     found: dict[str, Any] = json.loads(process.stdout.readline())
     if process.wait():
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")

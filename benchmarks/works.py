@@ -22,7 +22,7 @@ import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,8 +60,11 @@ def main() -> int:
     dtype = arguments.dtype or ("bfloat16" if has_bfloat16_units() else "float32")
     for name in arguments.works:
         work = WORKS[name]
-        model = _made(arguments.folder / f"model-{work.model}", MODELS[work.model], arguments)
-        pairs = _made(arguments.folder / work.pairs, PAIRS[work.pairs], arguments)
+        model, pairs = arguments.folder / f"model-{work.model}", arguments.folder / work.pairs
+        if not model.exists():
+            _model(model, work.model)
+        if not pairs.exists():
+            PAIRS[work.pairs](pairs, arguments)
         given = [
             f"--model={model}",
             f"--pairs={pairs}",
@@ -104,51 +107,11 @@ def has_bfloat16_units() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def _made(
-    path: Path, make: Callable[[Path, argparse.Namespace], None], arguments: argparse.Namespace
-) -> Path:
-    """The path, made where it is not there yet."""
-    if not path.exists():
-        make(path, arguments)
-    return path
-
-
 # ---- models ----
-def _whole_model(path: Path, arguments: argparse.Namespace) -> None:
+def _model(path: Path, kind: str) -> None:
     # In a process of its own, as all that imports torch: the parent of the measurements must stay small.
-    _in_process("whole", path)
-
-
-def _in_process(kind: str, path: Path) -> None:
-    subprocess.run([sys.executable, "-c", _MAKE_MODEL, kind, str(path)], check=True)
-
-
-_MAKE_MODEL = """
-import sys
-import torch
-from minordpo.engine.models import load_model, load_tokenizer, smollm2_folder
-from minordpo.engine.reference import cache_folder
-kind, path = sys.argv[1:]
-source = str(smollm2_folder(cache_folder() / "models"))
-model, tokenizer = load_model(source), load_tokenizer(source)
-torch.manual_seed(0)
-if kind == "wide":
-    model.resize_token_embeddings(262144, mean_resizing=False)
-if kind == "short":
-    model.model.layers = model.model.layers[:6]
-    model.config.num_hidden_layers, model.config.max_position_embeddings = 6, 32768
-    if getattr(model.config, "layer_types", None):
-        model.config.layer_types = model.config.layer_types[:6]
-model.save_pretrained(path)
-tokenizer.save_pretrained(path)
-"""
-
-
-MODELS = {
-    "whole": _whole_model,
-    "wide": lambda path, arguments: _in_process("wide", path),
-    "short": lambda path, arguments: _in_process("short", path),
-}
+    maker = Path(__file__).with_name("smollm2_models.py")
+    subprocess.run([sys.executable, str(maker), kind, str(path)], check=True)
 
 
 # ---- pairs ----

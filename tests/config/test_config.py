@@ -19,7 +19,7 @@ from minordpo.config import (
     TrainingConfig,
     build_lora_config,
     build_training_arguments,
-    describe_config,
+    describe_keys,
     dump_config,
     load_config,
 )
@@ -408,19 +408,19 @@ def test_lora_values_that_do_not_go_together_are_an_input_error():
 
 def test_the_reference_describes_every_key_once(written):
     described = [
-        line.partition("  (")[0] for line in describe_config().splitlines() if not line.startswith(" ")
+        line.partition("  (")[0] for line in describe_keys().splitlines() if not line.startswith(" ")
     ]
     expected = []
     for section, keys in yaml.safe_load(dump_config(load_config(None, LEAST))).items():
         expected += [f"{section}.{key}" for key in keys] if isinstance(keys, dict) else [section]
     assert sorted(described) == sorted([*expected, "objective.*", "training.*"])
-    assert "data.max_length  (a whole number or null; default 1024)" in describe_config()
-    assert "output  (text; required)" in describe_config()
+    assert "data.max_length  (a whole number or null; default 1024)" in describe_keys()
+    assert "output  (text; required)" in describe_keys()
 
 
 def test_the_reference_is_printed_without_importing_the_model_libraries():
     program = (
-        "import sys, minordpo.config.schema; minordpo.config.schema.describe_config(); print(*sys.modules)"
+        "import sys, minordpo.config.schema; minordpo.config.schema.describe_keys(); print(*sys.modules)"
     )
     imported = subprocess.check_output([sys.executable, "-c", program], text=True).split()
     assert "minordpo.config.schema" in imported

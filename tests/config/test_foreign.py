@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 
 from helpers.places import ROOT
 from minordpo.cli import main
-from minordpo.config import describe_config, load_config
+from minordpo.config import describe_keys, load_config
 from minordpo.config.foreign import tools
 from minordpo.errors import InputError
 from minordpo.objectives import OBJECTIVES
@@ -104,7 +104,7 @@ def test_only_the_keys_that_stand_there_are_spoken_of(tmp_path):
 
 @pytest.mark.parametrize("tool", tools(), ids=lambda tool: tool.name)
 def test_every_place_is_a_key_of_minordpo(tool):
-    here = {line.partition("  (")[0] for line in describe_config().splitlines() if not line.startswith(" ")}
+    here = {line.partition("  (")[0] for line in describe_keys().splitlines() if not line.startswith(" ")}
     here |= {f"training.{field.name}" for field in dataclasses.fields(TrainingArguments)}
     here |= {f"lora.{field.name}" for field in dataclasses.fields(LoraConfig)}
     here |= {f"objective.{key}" for name in OBJECTIVES for key in OBJECTIVES[name].defaults}

@@ -9,13 +9,13 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from minordpo.cli import data, demo, evaluate, export, lens, paper, report, score, sweep, train
+from minordpo.cli import data, demo, evaluate, export, lens, loop, paper, report, score, sweep, train
 from minordpo.cli.command import Parser
 from minordpo.errors import InputError, TrainingStopped
 from minordpo.version import __version__
 
 COMMANDS = (
-    *(train.train, sweep.sweep, score.score, evaluate.evaluate, report.report),
+    *(train.train, loop.loop, sweep.sweep, score.score, evaluate.evaluate, report.report),
     *(lens.lens, export.export, data.DATA, demo.demo, paper.PAPER),
 )
 MOVED = {"claims": "paper claims"}  # commands that have another name now

@@ -1,4 +1,4 @@
-"""`minordpo data`: problems, corrupt, symbolic."""
+"""`minordpo data`: sample, problems, corrupt, symbolic."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from minordpo.cli.command import CommandGroup, argument, command, flag
+from minordpo.cli.sample import sample
 
 _OTHER_PROBLEMS = argument("--seed", "another seed, other problems (default 0)", default=0)
 _OVERWRITE = flag("--overwrite", "replace OUT if it exists")
@@ -97,8 +98,8 @@ def symbolic(folder: Path, **options: Any) -> None:
 
 DATA = CommandGroup(
     name="data",
-    help="make data: worked problems, close pairs",
+    help="make data: a model's own answers, worked problems, close pairs",
     description="Make data to train on.",
     metavar="KIND",
-    commands=(problems, corrupt, symbolic),
+    commands=(sample, problems, corrupt, symbolic),
 )

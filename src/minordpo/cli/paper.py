@@ -1,4 +1,4 @@
-"""`minordpo paper`: claims, world."""
+"""`minordpo paper`: claims, world, loops."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any, get_args
 
-from minordpo.cli.command import FOLDERS, Argument, CommandGroup, argument, command
+from minordpo.cli.command import FOLDERS, Argument, CommandGroup, argument, command, flag
 from minordpo.paper.worlds.questions import Distance, Family, Rejected, World
 
 
@@ -91,9 +91,53 @@ def world(out: Path, **options: Any) -> None:
     print(describe_base(out))
 
 
+@command(
+    "does a rejected answer help that is the model's own mistake?",
+    argument("study", type=Path, metavar="STUDY.yaml"),
+    argument("phase", "tune chooses rates, decide compares the arms", choices=("tune", "decide")),
+    argument("overrides", "keys set over STUDY.yaml", nargs="*", metavar="key=value"),
+    argument("--jobs", "loops at a time (default 1)", default=1, metavar="N"),
+    argument("--only", "these arms alone", nargs="+", default=[], metavar="ARM"),
+    flag("--show", "run nothing; say what the loops that have ended show"),
+    argument("--table", "write a row a model of each loop as CSV", type=Path, metavar="FILE.csv"),
+    argument("--figure", "draw accuracy over generated tokens and over KL", type=Path, metavar="FILE.png"),
+    goes_on=lambda options: "the same command goes on",
+)
+def loops(
+    study: Path,
+    phase: Any,
+    overrides: list[str],
+    jobs: int,
+    only: list[str],
+    show: bool,
+    table: Path | None,
+    figure: Path | None,
+) -> int:
+    """Run loops of own answers on toy worlds, one for each seed, arm and rate of STUDY.yaml, and compare the arms.
+    The loops of a seed begin with the same answers of the same base. Loops that have ended are not run again.
+
+    Examples:
+      minordpo paper loops recipes/paper/loops/micro.yaml tune --jobs 2
+      minordpo paper loops recipes/paper/loops/micro.yaml decide --show --table loops.csv --figure loops.png
+    """
+    from minordpo.paper.loops import tables
+    from minordpo.paper.loops.run import run_study
+    from minordpo.paper.loops.study import load_study
+
+    read = load_study(study, overrides)
+    failed = [] if show else run_study(study, overrides, read, phase, jobs=jobs, only=only)
+    rows = tables.rows_of(read, phase)
+    print(tables.tuned(rows) if phase == "tune" else tables.contrasts(read, rows))
+    if table is not None:
+        tables.write_rows(table, rows)
+    if figure is not None:
+        tables.figure(rows, figure, title=f"{len({row['seed'] for row in rows})} worlds, means")
+    return 1 if failed else 0
+
+
 PAPER = CommandGroup(
     name="paper",
     help="the MinorDPO paper's claims, and toy worlds to test them in",
     description="The laboratory of the MinorDPO paper.",
-    commands=(claims, world),
+    commands=(claims, world, loops),
 )

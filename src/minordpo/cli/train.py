@@ -9,11 +9,11 @@ from minordpo.cli.command import ALLOW_CODE, argument, command, flag
 
 
 def _parts() -> dict[str, str]:
-    from minordpo.config import describe_config
+    from minordpo.config import describe_keys
     from minordpo.data.read.recognise import describe_layouts
     from minordpo.objectives.describe import describe_objectives
 
-    return {"layouts": describe_layouts(), "keys": describe_config(), "objectives": describe_objectives()}
+    return {"layouts": describe_layouts(), "keys": describe_keys(), "objectives": describe_objectives()}
 
 
 @command(

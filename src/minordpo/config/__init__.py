@@ -16,7 +16,7 @@ from minordpo.config.schema import (
     RunConfig,
     SamplesConfig,
     TrainingConfig,
-    describe_config,
+    describe_keys,
 )
 
 __all__ = [
@@ -30,7 +30,7 @@ __all__ = [
     "TrainingConfig",
     "build_lora_config",
     "build_training_arguments",
-    "describe_config",
+    "describe_keys",
     "dump_config",
     "load_config",
     "read_mapping",

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import functools
 import importlib
+import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -106,7 +107,8 @@ def _hints(cls: Any) -> Mapping[str, Any]:
 
 def _in_tuple(value: Any, hint: Any) -> Any:
     """The value; a list, all that YAML has, as a tuple where every part of the annotation that takes one is a tuple."""
-    outer = {typing.get_origin(part) or part for part in (typing.get_args(hint) or (hint,))}
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    outer = {typing.get_origin(part) or part for part in (typing.get_args(hint) if union else (hint,))}
     return tuple(value) if isinstance(value, list) and tuple in outer and list not in outer else value
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from minordpo.config.types import needed, shown
 
 
-def _key(meaning: str, *, default: Any = dataclasses.MISSING, **facts: Any) -> Any:
+def key(meaning: str, *, default: Any = dataclasses.MISSING, **facts: Any) -> Any:
     """A field and what its key means; without a default the key is required.
 
     Facts: `minimum` of a number; `rest` (the field takes every other key of its section); `verbatim`, the library
@@ -27,20 +27,20 @@ def _key(meaning: str, *, default: Any = dataclasses.MISSING, **facts: Any) -> A
 class ModelConfig:
     """The policy, and where its reference comes from."""
 
-    path: str = _key("model to tune: a folder, a run folder, a hub id or an adapter folder")
-    gguf_file: str | None = _key(
+    path: str = key("model to tune: a folder, a run folder, a hub id or an adapter folder")
+    gguf_file: str | None = key(
         "file in model.path to read weights and tokenizer from, when they are GGUF", default=None
     )
-    dtype: Literal["float32", "bfloat16"] = _key(
+    dtype: Literal["float32", "bfloat16"] = key(
         "type of the weights in memory; bfloat16 only for a base frozen under LoRA", default="float32"
     )
-    reference: str | None = _key(
+    reference: str | None = key(
         "another model (or run folder) as the reference; null: the model as it is before training",
         default=None,
     )
-    revision: str | None = _key("branch, tag or commit of model.path on the hub", default=None)
-    trust_remote_code: bool = _key("run Python code that comes with the model", default=False)
-    dropout: bool = _key("keep the model's and LoRA's dropout on in training", default=False)
+    revision: str | None = key("branch, tag or commit of model.path on the hub", default=None)
+    trust_remote_code: bool = key("run Python code that comes with the model", default=False)
+    dropout: bool = key("keep the model's and LoRA's dropout on in training", default=False)
 
     @property
     def source(self) -> dict[str, Any]:
@@ -53,52 +53,52 @@ class ModelConfig:
 class DataConfig:
     """The preference pairs, and what happens to rows that do not fit."""
 
-    train: str = _key("pairs to train on: a .jsonl, .json, .parquet or .csv file, or a hub set")
-    eval: int | str | None = _key(
+    train: str = key("pairs to train on: a .jsonl, .json, .parquet or .csv file, or a hub set")
+    eval: int | str | None = key(
         "a number of pairs held out of data.train, or another file or hub set; 0 or null: none",
         default=None,
         minimum=0,
     )
-    split: str = _key("split of data.train where that is a hub set", default="train")
-    eval_split: str = _key("split of data.eval where that is a hub set", default="test")
-    max_length: int | None = _key(
+    split: str = key("split of data.train where that is a hub set", default="train")
+    eval_split: str = key("split of data.eval where that is a hub set", default="test")
+    max_length: int | None = key(
         "most tokens of a prompt with one response; null: no limit", default=1024, minimum=2
     )
-    overlong: Literal["refuse", "drop", "truncate"] = _key(
+    overlong: Literal["refuse", "drop", "truncate"] = key(
         "pairs over data.max_length: stop, leave out, or cut the responses' ends", default="refuse"
     )
-    invalid: Literal["refuse", "drop"] = _key(
+    invalid: Literal["refuse", "drop"] = key(
         "rows that cannot be used (empty, identical, …): stop, or leave out", default="refuse"
     )
-    score_end: Literal["template", "end_of_turn"] = _key(
+    score_end: Literal["template", "end_of_turn"] = key(
         "scored to the end of what the chat template emits, or only through the end-of-turn token",
         default="template",
     )
-    strip_few_shot: bool = _key(
+    strip_few_shot: bool = key(
         "take worked examples out of the prompts, leaving the question (zero-shot)", default=False
     )
-    limit: int | None = _key("use only the first rows of data.train", default=None, minimum=1)
+    limit: int | None = key("use only the first rows of data.train", default=None, minimum=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
     """What to optimise; `hyper` is checked against the objective by `minordpo.objectives`."""
 
-    name: str = _key(
+    name: str = key(
         "objective, such as minordpo or dpo, a weighted sum, minordpo + 0.1*sft, or package.module:function, which "
         "needs --allow-code"
     )
-    hyper: dict[str, Any] = _key("hyper-parameters of the objective, such as beta", rest=True)
+    hyper: dict[str, Any] = key("hyper-parameters of the objective, such as beta", rest=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """How to optimise; `arguments` go to `transformers.TrainingArguments` as they are."""
 
-    token_budget: int | None = _key(
+    token_budget: int | None = key(
         "most tokens of one packed micro-batch; null: chosen by the run", default=None, minimum=1
     )
-    arguments: dict[str, Any] = _key(
+    arguments: dict[str, Any] = key(
         "any field of transformers.TrainingArguments but output_dir; unless given, logging_steps is 1, save_steps "
         "0.25, save_total_limit 2 and report_to none",
         rest=True,
@@ -110,15 +110,15 @@ class TrainingConfig:
 class SamplesConfig:
     """The responses a run samples from the model for a person to read."""
 
-    prompts: int = _key("prompts that are answered; 0 turns samples off", default=8, minimum=0)
-    max_new_tokens: int = _key("longest sampled response, in tokens", default=256, minimum=1)
+    prompts: int = key("prompts that are answered; 0 turns samples off", default=8, minimum=0)
+    max_new_tokens: int = key("longest sampled response, in tokens", default=256, minimum=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MetricsConfig:
     """What is measured beside the loss."""
 
-    reference: bool = _key(
+    reference: bool = key(
         "compute the reference for measurement where the objective needs none", default=True
     )
 
@@ -127,15 +127,15 @@ class MetricsConfig:
 class MonitorConfig:
     """Whether the model's text is breaking, watched while it trains; docs/monitor.md."""
 
-    enabled: bool = _key("watch log-ratios and short answers, and say when the health changes", default=True)
-    prompts: int = _key("held-out prompts (training ones where none are held out)", default=4, minimum=1)
-    max_new_tokens: int | Literal["auto"] = _key(
+    enabled: bool = key("watch log-ratios and short answers, and say when the health changes", default=True)
+    prompts: int = key("held-out prompts (training ones where none are held out)", default=4, minimum=1)
+    max_new_tokens: int | Literal["auto"] = key(
         "longest answer to them, in tokens; auto: 24 to 48, by the run's steps", default="auto", minimum=1
     )
-    probe_every: int | Literal["auto"] = _key(
+    probe_every: int | Literal["auto"] = key(
         "steps between answers; auto: six times a run, each 100 of a long one", default="auto", minimum=1
     )
-    on_collapse: Literal["warn", "stop", "rollback"] = _key(
+    on_collapse: Literal["warn", "stop", "rollback"] = key(
         "once the text has broken: say so, also stop, or also end with the last sound weights, which are kept in "
         "the run folder",
         default="warn",
@@ -150,18 +150,18 @@ class RunConfig:
     data: DataConfig
     objective: ObjectiveConfig
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    lora: dict[str, Any] | None = _key(
+    lora: dict[str, Any] | None = key(
         "any field of peft.LoraConfig; null: every weight is tuned", default=None, verbatim="peft.LoraConfig"
     )
     samples: SamplesConfig = field(default_factory=SamplesConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
-    output: str = _key("run folder to write")
+    output: str = key("run folder to write")
 
 
-def describe_config() -> str:
-    """The reference of all keys, as text: key, type, default, meaning."""
-    return "\n".join(_describe(RunConfig, ""))
+def describe_keys(cls: type = RunConfig) -> str:
+    """The reference of a config's keys, a run config's unless told, as text: key, type, default, meaning."""
+    return "\n".join(_describe(cls, ""))
 
 
 def _describe(cls: Any, prefix: str) -> Iterator[str]:

@@ -10,6 +10,9 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from minordpo.data.coder import Coder
+from minordpo.data.read.examples import Example
+from minordpo.data.rendering import RowProblem, render
+from minordpo.data.template import TemplateWriter
 from minordpo.errors import InputError
 
 
@@ -73,6 +76,29 @@ def monitor_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Any]) 
     empty = next((number for number, ids in enumerate(encoded, 1) if not len(ids)), None)
     if empty is not None:
         raise InputError(f"prompt {empty} of the monitor is empty. Give one that can be answered")
+    return encoded
+
+
+def example_prompts(
+    tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], *, source: str
+) -> list[np.ndarray]:
+    """(tokens,) int32 of each example's prompt, the tokens that training reads it as; responses are not looked at.
+
+    Raises:
+        InputError: the tokenizer has no chat template, or the template fails on a row, which is named as of `source`.
+    """
+    template, rendered = TemplateWriter(tokenizer), []
+    for example in examples:
+        try:
+            rendered.append(render(example, tokenizer, template))
+        except RowProblem as problem:
+            raise InputError(f"row {example.row} of {source}: {problem}. Fix the row or drop it") from problem
+    encoded = _encode(
+        tokenizer, [each.prompt for each in rendered], plain=[not each.is_chat for each in rendered]
+    )
+    empty = next((one.row for one, ids in zip(examples, encoded, strict=True) if not len(ids)), None)
+    if empty is not None:
+        raise InputError(f"row {empty} of {source}: the prompt has no tokens. Fix the row or drop it")
     return encoded
 
 

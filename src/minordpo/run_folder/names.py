@@ -50,6 +50,19 @@ RESULTS = "results.json"
 RESULTS_PAGE = "results.md"
 KL_FIGURE = "kl.png"
 
+# ---- beside a file of sampled pairs: endings in place of .jsonl ----
+BESIDE_ANSWERS = ".answers.jsonl"
+BESIDE_SETTINGS = ".sampling.json"
+BESIDE_REPORT = ".report.json"
+BESIDE_LOCK = ".lock"
+
+# ---- a loop ----
+LOOP_CONFIG = "loop.yaml"
+LOOP_RECORD = "loop.json"
+LOOP_TABLE = "loop.csv"
+LOOP_FIGURE = "loop.png"
+SHARED = "shared"  # of a study of loops: what all loops of a seed begin with
+
 # ---- the cache, under MINORDPO_CACHE ----
 CACHED_REFERENCE = "reference"
 CACHED_ANSWERS = "answers"

@@ -1,0 +1,333 @@
+"""Models × prompts → answers, scores, pairs. Read this first.
+
+prompts  ─► asked                    the verifier is tried on them before a model is loaded
+models   ─► pairs.answers.jsonl      each model in turn, written as they come; the same command goes on
+verifier ─► pairs.answers.jsonl      a score to each answer
+         ─► pairs.jsonl              pairs, ranked or labelled responses
+→ pairs.report.json, and what it says
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from minordpo.engine.models import load_model, load_tokenizer, model_config
+from minordpo.errors import InputError
+from minordpo.evaluate.evaluation import BATCH_SIZE, TOKEN_BUDGET
+from minordpo.evaluate.folder import EvaluatedModel, name_models
+from minordpo.generate.generation import GenerationOptions, Sampling, refuse_prompts, stream_answers
+from minordpo.onpolicy.answers import SampledAnswer, SampledAnswers
+from minordpo.onpolicy.pairing import PairingOptions
+from minordpo.onpolicy.prompts import Prompts, read_prompts
+from minordpo.onpolicy.rows import make_rows, refuse_none
+from minordpo.onpolicy.summary import Summary
+from minordpo.run_folder import names
+from minordpo.run_folder.files import refuse_existing, write_jsonl, write_text, writing
+from minordpo.run_folder.lock import locked
+from minordpo.verify.verdict import Asked
+from minordpo.verify.verifier import Verifier
+
+# More samples of a prompt are its earlier ones and others, and more prompts likewise; a digest stands for the source.
+_MAY_CHANGE = ("samples", "limit", "prompts", "split")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """What the answers depend on, beside the models.
+
+    Raises:
+        InputError: a size below 1, or a temperature at which nothing is drawn.
+    """
+
+    prompts: str
+    split: str = "train"
+    limit: int | None = None  # prompts, the first ones
+    prompt: str = "{question}"
+    plain_text: bool = False
+    samples: int = 8
+    temperature: float = 1.0
+    seed: int = 0
+    max_new_tokens: int = 512
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"--{name} is {value}, but at least 1 is needed. Raise it")
+        Sampling(temperature=self.temperature, seed=self.seed)
+
+    def read(self) -> Prompts:
+        """The prompts that are asked.
+
+        Raises:
+            InputError: they cannot be read.
+        """
+        read = read_prompts(self.prompts, split=self.split, template=self.prompt, plain_text=self.plain_text)
+        return read if self.limit is None else read.first(self.limit)
+
+
+@dataclass(frozen=True)
+class SampleFiles:
+    """The files of one sampling: the data, and beside it the answers, the settings and the report."""
+
+    out: Path
+
+    def _beside(self, ending: str) -> Path:
+        return self.out.with_name(self.out.name.removesuffix(".jsonl") + ending)
+
+    @property
+    def answers(self) -> Path:
+        return self._beside(names.BESIDE_ANSWERS)
+
+    @property
+    def settings(self) -> Path:
+        return self._beside(names.BESIDE_SETTINGS)
+
+    @property
+    def report(self) -> Path:
+        return self._beside(names.BESIDE_REPORT)
+
+    @property
+    def lock(self) -> Path:
+        return self.out.with_name(f".{self.out.name.removesuffix('.jsonl')}{names.BESIDE_LOCK}")
+
+
+def sample(
+    models: Sequence[str],
+    config: SamplingConfig,
+    verifier: Verifier,
+    pairing: PairingOptions,
+    out: Path,
+    *,
+    batch_size: int | None = None,
+    say: Any = print,
+    may_be_empty: bool = False,
+) -> Summary:
+    """Have the models answer, the verifier score, and write what training takes to `out`; returns what came of it.
+
+    The same call goes on where one was killed, and makes no answer twice. Another verifier scores the answers anew;
+    another pairing pairs them anew. That no row came of it is an error unless it `may_be_empty`.
+
+    Raises:
+        InputError: something cannot be used, the files beside `out` are of other settings, or no data came of it.
+    """
+    files = SampleFiles(out)
+    if out.suffix != ".jsonl":
+        raise InputError(f"{out} does not end in .jsonl, but rows are written to it. Name it so")
+    if not models:
+        raise InputError("no model is named, but at least one is needed. Name a model folder or a hub id")
+    prompts = config.read()
+    asked = [each.asked for each in prompts.prompts]
+    verifier.check(asked)
+    refuse_existing(out, overwrite=files.settings.exists())
+    with _alone(files):
+        known = _known(files)
+        named = name_models(list(models), known.get("models", {}))
+        pair_from = _labels(pairing, named)
+        for model in named:
+            _refuse_impossible(model, prompts, config)
+        answers = _begin(files, known, named, config, prompts, verifier, say=say)
+        if cost := verifier.cost(len(prompts.prompts) * len(named), config.samples * len(named)):
+            say(cost)
+        seconds = _seconds_before(files) if known else {"sampling": 0.0, "scoring": 0.0}
+        for model in named:
+            started = time.perf_counter()
+            _answer(model, prompts, config, answers, batch_size)
+            gc.collect()  # a model hangs in cycles, and the next one may need the room
+            seconds["sampling"] += time.perf_counter() - started
+        started = time.perf_counter()
+        _score(named, asked, config.samples, answers, verifier)
+        answers.finish()
+        seconds["scoring"] += time.perf_counter() - started
+        rows = make_rows(prompts, named, config.samples, answers, pair_from)
+        summary = Summary.of(
+            prompts, named, config.samples, answers, rows, verifier=verifier.spec, seconds=seconds
+        )
+        write_text(files.report, json.dumps(summary.facts, indent=2, ensure_ascii=False) + "\n")
+        if not rows.rows and not may_be_empty:
+            say(str(summary))
+            refuse_none(rows, verifier.spec, out)
+        write_jsonl(out, rows.rows)
+    return summary
+
+
+@contextlib.contextmanager
+def _alone(files: SampleFiles) -> Iterator[None]:
+    """Keep other processes away while the files of `out` are written, by a file that goes at the end."""
+    lock = files.lock
+    if not lock.parent.is_dir():
+        raise InputError(
+            f"{files.out} cannot be written: there is no folder {lock.parent}. Create it or name another file"
+        )
+
+    def busy() -> None:
+        raise InputError(
+            f"another process is sampling to {files.out}. Wait until it has ended, or name another --out"
+        )
+
+    with contextlib.ExitStack() as stack:
+        with writing(lock, "Check the permissions or name another --out"):
+            handle = stack.enter_context(locked(lock, busy=busy, flags=os.O_RDWR | os.O_CREAT))
+        if not lock.exists() or not os.path.samestat(os.fstat(handle), lock.stat()):
+            busy()  # the process that held it has just taken it away
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def _known(files: SampleFiles) -> dict[str, Any]:
+    """The settings and models that the answers were made with before; empty where nothing was."""
+    if not files.settings.exists():
+        if files.answers.exists():
+            raise InputError(
+                f"{files.answers} holds answers, but {files.settings} is gone, which says of which settings they are. "
+                "Put it back, or name another --out"
+            )
+        return {}
+    try:
+        known = json.loads(files.settings.read_text(encoding="utf-8"))
+        dict(known["settings"]), dict(known["models"]), dict(known["verifier"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{files.settings} cannot be read ({error}). Delete it with its answers, or name another --out"
+        ) from error
+    return dict(known) if files.answers.exists() else {}
+
+
+def _seconds_before(files: SampleFiles) -> dict[str, float]:
+    """What an earlier start that ended took; those that were stopped are not counted."""
+    try:
+        report = json.loads(files.report.read_text(encoding="utf-8"))
+        return {name: float(report["seconds"][name]) for name in ("sampling", "scoring")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {"sampling": 0.0, "scoring": 0.0}
+
+
+def _begin(
+    files: SampleFiles,
+    known: Mapping[str, Any],
+    named: Sequence[EvaluatedModel],
+    config: SamplingConfig,
+    prompts: Prompts,
+    verifier: Verifier,
+    *,
+    say: Any,
+) -> SampledAnswers:
+    """The answers so far; the settings are kept, and are those that the answers were made with."""
+    settings = asdict(config) | {"prompts_digest": prompts.digest}
+    if known:
+        before = known["settings"]
+        other = [
+            f"{name} was {json.dumps(before.get(name))}, not {json.dumps(value)}"
+            for name, value in settings.items()
+            if before.get(name) != value and name not in _MAY_CHANGE
+        ]
+        if other:
+            raise InputError(
+                f"{files.answers} holds answers of other settings: {'; '.join(other)}. Give them as they were, or name "
+                "another --out"
+            )
+    answers = SampledAnswers(files.answers)
+    judged = {"spec": verifier.spec, **verifier.settings()}
+    if known and known["verifier"] != judged and any(each.verdict for each in answers.found.values()):
+        say(
+            f"the answers were scored by {known['verifier']['spec']} before; {verifier.spec} scores them anew"
+        )
+        answers.without_scores()
+    models = dict(known.get("models", {}))
+    models |= {model.label: {"path": model.path, "identity": model.identity} for model in named}
+    kept = {"settings": settings, "models": models, "verifier": judged}
+    write_text(files.settings, json.dumps(kept, indent=2, ensure_ascii=False) + "\n")
+    return answers
+
+
+def _labels(pairing: PairingOptions, named: Sequence[EvaluatedModel]) -> PairingOptions:
+    """The options with `pair_from` as labels of models."""
+    if pairing.pair_from is None:
+        return pairing
+    found = []
+    for given in pairing.pair_from:
+        label = next((each.label for each in named if given in (each.given, each.path, each.label)), None)
+        if label is None:
+            known = ", ".join(each.given for each in named)
+            raise InputError(f"--pair-from names {given}, but the models are {known}. Name one of them")
+        found.append(label)
+    return replace(pairing, pair_from=(found[0], found[1]))
+
+
+def _refuse_impossible(model: EvaluatedModel, prompts: Prompts, config: SamplingConfig) -> None:
+    """Refuse what a model cannot answer, before another has answered for hours."""
+    tokens = prompts.tokens(load_tokenizer(model.path))
+    try:
+        refuse_prompts(model_config(model.path), tokens, config.max_new_tokens)
+    except InputError as error:
+        raise InputError(f"{model.given}: {error}") from error
+
+
+def _answer(
+    model: EvaluatedModel,
+    prompts: Prompts,
+    config: SamplingConfig,
+    answers: SampledAnswers,
+    batch_size: int | None,
+) -> None:
+    """Have a model give the answers that it has not given yet."""
+    asked = [(each.asked.row, number) for each in prompts.prompts for number in range(config.samples)]
+    done = {place for place, (row, number) in enumerate(asked) if (row, model.label, number) in answers.found}
+    if len(done) == len(asked):
+        return
+    tokenizer = load_tokenizer(model.path)
+    tokens = prompts.tokens(tokenizer)
+    loaded = load_model(model.path, dtype=config.dtype)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    cast(nn.Module, loaded).to(device)
+    options = GenerationOptions(
+        max_new_tokens=config.max_new_tokens,
+        batch_size=BATCH_SIZE[device] if batch_size is None else batch_size,
+        token_budget=TOKEN_BUDGET,
+        sampling=Sampling(temperature=config.temperature, seed=config.seed),
+        samples=config.samples,
+    )
+    with tqdm(total=len(asked), initial=len(done), desc=f"{model.label} answers", unit="answer") as bar:
+        for place, answer in stream_answers(loaded, tokenizer, tokens, options, done=done):
+            row, number = asked[place]
+            answers.add(SampledAnswer(row=row, model=model.label, sample=number, answer=answer))
+            bar.update()
+
+
+def _score(
+    named: Sequence[EvaluatedModel],
+    asked: Sequence[Asked],
+    samples: int,
+    answers: SampledAnswers,
+    verifier: Verifier,
+) -> None:
+    """Have the verifier score the answers that have no score yet, all answers to a prompt together."""
+    left = []
+    for one in asked:
+        given = [each for model in named for each in answers.of(one.row, model.label, samples)]
+        if any(each.verdict is None for each in given):
+            left.append((one, given))
+
+    def groups() -> Iterator[tuple[int, Asked, Sequence[str]]]:
+        for key, (one, given) in enumerate(left):
+            yield key, one, [each.answer.text for each in given]
+
+    with tqdm(total=len(left), desc=f"{verifier.spec} scores", unit="prompt", disable=not left) as bar:
+        for key, verdicts in verifier.verdicts(groups()) if left else ():
+            answers.score(left[key][1], verdicts)
+            bar.update()
