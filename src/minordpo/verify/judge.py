@@ -218,7 +218,7 @@ def _pairwise_verdicts(answers: Sequence[str], replies: Sequence[str | None]) ->
     read = [None if reply is None else prompts.read_better(reply) for reply in replies]
     for place, (first, second) in enumerate(itertools.combinations(range(len(answers)), 2)):
         both = read[2 * place], read[2 * place + 1]
-        point = {("a", "b"): 1.0, ("b", "a"): 0.0}.get(both, 0.5)
+        point = 1.0 if both == ("a", "b") else 0.0 if both == ("b", "a") else 0.5
         points[first].append(point)
         points[second].append(1 - point)
     return [
