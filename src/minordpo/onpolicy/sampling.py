@@ -140,7 +140,7 @@ def sample(
         for model in named:
             _refuse_impossible(model, prompts, config)
         answers = _begin(files, known, named, config, prompts, verifier, say=say)
-        if cost := verifier.cost(len(prompts.prompts) * len(named), config.samples * len(named)):
+        if cost := verifier.cost(len(prompts.prompts), config.samples * len(named)):
             say(cost)
         seconds = _seconds_before(files) if known else {"sampling": 0.0, "scoring": 0.0}
         for model in named:

@@ -62,7 +62,7 @@ def estimate(config: LoopConfig, *, allow_code: bool) -> str:
             f"          {questions:,} questions × {1 + config.evaluate.samples} answers: {duration(evaluating)}; the "
             "first model answers them too"
         )
-    if said := verifier.cost(rounds * len(asked), rounds * drawn):
+    if said := verifier.cost(rounds * len(asked), config.sampling.samples):
         lines.append(f"scores    of all rounds: {said}")
     lines += [
         f"in all    {rounds} rounds: {duration(total)}",

@@ -40,7 +40,7 @@ def loop_figure(rows: Sequence[Mapping[str, Any]], out: Path, *, title: str) -> 
         for axis in (kl, length):
             axis.set_xlabel("tokens generated for training")
             axis.xaxis.set_major_formatter(EngFormatter())
-            axis.set_ylim(bottom=0)
+            axis.set_ylim(0, 1.15 * axis.get_ylim()[1])
         if not any(row.get("pass_at_all") is not None for row in asked):
             for axis in (passes, kl):
                 axis.text(0.5, 0.5, "evaluate.samples is 0", transform=axis.transAxes, ha="center")

@@ -300,5 +300,5 @@ def draw(folder: Path) -> bool:
     record = json.loads((folder / names.LOOP_RECORD).read_text(encoding="utf-8"))
     results = folder / names.EVALUATION / names.RESULTS
     asked = json.loads(results.read_text(encoding="utf-8")) if results.exists() else None
-    title = f"{len(record['rounds'])} rounds from {record['model']}"
+    title = f"{len(record['rounds'])} rounds from {Path(record['model']).name}"
     return loop_figure(table_rows(record, asked), folder / names.LOOP_FIGURE, title=title)
