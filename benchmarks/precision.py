@@ -208,6 +208,8 @@ class _AsUnits(TorchDispatchMode):
             return func(*args, **kwargs)
         widened = [_widened(each) for each in args]
         found = func(*widened, **{key: _widened(each) for key, each in kwargs.items()})
+        if "out" in kwargs:
+            return kwargs["out"].copy_(found)
         if name.startswith("_scaled") and not name.endswith("backward"):
             return (found[0].bfloat16(), *found[1:])  # the logarithms of the sums stay in float32
         return tuple(each.bfloat16() for each in found) if isinstance(found, tuple) else found.bfloat16()
