@@ -20,7 +20,9 @@ from minordpo.onpolicy.loop import loop as loops
 from minordpo.onpolicy.loop.config import build_loop, dump_loop, load_loop
 from minordpo.onpolicy.loop.loop import loop
 from minordpo.onpolicy.loop.rounds import Round, prompts_of_round
+from minordpo.onpolicy.loop.section import loop_section
 from minordpo.onpolicy.prompts import read_prompts
+from minordpo.report.find import Found, find
 from minordpo.run_folder import names
 
 pytestmark = [pytest.mark.filterwarnings(each) for each in RENAMED]
@@ -325,3 +327,12 @@ def test_the_command_runs_a_loop_and_tells_what_it_would_take(world, tmp_path, c
     assert "round 1 of 1" in capsys.readouterr().out
     assert main(["loop", str(file)]) == 2
     assert "--allow-code" in capsys.readouterr().err
+
+
+def test_the_report_shows_the_loop(done):
+    output, _ = done
+    shown = loop_section(find([output]))
+    assert "Ended: all 2 rounds are done." in shown
+    assert "data:image/svg+xml;base64," in shown
+    assert f"<td>{int(table(output)[2]['all_tokens']):,}</td>" in shown
+    assert loop_section(Found(runs=(), evaluations=())) == ""

@@ -27,6 +27,8 @@ def report(folders: list[Path], **options: Any) -> None:
     table, answers to the same question side by side, and single pairs with each token coloured by its
     log-ratio. Runs that differ by nothing but their seed are drawn as one line with a range.
 
+    Of the rounds of a loop the page has its table and figure too.
+
     Files are read only (metrics.jsonl, samples.jsonl, probes.jsonl, evaluations of `minordpo evaluate`), so a
     run that is going on shows what it has. docs/report.md says what the page holds.
 
@@ -35,11 +37,13 @@ def report(folders: list[Path], **options: Any) -> None:
       minordpo report runs --pairs 6
       minordpo report runs/dpo runs/minordpo evaluation --out comparison
     """
+    from minordpo.onpolicy.loop.section import loop_section
     from minordpo.paper.claims.tables import claims_section
     from minordpo.report.page import report
     from minordpo.run_folder import names as on_disk
 
-    out = report(folders, sections=[claims_section], say=lambda text: print(text, file=sys.stderr), **options)
+    sections = [loop_section, claims_section]
+    out = report(folders, sections=sections, say=lambda text: print(text, file=sys.stderr), **options)
     names = sorted(each.stem for each in (out / on_disk.FIGURES).glob("*.png"))
     print(f"{out / 'index.html'}: written")
     if names:

@@ -293,12 +293,16 @@ def _keep(folder: Path, record: dict[str, Any], results: dict[str, Any] | None) 
         write_table(folder / names.LOOP_TABLE, table_rows(record, results))
 
 
+def evaluated(folder: Path) -> dict[str, Any] | None:
+    """The results of the evaluation in a loop's folder; None where nothing was asked."""
+    results = folder / names.EVALUATION / names.RESULTS
+    return dict(json.loads(results.read_text(encoding="utf-8"))) if results.exists() else None
+
+
 def draw(folder: Path) -> bool:
     """The loop's figure, from its files; False where no model was asked anything."""
     from minordpo.onpolicy.loop.figure import loop_figure  # matplotlib takes a second to import
 
     record = json.loads((folder / names.LOOP_RECORD).read_text(encoding="utf-8"))
-    results = folder / names.EVALUATION / names.RESULTS
-    asked = json.loads(results.read_text(encoding="utf-8")) if results.exists() else None
     title = f"{len(record['rounds'])} rounds from {Path(record['model']).name}"
-    return loop_figure(table_rows(record, asked), folder / names.LOOP_FIGURE, title=title)
+    return loop_figure(table_rows(record, evaluated(folder)), folder / names.LOOP_FIGURE, title=title)

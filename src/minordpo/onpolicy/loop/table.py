@@ -85,27 +85,45 @@ def _short(value: Any) -> Any:
     return "" if value is None else f"{value:.6g}" if isinstance(value, float) else value
 
 
-def as_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows for a screen."""
-    headings = (
-        "round",
-        "pairs",
-        "tokens drawn",
-        "right (last number)",
-        "pass@k",
-        "KL, nats",
-        "answer tokens",
-        "health",
-    )
-    lines: list[tuple[str, ...]] = [headings]
+HEADINGS = (
+    "round",
+    "pairs",
+    "tokens drawn",
+    "right (last number)",
+    "pass@k",
+    "KL, nats",
+    "answer tokens",
+    "health",
+)
+
+
+def shown_rows(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """The rows in words, a cell for each of `HEADINGS`."""
+    shown = []
     for row in rows:
         right = _share(row.get("flexible"), row.get("flexible_low"), row.get("flexible_high"))
         at = "" if row.get("pass_at_all") is None else f"{row['pass_at_all']:.1%} @{row['samples']}"
         kl = "" if row.get("kl") is None else f"{row['kl']:.2f}"
         tokens = "" if row.get("answer_tokens") is None else f"{row['answer_tokens']:.0f}"
-        shown = (row["round"], row.get("pairs", ""), f"{row['all_tokens']:,}", right, at, kl, tokens)
-        lines.append((*map(str, shown), row.get("health") or ""))
-    widths = [max(len(line[place]) for line in lines) for place in range(len(headings))]
+        pairs = "" if row.get("pairs") is None else f"{row['pairs']:,}"
+        cells = (
+            str(row["round"]),
+            pairs,
+            f"{row['all_tokens']:,}",
+            right,
+            at,
+            kl,
+            tokens,
+            row.get("health") or "",
+        )
+        shown.append(cells)
+    return shown
+
+
+def as_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows for a screen."""
+    lines = [HEADINGS, *shown_rows(rows)]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(HEADINGS))]
     return "\n".join(
         "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines
     )
