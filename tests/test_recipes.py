@@ -5,6 +5,8 @@ import pytest
 from helpers.places import ROOT
 from minordpo.config import build_lora_config, build_training_arguments, dump_config, load_config
 from minordpo.objectives import resolve
+from minordpo.onpolicy.loop.config import dump_loop, load_loop
+from minordpo.onpolicy.loop.rounds import Round
 from minordpo.paper.worlds.foundation import MicroWorld
 from minordpo.sweep.plan import load_plan
 
@@ -27,6 +29,23 @@ def test_a_recipe_is_valid_to_the_libraries_and_reads_back_equal(recipe, tmp_pat
     copy = tmp_path / "copy.yaml"
     copy.write_text(dump_config(config), encoding="utf-8")
     assert load_config(copy, []) == config
+
+
+@pytest.mark.parametrize(
+    "recipe", sorted((ROOT / "recipes" / "loops").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_a_loops_recipe_is_valid_and_so_is_the_run_config_of_its_rounds(recipe, tmp_path):
+    config = load_loop(recipe, [])
+    trained = Round(config, 2).training()
+    resolve(trained.objective.name, trained.objective.hyper)
+    # A processor without bfloat16 refuses it.
+    trained.training.arguments.pop("bf16", None)
+    build_training_arguments(trained, output_dir=str(tmp_path), use_cpu=True)
+    assert trained.model.path == str(Round(config, 1).run)
+    assert config.evaluation().prompt == config.sampling.prompt
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(dump_loop(config), encoding="utf-8")
+    assert load_loop(copy, []) == config
 
 
 def test_the_four_recipes_are_there():
