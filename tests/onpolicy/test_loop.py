@@ -294,6 +294,12 @@ def test_another_config_in_the_folder_is_refused(world, done):
         run_loop(made(world, output, seed=1))
 
 
+def test_several_processes_are_refused(world, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="one process"):
+        run_loop(made(world, tmp_path / "loop"))
+
+
 def test_a_folder_of_somebody_else_is_refused(world, tmp_path):
     (tmp_path / "loop").mkdir()
     (tmp_path / "loop" / "mine.txt").write_text("mine")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import gc
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -71,6 +72,10 @@ def loop(
         InputError: anything the user can correct; what is there stays.
     """
     folder = Path(config.output)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            "a loop is run by one process, but WORLD_SIZE says several. Start minordpo loop without torchrun"
+        )
     refuse_unwritable(folder)
     prompts, verifier = check(config, allow_code=allow_code)
     with only_here(folder, doing="running a loop"):
