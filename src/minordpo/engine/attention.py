@@ -34,6 +34,9 @@ _HARMLESS = {
 # Queries of a long node that are attended at once: keys behind a block are not computed only to be hidden (measured,
 # docs/speed.md).
 _BLOCK = 256
+_MOST_BLOCKS = (
+    16  # the gradient of a block's keys is padded with zeros to the whole path, so few and larger blocks
+)
 
 
 def tree_attention(
@@ -134,10 +137,11 @@ def _attend(
     kernel_skips = plain and window is None and own == length  # is_causal: what is hidden is not computed
     if own >= 2 * _BLOCK and not kernel_skips:
         key, value = _repeated(key, query), _repeated(value, query)
-        ends = [min(start + _BLOCK, length) for start in range(length - own, length, _BLOCK)]
+        size = max(_BLOCK, own // _MOST_BLOCKS)
+        ends = [min(start + size, length) for start in range(length - own, length, size)]
         blocks = [
             _attend(each, key[:, :, :end], value[:, :, :end], tree, scaling, dropout, window, softcap, sinks)
-            for each, end in zip(query.split(_BLOCK, dim=2), ends, strict=True)
+            for each, end in zip(query.split(size, dim=2), ends, strict=True)
         ]
         return torch.cat(blocks, dim=2)
     if window is not None:
