@@ -157,7 +157,7 @@ def test_a_loop_that_was_stopped_goes_on_to_the_same_models(world, done, tmp_pat
 
 
 def test_a_finished_loop_makes_nothing_again_and_goes_on_with_more_rounds(world, tmp_path, monkeypatch):
-    config = made(world, tmp_path / "loop", rounds=1, evaluate={"task": None})
+    config = made(world, tmp_path / "loop", rounds=1, evaluate={"task": None, "samples": 0})
     run_loop(config)
     weights = tmp_path / "loop" / "round-1" / "model" / "model.safetensors"
     before = weights.stat().st_mtime_ns
@@ -171,7 +171,7 @@ def test_a_finished_loop_makes_nothing_again_and_goes_on_with_more_rounds(world,
 
 
 def test_with_reference_base_every_round_is_measured_by_the_first_model(world, tmp_path):
-    config = made(world, tmp_path / "loop", reference="base", evaluate={"task": None})
+    config = made(world, tmp_path / "loop", reference="base", evaluate={"task": None, "samples": 0})
     run_loop(config)
     for number in (1, 2):
         of_round = load_config(tmp_path / "loop" / f"round-{number}" / names.CONFIG, [])
@@ -180,7 +180,7 @@ def test_with_reference_base_every_round_is_measured_by_the_first_model(world, t
 
 def test_an_adapter_is_trained_further(world, tmp_path):
     lora = {"r": 2, "target_modules": ["q_proj"]}
-    config = made(world, tmp_path / "loop", run={"lora": lora}, evaluate={"task": None})
+    config = made(world, tmp_path / "loop", run={"lora": lora}, evaluate={"task": None, "samples": 0})
     run_loop(config)
     assert (tmp_path / "loop" / "round-2" / "model" / "adapter_config.json").exists()
     load_model(str(tmp_path / "loop" / "round-2"))
@@ -201,7 +201,7 @@ def test_given_pairs_are_mixed_in(world, tmp_path):
     given = [{"prompt": f"p{n}", "chosen": "yes", "rejected": "no"} for n in range(5)]
     write_rows(tmp_path / "given.jsonl", given)
     mix = {"path": str(tmp_path / "given.jsonl"), "rows": 2}
-    config = made(world, tmp_path / "loop", mix=mix, evaluate={"task": None})
+    config = made(world, tmp_path / "loop", mix=mix, evaluate={"task": None, "samples": 0})
     run_loop(config)
     drawn = []
     for number in (1, 2):
@@ -216,7 +216,7 @@ def test_given_pairs_are_mixed_in(world, tmp_path):
     chat[0] |= {side: [{"role": "assistant", "content": side}] for side in ("chosen", "rejected")}
     write_rows(tmp_path / "chat.jsonl", chat)
     mix = {"path": str(tmp_path / "chat.jsonl")}
-    other = made(world, tmp_path / "other", mix=mix, evaluate={"task": None})
+    other = made(world, tmp_path / "other", mix=mix, evaluate={"task": None, "samples": 0})
     with pytest.raises(InputError, match=r"row 1 of .* is chats"):
         run_loop(other)
 
@@ -239,10 +239,12 @@ def test_it_ends_where_accuracy_no_longer_rises(world, tmp_path):
 
 def test_it_ends_where_the_text_collapses_unless_told_otherwise(world, tmp_path, monkeypatch):
     monkeypatch.setattr(loops, "health_at_end", lambda folder: "collapsed")
-    said = run_loop(made(world, tmp_path / "one", evaluate={"task": None}))
+    said = run_loop(made(world, tmp_path / "one", evaluate={"task": None, "samples": 0}))
     assert "round 1 collapse" in said
     assert not (tmp_path / "one" / "round-2").exists()
-    run_loop(made(world, tmp_path / "two", evaluate={"task": None}, stop={"on_collapse": False}))
+    run_loop(
+        made(world, tmp_path / "two", evaluate={"task": None, "samples": 0}, stop={"on_collapse": False})
+    )
     assert (tmp_path / "two" / "round-2").exists()
 
 
@@ -342,3 +344,42 @@ def test_the_report_shows_the_loop(done):
     assert "data:image/svg+xml;base64," in shown
     assert f"<td>{int(table(output)[2]['all_tokens']):,}</td>" in shown
     assert loop_section(Found(runs=(), evaluations=())) == ""
+
+
+def test_a_loop_without_questions_has_a_row_of_each_round_in_its_table(world, tmp_path):
+    config = made(world, tmp_path / "loop", evaluate={"task": None, "samples": 0})
+    run_loop(config)
+    assert [row["round"] for row in table(tmp_path / "loop")] == ["0", "1", "2"]
+
+
+def test_given_pairs_that_cannot_be_mixed_are_refused_before_an_answer_is_drawn(world, tmp_path):
+    chats = tmp_path / "chats.jsonl"
+    both = {name: [{"role": "assistant", "content": name}] for name in ("chosen", "rejected")}
+    write_rows(chats, [{"prompt": [{"role": "user", "content": "x"}], **both}])
+    for path, said in ((chats, "is chats, but"), (tmp_path / "none.jsonl", "does not exist")):
+        with pytest.raises(InputError, match=said):
+            run_loop(made(world, tmp_path / "loop", mix={"path": str(path)}))
+    assert not (tmp_path / "loop").exists()
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({"evaluate": {"task": None}}, "evaluate.samples is 2, but it does nothing without evaluate.task"),
+        ({"evaluate": {"task": None, "samples": 0}, "stop": {"patience": 1}}, "stop.patience is 1"),
+        ({"mix": {"rows": 5}}, "mix.rows is 5, but it does nothing without mix.path"),
+    ],
+)
+def test_keys_that_would_do_nothing_are_refused(world, tmp_path, sections, said):
+    with pytest.raises(InputError, match=said):
+        made(world, tmp_path / "loop", **sections)
+
+
+def test_prompts_that_were_changed_between_two_starts_are_refused(world, tmp_path):
+    prompts = tmp_path / "prompts.jsonl"
+    write_rows(prompts, [{"prompt": text, "answer": "7"} for text in WORDS])
+    given = {"prompts": str(prompts), "evaluate": {"task": None, "samples": 0}}
+    run_loop(made(world, tmp_path / "loop", rounds=1, **given))
+    write_rows(prompts, [{"prompt": text, "answer": "7"} for text in WORDS[:3]])
+    with pytest.raises(InputError, match=r"are not those that the loop in .* was begun with"):
+        run_loop(made(world, tmp_path / "loop", **given))

@@ -142,8 +142,8 @@ def test_ranks_have_one_answer_of_each_score():
 def test_labels_are_the_verifiers_or_by_a_threshold():
     assert label(sampled("a", 1.0), PairingOptions()) is True
     assert label(sampled("a", 0.0), PairingOptions()) is False
-    assert label(sampled("a", 0.4, passed=None), PairingOptions(threshold=0.4)) is True
-    assert label(sampled("a", 0.3, passed=None), PairingOptions(threshold=0.4)) is False
+    assert label(sampled("a", 0.4, passed=None), PairingOptions(format="labelled", threshold=0.4)) is True
+    assert label(sampled("a", 0.3, passed=None), PairingOptions(format="labelled", threshold=0.4)) is False
     with pytest.raises(InputError, match="from which score on"):
         label(sampled("a", 0.4, passed=None), PairingOptions())
 
@@ -166,3 +166,17 @@ def test_gaps_of_a_pair():
 def test_wrong_options_are_refused(wrong):
     with pytest.raises(InputError, match="needed"):
         PairingOptions(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"threshold": float("nan"), "format": "labelled"}, "threshold is nan"),
+        ({"threshold": 1.0}, "--threshold is given, but it is of the format labelled"),
+        ({"most": 2, "format": "ranked"}, "--most-pairs is given, but it is of the format pairs"),
+        ({"pair_from": ("a", "b"), "format": "labelled"}, "--pair-from is given"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(options, said):
+    with pytest.raises(InputError, match=said):
+        PairingOptions(**options)

@@ -134,3 +134,10 @@ def test_texts_of_prompts_are_compared_without_their_spaces(tmp_path):
 
 def test_rows_are_json(tmp_path):
     assert json.dumps(read(tmp_path, {"prompt": CHAT}).prompts[0].columns())
+
+
+def test_a_right_answer_that_is_not_a_number_is_refused(tmp_path):
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "one", "answer": NaN}\n', encoding="utf-8")
+    with pytest.raises(InputError, match="a right answer, text or a number,"):
+        read_prompts(str(file))

@@ -209,7 +209,7 @@ def test_other_settings_than_those_of_the_answers_are_refused(world, tmp_path, v
             draw(world, out, verifier, **other)
     shutil.copytree(world, tmp_path / "world")
     write_rows(tmp_path / "world" / "prompts.jsonl", [*PROMPTS[:2], {"prompt": "other", "answer": "7"}])
-    with pytest.raises(InputError, match="prompts_digest was"):
+    with pytest.raises(InputError, match="holds answers to other prompts"):
         draw(tmp_path / "world", out, verifier)
     assert out.read_bytes() == before
 
@@ -268,3 +268,83 @@ def test_the_command_refuses_code_that_is_not_allowed(world, tmp_path, capsys):
     assert main(arguments) == 2
     assert "--allow-code" in capsys.readouterr().err
     assert not any(tmp_path.iterdir())
+
+
+def test_another_column_for_a_function_scores_the_answers_anew(world, tmp_path, monkeypatch, capsys):
+    (tmp_path / "column_checks.py").write_text(
+        "def short(prompt, answer, *, right, facts):\n    return len(answer) < facts['limit']\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own, out, prompts = (
+        load_verifier("column_checks:short", allow_code=True),
+        tmp_path / "pairs.jsonl",
+        tmp_path / "prompts.jsonl",
+    )
+    for limit in (3, 4):
+        write_rows(prompts, [{**row, "limit": limit} for row in PROMPTS])
+        draw(world, out, own, prompts=str(prompts), samples=8)
+        assert all(row["passed"] == (len(row["answer"]) < limit) for row in answers_of(out))
+    assert "a column that it is given was another" in capsys.readouterr().out
+
+
+def test_other_prompts_beside_the_answers_are_refused_in_words(world, tmp_path, verifier):
+    out, prompts = tmp_path / "pairs.jsonl", tmp_path / "prompts.jsonl"
+    write_rows(prompts, PROMPTS[:2])
+    draw(world, out, verifier, prompts=str(prompts))
+    write_rows(prompts, PROMPTS)
+    with pytest.raises(InputError, match="holds answers to other prompts"):
+        draw(world, out, verifier, prompts=str(prompts))
+
+
+def test_calls_are_foretold_only_where_answers_have_no_score(world, tmp_path, verifier, capsys):
+    out = tmp_path / "pairs.jsonl"
+    draw(world, out, verifier, limit=2)
+    assert "8 calls" in capsys.readouterr().out
+    draw(world, out, verifier)
+    assert "4 calls" in capsys.readouterr().out
+    draw(world, out, verifier)
+    assert "calls" not in capsys.readouterr().out
+
+
+def test_a_repeated_prompt_with_another_right_answer_is_warned_of(world, tmp_path, verifier):
+    prompts = tmp_path / "prompts.jsonl"
+    write_rows(prompts, [*PROMPTS, PROMPTS[0], {**PROMPTS[1], "answer": "8"}])
+    facts = draw(world, tmp_path / "pairs.jsonl", verifier, prompts=str(prompts)).facts
+    assert (facts["prompts"]["repeated"], facts["prompts"]["contradicted"]) == (2, 1)
+    assert any("1 rows have a prompt that stood before" in each for each in facts["warnings"])
+
+
+def test_pairs_from_a_model_to_itself_are_refused(world, tmp_path, verifier):
+    options = PairingOptions(pair_from=(str(world / "two"), "two"))
+    with pytest.raises(InputError, match=r"names the model .*two twice"):
+        draw(world, tmp_path / "pairs.jsonl", verifier, "one", "two", pairing=options)
+
+
+def test_rows_of_an_earlier_start_are_named_where_none_came(world, tmp_path, verifier):
+    out = tmp_path / "pairs.jsonl"
+    draw(world, out, verifier)
+    with pytest.raises(InputError, match="still holds the rows of an earlier start"):
+        draw(world, out, load_verifier("helpers.own_verifiers:alike", allow_code=True))
+
+
+def test_a_cut_answer_is_never_desirable_nor_ranked(world, tmp_path, verifier):
+    out = tmp_path / "pairs.jsonl"
+    options = PairingOptions(format="labelled", unfinished=True)
+    made = draw(world, out, verifier, pairing=options, max_new_tokens=2, samples=16)
+    answers = answers_of(out)
+    cut = {(PROMPTS[row["row"] - 1]["prompt"], row["answer"]) for row in answers if not row["stopped"]}
+    rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert {row["label"] for row in rows if (row["prompt"], row["completion"]) in cut} <= {False}
+    assert any(row["passed"] and not row["stopped"] for row in answers)
+    assert made.facts["left_out"]["cut by the length limit"] > 0
+
+
+@pytest.mark.parametrize("wrong", [{"answer": 5}, {"score": float("nan")}, {"tokens": "3"}])
+def test_an_answer_of_a_wrong_type_is_named_with_its_line(world, tmp_path, verifier, wrong):
+    out = tmp_path / "pairs.jsonl"
+    draw(world, out, verifier)
+    rows = answers_of(out)
+    rows[1] |= wrong
+    SampleFiles(out).answers.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with pytest.raises(InputError, match=r"line 2 of .* is no whole answer"):
+        draw(world, out, verifier)

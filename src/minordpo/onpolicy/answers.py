@@ -71,7 +71,7 @@ class SampledAnswers:
         for line, row in read_jsonl(file):
             try:
                 self._read(row)
-            except (KeyError, TypeError) as error:
+            except (KeyError, TypeError, ValueError) as error:
                 raise InputError(
                     f"line {line} of {file} is no whole answer ({error}). Take the line out; the same command makes "
                     "the answer again"
@@ -83,6 +83,9 @@ class SampledAnswers:
                 key = (row["row"], row["model"], each["sample"])
                 self.found[key] = replace(self.found[key], verdict=_verdict(each))
             return
+        for name, kind in (("answer", str), ("stopped", bool), ("tokens", int), ("sample", int)):
+            if not isinstance(row[name], kind):
+                raise TypeError(f"{name} is {row[name]!r}")
         answer = Answer(
             row["answer"], tuple(row["token_ids"]), row["stopped"], row["tokens"], row["end_token"]
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import itertools
+import math
 import random
 import re
 from collections import Counter
@@ -20,6 +21,16 @@ if TYPE_CHECKING:  # it imports torch, which a loop's --help does without
 Kind = Literal["best-worst", "all", "closest"]
 Like = Literal["length", "style"]
 Format = Literal["pairs", "ranked", "labelled"]
+CUT = "cut by the length limit"  # why an answer is left out
+# Options as the command line names them.
+_SAID = {
+    "kind": "--pairs",
+    "most": "--most-pairs",
+    "like": "--like",
+    "pair_from": "--pair-from",
+    "least_gap": "--least-gap",
+    "threshold": "--threshold",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +64,19 @@ class PairingOptions:
             raise InputError(f"most pairs of a prompt is {self.most}, but at least 1 is needed. Raise it")
         if not self.least_gap >= 0:
             raise InputError(f"the least gap is {self.least_gap:g}, but at least 0 is needed. Raise it")
+        if self.threshold is not None and math.isnan(self.threshold):
+            raise InputError("the threshold is nan, but a number is needed. Correct it")
+        self._refuse_idle()
+
+    def _refuse_idle(self) -> None:
+        """Refuse options of one format beside another, where they do nothing."""
+        of_pairs = ("kind", "most", "like", "pair_from", "least_gap")
+        for name, needed in [*((each, "pairs") for each in of_pairs), ("threshold", "labelled")]:
+            if self.format != needed and getattr(self, name) != getattr(type(self), name):
+                raise InputError(
+                    f"{_SAID[name]} is given, but it is of the format {needed}, and the format is {self.format}. Leave "
+                    "it out, or give the other format"
+                )
 
 
 @dataclass(frozen=True)
@@ -114,7 +138,7 @@ def usable_answers(answers: Sequence[SampledAnswer], options: PairingOptions) ->
         if not text:
             left_out["empty"] += 1
         elif not each.answer.stopped and not options.unfinished:
-            left_out["cut by the length limit"] += 1
+            left_out[CUT] += 1
         elif key in kept:
             left_out["the same text as another"] += 1
         else:
@@ -179,7 +203,7 @@ def label(answer: SampledAnswer, options: PairingOptions) -> bool:
     if answer.verdict.passed is None:
         raise InputError(
             "labelled answers are desirable or not, but this verifier gives scores alone. Say from which score on an "
-            "answer is desirable"
+            "answer is desirable, by --threshold"
         )
     return answer.verdict.passed
 

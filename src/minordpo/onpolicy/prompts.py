@@ -65,7 +65,9 @@ class Prompts:
     source: str
     prompts: list[SampledPrompt]
     digest: str  # of all prompts and right answers of the source
+    facts_digest: str = ""  # of the columns that a verifier of one's own is given beside
     repeated: int = 0  # rows left out because their prompt stood before
+    contradicted: int = 0  # of these rows, those with another right answer than the row that was kept
     unread: Mapping[str, int] = field(default_factory=dict)  # column → rows in which something stands there
 
     def first(self, count: int) -> Prompts:
@@ -102,11 +104,12 @@ def read_prompts(
             f"the prompt is {template!r}, which has no {{question}} in it. Write {{question}} where it belongs"
         )
     found: dict[str, SampledPrompt] = {}
-    unread, rows = Counter[str](), 0
+    unread, rows, contradicted = Counter[str](), 0, 0
     for number, row, where in _numbered(source, split):
         rows += 1
         prompt, read = _prompt(row, number, where, template, plain_text)
-        found.setdefault(prompt.content, prompt)
+        first = found.setdefault(prompt.content, prompt)
+        contradicted += first.asked.answer != prompt.asked.answer
         unread.update(
             column for column in row if column not in read and row[column] not in (None, "", [], {})
         )
@@ -114,7 +117,13 @@ def read_prompts(
         raise InputError(f"{source} holds no rows, but prompts are needed. Name another file")
     prompts = [*found.values()]
     return Prompts(
-        source=source, prompts=prompts, digest=_digest(prompts), repeated=rows - len(found), unread=unread
+        source=source,
+        prompts=prompts,
+        digest=_digest(prompts),
+        facts_digest=_facts_digest(prompts),
+        repeated=rows - len(found),
+        contradicted=contradicted,
+        unread=unread,
     )
 
 
@@ -123,6 +132,14 @@ def _digest(prompts: Sequence[SampledPrompt]) -> str:
     for each in prompts:
         part = f"{each.asked.row}\0{each.content}\0{each.asked.answer}\0"
         digest.update(part.encode(errors="surrogatepass"))
+    return digest.hexdigest()
+
+
+def _facts_digest(prompts: Sequence[SampledPrompt]) -> str:
+    digest = xxhash.xxh3_128()
+    for each in prompts:
+        facts = json.dumps(dict(each.asked.facts), sort_keys=True, default=str)
+        digest.update(f"{each.asked.row}\0{facts}\0".encode(errors="surrogatepass"))
     return digest.hexdigest()
 
 
@@ -191,7 +208,7 @@ def _answer(row: Row, where: str, column: str) -> tuple[str | None, set[str]]:
     if name is None:
         return None, set()
     value = row[name]
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if isinstance(value, bool) or not isinstance(value, str | int | float) or value != value:
         raise wrong(where, name, say(value), "a right answer, text or a number,")
     return str(value), {name}
 

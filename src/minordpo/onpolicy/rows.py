@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from minordpo.data.read.fields import Text
 from minordpo.errors import InputError
 from minordpo.evaluate.folder import EvaluatedModel
 from minordpo.onpolicy.answers import SampledAnswer, SampledAnswers
-from minordpo.onpolicy.pairing import AnswerPair, PairingOptions, label, make_pairs, rank, usable_answers
+from minordpo.onpolicy.pairing import CUT, AnswerPair, PairingOptions, label, make_pairs, rank, usable_answers
 from minordpo.onpolicy.prompts import Prompts, SampledPrompt
 
 
@@ -48,9 +49,9 @@ def make_rows(
             made.pairs += pairs
             rows = [_pair(prompt, pair) for pair in pairs]
         elif options.format == "ranked":
-            rows = _ranked(prompt, rank(usable.answers, options), made.left_out, len(usable.answers))
+            rows = _ranked(prompt, _whole(usable.answers, made.left_out), options, made.left_out)
         else:
-            rows = [_labelled(prompt, answer, label(answer, options)) for answer in usable.answers]
+            rows = _labelled(prompt, usable.answers, options, made.left_out)
         made.by_prompt[prompt.asked.row] = len(rows)
         made.rows += rows
     return made
@@ -67,29 +68,49 @@ def _pair(prompt: SampledPrompt, pair: AnswerPair) -> dict[str, Any]:
     return prompt.columns() | both
 
 
+def _whole(answers: Sequence[SampledAnswer], left_out: Counter[str]) -> list[SampledAnswer]:
+    """The answers that ended by themselves; the others are counted."""
+    whole = [each for each in answers if each.answer.stopped]
+    if len(whole) < len(answers):
+        left_out[CUT] += len(answers) - len(whole)
+    return whole
+
+
 def _ranked(
-    prompt: SampledPrompt, ranked: Sequence[SampledAnswer], left_out: Counter[str], usable: int
+    prompt: SampledPrompt, whole: Sequence[SampledAnswer], options: PairingOptions, left_out: Counter[str]
 ) -> list[dict[str, Any]]:
+    ranked = rank(whole, options)
     if len(ranked) < 2:
         return []
-    left_out["the same score as another"] += usable - len(ranked)
+    left_out["the same score as another"] += len(whole) - len(ranked)
     scores = [each.verdict.score for each in ranked if each.verdict is not None]
     responses = [_response(prompt, each) for each in ranked]
     return [prompt.columns() | {"responses": responses, "scores": scores}]
 
 
-def _labelled(prompt: SampledPrompt, answer: SampledAnswer, desirable: bool) -> dict[str, Any]:
-    return prompt.columns() | {"completion": _response(prompt, answer), "label": desirable}
+def _labelled(
+    prompt: SampledPrompt, answers: Sequence[SampledAnswer], options: PairingOptions, left_out: Counter[str]
+) -> list[dict[str, Any]]:
+    """A row an answer; a cut answer is never a desirable one, as it is never a chosen one."""
+    labels = [(each, label(each, options)) for each in answers]
+    kept = [(each, desirable) for each, desirable in labels if each.answer.stopped or not desirable]
+    if len(kept) < len(labels):
+        left_out[CUT] += len(labels) - len(kept)
+    return [
+        prompt.columns() | {"completion": _response(prompt, each), "label": desirable}
+        for each, desirable in kept
+    ]
 
 
-def refuse_none(rows: MadeRows, verifier: str, out: object) -> None:
+def refuse_none(rows: MadeRows, verifier: str, out: Path) -> None:
     """Refuse to go on with nothing.
 
     Raises:
         InputError: no row came of the answers.
     """
     if not rows.rows:
+        stale = f". {out} still holds the rows of an earlier start; delete it" if out.exists() else ""
         raise InputError(
             f"{out} would have no rows: {verifier} gave no two usable answers to one prompt scores that differ enough. "
-            "Draw more samples, take other prompts or another temperature, or score by another verifier"
+            f"Draw more samples, take other prompts or another temperature, or score by another verifier{stale}"
         )

@@ -40,7 +40,13 @@ from minordpo.verify.verdict import Asked
 from minordpo.verify.verifier import Verifier
 
 # More samples of a prompt are its earlier ones and others, and more prompts likewise; a digest stands for the source.
-_MAY_CHANGE = ("samples", "limit", "prompts", "split")
+_MAY_CHANGE = (
+    "samples",
+    "limit",
+    "prompts",
+    "split",
+    "prompts_digest",
+)  # the digest has a message of its own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +138,12 @@ def sample(
     prompts = config.read()
     asked = [each.asked for each in prompts.prompts]
     verifier.check(asked)
-    refuse_existing(out, overwrite=files.settings.exists())
+    if out.is_file() and not files.settings.exists():
+        raise InputError(
+            f"{out} exists already, and there is no {files.settings} that says of what it was made. Name another "
+            "--out, or move the file away"
+        )
+    refuse_existing(out, overwrite=True)
     with _alone(files):
         known = _known(files)
         named = name_models(list(models), known.get("models", {}))
@@ -140,7 +151,8 @@ def sample(
         for model in named:
             _refuse_impossible(model, prompts, config)
         answers = _begin(files, known, named, config, prompts, verifier, say=say)
-        if cost := verifier.cost(len(prompts.prompts), config.samples * len(named)):
+        left = sum(not _scored(named, row.row, config.samples, answers) for row in asked)
+        if left and (cost := verifier.cost(left, config.samples * len(named))):
             say(cost)
         seconds = _seconds_before(files) if known else {"sampling": 0.0, "scoring": 0.0}
         for model in named:
@@ -236,16 +248,24 @@ def _begin(
             for name, value in settings.items()
             if before.get(name) != value and name not in _MAY_CHANGE
         ]
+        if before.get("prompts_digest") != prompts.digest:
+            raise InputError(
+                f"{files.answers} holds answers to other prompts: the prompts or right answers of {config.prompts} are "
+                "not those of the first start. Give the file as it was (--limit asks more or fewer of it), or name "
+                "another --out"
+            )
         if other:
             raise InputError(
                 f"{files.answers} holds answers of other settings: {'; '.join(other)}. Give them as they were, or name "
                 "another --out"
             )
     answers = SampledAnswers(files.answers)
-    judged = {"spec": verifier.spec, **verifier.settings()}
+    judged = {"spec": verifier.spec, **verifier.settings(), "facts_digest": prompts.facts_digest}
     if known and known["verifier"] != judged and any(each.verdict for each in answers.found.values()):
+        before_and_now = {known["verifier"]["spec"], verifier.spec}
+        why = "" if len(before_and_now) > 1 else ", its code or a column that it is given was another"
         say(
-            f"the answers were scored by {known['verifier']['spec']} before; {verifier.spec} scores them anew"
+            f"the answers were scored by {known['verifier']['spec']} before{why}; {verifier.spec} scores them anew"
         )
         answers.without_scores()
     models = dict(known.get("models", {}))
@@ -266,6 +286,11 @@ def _labels(pairing: PairingOptions, named: Sequence[EvaluatedModel]) -> Pairing
             known = ", ".join(each.given for each in named)
             raise InputError(f"--pair-from names {given}, but the models are {known}. Name one of them")
         found.append(label)
+    if found[0] == found[1]:
+        raise InputError(
+            f"--pair-from names the model {pairing.pair_from[0]} twice, but chosen answers of one model and rejected "
+            "ones of another are needed. Name two models, or leave --pair-from out"
+        )
     return replace(pairing, pair_from=(found[0], found[1]))
 
 
@@ -307,6 +332,12 @@ def _answer(
             row, number = asked[place]
             answers.add(SampledAnswer(row=row, model=model.label, sample=number, answer=answer))
             bar.update()
+
+
+def _scored(named: Sequence[EvaluatedModel], row: int, samples: int, answers: SampledAnswers) -> bool:
+    """Whether every answer to a prompt is there with its score."""
+    places = ((row, model.label, sample) for model in named for sample in range(samples))
+    return all(place in answers.found and answers.found[place].verdict is not None for place in places)
 
 
 def _score(

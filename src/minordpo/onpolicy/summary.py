@@ -46,6 +46,7 @@ class Summary:
             "prompts": {
                 "asked": len(prompts.prompts),
                 "repeated": prompts.repeated,
+                "contradicted": prompts.contradicted,
                 **_contrast(together),
                 "with_rows": sum(count > 0 for count in rows.by_prompt.values()),
             },
@@ -153,6 +154,11 @@ def _warnings(facts: Mapping[str, Any]) -> list[str]:
     elif asked["without_contrast"] > asked["asked"] / 2:
         found.append(
             f"{asked['without_contrast']} of {asked['asked']} prompts have answers of one score only and give no pair"
+        )
+    if asked["contradicted"]:
+        found.append(
+            f"{asked['contradicted']} rows have a prompt that stood before and another right answer than there; the "
+            "first one counts. Correct the rows"
         )
     for label, of in facts["models"].items():
         if of["cut"] > 0.2:

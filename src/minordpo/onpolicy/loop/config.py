@@ -201,7 +201,29 @@ def build_loop(values: Mapping[str, Any], origin: Origin) -> LoopConfig:
     """
     config: LoopConfig = build(LoopConfig, dict(values), "", origin)
     config.pairing(1)
+    _refuse_idle(config)
     return config
+
+
+def _refuse_idle(config: LoopConfig) -> None:
+    """Refuse keys that do nothing, since the key that they belong to is not given."""
+    needed = {
+        "evaluate.task": [f"evaluate.{name}" for name in ("n", "prompt", "samples", "seed")]
+        + ["stop.patience"],
+        "mix.path": ["mix.rows"],
+    }
+    for whole, parts in needed.items():
+        for name in parts:
+            if _value(config, whole) is None and _value(config, name):
+                raise InputError(
+                    f"{name} is {_value(config, name)!r}, but it does nothing without {whole}. Give {whole}, or leave "
+                    f"{name} out"
+                )
+
+
+def _value(config: LoopConfig, name: str) -> Any:
+    section, _, key = name.partition(".")
+    return getattr(getattr(config, section), key)
 
 
 def dump_loop(config: LoopConfig) -> str:

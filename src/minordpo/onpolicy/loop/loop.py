@@ -16,12 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from minordpo.data.read.examples import load_examples
 from minordpo.engine.models import model_config, model_folder
 from minordpo.errors import InputError
 from minordpo.evaluate.evaluation import evaluate
 from minordpo.evaluate.tasks import load_task
 from minordpo.onpolicy.loop.config import LoopConfig, dump_loop, load_loop
-from minordpo.onpolicy.loop.rounds import Round
+from minordpo.onpolicy.loop.rounds import Round, given_pairs
 from minordpo.onpolicy.loop.table import as_text, table_rows, write_table
 from minordpo.onpolicy.prompts import Prompts, prompt_texts, read_prompts
 from minordpo.onpolicy.sampling import SampleFiles, sample
@@ -80,13 +81,14 @@ def loop(
     prompts, verifier = check(config, allow_code=allow_code)
     with only_here(folder, doing="running a loop"):
         record = _begin(folder, config)
+        _refuse_other_prompts(record, config, prompts)
         record["ended"] = None
         results = _evaluated(config, record, folder)
         for number in range(1, config.rounds + 1):
             this = Round(config, number)
             this.write_prompts(prompts)
             entry = _entry(record, this)
-            keep = functools.partial(_keep, folder, record, None)
+            keep = functools.partial(_keep, folder, record, results)
             ended = (make or make_round)(
                 this, entry, prompts, verifier, allow_code=allow_code, say=say, keep=keep
             )
@@ -119,6 +121,9 @@ def check(config: LoopConfig, *, allow_code: bool) -> tuple[Prompts, Verifier]:
     verifier.check([each.asked for each in prompts.prompts])
     first = Round(config, 1)
     config.drawn(1, first.prompts)
+    if config.mix.path is not None:
+        chat = isinstance(prompts.prompts[0].asked.prompt, list)
+        given_pairs(load_examples(config.mix.path), chat=chat)
     validate(first.training(), allow_code=allow_code)
     model_config(model_folder(config.model))
     refuse_held_out(config, prompts)
@@ -176,6 +181,20 @@ def _begin(folder: Path, config: LoopConfig) -> dict[str, Any]:
         record = dict(json.loads(kept.read_text(encoding="utf-8")))
         record["rounds"] = [dict(each) for each in record["rounds"]]
     return record
+
+
+def _refuse_other_prompts(record: dict[str, Any], config: LoopConfig, prompts: Prompts) -> None:
+    """Keep a digest of the prompts; refuse prompts that are not those of the first start.
+
+    Raises:
+        InputError: the file of prompts has been changed.
+    """
+    now = f"{prompts.digest} {prompts.facts_digest}"
+    if record.setdefault("prompts_digest", now) != now:
+        raise InputError(
+            f"the prompts, right answers or other columns of {config.prompts} are not those that the loop in "
+            f"{config.output} was begun with. Give the file as it was, or name another output"
+        )
 
 
 def _entry(record: dict[str, Any], this: Round) -> dict[str, Any]:
@@ -292,10 +311,9 @@ def _stopped(
 
 
 def _keep(folder: Path, record: dict[str, Any], results: dict[str, Any] | None) -> None:
-    """Write the record, and the table where the models have answered."""
+    """Write the record and the table; `results` has the answers of the models that have answered so far."""
     write_text(folder / names.LOOP_RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    if results is not None or (folder / names.LOOP_TABLE).exists() is False:
-        write_table(folder / names.LOOP_TABLE, table_rows(record, results))
+    write_table(folder / names.LOOP_TABLE, table_rows(record, results))
 
 
 def evaluated(folder: Path) -> dict[str, Any] | None:
