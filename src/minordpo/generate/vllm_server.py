@@ -52,8 +52,8 @@ class ServedModel:
         return _BASE if self.adapter is None else _ADAPTER
 
     def arguments(self) -> list[str]:
-        """The part of the server's command line that names it."""
-        words = [self.path, "--served-model-name", _BASE]
+        """The options of the server that name it; its path stands before all options."""
+        words = ["--served-model-name", _BASE]
         if self.adapter is None:
             return words
         rank = next(each for each in _RANKS if each >= self.rank)
@@ -219,17 +219,9 @@ def serving(
     Raises:
         InputError: there is no vLLM, or it does not start.
     """
-    # The user's options stand first: of an option that stands twice vLLM takes the last, and answers depend on ours.
-    words = [
-        vllm_program(),
-        "serve",
-        *_options(),
-        *model.arguments(),
-        "--dtype",
-        dtype,
-        "--max-model-len",
-        str(room),
-    ]
+    # The user's options stand before ours: of one that stands twice vLLM takes the last, and answers depend on ours.
+    words = [vllm_program(), "serve", model.path, *_options(), *model.arguments()]
+    words += ["--dtype", dtype, "--max-model-len", str(room)]
     words += ["--max-num-seqs", str(at_once), "--generation-config", "vllm", "--disable-uvicorn-access-log"]
     with tempfile.TemporaryDirectory(prefix="minordpo-vllm-") as folder:
         server = VllmServer(words, Path(folder), seconds=seconds)
