@@ -57,27 +57,30 @@ def test_an_adapter_is_served_above_its_base_with_room_for_its_largest_rank(tmp_
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        ({"use_dora": True}, "an adapter with use_dora"),
-        ({"modules_to_save": ["lm_head"]}, "an adapter with modules_to_save"),
-        ({"bias": "all"}, "an adapter with bias all"),
-        ({"r": 600}, "type LORA with rank 600, but vLLM computes plain LoRA up to rank 512"),
-        ({"peft_type": "IA3"}, "type IA3 with rank 8"),
+        ({"use_dora": True}, "use_dora"),
+        ({"modules_to_save": ["lm_head"], "bias": "all"}, "modules_to_save, bias all"),
+        ({"rank_pattern": {"q_proj": 600}}, "rank 600"),
     ],
 )
-def test_an_adapter_that_vllm_does_not_compute_is_refused(tmp_path, config, said):
+def test_an_adapter_that_vllm_does_not_compute_is_to_be_merged(tmp_path, config, said):
     folder = adapter(tmp_path / "lora", save_tiny(tmp_path / "base"), **config)
-    with pytest.raises(InputError, match=rf"{said}.*minordpo export"):
-        servable(str(folder))
+    assert servable(str(folder)) == ServedModel(str(folder), merge=said)
 
 
-def test_two_adapters_one_above_the_other_are_refused(tmp_path):
+def test_two_adapters_one_above_the_other_are_to_be_merged(tmp_path):
     base = save_tiny(tmp_path / "base")
     folder = adapter(tmp_path / "lora", base)
     adapter(folder / "reference", base)
-    with pytest.raises(InputError, match="above another adapter, but vLLM wears one at a time"):
+    assert servable(str(folder)).merge == "an adapter below another"
+    assert (
+        servable(str(adapter(tmp_path / "second", folder / "reference"))).merge == "an adapter below another"
+    )
+
+
+def test_an_adapter_of_another_type_is_refused(tmp_path):
+    folder = adapter(tmp_path / "lora", save_tiny(tmp_path / "base"), peft_type="IA3")
+    with pytest.raises(InputError, match="an adapter of type IA3, but the backend vllm needs LoRA"):
         servable(str(folder))
-    with pytest.raises(InputError, match="above another adapter"):
-        servable(str(adapter(tmp_path / "second", tmp_path / "lora" / "reference")))
 
 
 def test_a_missing_program_is_named(tmp_path, monkeypatch):

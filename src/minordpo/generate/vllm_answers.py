@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import sys
+import tempfile
 from collections.abc import Collection, Generator, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xxhash
+from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from minordpo.engine.models import model_config
+from minordpo.engine.models import export_model, model_config
 from minordpo.errors import InputError
 from minordpo.generate.generation import (
     Answer,
@@ -21,7 +25,7 @@ from minordpo.generate.generation import (
     read_answer,
     refuse_prompts,
 )
-from minordpo.generate.vllm_server import ServedModel, VllmServer, servable, serving
+from minordpo.generate.vllm_server import ServedModel, VllmServer, servable, serving, vllm_program
 
 
 def stream_vllm_answers(
@@ -40,26 +44,39 @@ def stream_vllm_answers(
     cut, but they are other answers than those of `stream_answers`.
 
     Raises:
-        InputError: what `stream_answers` refuses, an adapter that vLLM does not compute, or a server that fails.
+        InputError: what `stream_answers` refuses, an adapter that is no LoRA, or a server that fails.
     """
     model = servable(path)
     refuse_prompts(model_config(path), prompts, options.max_new_tokens)
-    ends = ends_of(_generation_config(model.path), tokenizer)
     left = set(range(len(prompts) * options.samples)).difference(done)
     order = sorted(left, key=lambda row: (-len(prompts[row // options.samples]), row))
     if not order:
         return
     room = len(prompts[order[0] // options.samples]) + options.max_new_tokens
-    requests = (
-        (row, _request(model, prompts[row // options.samples], row % options.samples, options, ends))
-        for row in order
-    )
     with contextlib.ExitStack() as stack:
+        if model.merge is not None:
+            model = stack.enter_context(_merged(path, model.merge))
+        ends = ends_of(_generation_config(model.path), tokenizer)
+        requests = (
+            (row, _request(model, prompts[row // options.samples], row % options.samples, options, ends))
+            for row in order
+        )
         # The server ends first, and with it the requests that the pool waits for.
         pool = stack.enter_context(ThreadPoolExecutor(options.batch_size))
         server = stack.enter_context(serving(model, dtype=dtype, room=room, at_once=options.batch_size))
         for row, ids in _replies(pool, server, requests, options.batch_size):
             yield row, read_answer(ids, ends, tokenizer)
+
+
+@contextlib.contextmanager
+def _merged(path: str, what: str) -> Iterator[ServedModel]:
+    """The model with its adapters merged into its weights, in a folder that goes at the end."""
+    vllm_program()  # before the weights are read
+    with tempfile.TemporaryDirectory(prefix="minordpo-merged-") as folder:
+        out = Path(folder) / "model"
+        tqdm.write(f"vLLM does not compute {what}: {path} is merged into {out} for it", file=sys.stderr)
+        export_model(path, out)
+        yield ServedModel(str(out))
 
 
 def _replies(

@@ -32,6 +32,7 @@ REPLY_SECONDS = 3600.0  # of one answer
 END_SECONDS = 30.0
 _BASE, _ADAPTER = "base", "adapter"  # what the server calls them
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # those that --max-lora-rank takes
+_NOT_COMPUTED = ("use_dora", "modules_to_save", "lora_bias", "trainable_token_indices")
 _SHOWN = 300  # characters of a log's line
 # What the server's processes write before each line, such as "(EngineCore pid=7) ERROR 12-01 02:30:07 [core.py:12] "
 _PREFIX = re.compile(r"^(\(\S+ pid=\d+\) )?([A-Z]+ \d\d-\d\d \d\d:\d\d:\d\d \[[^]]*\] )?")
@@ -45,6 +46,9 @@ class ServedModel:
     path: str  # of the model without the adapter: a folder or a hub id
     adapter: str | None = None
     rank: int = 0  # of the adapter, the largest of its modules
+    merge: str | None = (
+        None  # what vLLM does not compute of the adapters, which are merged into the base first
+    )
 
     @property
     def name(self) -> str:
@@ -65,37 +69,30 @@ def servable(path: str) -> ServedModel:
     """What a server is to load for a run folder, model folder, adapter folder or hub id.
 
     Raises:
-        InputError: it is two adapters one above the other, or an adapter that vLLM does not compute.
+        InputError: it is an adapter of another type than LoRA.
     """
     folder, base = located(path)
     if base is None:
         return ServedModel(folder)
-    found, below = located(base)
-    if below is not None or any(Path(folder).glob("*/adapter_config.json")):
-        raise InputError(
-            f"{path} is an adapter above another adapter, but vLLM wears one at a time. Merge them first, by "
-            f"`minordpo export {path} --out FOLDER`, and name that folder, or leave out --backend vllm"
-        )
     file = Path(folder) / "adapter_config.json"
     with readable(file, "Save the adapter again"):
         config = json.loads(file.read_text(encoding="utf-8"))
-        kind = config.get("peft_type")
+        kind, bias = config.get("peft_type"), config.get("bias") or "none"
         rank = max([int(config.get("r") or 0), *map(int, (config.get("rank_pattern") or {}).values())])
-    wrong = [
-        name
-        for name in ("use_dora", "modules_to_save", "lora_bias", "trainable_token_indices")
-        if config.get(name)
-    ]
-    if kind != "LORA" or not 1 <= rank <= _RANKS[-1]:
-        wrong = [f"type {kind} with rank {rank}", *wrong]
-    if config.get("bias", "none") != "none":
-        wrong.append(f"bias {config['bias']}")
-    if wrong:
+        others = [name for name in _NOT_COMPUTED if config.get(name)]
+    if kind != "LORA":
         raise InputError(
-            f"{path} is an adapter with {', '.join(wrong)}, but vLLM computes plain LoRA up to rank {_RANKS[-1]}. "
-            f"Merge it first, by `minordpo export {path} --out FOLDER`, and name that folder, or leave out "
-            "--backend vllm"
+            f"{path} is an adapter of type {kind}, but the backend vllm needs LoRA. Leave out --backend vllm"
         )
+    found, below = located(base)
+    if below is not None or any(Path(folder).glob("*/adapter_config.json")):
+        others.append("an adapter below another")
+    if bias != "none":
+        others.append(f"bias {bias}")
+    if rank > _RANKS[-1]:
+        others.append(f"rank {rank}")
+    if others:
+        return ServedModel(folder, merge=", ".join(others))
     return ServedModel(found, folder, rank)
 
 
