@@ -234,6 +234,8 @@ def test_a_backend_whose_program_is_missing_is_refused(world, tmp_path, verifier
         draw(world, tmp_path / "pairs.jsonl", verifier, backend="vllm")
     with pytest.raises(InputError, match="--backend is 'other', but it is one of transformers, vllm"):
         draw(world, tmp_path / "pairs.jsonl", verifier, backend="other")
+    with pytest.raises(InputError, match=r"temperature is 0\.001, but vLLM draws at 0\.01 at least"):
+        draw(world, tmp_path / "pairs.jsonl", verifier, backend="vllm", temperature=0.001)
 
 
 def test_a_file_of_somebody_else_is_not_replaced(world, tmp_path, verifier):

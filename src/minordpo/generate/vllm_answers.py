@@ -27,6 +27,8 @@ from minordpo.generate.generation import (
 )
 from minordpo.generate.vllm_server import ServedModel, VllmServer, servable, serving, vllm_program
 
+VLLM_LEAST_TEMPERATURE = 0.01  # vLLM takes a lower one for this, and says so in its log alone
+
 
 def stream_vllm_answers(
     path: str,
@@ -73,7 +75,7 @@ def _merged(path: str, what: str) -> Iterator[ServedModel]:
     """The model with its adapters merged into its weights, in a folder that goes at the end."""
     vllm_program()  # before the weights are read
     with tempfile.TemporaryDirectory(prefix="minordpo-merged-") as folder:
-        out = Path(folder) / "model"
+        out = Path(folder) / "merged"
         tqdm.write(f"vLLM does not compute {what}: {path} is merged into {out} for it", file=sys.stderr)
         export_model(path, out)
         yield ServedModel(str(out))

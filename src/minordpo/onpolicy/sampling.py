@@ -28,7 +28,7 @@ from minordpo.errors import InputError
 from minordpo.evaluate.evaluation import BATCH_SIZE, TOKEN_BUDGET
 from minordpo.evaluate.folder import EvaluatedModel, name_models
 from minordpo.generate.generation import Answer, GenerationOptions, Sampling, refuse_prompts, stream_answers
-from minordpo.generate.vllm_answers import stream_vllm_answers
+from minordpo.generate.vllm_answers import VLLM_LEAST_TEMPERATURE, stream_vllm_answers
 from minordpo.generate.vllm_server import servable
 from minordpo.onpolicy.answers import SampledAnswer, SampledAnswers
 from minordpo.onpolicy.pairing import PairingOptions
@@ -76,6 +76,10 @@ class SamplingConfig:
         if self.backend not in BACKENDS:
             raise InputError(
                 f"--backend is {self.backend!r}, but it is one of {', '.join(BACKENDS)}. Correct it"
+            )
+        if self.backend == "vllm" and 0 < self.temperature < VLLM_LEAST_TEMPERATURE:
+            raise InputError(
+                f"temperature is {self.temperature:g}, but vLLM draws at {VLLM_LEAST_TEMPERATURE} at least. Raise it"
             )
         Sampling(temperature=self.temperature, seed=self.seed)
 
