@@ -15,8 +15,8 @@ ANSWERS = ("a", "bb", "ccc", "dddd", "eeeee")
 
 
 @functools.cache
-def _weights(prompts: tuple[str, ...], steps: int) -> dict[str, torch.Tensor]:
-    made, read = tiny_model(), tokenizer()
+def _weights(prompts: tuple[str, ...], steps: int, head_dim: int) -> dict[str, torch.Tensor]:
+    made, read = tiny_model(head_dim=head_dim), tokenizer()
     texts = [f"{prompt}{answer}{read.eos_token}" for prompt in prompts for answer in ANSWERS]
     rows = [torch.tensor(read(text)["input_ids"]) for text in texts]
     ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
@@ -30,9 +30,9 @@ def _weights(prompts: tuple[str, ...], steps: int) -> dict[str, torch.Tensor]:
     return made.state_dict()
 
 
-def save_short_answers(folder: Path, prompts: Sequence[str], *, steps: int = 40) -> Path:
+def save_short_answers(folder: Path, prompts: Sequence[str], *, steps: int = 40, head_dim: int = 8) -> Path:
     """A model folder; the model has learnt to answer these texts with one of `ANSWERS`, none of them preferred."""
-    made = tiny_model()
-    made.load_state_dict(_weights(tuple(prompts), steps))
+    made = tiny_model(head_dim=head_dim)
+    made.load_state_dict(_weights(tuple(prompts), steps, head_dim))
     save_model(made, tokenizer(), folder)
     return folder

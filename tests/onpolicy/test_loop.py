@@ -383,3 +383,19 @@ def test_prompts_that_were_changed_between_two_starts_are_refused(world, tmp_pat
     write_rows(prompts, [{"prompt": text, "answer": "7"} for text in WORDS[:3]])
     with pytest.raises(InputError, match=r"are not those that the loop in .* was begun with"):
         run_loop(made(world, tmp_path / "loop", **given))
+
+
+def test_a_dry_run_says_that_answers_of_vllm_were_not_measured_and_refuses_a_missing_one(
+    world, tmp_path, capsys, monkeypatch
+):
+    file = tmp_path / "loop.yaml"
+    config = made(world, tmp_path / "loop", rounds=1, sampling={"backend": "vllm"})
+    assert config.drawn(1, tmp_path / "prompts.jsonl").backend == "vllm"
+    file.write_text(dump_loop(config), encoding="utf-8")
+    command = ["loop", str(file), "--dry-run", "--allow-code"]
+    monkeypatch.setenv("MINORDPO_VLLM", "sh")  # a dry run starts no server
+    assert main(command) == 0
+    assert "the answers were measured with transformers" in capsys.readouterr().out
+    monkeypatch.setenv("MINORDPO_VLLM", str(tmp_path / "vllm"))
+    assert main(command) == 2
+    assert "which is no program" in capsys.readouterr().err

@@ -214,6 +214,30 @@ def test_other_settings_than_those_of_the_answers_are_refused(world, tmp_path, v
     assert out.read_bytes() == before
 
 
+def test_answers_of_another_backend_are_refused_and_an_earlier_version_s_are_those_of_transformers(
+    world, tmp_path, verifier
+):
+    out = tmp_path / "pairs.jsonl"
+    draw(world, out, verifier)
+    settings = SampleFiles(out).settings
+    kept = json.loads(settings.read_text(encoding="utf-8"))
+    assert kept["settings"].pop("backend") == "transformers"
+    settings.write_text(json.dumps(kept), encoding="utf-8")
+    with pytest.raises(InputError, match='backend was "transformers", not "vllm"'):
+        draw(world, out, verifier, backend="vllm")
+    draw(world, out, verifier)
+
+
+def test_a_backend_whose_program_is_missing_is_refused(world, tmp_path, verifier, monkeypatch):
+    monkeypatch.setenv("MINORDPO_VLLM", str(tmp_path / "vllm"))
+    with pytest.raises(InputError, match=r"MINORDPO_VLLM names .*vllm, which is no program"):
+        draw(world, tmp_path / "pairs.jsonl", verifier, backend="vllm")
+    with pytest.raises(InputError, match="--backend is 'other', but it is one of transformers, vllm"):
+        draw(world, tmp_path / "pairs.jsonl", verifier, backend="other")
+    with pytest.raises(InputError, match=r"temperature is 0\.001, but vLLM draws at 0\.01 at least"):
+        draw(world, tmp_path / "pairs.jsonl", verifier, backend="vllm", temperature=0.001)
+
+
 def test_a_file_of_somebody_else_is_not_replaced(world, tmp_path, verifier):
     out = tmp_path / "pairs.jsonl"
     out.write_text("mine")

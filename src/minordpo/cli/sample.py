@@ -20,7 +20,7 @@ _PAIRING = {
 }
 _SAMPLING = (
     *("prompts", "split", "limit", "prompt", "plain_text", "samples", "temperature", "seed"),
-    *("max_new_tokens", "dtype"),
+    *("max_new_tokens", "dtype", "backend"),
 )
 _VERIFIER = {
     "judge_model": ("the judge's name at its endpoint", str),
@@ -111,6 +111,13 @@ def _both(text: str) -> tuple[str, str]:
         for name, (help, kind) in _VERIFIER.items()
     ),
     DTYPE,
+    argument(
+        "--backend",
+        "what makes the answers: transformers, or vllm, whose program stands on PATH or in MINORDPO_VLLM (default "
+        "transformers)",
+        default="transformers",
+        choices=("transformers", "vllm"),
+    ),
     flag("--allow-code", "run the module or command that --verify names"),
     goes_on=lambda options: "the same command goes on",
 )

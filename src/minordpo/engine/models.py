@@ -68,7 +68,7 @@ def load_tokenizer(
     Raises:
         InputError: there is none, or it cannot be read.
     """
-    path, base = _located(path, gguf_file)
+    path, base = located(path, gguf_file)
     if base is not None and not (Path(path) / "tokenizer_config.json").exists():
         path = base
     # Named to the tokenizer, even None would be saved with it.
@@ -100,7 +100,7 @@ def load_model(
     """
     if dtype not in DTYPES:
         raise InputError(f"model.dtype is {dtype!r}; use one of {', '.join(DTYPES)}")
-    path, base = _located(path, gguf_file)
+    path, base = located(path, gguf_file)
     if base is not None:
         below = load_model(base, dtype=dtype, trust_remote_code=trust_remote_code)
         with _readable(path), warnings.catch_warnings():
@@ -130,7 +130,7 @@ def load_reward_model(path: str, *, dtype: str = "float32") -> PreTrainedModel:
     Raises:
         InputError: the folder is missing, an adapter, holds no head of one label, or not all weights.
     """
-    path, base = _located(path)
+    path, base = located(path)
     if base is not None:
         raise InputError(
             f"{path} is an adapter, but a whole reward model is needed. Merge it into {base} first"
@@ -159,7 +159,7 @@ def model_config(path: str) -> PretrainedConfig:
     Raises:
         InputError: as `load_model`, as far as it shows without reading weights.
     """
-    path, base = _located(path)
+    path, base = located(path)
     if base is not None:
         if not any(Path(path).glob("adapter_model.*")):
             raise InputError(
@@ -288,8 +288,12 @@ def _without_quantizer(model: PreTrainedModel) -> PreTrainedModel:
     return plain.eval()
 
 
-def _located(path: str, gguf_file: str | None = None) -> tuple[str, str | None]:
-    """The folder or hub id that holds a model and, of an adapter, its base model's."""
+def located(path: str, gguf_file: str | None = None) -> tuple[str, str | None]:
+    """The folder or hub id that holds a model and, of an adapter, its base model's; else None.
+
+    Raises:
+        InputError: the path is no folder and no hub id, or an adapter does not name its base model.
+    """
     path = path if gguf_file else model_folder(path)
     looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1
     if not Path(path).is_dir() and (looks_local or Path(path).exists()):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,7 +141,7 @@ def stream_answers(
     options: GenerationOptions,
     *,
     done: Collection[int] = frozenset(),
-) -> Iterator[tuple[int, Answer]]:
+) -> Generator[tuple[int, Answer], None, None]:
     """(row, answer) as each batch ends, row = prompt · samples + sample; the longest prompts come first.
 
     Rows in `done` are left out: answers that were made before a run was cut.
@@ -195,7 +195,12 @@ def stream_answers(
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """What ends an answer: generation_config's end tokens, the tokenizer's, the template's end of turn."""
-    configured = model.generation_config.eos_token_id if model.generation_config is not None else None
+    return ends_of(model.generation_config, tokenizer)
+
+
+def ends_of(config: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The end tokens of a model with that generation_config, whose weights need not be loaded."""
+    configured = config.eos_token_id if config is not None else None
     ids = configured if isinstance(configured, list) else [configured]
     ids = [*ids, tokenizer.eos_token_id, _end_of_turn(tokenizer)]
     return frozenset(i for i in ids if i is not None and i >= 0)

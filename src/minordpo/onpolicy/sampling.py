@@ -14,7 +14,7 @@ import gc
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -27,7 +27,9 @@ from minordpo.engine.models import load_model, load_tokenizer, model_config
 from minordpo.errors import InputError
 from minordpo.evaluate.evaluation import BATCH_SIZE, TOKEN_BUDGET
 from minordpo.evaluate.folder import EvaluatedModel, name_models
-from minordpo.generate.generation import GenerationOptions, Sampling, refuse_prompts, stream_answers
+from minordpo.generate.generation import Answer, GenerationOptions, Sampling, refuse_prompts, stream_answers
+from minordpo.generate.vllm_answers import VLLM_LEAST_TEMPERATURE, stream_vllm_answers
+from minordpo.generate.vllm_server import servable
 from minordpo.onpolicy.answers import SampledAnswer, SampledAnswers
 from minordpo.onpolicy.pairing import PairingOptions
 from minordpo.onpolicy.prompts import Prompts, read_prompts
@@ -40,13 +42,11 @@ from minordpo.verify.verdict import Asked
 from minordpo.verify.verifier import Verifier
 
 # More samples of a prompt are its earlier ones and others, and more prompts likewise; a digest stands for the source.
-_MAY_CHANGE = (
-    "samples",
-    "limit",
-    "prompts",
-    "split",
-    "prompts_digest",
-)  # the digest has a message of its own
+# The digest has a message of its own.
+_MAY_CHANGE = ("samples", "limit", "prompts", "split", "prompts_digest")
+# What settings that an earlier version kept do not say.
+_BEFORE = {"backend": "transformers"}
+BACKENDS = ("transformers", "vllm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class SamplingConfig:
     """What the answers depend on, beside the models.
 
     Raises:
-        InputError: a size below 1, or a temperature at which nothing is drawn.
+        InputError: a size below 1, a temperature at which nothing is drawn, or an unknown backend.
     """
 
     prompts: str
@@ -67,12 +67,21 @@ class SamplingConfig:
     seed: int = 0
     max_new_tokens: int = 512
     dtype: str = "float32"
+    backend: str = "transformers"  # what makes the answers, one of BACKENDS
 
     def __post_init__(self) -> None:
         for name in ("samples", "limit"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"--{name} is {value}, but at least 1 is needed. Raise it")
+        if self.backend not in BACKENDS:
+            raise InputError(
+                f"--backend is {self.backend!r}, but it is one of {', '.join(BACKENDS)}. Correct it"
+            )
+        if self.backend == "vllm" and 0 < self.temperature < VLLM_LEAST_TEMPERATURE:
+            raise InputError(
+                f"temperature is {self.temperature:g}, but vLLM draws at {VLLM_LEAST_TEMPERATURE} at least. Raise it"
+            )
         Sampling(temperature=self.temperature, seed=self.seed)
 
     def read(self) -> Prompts:
@@ -242,7 +251,7 @@ def _begin(
     """The answers so far; the settings are kept, and are those that the answers were made with."""
     settings = asdict(config) | {"prompts_digest": prompts.digest}
     if known:
-        before = known["settings"]
+        before = _BEFORE | known["settings"]
         other = [
             f"{name} was {json.dumps(before.get(name))}, not {json.dumps(value)}"
             for name, value in settings.items()
@@ -295,7 +304,9 @@ def _labels(pairing: PairingOptions, named: Sequence[EvaluatedModel]) -> Pairing
 
 
 def _refuse_impossible(model: EvaluatedModel, prompts: Prompts, config: SamplingConfig) -> None:
-    """Refuse what a model cannot answer, before another has answered for hours."""
+    """Refuse what a model or the backend cannot answer, before another has answered for hours."""
+    if config.backend == "vllm":
+        servable(model.path)
     tokens = prompts.tokens(load_tokenizer(model.path))
     try:
         refuse_prompts(model_config(model.path), tokens, config.max_new_tokens)
@@ -317,9 +328,7 @@ def _answer(
         return
     tokenizer = load_tokenizer(model.path)
     tokens = prompts.tokens(tokenizer)
-    loaded = load_model(model.path, dtype=config.dtype)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    cast(nn.Module, loaded).to(device)
     options = GenerationOptions(
         max_new_tokens=config.max_new_tokens,
         batch_size=BATCH_SIZE[device] if batch_size is None else batch_size,
@@ -327,8 +336,18 @@ def _answer(
         sampling=Sampling(temperature=config.temperature, seed=config.seed),
         samples=config.samples,
     )
-    with tqdm(total=len(asked), initial=len(done), desc=f"{model.label} answers", unit="answer") as bar:
-        for place, answer in stream_answers(loaded, tokenizer, tokens, options, done=done):
+    made: Generator[tuple[int, Answer], None, None]
+    if config.backend == "vllm":
+        made = stream_vllm_answers(model.path, tokenizer, tokens, options, dtype=config.dtype, done=done)
+    else:
+        loaded = load_model(model.path, dtype=config.dtype)
+        cast(nn.Module, loaded).to(device)
+        made = stream_answers(loaded, tokenizer, tokens, options, done=done)
+    with (
+        contextlib.closing(made),  # a server ends with it, also where an answer cannot be kept
+        tqdm(total=len(asked), initial=len(done), desc=f"{model.label} answers", unit="answer") as bar,
+    ):
+        for place, answer in made:
             row, number = asked[place]
             answers.add(SampledAnswer(row=row, model=model.label, sample=number, answer=answer))
             bar.update()

@@ -42,6 +42,9 @@ class SamplingSection:
         "answers at a time; null: as many as suit the device", default=None, minimum=1
     )
     dtype: Literal["float32", "bfloat16"] = key("type of the weights that answer", default="float32")
+    backend: Literal["transformers", "vllm"] = key(
+        "what makes the answers; vllm needs the program vllm", default="transformers"
+    )
     split: str = key("split of prompts where they are a hub set", default="train")
 
 

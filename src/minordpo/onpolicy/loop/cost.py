@@ -69,6 +69,10 @@ def estimate(config: LoopConfig, *, allow_code: bool) -> str:
         f"measured on {len(answers)} answers and one row of training; loading, the monitor's probes, log-probs of the "
         "evaluation and checkpoints come on top",
     ]
+    if config.sampling.backend == "vllm":
+        lines.append(
+            "the answers were measured with transformers; vLLM takes another time, and some to start"
+        )
     return "\n".join(lines)
 
 

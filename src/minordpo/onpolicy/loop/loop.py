@@ -21,6 +21,7 @@ from minordpo.engine.models import model_config, model_folder
 from minordpo.errors import InputError
 from minordpo.evaluate.evaluation import evaluate
 from minordpo.evaluate.tasks import load_task
+from minordpo.generate.vllm_server import servable, vllm_program
 from minordpo.onpolicy.loop.config import LoopConfig, dump_loop, load_loop
 from minordpo.onpolicy.loop.rounds import Round, given_pairs
 from minordpo.onpolicy.loop.table import as_text, table_rows, write_table
@@ -126,6 +127,8 @@ def check(config: LoopConfig, *, allow_code: bool) -> tuple[Prompts, Verifier]:
         given_pairs(load_examples(config.mix.path), chat=chat)
     validate(first.training(), allow_code=allow_code)
     model_config(model_folder(config.model))
+    if section.backend == "vllm":
+        vllm_program(), servable(config.model)
     refuse_held_out(config, prompts)
     return prompts, verifier
 
