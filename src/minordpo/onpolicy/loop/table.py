@@ -99,7 +99,7 @@ HEADINGS = (
 
 def shown_rows(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """The rows in words, a cell for each of `HEADINGS`."""
-    shown = []
+    shown: list[tuple[str, ...]] = []
     for row in rows:
         right = _share(row.get("flexible"), row.get("flexible_low"), row.get("flexible_high"))
         at = "" if row.get("pass_at_all") is None else f"{row['pass_at_all']:.1%} @{row['samples']}"
