@@ -1,4 +1,4 @@
-"""What stands for a model as it lies on disk, read without loading it."""
+"""A digest of a model's files. The model is not loaded."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ _CAUSE = re.compile(r"^\w[\w.]*(Error|Exception): \S|^vllm.*: error: ")
 
 @dataclass(frozen=True)
 class ServedModel:
-    """What is served: a model, and the adapter that it wears, if any."""
+    """A model to serve, and its adapter if it has one."""
 
     path: str  # of the model without the adapter: a folder or a hub id
     adapter: str | None = None
@@ -52,7 +52,7 @@ class ServedModel:
 
     @property
     def name(self) -> str:
-        """What requests call it."""
+        """The name by which requests ask for the model."""
         return _BASE if self.adapter is None else _ADAPTER
 
     def arguments(self) -> list[str]:
@@ -66,7 +66,7 @@ class ServedModel:
 
 
 def servable(path: str) -> ServedModel:
-    """What a server is to load for a run folder, model folder, adapter folder or hub id.
+    """The model and adapter that a server loads for a run folder, model folder, adapter folder or hub id.
 
     Raises:
         InputError: it is an adapter of another type than LoRA.

@@ -73,7 +73,7 @@ class MixSection:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSection:
-    """What each round's model is asked; the first model answers too."""
+    """Questions that the first model and every round's model answer."""
 
     task: str | None = key(
         "a task or a file with questions and answers; null: nothing is asked", default=None
@@ -161,7 +161,7 @@ class LoopConfig:
         return build(RunConfig, sections, "", lambda name: f"the loop's run.{name}".rstrip("."))
 
     def evaluation(self) -> EvaluationConfig | None:
-        """What each round's model is asked; None where nothing is."""
+        """The questions for each round's model; None if `evaluate.task` is null."""
         from minordpo.evaluate.evaluation import EvaluationConfig
 
         asked = self.evaluate

@@ -30,7 +30,7 @@ _HEAD = "Dry run: nothing was trained, and nothing written but tokens to the cac
 
 
 def estimate(config: LoopConfig, *, allow_code: bool) -> str:
-    """What the loop will take, in words: at most, since a prompt without contrast gives no pair.
+    """The loop's cost, in words. The loop may take less: a prompt without contrast gives no pair.
 
     Raises:
         InputError: what the loop itself would refuse.
@@ -108,7 +108,7 @@ def _training_seconds(
     *,
     allow_code: bool,
 ) -> float:
-    """What a round trains for, by one measured row, on pairs of the measured answers behind the round's prompts."""
+    """Seconds of a round's training, estimated from one measured row of pairs made of the measured answers."""
     texts = list(dict.fromkeys(answer.text for answer in answers if answer.text.strip()))
     texts += [f"{text} again" for text in texts[:1]] if len(texts) < 2 else []
     with tempfile.TemporaryDirectory(prefix="minordpo-dry-run-") as aside:
