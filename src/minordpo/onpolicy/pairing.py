@@ -94,7 +94,7 @@ class AnswerPair:
 
     @property
     def length_gap(self) -> float:
-        """By how much the longer answer is longer, in tokens, as a share of the longer one."""
+        """The difference of the two lengths in tokens, divided by the longer length."""
         lengths = [each.answer.tokens for each in (self.chosen, self.rejected)]
         return (max(lengths) - min(lengths)) / max(lengths)
 

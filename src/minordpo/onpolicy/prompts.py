@@ -224,7 +224,7 @@ def _turns(row: Row, where: str) -> tuple[list[Message], str | None]:
 
 
 def prompt_texts(prompts: Sequence[SampledPrompt]) -> set[str]:
-    """What the prompts ask, in words without their spaces, to be compared with questions held out."""
+    """The texts of the prompts' turns, each run of white space as one space, to compare with held-out questions."""
     texts = set()
     for each in prompts:
         asked = each.asked.prompt

@@ -51,7 +51,7 @@ BACKENDS = ("transformers", "vllm")
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
-    """What the answers depend on, beside the models.
+    """The settings of a sampling; answers follow from them and from the models.
 
     Raises:
         InputError: a size below 1, a temperature at which nothing is drawn, or an unknown backend.
@@ -230,7 +230,7 @@ def _known(files: SampleFiles) -> dict[str, Any]:
 
 
 def _seconds_before(files: SampleFiles) -> dict[str, float]:
-    """What an earlier start that ended took; those that were stopped are not counted."""
+    """Seconds of the earlier starts that ended; starts that were stopped are not counted."""
     try:
         report = json.loads(files.report.read_text(encoding="utf-8"))
         return {name: float(report["seconds"][name]) for name in ("sampling", "scoring")}
@@ -367,11 +367,11 @@ def _score(
     verifier: Verifier,
 ) -> None:
     """Have the verifier score the answers that have no score yet, all answers to a prompt together."""
-    left = []
-    for one in asked:
-        given = [each for model in named for each in answers.of(one.row, model.label, samples)]
-        if any(each.verdict is None for each in given):
-            left.append((one, given))
+    left = [
+        (one, [each for model in named for each in answers.of(one.row, model.label, samples)])
+        for one in asked
+        if not _scored(named, one.row, samples, answers)
+    ]
 
     def groups() -> Iterator[tuple[int, Asked, Sequence[str]]]:
         for key, (one, given) in enumerate(left):

@@ -255,7 +255,7 @@ def make_round(
 
 
 def _of_sampling(facts: dict[str, Any]) -> dict[str, Any]:
-    """What a round's record has of its sampling."""
+    """The part of a round's record that describes its sampling."""
     (model,) = facts["models"].values()
     return {
         "prompts": facts["prompts"]["asked"],

@@ -26,7 +26,7 @@ class Round:
 
     @property
     def name(self) -> str:
-        """Of its run folder and its files."""
+        """The name of the round's run folder and of its files."""
         return f"round-{self.number}"
 
     def _file(self, kind: str) -> Path:
@@ -49,7 +49,7 @@ class Round:
 
     @property
     def data(self) -> Path:
-        """What is trained on: the pairs, or the pairs with given ones among them."""
+        """The file that the round trains on: its pairs, or with `mix.path` its pairs and given ones."""
         return self.pairs if self.config.mix.path is None else self._file("mixed")
 
     @property

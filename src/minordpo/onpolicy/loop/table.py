@@ -1,4 +1,4 @@
-"""What each round cost and gave: rows of loop.csv, and the figure."""
+"""The table of a loop (loop.csv): each row has one round's cost and results."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A round by TRL's RLOOTrainer: Eq. 1 of the MinorDPO paper, reward less β · KL, on the same prompts and verifier.
 
-A step draws as many answers as the round's sampling has over all its steps, so the generated tokens are as many. The
-reward is 1 for a right answer; the reference is the model that the round starts from.
+Over its steps the trainer draws as many answers as the round's sampling does in the other arms. The reward is 1 for a
+right answer; the reference is the model that the round starts from.
 """
 
 from __future__ import annotations
