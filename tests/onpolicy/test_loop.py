@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -267,6 +268,19 @@ def test_prompts_that_are_held_out_questions_are_refused(world, tmp_path):
     assert not (tmp_path / "loop").exists()
 
 
+def test_fewer_rounds_than_the_loop_has_are_refused_and_change_nothing(world, done):
+    output, _ = done
+    before = (output / names.LOOP_RECORD).read_bytes()
+    with pytest.raises(InputError, match=r"rounds is 1, but the loop in .* has begun round 2"):
+        run_loop(made(world, output, rounds=1))
+    assert (output / names.LOOP_RECORD).read_bytes() == before
+
+
+def test_the_end_says_what_the_time_was_spent_on(done):
+    _, said = done
+    assert re.search(r"\d+ s of rounds: sampling \d+%, scoring \d+%, training \d+%, evaluating \d+%", said)
+
+
 @pytest.mark.parametrize(
     ("sections", "said"),
     [
@@ -356,7 +370,17 @@ def test_given_pairs_that_cannot_be_mixed_are_refused_before_an_answer_is_drawn(
     chats = tmp_path / "chats.jsonl"
     both = {name: [{"role": "assistant", "content": name}] for name in ("chosen", "rejected")}
     write_rows(chats, [{"prompt": [{"role": "user", "content": "x"}], **both}])
-    for path, said in ((chats, "is chats, but"), (tmp_path / "none.jsonl", "does not exist")):
+    empty = tmp_path / "empty.jsonl"
+    good = {"prompt": "one", "chosen": "two", "rejected": "three"}
+    write_rows(empty, [good, {**good, "rejected": ""}])
+    twice = tmp_path / "alike.jsonl"
+    write_rows(twice, [good, {**good, "rejected": "two"}])
+    for path, said in (
+        (chats, "is chats, but"),
+        (tmp_path / "none.jsonl", "does not exist"),
+        (empty, r"empty\.jsonl.*row 2|row 2.*empty\.jsonl"),
+        (twice, r"alike\.jsonl.*row 2|row 2.*alike\.jsonl"),
+    ):
         with pytest.raises(InputError, match=said):
             run_loop(made(world, tmp_path / "loop", mix={"path": str(path)}))
     assert not (tmp_path / "loop").exists()

@@ -263,6 +263,32 @@ def test_pair_from_must_name_models(world, tmp_path, verifier):
         draw(world, tmp_path / "p.jsonl", verifier, pairing=PairingOptions(pair_from=("three", "one")))
 
 
+def test_a_model_that_pair_from_does_not_name_is_refused_before_it_answers(world, tmp_path, verifier):
+    options = PairingOptions(pair_from=("one", "two"))
+    save_short_answers(tmp_path / "three", ["one"], steps=1)
+    with pytest.raises(InputError, match=r"so those of .*three would be of no use"):
+        draw(world, tmp_path / "p.jsonl", verifier, "one", "two", tmp_path / "three", pairing=options)
+    assert not own_verifiers.calls
+
+
+@pytest.mark.parametrize("spec", ["reward:{}", "judge:http://127.0.0.1:9"])
+def test_labels_of_scores_alone_need_a_threshold_before_anything_is_scored(world, tmp_path, spec):
+    options = {"judge_model": "m"} if spec.startswith("judge") else {}
+    scores = load_verifier(spec.format(world / "one"), allow_code=False, **options)
+    with pytest.raises(InputError, match="only gives scores, but labelled answers are desirable or not"):
+        draw(world, tmp_path / "p.jsonl", scores, pairing=PairingOptions(format="labelled"))
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_prompt_that_leaves_no_room_is_named_by_its_row(world, tmp_path, verifier):
+    long = {"prompt": "one " * 2000}
+    (tmp_path / "prompts.jsonl").write_text(
+        f"{json.dumps(PROMPTS[0])}\n\n{json.dumps(PROMPTS[0])}\n{json.dumps(long)}\n", encoding="utf-8"
+    )
+    with pytest.raises(InputError, match=r"row 4 of the prompts has .* tokens and max_new_tokens is 8"):
+        draw(world, tmp_path / "p.jsonl", verifier, prompts=str(tmp_path / "prompts.jsonl"))
+
+
 def test_right_answers_are_needed_where_they_are_compared(world, tmp_path, verifier):
     write_rows(tmp_path / "prompts.jsonl", [{"prompt": "one"}])
     with pytest.raises(InputError, match="row 1 of the prompts"):

@@ -54,6 +54,8 @@ def test_the_command_samples_a_merged_adapter_and_goes_on_by_the_same_backend_al
         (list(answer.token_ids), answer.end_token) for answer in ours
     ]
     assert rows[::2] == [{**row, "sample": 0} for row in rows[1::2]]
+    (version,) = json.loads(SampleFiles(out).settings.read_text(encoding="utf-8"))["vllm"]
+    assert version[0].isdigit()
     assert main(command) == 2
     assert 'backend was "vllm", not "transformers"' in capfd.readouterr().err
     assert len(SampleFiles(out).answers.read_text(encoding="utf-8").splitlines()) == 6

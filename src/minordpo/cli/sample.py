@@ -30,6 +30,7 @@ _VERIFIER = {
     ),
     "judge_concurrency": ("requests at a time (default 8)", int),
     "judge_retries": ("further tries of a request (default 5)", int),
+    "judge_max_tokens": ("longest reply of a judge (default: as the endpoint has it)", int),
     "verify_timeout": ("seconds that a judge or a command may take for one answer (default 120)", float),
     "reward_batch_size": ("sequences that a reward model reads at a time (default 8)", int),
     "reward_dtype": ("type of a reward model's weights: float32 or bfloat16 (default float32)", str),

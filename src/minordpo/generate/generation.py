@@ -222,27 +222,36 @@ def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
     return next((i for i in following if i in special), None)
 
 
-def refuse_prompts(config: PretrainedConfig, prompts: list[np.ndarray], max_new_tokens: int) -> None:
+def refuse_prompts(
+    config: PretrainedConfig,
+    prompts: Sequence[np.ndarray],
+    max_new_tokens: int,
+    *,
+    where: Sequence[str] | None = None,
+) -> None:
     """Check that a text model of that config can answer the prompts.
+
+    `where` names each prompt in messages; without it prompts are counted from 1.
 
     Raises:
         InputError: an empty prompt, one of another vocabulary, or one that leaves no room for the answer.
     """
     vocab = config.vocab_size
     room = getattr(config, "max_position_embeddings", None)
-    for number, prompt in enumerate(prompts, 1):
+    for place, prompt in enumerate(prompts):
+        said = f"prompt {place + 1}" if where is None else where[place]
         if len(prompt) == 0:
             raise InputError(
-                f"prompt {number} has no tokens, but an answer needs one to follow. Drop it or give it a BOS."
+                f"{said} has no tokens, but an answer needs one to follow. Drop it or give it a BOS."
             )
         if int(prompt.max()) >= vocab:
             raise InputError(
-                f"prompt {number} has token {int(prompt.max())}, but the model knows {vocab}: the tokenizer is another "
+                f"{said} has token {int(prompt.max())}, but the model knows {vocab}: the tokenizer is another "
                 "model's. Put the model's own tokenizer into its folder."
             )
         if room is not None and len(prompt) + max_new_tokens > room:
             raise InputError(
-                f"prompt {number} has {len(prompt)} tokens and max_new_tokens is {max_new_tokens}, but the "
+                f"{said} has {len(prompt)} tokens and max_new_tokens is {max_new_tokens}, but the "
                 f"model has {room} positions. Shorten the prompt or lower max_new_tokens."
             )
 

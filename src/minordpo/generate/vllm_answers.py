@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import tempfile
-from collections.abc import Collection, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -38,12 +38,13 @@ def stream_vllm_answers(
     *,
     dtype: str = "float32",
     done: Collection[int] = frozenset(),
+    version: Callable[[str], None] = lambda _: None,
 ) -> Generator[tuple[int, Answer], None, None]:
     """(row, answer) as each is finished, row = prompt · samples + sample; what `stream_answers` gives, made by vLLM.
 
     `batch_size` answers are made at a time. The distribution is the model's own, at the temperature, and the end
     tokens are those of `end_tokens`. Each answer has a seed of its own, so answers do not depend on where a run is
-    cut, but they are other answers than those of `stream_answers`.
+    cut, but they are other answers than those of `stream_answers`. `version` receives vLLM's version before them.
 
     Raises:
         InputError: what `stream_answers` refuses, an adapter that is no LoRA, or a server that fails.
@@ -66,6 +67,7 @@ def stream_vllm_answers(
         # The server ends first, and with it the requests that the pool waits for.
         pool = stack.enter_context(ThreadPoolExecutor(options.batch_size))
         server = stack.enter_context(serving(model, dtype=dtype, room=room, at_once=options.batch_size))
+        version(server.version())
         for row, ids in _replies(pool, server, requests, options.batch_size):
             yield row, read_answer(ids, ends, tokenizer)
 

@@ -171,6 +171,12 @@ class VllmServer:
             said = body.decode(errors="replace")
         raise self.failure(f"the vLLM server replied with status {status}: {' '.join(said.split())[:_SHOWN]}")
 
+    def version(self) -> str:
+        """The version of vLLM that the server tells, or "unknown"."""
+        with contextlib.suppress(OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
+            return str(json.loads(self._ask("GET", "/version", None, seconds=10.0)[1])["version"])
+        return "unknown"
+
     def failure(self, what: str) -> InputError:
         """The error that says `what`, why by the server's log, and where the log is kept."""
         with self._keeping:

@@ -17,11 +17,16 @@ from minordpo.errors import InputError
 
 if TYPE_CHECKING:  # it imports torch, which a loop's --help does without
     from minordpo.onpolicy.answers import SampledAnswer
+    from minordpo.verify.verifier import Verifier
 
 Kind = Literal["best-worst", "all", "closest"]
 Like = Literal["length", "style"]
 Format = Literal["pairs", "ranked", "labelled"]
 CUT = "cut by the length limit"  # why an answer is left out
+_ONLY_SCORES = (
+    "only gives scores, but labelled answers are desirable or not. Say from which score on an answer is desirable, by "
+    "--threshold"
+)
 # Options as the command line names them.
 _SAID = {
     "kind": "--pairs",
@@ -191,6 +196,16 @@ def rank(answers: Sequence[SampledAnswer], options: PairingOptions) -> list[Samp
     return [next(same) for _, same in itertools.groupby(drawn, key=_score)]
 
 
+def refuse_unlabelled(options: PairingOptions, verifier: Verifier) -> None:
+    """Refuse labelled answers, before any is scored, of a verifier that only gives scores.
+
+    Raises:
+        InputError: labels are wanted, there is no threshold, and the verifier tells no right from wrong.
+    """
+    if options.format == "labelled" and options.threshold is None and verifier.passes is False:
+        raise InputError(f"--verify {verifier.spec} {_ONLY_SCORES}")
+
+
 def label(answer: SampledAnswer, options: PairingOptions) -> bool:
     """Whether an answer is desirable.
 
@@ -201,10 +216,7 @@ def label(answer: SampledAnswer, options: PairingOptions) -> bool:
     if options.threshold is not None:
         return answer.verdict.score >= options.threshold
     if answer.verdict.passed is None:
-        raise InputError(
-            "labelled answers are desirable or not, but this verifier gives scores alone. Say from which score on an "
-            "answer is desirable, by --threshold"
-        )
+        raise InputError(f"the verifier {_ONLY_SCORES}")
     return answer.verdict.passed
 
 

@@ -10,11 +10,12 @@ verifier ─► pairs.answers.jsonl      a score to each answer
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import json
 import os
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -31,7 +32,7 @@ from minordpo.generate.generation import Answer, GenerationOptions, Sampling, re
 from minordpo.generate.vllm_answers import VLLM_LEAST_TEMPERATURE, stream_vllm_answers
 from minordpo.generate.vllm_server import servable
 from minordpo.onpolicy.answers import SampledAnswer, SampledAnswers
-from minordpo.onpolicy.pairing import PairingOptions
+from minordpo.onpolicy.pairing import PairingOptions, refuse_unlabelled
 from minordpo.onpolicy.prompts import Prompts, read_prompts
 from minordpo.onpolicy.rows import make_rows, refuse_none
 from minordpo.onpolicy.summary import Summary
@@ -144,15 +145,20 @@ def sample(
         raise InputError(f"{out} does not end in .jsonl, but rows are written to it. Name it so")
     if not models:
         raise InputError("no model is named, but at least one is needed. Name a model folder or a hub id")
+    refuse_existing(out, overwrite=True)
+    if not out.parent.is_dir():
+        raise InputError(
+            f"{out} cannot be written: there is no folder {out.parent}. Create it or name another file"
+        )
     prompts = config.read()
     asked = [each.asked for each in prompts.prompts]
+    refuse_unlabelled(pairing, verifier)
     verifier.check(asked)
     if out.is_file() and not files.settings.exists():
         raise InputError(
             f"{out} exists already, and there is no {files.settings} that says of what it was made. Name another "
             "--out, or move the file away"
         )
-    refuse_existing(out, overwrite=True)
     with _alone(files):
         known = _known(files)
         named = name_models(list(models), known.get("models", {}))
@@ -166,7 +172,7 @@ def sample(
         seconds = _seconds_before(files) if known else {"sampling": 0.0, "scoring": 0.0}
         for model in named:
             started = time.perf_counter()
-            _answer(model, prompts, config, answers, batch_size)
+            _answer(model, prompts, config, answers, batch_size, version=functools.partial(_made_by, files))
             gc.collect()  # a model hangs in cycles, and the next one may need the room
             seconds["sampling"] += time.perf_counter() - started
         started = time.perf_counter()
@@ -189,10 +195,6 @@ def sample(
 def _alone(files: SampleFiles) -> Iterator[None]:
     """Keep other processes away while the files of `out` are written, by a file that goes at the end."""
     lock = files.lock
-    if not lock.parent.is_dir():
-        raise InputError(
-            f"{files.out} cannot be written: there is no folder {lock.parent}. Create it or name another file"
-        )
 
     def busy() -> None:
         raise InputError(
@@ -280,8 +282,16 @@ def _begin(
     models = dict(known.get("models", {}))
     models |= {model.label: {"path": model.path, "identity": model.identity} for model in named}
     kept = {"settings": settings, "models": models, "verifier": judged}
+    kept |= {name: known[name] for name in ("vllm",) if name in known}
     write_text(files.settings, json.dumps(kept, indent=2, ensure_ascii=False) + "\n")
     return answers
+
+
+def _made_by(files: SampleFiles, version: str) -> None:
+    """Keep a version of vLLM beside the settings, with those that made the earlier answers."""
+    known = json.loads(files.settings.read_text(encoding="utf-8"))
+    known["vllm"] = sorted({*known.get("vllm", []), version})
+    write_text(files.settings, json.dumps(known, indent=2, ensure_ascii=False) + "\n")
 
 
 def _labels(pairing: PairingOptions, named: Sequence[EvaluatedModel]) -> PairingOptions:
@@ -300,6 +310,12 @@ def _labels(pairing: PairingOptions, named: Sequence[EvaluatedModel]) -> Pairing
             f"--pair-from names the model {pairing.pair_from[0]} twice, but chosen answers of one model and rejected "
             "ones of another are needed. Name two models, or leave --pair-from out"
         )
+    others = [each.given for each in named if each.label not in found]
+    if others:
+        raise InputError(
+            f"--pair-from takes answers of {' and '.join(pairing.pair_from)} alone, so those of {', '.join(others)} "
+            f"would be of no use. Leave {', '.join(others)} out"
+        )
     return replace(pairing, pair_from=(found[0], found[1]))
 
 
@@ -309,7 +325,12 @@ def _refuse_impossible(model: EvaluatedModel, prompts: Prompts, config: Sampling
         servable(model.path)
     tokens = prompts.tokens(load_tokenizer(model.path))
     try:
-        refuse_prompts(model_config(model.path), tokens, config.max_new_tokens)
+        refuse_prompts(
+            model_config(model.path),
+            tokens,
+            config.max_new_tokens,
+            where=[each.asked.where for each in prompts.prompts],
+        )
     except InputError as error:
         raise InputError(f"{model.given}: {error}") from error
 
@@ -320,6 +341,8 @@ def _answer(
     config: SamplingConfig,
     answers: SampledAnswers,
     batch_size: int | None,
+    *,
+    version: Callable[[str], None],
 ) -> None:
     """Have a model give the answers that it has not given yet."""
     asked = [(each.asked.row, number) for each in prompts.prompts for number in range(config.samples)]
@@ -338,7 +361,9 @@ def _answer(
     )
     made: Generator[tuple[int, Answer], None, None]
     if config.backend == "vllm":
-        made = stream_vllm_answers(model.path, tokenizer, tokens, options, dtype=config.dtype, done=done)
+        made = stream_vllm_answers(
+            model.path, tokenizer, tokens, options, dtype=config.dtype, done=done, version=version
+        )
     else:
         loaded = load_model(model.path, dtype=config.dtype)
         cast(nn.Module, loaded).to(device)

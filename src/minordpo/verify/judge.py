@@ -34,7 +34,7 @@ class _Mode:
     template: str
     form: str
     read: Callable[[str], object]
-    requests: Callable[[str, Sequence[str]], list[str | None]]  # None: settled without the judge
+    requests: Callable[[Asked, Sequence[str]], list[str | None]]  # None: settled without the judge
     verdicts: Callable[[Sequence[str], Sequence[str | None]], list[Verdict]]  # of answers and replies
     count: Callable[[int], int]  # requests for so many answers
 
@@ -58,6 +58,8 @@ class JudgeVerifier:
         InputError: no URL or model is named, or they cannot be used.
     """
 
+    passes = False
+
     def __init__(self, spec: str, url: str | None, options: VerifierOptions) -> None:
         if not url:
             raise InputError(
@@ -71,13 +73,17 @@ class JudgeVerifier:
         self.spec = spec
         self._options, self._mode = options, _MODES[options.judge_mode]
         self._client = JudgeClient(
-            url, options.judge_model, seconds=float(options.verify_timeout), retries=options.judge_retries
+            url,
+            options.judge_model,
+            seconds=float(options.verify_timeout),
+            retries=options.judge_retries,
+            max_tokens=options.judge_max_tokens,
         )
         self._cache = VerdictCache(cache_folder() / CACHED_VERDICTS)
 
     def check(self, asked: Sequence[Asked]) -> None:
         """Ask the judge about a made-up answer, unless its reply is in the cache; it is tried twice at most."""
-        request = self._mode.requests(in_words(_CHECKED.prompt), _CHECKED_ANSWERS)[0]
+        request = self._mode.requests(_CHECKED, _CHECKED_ANSWERS)[0]
         assert request is not None
         if self._kept(request) is None:
             tries = min(1, self._options.judge_retries)
@@ -95,7 +101,7 @@ class JudgeVerifier:
             "url": self._client.url,
             "model": self._client.model,
             "mode": self._options.judge_mode,
-            "prompt": xxhash.xxh3_128_hexdigest(self._mode.template.encode()),
+            "prompt": xxhash.xxh3_128_hexdigest((self._mode.template + prompts.RIGHT_ANSWER).encode()),
         }
 
     def verdicts(self, groups: Groups) -> Verdicts:
@@ -136,7 +142,7 @@ class JudgeVerifier:
                 "Make more, or take the mode score"
             )
         replies: list[Future[str] | None] = []
-        for request in self._mode.requests(in_words(asked.prompt), answers):
+        for request in self._mode.requests(asked, answers):
             if request is None:
                 replies.append(None)
                 continue
@@ -181,8 +187,9 @@ class JudgeVerifier:
 
 
 # ---- one answer at a time ----
-def _score_requests(question: str, answers: Sequence[str]) -> list[str | None]:
-    return [prompts.score_request(question, answer) for answer in answers]
+def _score_requests(asked: Asked, answers: Sequence[str]) -> list[str | None]:
+    question = in_words(asked.prompt)
+    return [prompts.score_request(question, asked.answer, answer) for answer in answers]
 
 
 def _score_verdicts(answers: Sequence[str], replies: Sequence[str | None]) -> list[Verdict]:
@@ -202,10 +209,11 @@ def _orders(answers: int) -> Iterator[tuple[int, int]]:
         yield second, first
 
 
-def _pairwise_requests(question: str, answers: Sequence[str]) -> list[str | None]:
+def _pairwise_requests(asked: Asked, answers: Sequence[str]) -> list[str | None]:
     """None for two answers of one text, which are a tie."""
+    question = in_words(asked.prompt)
     return [
-        prompts.pairwise_request(question, answers[first], answers[second])
+        prompts.pairwise_request(question, asked.answer, answers[first], answers[second])
         if answers[first] != answers[second]
         else None
         for first, second in _orders(len(answers))

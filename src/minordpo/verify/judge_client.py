@@ -59,17 +59,20 @@ class JudgeClient:
         InputError: the URL or the key in the environment cannot be used.
     """
 
-    def __init__(self, url: str, model: str, *, seconds: float, retries: int) -> None:
+    def __init__(
+        self, url: str, model: str, *, seconds: float, retries: int, max_tokens: int | None = None
+    ) -> None:
         self.url = endpoint(url)
         self.model = model
-        self._seconds, self._retries = seconds, retries
+        self._seconds, self._retries, self._max_tokens = seconds, retries, max_tokens
         self._key = _key()
         https = urllib.request.HTTPSHandler(context=ssl.create_default_context())
         self._opener = urllib.request.build_opener(_NoRedirect, https)
 
     def body(self, text: str) -> dict[str, Any]:
         """The request that asks `text`."""
-        return {"model": self.model, "messages": [{"role": "user", "content": text}], "temperature": 0}
+        body = {"model": self.model, "messages": [{"role": "user", "content": text}], "temperature": 0}
+        return body if self._max_tokens is None else body | {"max_tokens": self._max_tokens}
 
     def ask(
         self,

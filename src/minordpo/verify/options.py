@@ -12,7 +12,14 @@ JUDGE_MODES = ("score", "pairwise")
 REWARD_DTYPES = ("float32", "bfloat16")
 # Every verifier that has options, by its name before the colon.
 OPTIONS_OF: dict[str, tuple[str, ...]] = {
-    "judge": ("judge_model", "judge_mode", "judge_concurrency", "judge_retries", "verify_timeout"),
+    "judge": (
+        "judge_model",
+        "judge_mode",
+        "judge_concurrency",
+        "judge_retries",
+        "judge_max_tokens",
+        "verify_timeout",
+    ),
     "command": ("verify_timeout",),
     "reward": ("reward_batch_size", "reward_dtype"),
 }
@@ -20,7 +27,7 @@ OPTIONS_OF: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class VerifierOptions:
-    """How verifiers work; only `judge_model`, `judge_mode` and `reward_dtype` change scores.
+    """How verifiers work; only `judge_model`, `judge_mode`, `judge_max_tokens` and `reward_dtype` change scores.
 
     Raises:
         InputError: a value that the option cannot have.
@@ -30,6 +37,7 @@ class VerifierOptions:
     judge_mode: str = "score"  # or "pairwise"
     judge_concurrency: int = 8  # requests at a time
     judge_retries: int = 5  # requests after the first one, where that may help
+    judge_max_tokens: int | None = None  # of a reply; None: as many as the endpoint allows
     verify_timeout: float | int = 120.0  # seconds: a judge's reply, a command's line
     reward_batch_size: int = 8  # sequences at a time
     reward_dtype: str = "float32"  # of the reward model's weights
@@ -37,6 +45,8 @@ class VerifierOptions:
     def __post_init__(self) -> None:
         for each in ("judge_concurrency", "reward_batch_size"):
             self._refuse_number(each, whole=True, least=1)
+        if self.judge_max_tokens is not None:
+            self._refuse_number("judge_max_tokens", whole=True, least=1)
         self._refuse_number("judge_retries", whole=True, least=0)
         self._refuse_number("verify_timeout", whole=False, least=0.01)
         for name, known in (("judge_mode", JUDGE_MODES), ("reward_dtype", REWARD_DTYPES)):

@@ -37,6 +37,7 @@ class Verifier(Protocol):
     """Scores answers to prompts."""
 
     spec: str  # as the user wrote it
+    passes: bool | None  # whether its verdicts tell right from wrong; None: its verdicts alone show it
 
     def check(self, asked: Sequence[Asked]) -> None:
         """Refuse, before anything slow, what would be refused later.

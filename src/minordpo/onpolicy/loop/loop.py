@@ -24,7 +24,7 @@ from minordpo.evaluate.tasks import load_task
 from minordpo.generate.vllm_server import servable, vllm_program
 from minordpo.onpolicy.loop.config import LoopConfig, dump_loop, load_loop
 from minordpo.onpolicy.loop.rounds import Round, given_pairs
-from minordpo.onpolicy.loop.table import as_text, table_rows, write_table
+from minordpo.onpolicy.loop.table import as_text, table_rows, time_shares, write_table
 from minordpo.onpolicy.prompts import Prompts, prompt_texts, read_prompts
 from minordpo.onpolicy.sampling import SampleFiles, sample
 from minordpo.run_folder import names
@@ -33,7 +33,7 @@ from minordpo.run_folder.lock import only_here
 from minordpo.run_folder.metrics_file import MetricsFile
 from minordpo.run_folder.ownership import finished, refuse_unwritable
 from minordpo.run_folder.records import HealthRow, of_kind
-from minordpo.train.run import run, validate
+from minordpo.train.run import load_data, load_run_tokenizer, run, validate
 from minordpo.verify.verifier import Verifier, load_verifier
 
 # What may change between two starts of one loop: how long it goes on, and where it stands.
@@ -83,6 +83,7 @@ def loop(
     with only_here(folder, doing="running a loop"):
         record = _begin(folder, config)
         _refuse_other_prompts(record, config, prompts)
+        _refuse_fewer_rounds(record, config)
         record["ended"] = None
         results = _evaluated(config, record, folder)
         for number in range(1, config.rounds + 1):
@@ -105,6 +106,8 @@ def loop(
         _keep(folder, record, results)
         draw(folder)
     say(f"the loop ended: {record['ended']}")
+    if shares := time_shares(table_rows(record, results)):
+        say(shares)
     return folder
 
 
@@ -126,6 +129,9 @@ def check(config: LoopConfig, *, allow_code: bool) -> tuple[Prompts, Verifier]:
         chat = isinstance(prompts.prompts[0].asked.prompt, list)
         given_pairs(load_examples(config.mix.path), chat=chat)
     validate(first.training(), allow_code=allow_code)
+    if config.mix.path is not None:  # every row of it, as the round that draws it would read it
+        given = config.training(config.model, Path(config.mix.path), first.run)
+        load_data(given, load_run_tokenizer(given))
     model_config(model_folder(config.model))
     if section.backend == "vllm":
         vllm_program(), servable(config.model)
@@ -184,6 +190,19 @@ def _begin(folder: Path, config: LoopConfig) -> dict[str, Any]:
         record = dict(json.loads(kept.read_text(encoding="utf-8")))
         record["rounds"] = [dict(each) for each in record["rounds"]]
     return record
+
+
+def _refuse_fewer_rounds(record: dict[str, Any], config: LoopConfig) -> None:
+    """Refuse to end before rounds that the folder holds.
+
+    Raises:
+        InputError: the loop has begun more rounds than it may have.
+    """
+    if len(record["rounds"]) > config.rounds:
+        raise InputError(
+            f"rounds is {config.rounds}, but the loop in {config.output} has begun round {len(record['rounds'])}. Give "
+            f"rounds={len(record['rounds'])} or more, or name another output"
+        )
 
 
 def _refuse_other_prompts(record: dict[str, Any], config: LoopConfig, prompts: Prompts) -> None:

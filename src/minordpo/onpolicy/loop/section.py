@@ -9,7 +9,7 @@ from pathlib import Path
 import jinja2
 
 from minordpo.onpolicy.loop.loop import draw, evaluated
-from minordpo.onpolicy.loop.table import HEADINGS, shown_rows, table_rows
+from minordpo.onpolicy.loop.table import HEADINGS, shown_rows, table_rows, time_shares
 from minordpo.report.find import Found
 from minordpo.run_folder import names
 from minordpo.run_folder.files import readable
@@ -35,7 +35,8 @@ def _loop(folder: Path, number: int) -> dict[str, object]:
     record = folder / names.LOOP_RECORD
     with readable(record, "Start the loop again: the same command writes it anew"):
         facts = json.loads(record.read_text(encoding="utf-8"))
-        rows = shown_rows(table_rows(facts, evaluated(folder)))
+        table = table_rows(facts, evaluated(folder))
+        rows = shown_rows(table)
     figure = (folder / names.LOOP_FIGURE).with_suffix(".svg")
     drawn = figure.exists() or draw(folder)
     return {
@@ -43,6 +44,7 @@ def _loop(folder: Path, number: int) -> dict[str, object]:
         "name": folder.name,
         "ended": f"Ended: {facts['ended']}." if facts.get("ended") else "Not ended yet.",
         "figure": base64.b64encode(figure.read_bytes()).decode() if drawn else "",
+        "time": time_shares(table),
         "heads": HEADINGS,
         "rows": rows,
     }

@@ -18,6 +18,9 @@ COLUMNS = (
 )
 
 
+_SPENT_ON = ("sampling", "scoring", "training", "evaluating")
+
+
 def table_rows(record: Mapping[str, Any], results: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     """A row for the first model and one for each round that trained, from loop.json and results.json."""
     rows: list[dict[str, Any]] = [{"round": 0, "model": record["model"], "all_tokens": 0}]
@@ -131,3 +134,16 @@ def as_text(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _share(share: float | None, low: float | None, high: float | None) -> str:
     return "" if share is None else f"{share:.1%} [{low:.0%}, {high:.0%}]"
+
+
+def time_shares(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The seconds of all rounds by what they were spent on, in words; empty where no round has trained.
+
+    What a round does not tell apart, such as the sampling inside another trainer, counts where it was measured.
+    """
+    spent = {kind: sum(row.get(f"{kind}_s") or 0.0 for row in rows) for kind in _SPENT_ON}
+    whole = sum(spent.values())
+    if not whole:
+        return ""
+    parts = ", ".join(f"{kind} {seconds / whole:.0%}" for kind, seconds in spent.items())
+    return f"{whole:,.0f} s of rounds: {parts}"
