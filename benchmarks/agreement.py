@@ -25,7 +25,7 @@ from common import append_rows, machine, read_pairs, trl_trainer
 from minordpo import objectives
 from minordpo.data.packing import pack
 from minordpo.engine.attention import NAME, attention_switched
-from minordpo.engine.check import check_packing
+from minordpo.engine.check import check_engine
 from minordpo.engine.models import load_model, load_tokenizer
 from minordpo.engine.reference import reference_logps
 from minordpo.engine.reference_cache import ReferenceCache
@@ -79,7 +79,7 @@ def by_minordpo(
     """The noise it took, and what the engine computes: (pairs, 2) log-probs, loss, gradients by name."""
     model = _on_device(load_model(model_path))
     longest = max(len(p.prompt_ids) + max(len(r.ids) for r in p.responses) for p in tokens)
-    check_packing(model, longest=longest)
+    check_engine(model, longest=longest)
     with attention_switched(model, NAME):
         reference = _token_logps(model, tokens)
         noise = _noise_for(model, tokens, reference, nats=arguments.nats, seed=arguments.seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pytest
@@ -13,8 +14,9 @@ from transformers import PreTrainedModel, T5Config, T5ForConditionalGeneration
 from helpers.tiny_models import ARCHITECTURES, VOCAB, tiny
 from minordpo.engine import attention, check
 from minordpo.engine.attention import NAME
-from minordpo.engine.check import check_packing
+from minordpo.engine.check import check_engine
 from minordpo.engine.head import LogitTransform
+from minordpo.engine.logprobs import Engine
 from minordpo.errors import InputError
 
 # peft 0.21 asks for a property that transformers 5.23 renames; the tests use its old name as well.
@@ -26,22 +28,22 @@ NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_supported_architectures_differ_by_rounding_only(architecture: str):
     settings = NO_DROPOUT if architecture == "GPT2" else {}
-    assert 0 < check_packing(tiny(architecture, **settings), longest=64) < 5e-5
+    assert 0 < check_engine(tiny(architecture, **settings), longest=64).difference < 5e-5
 
 
 def test_another_seed_is_another_probe_and_the_same_seed_the_same():
     model = tiny("Llama")
-    first, again, other = (check_packing(model, longest=64, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (check_engine(model, longest=64, seed=seed).difference for seed in (0, 0, 1))
     assert first == again != other
 
 
 def test_an_unknown_logit_scale_is_refused_with_the_difference(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(LogitTransform, "of", classmethod(lambda cls, config: cls()))
     message = (
-        r"GraniteForCausalLM: its packed log-probs differ from its plain ones by \d.* nats .* not supported"
+        r"GraniteForCausalLM: its log-probs, each .* differ from those of stock .* by \d.* nats .* not supp"
     )
     with pytest.raises(InputError, match=message):
-        check_packing(tiny("Granite"), longest=64)
+        check_engine(tiny("Granite"), longest=64)
 
 
 def test_a_nan_is_refused():
@@ -51,7 +53,7 @@ def test_a_nan_is_refused():
     with pytest.raises(
         InputError, match=r"LlamaForCausalLM: its weight model.norm.weight holds values that are not"
     ):
-        check_packing(model, longest=64)
+        check_engine(model, longest=64)
 
 
 def test_a_forward_that_takes_no_tree_is_refused_by_name(monkeypatch: pytest.MonkeyPatch):
@@ -59,10 +61,9 @@ def test_a_forward_that_takes_no_tree_is_refused_by_name(monkeypatch: pytest.Mon
     layer = model.model.layers[1].self_attn
     forward = layer.forward
     monkeypatch.setattr(layer, "forward", lambda *args, tree=None, **kwargs: forward(*args, **kwargs))
-    with pytest.raises(
-        InputError, match=r"LlamaForCausalLM cannot run packed \(RuntimeError.*without a tree"
-    ):
-        check_packing(model, longest=64)
+    checked = check_engine(model, longest=64)
+    assert checked.engine is Engine.ALONE
+    assert re.match(r"LlamaForCausalLM cannot run packed \(RuntimeError.*without a tree", checked.why_plain)
 
 
 def ignore_windows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,11 +77,12 @@ def test_the_probe_is_longer_than_the_windows_where_the_data_is(
     architecture: str, monkeypatch: pytest.MonkeyPatch
 ):
     model = tiny(architecture, sliding_window=48)
-    assert check_packing(model, longest=200) < 5e-5
+    assert check_engine(model, longest=200).difference < 5e-5
     ignore_windows(monkeypatch)
-    assert check_packing(model, longest=48) < 5e-5  # such data never meets the window
-    with pytest.raises(InputError, match="its packed log-probs differ"):
-        check_packing(model, longest=64)
+    assert check_engine(model, longest=48).difference < 5e-5  # such data never meets the window
+    checked = check_engine(model, longest=64)
+    assert checked.engine is Engine.ALONE
+    assert "packed has other log-probs than plain, by" in checked.why_plain
 
 
 @pytest.mark.parametrize(("longest", "expected"), [(8, 24), (40, 24), (45, 45), (200, 56)])
@@ -93,15 +95,18 @@ def test_the_probe_exceeds_the_window_by_sixteen_tokens_at_most(longest: int, ex
 
 def test_a_dropout_left_on_is_refused_as_that():
     with pytest.raises(InputError, match=r"nats in training mode, but by .*dropout or router noise is on"):
-        check_packing(tiny("Llama", attention_dropout=0.5), longest=64)
+        check_engine(tiny("Llama", attention_dropout=0.5), longest=64)
     adapted = get_peft_model(tiny("Llama"), LoraConfig(lora_dropout=0.5, init_lora_weights=False))
     with pytest.raises(InputError, match=r"lora.lora_dropout, to 0"):
-        check_packing(adapted, longest=64)
+        check_engine(adapted, longest=64)
 
 
 def test_lora_is_checked_with_its_adapter():
     assert (
-        check_packing(get_peft_model(tiny("Qwen2"), LoraConfig(init_lora_weights=False)), longest=64) < 5e-5
+        check_engine(
+            get_peft_model(tiny("Qwen2"), LoraConfig(init_lora_weights=False)), longest=64
+        ).difference
+        < 5e-5
     )
 
 
@@ -110,7 +115,7 @@ def test_gradient_checkpointing_and_autocast_do_not_disturb_the_check():
     model.gradient_checkpointing_enable()
     model.train()
     with torch.autocast("cpu", torch.bfloat16):
-        assert check_packing(model, longest=64) < 5e-5
+        assert check_engine(model, longest=64).difference < 5e-5
 
 
 def state_of(model: Any) -> dict[str, Any]:
@@ -125,8 +130,8 @@ def state_of(model: Any) -> dict[str, Any]:
 
 def fails(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LogitTransform, "of", classmethod(lambda cls, config: cls(softcap=0.1)))
-    with pytest.raises(InputError, match="its packed log-probs differ"):
-        check_packing(model, longest=64)
+    with pytest.raises(InputError, match="differ from those of stock transformers"):
+        check_engine(model, longest=64)
 
 
 @pytest.mark.parametrize("passes", [True, False])
@@ -141,7 +146,7 @@ def test_the_model_is_left_as_it_was(dtype: torch.dtype, passes: bool, monkeypat
     parameters = list(model.parameters())
     before = state_of(model)
     if passes:
-        assert check_packing(model, longest=64) < 5e-5  # bf16 weights too: the check is in float32
+        assert check_engine(model, longest=64).difference < 5e-5  # bf16 weights too: the check is in float32
     else:
         fails(model, monkeypatch)
     assert state_of(model) == before
@@ -153,32 +158,33 @@ def test_the_model_is_left_as_it_was(dtype: torch.dtype, passes: bool, monkeypat
 @pytest.mark.parametrize(
     ("architecture", "settings", "reason"),
     [
-        ("Bloom", {"n_layer": 2, "n_head": 4}, "does not support transformers' AttentionInterface"),
-        ("Falcon", {"alibi": True}, "does not support transformers' AttentionInterface"),
+        ("Bloom", {"n_layer": 2, "n_head": 4}, "does not take another attention"),
+        ("Falcon", {"alibi": True}, "does not take another attention"),
         ("Mamba", {}, "linear_attention layers"),
         ("FalconH1", {}, "hybrid layers"),
         ("Lfm2", {"layer_types": ["conv", "full_attention", "conv"]}, "conv layers"),
     ],
 )
-def test_models_that_mix_tokens_otherwise_are_refused_by_name(
+def test_models_that_mix_tokens_otherwise_run_plain_and_say_why(
     architecture: str, settings: dict[str, Any], reason: str
 ):
-    model = tiny(architecture, **settings)
-    with pytest.raises(InputError, match=f"{architecture}ForCausalLM.*{reason}.*Use a plain transformer"):
-        check_packing(model, longest=64)
+    checked = check_engine(tiny(architecture, **settings), longest=64)
+    assert checked.engine is Engine.ALONE
+    assert checked.difference < 5e-5
+    assert re.match(f"{architecture}ForCausalLM.*{reason}", checked.why_plain)
 
 
 def test_the_probe_alone_also_finds_a_convolution(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(check, "_ATTENTION_LAYERS", {"full_attention", "conv"})
-    model = tiny("Lfm2", layer_types=["conv", "full_attention", "conv"])
-    with pytest.raises(InputError, match="Lfm2ForCausalLM: its packed log-probs differ"):
-        check_packing(model, longest=64)
+    monkeypatch.setattr(check, "_PACKABLE", {"full_attention", "conv"})
+    checked = check_engine(tiny("Lfm2", layer_types=["conv", "full_attention", "conv"]), longest=64)
+    assert checked.engine is Engine.ALONE
+    assert "Lfm2ForCausalLM packed has other log-probs than plain" in checked.why_plain
 
 
 def test_an_encoder_decoder_is_refused_by_name():
     config = T5Config(vocab_size=VOCAB, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
     with pytest.raises(InputError, match="T5ForConditionalGeneration is an encoder-decoder"):
-        check_packing(T5ForConditionalGeneration(config), longest=64)
+        check_engine(T5ForConditionalGeneration(config), longest=64)
 
 
 LONGROPE = {
@@ -190,31 +196,32 @@ LONGROPE = {
 }
 
 
-def test_longrope_is_checked_within_its_short_regime_and_refused_beyond():
+def test_longrope_is_packed_within_its_short_regime_and_plain_beyond():
     model = tiny(
         "Phi3", sliding_window=None, rope_parameters=dict(LONGROPE), original_max_position_embeddings=40
     )
-    assert check_packing(model, longest=40) < 5e-5
-    with pytest.raises(
-        InputError, match=r"Phi3.* longrope .*than 40 tokens.* 41\. Set data.max_length to 40"
-    ):
-        check_packing(model, longest=41)
+    assert check_engine(model, longest=40).difference < 5e-5
+    checked = check_engine(model, longest=60)
+    assert (checked.engine, checked.difference < 5e-5) == (Engine.ALONE, True)
+    assert re.match(r"Phi3.* longrope .*than 40 tokens, and the data's longest has 60", checked.why_plain)
+    probe = check._probe(model, 60, seed=0)
+    assert max(len(pair.prompt_ids) + len(each.ids) for pair in probe for each in pair.responses) > 40
 
 
 def test_dynamic_rope_is_checked_up_to_its_limit_and_refused_beyond():
     rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
     model = tiny("Llama", rope_parameters=rope, max_position_embeddings=50)
-    assert check_packing(model, longest=50) < 5e-5
+    assert check_engine(model, longest=50).difference < 5e-5
     with pytest.raises(InputError, match=r"Llama.* dynamic rotary positions.* Set data.max_length to 50"):
-        check_packing(model, longest=51)
+        check_engine(model, longest=51)
 
 
-def test_a_length_dependent_rope_of_one_layer_type_is_refused():
+def test_a_length_dependent_rope_of_one_layer_type_is_not_packed():
     plain = {"rope_type": "default", "rope_theta": 10000.0}
     model = tiny("Gemma3")
     model.config.rope_parameters = {"sliding_attention": plain, "full_attention": dict(LONGROPE)}
-    with pytest.raises(InputError, match="Gemma3ForCausalLM has longrope rotary positions"):
-        check_packing(model, longest=41)
+    checked = check_engine(model, longest=41)
+    assert "Gemma3ForCausalLM has longrope rotary positions" in checked.why_plain
 
 
 def test_other_rope_types_may_be_longer_than_their_first_training():
@@ -224,14 +231,14 @@ def test_other_rope_types_may_be_longer_than_their_first_training():
         "factor": 4.0,
         "original_max_position_embeddings": 128,
     }
-    assert check_packing(tiny("Qwen3", rope_parameters=rope), longest=400) < 5e-5
+    assert check_engine(tiny("Qwen3", rope_parameters=rope), longest=400).difference < 5e-5
 
 
 def test_data_beyond_a_table_of_positions_is_refused():
     model = tiny("GPT2", max_position_embeddings=48, **NO_DROPOUT)
-    assert check_packing(model, longest=48) < 5e-5
+    assert check_engine(model, longest=48).difference < 5e-5
     with pytest.raises(InputError, match=r"GPT2LMHeadModel has positions for 48 .* 49\. Set data.max_length"):
-        check_packing(model, longest=49)
+        check_engine(model, longest=49)
 
 
 def test_an_auxiliary_router_loss_is_refused():
@@ -239,24 +246,24 @@ def test_an_auxiliary_router_loss_is_refused():
     with pytest.raises(
         InputError, match=r"Qwen3Moe.* asks for an auxiliary loss .* Set output_router_logits"
     ):
-        check_packing(model, longest=64)
+        check_engine(model, longest=64)
     model.config.router_aux_loss_coef = 0.0
-    assert check_packing(model, longest=64) < 5e-5
+    assert check_engine(model, longest=64).difference < 5e-5
 
 
 def test_prompt_learning_adapters_are_refused():
     settings = PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=3)
     with pytest.raises(InputError, match=r"'default' \(PromptTuningConfig\) .*virtual tokens.* Use LoRA"):
-        check_packing(get_peft_model(tiny("Llama"), settings), longest=64)
+        check_engine(get_peft_model(tiny("Llama"), settings), longest=64)
 
 
 def test_adapters_that_switch_on_by_an_invocation_are_refused():
     settings = LoraConfig(task_type=TaskType.CAUSAL_LM, alora_invocation_tokens=[5, 6])
     with pytest.raises(InputError, match=r"alora_invocation_tokens.* Use plain LoRA"):
-        check_packing(get_peft_model(tiny("Llama"), settings), longest=64)
+        check_engine(get_peft_model(tiny("Llama"), settings), longest=64)
 
 
 def test_an_adapted_head_is_refused():
     model = get_peft_model(tiny("Mistral"), LoraConfig(target_modules=["lm_head"]))
     with pytest.raises(InputError, match="head of MistralForCausalLM is a Linear"):
-        check_packing(model, longest=64)
+        check_engine(model, longest=64)

@@ -1,4 +1,4 @@
-"""The packed engine beside stock transformers, one sequence at a time in float64: values and gradients."""
+"""An engine beside stock transformers, one sequence at a time in float64: values and gradients."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from torch import Tensor
 
 from helpers import oracle
 from minordpo.data.packing import PackedBatch, pack
-from minordpo.engine.attention import NAME, attention_switched
-from minordpo.engine.logprobs import install, packed_logps
+from minordpo.engine.logprobs import Engine, engine_attention, install, packed_logps
 from minordpo.engine.models import causal_model
 
 # Largest difference in nats a token, and largest in a parameter's gradient relative to its largest entry. The
@@ -36,17 +35,18 @@ def compare(
     train: bool = False,
     backward: Callable[[Tensor], None] = Tensor.backward,
     dtype: torch.dtype = torch.float64,
+    engine: Engine = Engine.PACKED,
 ) -> Errors:
-    """Packed against the oracle, every token weighted by its own random coefficient."""
+    """The engine against the oracle, every token weighted by its own random coefficient."""
     reference = oracle.stock_copy(model, dtype)
     expected = torch.cat(oracle.scored_logps(reference, items))
     coefficients = torch.randn(len(expected), generator=torch.Generator().manual_seed(5))
     (coefficients * expected).sum().backward()
 
     model.train(train)
-    install(causal_model(model))
+    install(causal_model(model), engine)
     batch = pack(items) if batch is None else batch
-    with attention_switched(causal_model(model), NAME):
+    with engine_attention(model):
         found = packed_logps(model, batch)[batch.member_tokens]
         assert found.dtype == torch.promote_types(causal_model(model).dtype, torch.float32)
         backward((coefficients * found).sum())

@@ -80,6 +80,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 
 _OTHER_NAMES = {
     "Gemma3": ("Gemma3TextConfig", "Gemma3ForCausalLM"),
+    "Qwen3_5": ("Qwen3_5TextConfig", "Qwen3_5ForCausalLM"),
     "GPT2": ("GPT2Config", "GPT2LMHeadModel"),
 }
 

@@ -13,9 +13,10 @@ from helpers.tiny_runs import RENAMED, write_rows
 from minordpo.cli import main
 from minordpo.data.read.examples import load_examples
 from minordpo.errors import InputError
-from minordpo.onpolicy import sampling
+from minordpo.onpolicy import sample_files, sampling
 from minordpo.onpolicy.pairing import PairingOptions
-from minordpo.onpolicy.sampling import SampleFiles, SamplingConfig, sample
+from minordpo.onpolicy.sample_files import SampleFiles
+from minordpo.onpolicy.sampling import SamplingConfig, sample
 from minordpo.verify.verifier import load_verifier
 
 pytestmark = [pytest.mark.filterwarnings(each) for each in RENAMED]
@@ -251,7 +252,7 @@ def test_a_file_of_somebody_else_is_not_replaced(world, tmp_path, verifier):
 
 
 def test_two_processes_do_not_sample_to_one_file_but_to_two(world, tmp_path, verifier):
-    with sampling._alone(SampleFiles(tmp_path / "a.jsonl")):
+    with sample_files.alone(SampleFiles(tmp_path / "a.jsonl")):
         with pytest.raises(InputError, match="another process is sampling"):
             draw(world, tmp_path / "a.jsonl", verifier)
         draw(world, tmp_path / "b.jsonl", verifier)

@@ -15,7 +15,7 @@ from minordpo.cli import main
 from minordpo.engine.models import load_model, load_tokenizer, save_model
 from minordpo.generate.generation import generate_answers
 from minordpo.onpolicy.prompts import read_prompts
-from minordpo.onpolicy.sampling import SampleFiles
+from minordpo.onpolicy.sample_files import SampleFiles
 
 pytestmark = [
     *(pytest.mark.filterwarnings(each) for each in RENAMED),

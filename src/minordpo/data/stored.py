@@ -213,6 +213,12 @@ class StoredExamples(Sequence[TokenExample]):
         return int((self.counts.astype(np.int64) * (self.prompt_lengths + longest)).sum())
 
     @property
+    def alone(self) -> int:
+        """Tokens of all responses, each behind a prompt of its own; like `tree_size` without the last one of each."""
+        prompts = self.counts.astype(np.int64) * self.prompt_lengths
+        return int((prompts - self.counts).sum() + self.response_lengths.sum(dtype=np.int64))
+
+    @property
     def _first_responses(self) -> np.ndarray:
         return np.concatenate([[0], np.cumsum(self.counts)[:-1]])
 

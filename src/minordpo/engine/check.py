@@ -1,4 +1,9 @@
-"""The check each run starts with: packed log-probs equal plain ones, or the model is refused by name."""
+"""The check each run starts with: which engine runs a model, and that its log-probs equal those of the stock forward.
+
+packed ─► as stock? yes: packed
+             └ no, or it cannot be packed ─► each response by itself ─► as stock? yes: plain, told once
+                                                                            └ no: refused by name
+"""
 
 from __future__ import annotations
 
@@ -16,49 +21,87 @@ from transformers import PreTrainedModel
 
 from minordpo.data.packing import pack
 from minordpo.data.read.layout import PAIR_GRADES
+from minordpo.data.stored import StoredExamples
 from minordpo.data.tokens import TokenExample, TokenResponse
-from minordpo.engine.attention import NAME, attention_switched, stock_implementation
-from minordpo.engine.logprobs import install, packed_logps
+from minordpo.engine.attention import attention_switched, stock_implementation
+from minordpo.engine.logprobs import Engine, engine_attention, install, packed_logps
 from minordpo.engine.models import causal_model
-from minordpo.errors import InputError
+from minordpo.errors import InputError, first_line
 
 # Rounding in float32 stays below 1e-4 nats a token on every architecture in the tests; faults are above 1e-2.
 TOLERANCE = 1e-3
 _BEYOND_WINDOW = 16  # tokens by which the probe exceeds a window
 _SHORTEST = 24  # tokens of the probe's longest sequence where no window asks for more
-_ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
+# Kinds of layers that the tree attention serves, and those that look at each token by itself.
+_PACKABLE = {"full_attention", "sliding_attention", "chunked_attention", "mlp", "moe"}
 _LENGTH_DEPENDENT_ROPE = {"longrope", "dynamic"}
 
 
-def check_packing(model: PreTrainedModel | PeftModel, *, longest: int, seed: int = 0) -> float:
-    """The largest difference, in nats a token, between packed and plain log-probs on a random probe.
+@dataclass(frozen=True)
+class CheckedEngine:
+    """How a model computes rows, and how far that is from stock transformers."""
 
-    Packed runs as in training, in train() mode, so a dropout left on shows; plain is stock attention in
-    eval() mode, one sequence at a time. Both run in float32: 16-bit weights are cast up and back, which is
-    exact, and need twice their memory meanwhile. The probe has three pairs of different shapes; it is longer
-    than the model's attention windows where the data's `longest` sequence, in tokens, is. The packed forward
-    stays installed; everything else (modes, attention, dtypes, random state) is left as it was.
+    engine: Engine
+    difference: float  # the largest, in nats a token
+    why_plain: str | None = None  # why the model does not run packed, as the end of a sentence about it
+
+    def line(self, pairs: StoredExamples) -> str | None:
+        """What a user should know of a model that does not run packed; None of one that does."""
+        if self.why_plain is None:
+            return None
+        shared, alone = int(pairs.sizes.sum(dtype=np.int64)), pairs.alone
+        return (
+            f"{self.why_plain}: each response is computed by itself, which is {alone:,} tokens of the data where "
+            f"sharing would compute {shared:,} ({alone / shared:.2f}×)"
+        )
+
+
+def check_engine(model: PreTrainedModel | PeftModel, *, longest: int, seed: int = 0) -> CheckedEngine:
+    """Choose how the model computes rows: packed where it can, else each response by itself; install and check it.
+
+    Log-probs on a random probe are compared with plain ones. The engine runs as in training, in train() mode, so a
+    dropout left on shows; plain is stock attention in eval() mode, one sequence at a time and in another order, so that
+    state left over between responses shows. Both run in float32: 16-bit weights are cast up and back, which is exact,
+    and need twice their memory meanwhile. The probe has three pairs of different shapes; it is longer than the model's
+    attention windows where the data's `longest` sequence, in tokens, is. The engine stays installed; everything else
+    (modes, attention, dtypes, random state) is left as it was.
 
     Raises:
-        InputError: the model cannot be packed for such data, or its log-probs differ by more than 1e-3 nats.
+        InputError: no engine can run the model on such data, or log-probs differ by more than 1e-3 nats.
     """
     inner = causal_model(model)
     _refuse_unsupported(model, inner, longest)
-    install(inner)
     probe = _probe(inner, longest, seed)
+    barrier = _cannot_pack(inner, longest)
+    why = None if barrier is None else barrier.why
+    if barrier is None:
+        found = _tried(model, inner, probe, Engine.PACKED, seed)
+        if isinstance(found, _Difference) and found.largest <= TOLERANCE:
+            return CheckedEngine(Engine.PACKED, found.largest)
+        why = _why_not(inner, found)
+    assert why is not None
+    padded = inner.device.type != "cpu" and not (barrier and barrier.alone)
+    for engine in [Engine.PADDED] * padded + [Engine.ALONE]:
+        found = _tried(model, inner, probe, engine, seed)
+        if isinstance(found, _Difference) and found.largest <= TOLERANCE:
+            return CheckedEngine(engine, found.largest, why)
+    raise InputError(_refusal(inner, found, why))
+
+
+def _tried(
+    model: Any, inner: PreTrainedModel, probe: list[TokenExample], engine: Engine, seed: int
+) -> _Difference | str:
+    """How far the engine is from plain; the error's words where it cannot run the model."""
+    install(inner, engine)
     try:
         with in_float32(model, seed), torch.no_grad(), torch.autocast(inner.device.type, enabled=False):
-            difference = _difference(model, inner, probe)
+            return _difference(model, inner, probe)
     except torch.OutOfMemoryError:
         raise
+    except InputError as error:  # of the tree attention
+        return str(error)
     except (TypeError, ValueError, RuntimeError, NotImplementedError, AttributeError, IndexError) as error:
-        raise InputError(
-            f"{type(inner).__name__} cannot run packed ({type(error).__name__}: {error}); "
-            "this architecture is not supported. Use a plain causal transformer, such as Llama or Qwen3"
-        ) from error
-    if not difference.largest <= TOLERANCE:  # so that NaN fails too
-        raise InputError(_refusal(inner, difference))
-    return difference.largest
+        return f"{type(error).__name__}: {first_line(error).partition(';')[0]}"
 
 
 def refuse_unknown_tokens(model: PreTrainedModel | PeftModel, largest_id: int, *, remedy: str) -> None:
@@ -83,40 +126,71 @@ class _Difference:
     without_dropout: float
 
 
-def _refusal(inner: PreTrainedModel, difference: _Difference) -> str:
-    name, largest = type(inner).__name__, difference.largest
+def _why_not(inner: PreTrainedModel, found: _Difference | str) -> str:
+    """Why a model does not run packed, after it was tried.
+
+    Raises:
+        InputError: of weights that are not finite, and of noise, no engine makes anything better.
+    """
+    name = type(inner).__name__
+    if isinstance(found, str):
+        return f"{name} cannot run packed ({found})"
+    _refuse_broken(inner)
+    _refuse_noise(inner, found)
+    return f"{name} packed has other log-probs than plain, by {found.largest:.3g} nats"
+
+
+def _refuse_broken(inner: PreTrainedModel) -> None:
     broken = next((n for n, tensor in inner.named_parameters() if not tensor.isfinite().all()), None)
     if broken is not None:
-        return (
-            f"{name}: its weight {broken} holds values that are not finite. Name a model that was saved before its "
-            "training broke down, or download it again"
+        raise InputError(
+            f"{type(inner).__name__}: its weight {broken} holds values that are not finite. Name a model that was "
+            "saved before its training broke down, or download it again"
         )
-    said = f"{name}: its packed log-probs differ from its plain ones by {largest:.3g} nats"
-    if difference.without_dropout <= TOLERANCE:
-        return (
-            f"{said} in training mode, but by {difference.without_dropout:.3g} in evaluation mode: dropout "
+
+
+def _refuse_noise(inner: PreTrainedModel, found: _Difference) -> None:
+    if found.without_dropout <= TOLERANCE:
+        raise InputError(
+            f"{type(inner).__name__}: its log-probs differ from those of stock transformers by {found.largest:.3g} "
+            f"nats in training mode, but by {found.without_dropout:.3g} in evaluation mode: dropout "
             "or router noise is on, and policy and reference would differ at random. Set the dropouts and "
             "router_jitter_noise in the model's config.json, and lora.lora_dropout, to 0"
         )
+
+
+def _refusal(inner: PreTrainedModel, found: _Difference | str, why: str) -> str:
+    """The words for a model that no engine runs."""
+    _refuse_broken(inner)
+    name = type(inner).__name__
+    if isinstance(found, str):
+        return (
+            f"{why}, nor each response by itself ({found}); this architecture is not supported. Use another causal "
+            "language model, such as Llama or Qwen3"
+        )
+    _refuse_noise(inner, found)
     return (
-        f"{said} (at most {TOLERANCE:g} is rounding); this architecture is not supported. Its layers mix "
-        "tokens or scale logits in a way the engine does not know: use another model, such as Llama or Qwen3"
+        f"{name}: its log-probs, each response computed by itself, differ from those of stock transformers by "
+        f"{found.largest:.3g} nats (at most {TOLERANCE:g} is rounding); this architecture is not supported. It scales "
+        "logits in a way the engine does not know, or keeps state from one sequence to the next: use another model, "
+        "such as Llama or Qwen3"
     )
 
 
 def _difference(model: Any, inner: PreTrainedModel, probe: list[TokenExample]) -> _Difference:
     model.eval()
     with attention_switched(inner, stock_implementation(inner)):
-        plain = torch.cat(
-            [_plain_logps(model, pair.prompt_ids, each) for pair in probe for each in pair.responses]
-        )
-    batch = pack(probe).to(inner.device)
+        plain = [
+            torch.cat([_plain_logps(model, pair.prompt_ids, each) for each in pair.responses])
+            for pair in probe
+        ]
+    batch = pack(probe[::-1]).to(inner.device)  # others stand before each sequence than above
     largest = []
-    with attention_switched(inner, NAME):
+    with engine_attention(inner):
         for mode in (False, True):
             model.train(mode)
-            packed = packed_logps(model, batch)[batch.member_tokens]
-            largest.append((packed - plain).abs().max().item())
+            found = packed_logps(model, batch)[batch.member_tokens]
+            largest.append((found - torch.cat(plain[::-1])).abs().max().item())
     return _Difference(largest=largest[1], without_dropout=largest[0])
 
 
@@ -133,7 +207,9 @@ def _plain_logps(model: Any, prompt_ids: np.ndarray, response: TokenResponse) ->
 
 def _probe(inner: PreTrainedModel, longest: int, seed: int) -> list[TokenExample]:
     """Three pairs of random tokens: prompt, common beginning, two tails; the last one beyond the windows."""
-    windows = [window for window in _windows(inner.config.get_text_config()) if window < longest]
+    config = inner.config.get_text_config()
+    _, changing = _changing_rope(config, longest) or ("", 0)
+    windows = [window for window in (*_windows(config), changing) if 0 < window < longest]
     length = max([_SHORTEST, *(min(window + _BEYOND_WINDOW, longest) for window in windows)])
     generator = np.random.default_rng(seed)
     vocab = len(inner.get_output_embeddings().weight)
@@ -191,24 +267,38 @@ def _refuse_unsupported(model: Any, inner: PreTrainedModel, longest: int) -> Non
         )
     if isinstance(model, PeftModel):
         _refuse_adapters(model)
-    others = sorted(set(getattr(config, "layer_types", None) or ()) - _ATTENTION_LAYERS)
-    if not inner._supports_attention_backend or others:
-        has = (
-            f"has {', '.join(others)} layers"
-            if others
-            else "does not support transformers' AttentionInterface"
-        )
+    _refuse_jitter(inner)
+    kind, limit = _changing_rope(config, longest) or ("", None)
+    if (
+        kind == "dynamic"
+    ):  # transformers keeps the frequencies of the longest sequence so far for shorter ones
         raise InputError(
-            f"{name} {has}, so the engine cannot keep one branch of the prefix tree from seeing another "
-            "(state-space, convolution and ALiBi models). Use a plain transformer, such as Llama or Qwen3"
+            f"{name} has dynamic rotary positions: once a sequence is longer than {limit} tokens, log-probs of others "
+            f"depend on it, and the data's longest has {longest}. Set data.max_length to {limit} or less"
         )
-    _refuse_length_dependence(name, config, longest)
+    limit = getattr(config, "max_position_embeddings", getattr(config, "max_seq_len", None))
+    if not getattr(config, "rope_parameters", None) and limit is not None and longest > limit:
+        raise InputError(
+            f"{name} has positions for {limit} tokens and the data's longest sequence has {longest}. "
+            f"Set data.max_length to {limit} or less"
+        )
     if getattr(config, "output_router_logits", False) and getattr(config, "router_aux_loss_coef", 0):
         raise InputError(
             f"{name} asks for an auxiliary loss on its routers (output_router_logits is true, "
             f"router_aux_loss_coef is {config.router_aux_loss_coef}), which the engine does not compute. "
             "Set output_router_logits to false in the model's config.json"
         )
+
+
+def _refuse_jitter(inner: PreTrainedModel) -> None:
+    """Refuse routers that draw experts at random while a model trains: near ties alone show it, and a probe has few."""
+    for module in inner.modules():
+        for name, value in vars(module).items():
+            if "jitter" in name and isinstance(value, float) and value:
+                raise InputError(
+                    f"{type(inner).__name__} has {name} {value:g}: its routers are random in training, and policy and "
+                    f"reference would differ at random. Set {name} to 0 in the model's config.json"
+                )
 
 
 def _refuse_adapters(model: PeftModel) -> None:
@@ -225,26 +315,46 @@ def _refuse_adapters(model: PeftModel) -> None:
             )
 
 
-def _refuse_length_dependence(name: str, config: Any, longest: int) -> None:
+@dataclass(frozen=True)
+class _Barrier:
+    """Why a model cannot be packed, seen from its config."""
+
+    why: str
+    alone: bool = False  # padding would change it too
+
+
+def _cannot_pack(inner: PreTrainedModel, longest: int) -> _Barrier | None:
+    """What the probe would miss, or could only report as a difference."""
+    name, config = type(inner).__name__, inner.config.get_text_config()
+    others = sorted(set(getattr(config, "layer_types", None) or ()) - _PACKABLE)
+    if others:
+        return _Barrier(f"{name} has {' and '.join(others)} layers, whose state runs along a row")
+    if not inner._supports_attention_backend:
+        return _Barrier(
+            f"{name} does not take another attention (it is a state-space or ALiBi model, or alike)"
+        )
+    changing = _changing_rope(config, longest)
+    if changing is None:
+        return None
+    kind, limit = changing
+    return _Barrier(
+        f"{name} has {kind} rotary positions, which change for a whole row once a sequence is longer than {limit} "
+        f"tokens, and the data's longest has {longest}",
+        alone=True,
+    )
+
+
+def _changing_rope(config: Any, longest: int) -> tuple[str, int] | None:
+    """The kind of rotary positions that change with a sequence's length, and the tokens from which on they do."""
     rope = getattr(config, "rope_parameters", None) or {}
-    limit = getattr(config, "max_position_embeddings", None)
-    each = [rope, *(value for value in rope.values() if isinstance(value, dict))]
-    for parameters in each:
+    for parameters in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
         kind = parameters.get("rope_type")
         if kind in _LENGTH_DEPENDENT_ROPE:
             original = (
                 parameters.get("original_max_position_embeddings")
                 or getattr(config, "original_max_position_embeddings", None)
-                or limit
+                or getattr(config, "max_position_embeddings", None)
             )
             if original is not None and longest > original:
-                raise InputError(
-                    f"{name} has {kind} rotary positions, which change for a whole row once one sequence is "
-                    f"longer than {original} tokens, and the data's longest has {longest}. "
-                    f"Set data.max_length to {original} or less"
-                )
-    if not rope and limit is not None and longest > limit:
-        raise InputError(
-            f"{name} has positions for {limit} tokens and the data's longest sequence has {longest}. "
-            f"Set data.max_length to {limit} or less"
-        )
+                return kind, original
+    return None

@@ -41,6 +41,8 @@ class LogitTransform:
             scale = 1.0 / config.logits_scaling
         elif getattr(config, "logit_scale", None):  # Cohere multiplies
             scale = float(config.logit_scale)
+        elif getattr(config, "lm_head_multiplier", None):  # so does Falcon-H1
+            scale = float(config.lm_head_multiplier)
         return cls(scale, getattr(config, "final_logit_softcapping", None))
 
     def __call__(self, logits: Tensor) -> Tensor:

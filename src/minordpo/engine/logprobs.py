@@ -1,16 +1,19 @@
 """model × PackedBatch → log-probs of the scored tokens.
 
-packed forward (inside the wrapped model's own forward, so that DDP, FSDP and ZeRO hooks fire)
-  └─ backbone(input_ids, position_ids, tree)      → hidden states (1, tokens, hidden)
-       └─ head, on the predicting positions only  → token_logps (scored,) float32
+forward (inside the wrapped model's own forward, so that DDP, FSDP and ZeRO hooks fire)
+  ├─ packed: backbone(input_ids, position_ids, tree)  → hidden states of the row's distinct tokens
+  └─ plain: backbone on each sequence (engine/plain.py)
+       └─ head, on the predicting positions only      → token_logps (scored,) float32
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import torch
@@ -19,8 +22,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from minordpo.data.packing import PackedBatch
+from minordpo.engine.attention import NAME, attention_switched, stock_implementation
 from minordpo.engine.head import LogitTransform, draw_others, head_logps
+from minordpo.engine.models import backbone_of, causal_model
+from minordpo.engine.plain import plain_states
 from minordpo.errors import InputError
+
+_CHOSEN = "minordpo_engine"  # attribute of an installed model
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +40,35 @@ class Draw:
     top_k: int
 
 
-def install(model: PreTrainedModel) -> None:
+class Engine(StrEnum):
+    """How a model computes the sequences of a row; the values are the same but for rounding."""
+
+    PACKED = "packed"  # each distinct token once
+    PADDED = "padded"  # sequences of like length together, padded at their ends
+    ALONE = "alone"  # each sequence by itself
+
+
+def engine_of(model: Any) -> Engine:
+    """The engine that the model was installed with; the packed one where none was."""
+    return Engine(getattr(causal_model(model), _CHOSEN, Engine.PACKED))
+
+
+@contextlib.contextmanager
+def engine_attention(model: Any) -> Iterator[None]:
+    """Run the model with the attention of its engine, its own restored after.
+
+    The switch must outlive the backward pass, since gradient checkpointing runs the attention again there.
+    """
+    inner = causal_model(model)
+    packed = engine_of(inner) is Engine.PACKED
+    with attention_switched(inner, NAME if packed else stock_implementation(inner)):
+        yield
+
+
+def install(model: PreTrainedModel, engine: Engine = Engine.PACKED) -> None:
     """Teach the causal model (the innermost one, below any adapter) the keywords `packed=PackedBatch`, `draw=Draw`.
+
+    `engine` says how it computes them; a model that was taught before may be given another.
 
     With `packed`, the forward returns the batch's token log-probs, and with `draw` behind them those of the drawn
     tokens; without, the stock forward runs unchanged.
@@ -49,10 +84,10 @@ def install(model: PreTrainedModel) -> None:
             "plain nn.Linear: take lm_head out of lora.target_modules and lora.modules_to_save, and leave it "
             "unquantised"
         )
+    setattr(model, _CHOSEN, engine.value)
     if "packed" in getattr(model.forward, "__annotations__", {}):
         return
-    backbone = model.get_decoder()
-    if backbone is None or backbone is model:
+    if backbone_of(model) is None:
         raise InputError(f"{type(model).__name__} has no decoder of its own; use a causal language model")
     transform = LogitTransform.of(model.config.get_text_config())
     stock_head, stock_forward = _unbound(head.forward), _unbound(model.forward)
@@ -78,19 +113,29 @@ def install(model: PreTrainedModel) -> None:
     ) -> Any:
         if packed is None:
             return stock_forward(self, *args, **kwargs)
-        states = self.get_decoder()(
-            input_ids=packed.input_ids[None],
-            position_ids=packed.position_ids[None],
-            tree=packed.tree,
-            use_cache=False,
-        ).last_hidden_state
         at = () if draw is None else (packed.member_tokens[draw.members], draw.uniforms, draw.top_k)
-        return self.get_output_embeddings()(states[0, packed.predictors], targets=packed.targets, draw=at)
+        return self.get_output_embeddings()(_states(self, packed), targets=packed.targets, draw=at)
 
     added = {"packed": "PackedBatch | None", "draw": "Draw | None"}
     forward.__annotations__ = {**forward.__annotations__, **added}
     head.forward = types.MethodType(head_forward, head)  # type: ignore[method-assign]  # replaced on purpose
     model.forward = types.MethodType(forward, model)
+
+
+def _states(model: PreTrainedModel, packed: PackedBatch) -> Tensor:
+    """(scored, hidden) states that predict the scored tokens."""
+    engine, backbone = engine_of(model), backbone_of(model)
+    assert backbone is not None  # `install` refuses such a model
+    if engine is not Engine.PACKED:
+        return plain_states(backbone, packed, padded=engine is Engine.PADDED)
+    found = backbone(
+        input_ids=packed.input_ids[None],
+        position_ids=packed.position_ids[None],
+        tree=packed.tree,
+        use_cache=False,
+    )
+    states: Tensor = found.last_hidden_state[0, packed.predictors]
+    return states
 
 
 def _unbound(method: Callable[..., Any]) -> Callable[..., Any]:

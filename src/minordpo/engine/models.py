@@ -246,21 +246,28 @@ def causal_model(model: Any) -> PreTrainedModel:
     return found
 
 
+def backbone_of(model: PreTrainedModel) -> nn.Module | None:
+    """The part of a causal language model that gives hidden states; None where it is not a part of its own."""
+    found: Any = model.get_decoder()
+    if found is None or found is model.get_output_embeddings():  # some call their head the decoder
+        found = model.base_model
+    return None if found is model else found
+
+
 def switch_off_dropout(model: nn.Module) -> list[tuple[nn.Module, str, float]]:
-    """Set every dropout to 0, adapters' included; return what was where."""
+    """Set every dropout to 0, adapters' included; return what was where.
+
+    A dropout is a `nn.Dropout`, or a number that a module keeps under a name with "drop" in it.
+    """
     found = []
     for module in model.modules():
-        names = ["p"] if isinstance(module, nn.Dropout) else list(_DROPOUT_ATTRIBUTES)
+        names = ["p"] if isinstance(module, nn.Dropout) else [name for name in vars(module) if "drop" in name]
         for name in names:
             value = getattr(module, name, None)
             if isinstance(value, float) and value:
                 found.append((module, name, value))
                 setattr(module, name, 0.0)
     return found
-
-
-# Dropouts that modules keep as a number and apply by function
-_DROPOUT_ATTRIBUTES = ("attention_dropout", "hidden_dropout", "resid_dropout", "embd_dropout", "dropout")
 
 
 def tuner(model: PeftModel) -> Any:

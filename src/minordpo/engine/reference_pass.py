@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ from transformers import PreTrainedModel, TrainingArguments
 from minordpo.data.packing import PackedBatch
 from minordpo.data.stored import StoredExamples
 from minordpo.data.tokens import TokenExample
-from minordpo.engine import attention
-from minordpo.engine.check import check_packing, refuse_unknown_tokens
+from minordpo.engine.check import check_engine, refuse_unknown_tokens
 from minordpo.engine.device import autocast
-from minordpo.engine.models import causal_model, load_model, switch_off_dropout
+from minordpo.engine.logprobs import engine_attention
+from minordpo.engine.models import load_model, switch_off_dropout
 from minordpo.engine.ranks import Ranks, leave_at_exit
 from minordpo.engine.reference import as_reference, fingerprint, reference_logps
 from minordpo.engine.reference_cache import KnownLogps, ReferenceCache
@@ -123,24 +123,31 @@ class ReferencePass:
         self.model.to(self.args.device)
         with (
             as_reference(self.model, new_adapter=self.new_adapter),
-            attention.attention_switched(causal_model(self.model), attention.NAME),
+            engine_attention(self.model),
         ):
             yield
 
 
 def other_reference(
-    given: PreTrainedModel | PeftModel | str | None, *, largest_id: int, longest: int
+    given: PreTrainedModel | PeftModel | str | None,
+    pairs: StoredExamples,
+    *,
+    say: Callable[[str], None],
 ) -> PreTrainedModel | PeftModel | None:
     """A reference other than the policy, loaded where it is a name, checked and ready to run packed rows.
 
-    `largest_id` is the largest token id that it will meet, `longest` the tokens of the longest sequence.
+    `pairs` are all that it will meet. `say` receives a line where it cannot run packed.
     """
     if given is None:
         return None
     model = load_model(given) if isinstance(given, str) else given
-    refuse_unknown_tokens(model, largest_id, remedy="Name a reference (model.reference) of the same family")
+    refuse_unknown_tokens(
+        model, pairs.largest_id, remedy="Name a reference (model.reference) of the same family"
+    )
     switch_off_dropout(model)
-    check_packing(model, longest=longest)
+    checked = check_engine(model, longest=pairs.longest)
+    if line := checked.line(pairs):
+        say(f"the reference: {line}")
     return model.eval()
 
 

@@ -21,7 +21,7 @@ from minordpo.data.packing import pack, tree_size
 from minordpo.data.stored import StoredExamples
 from minordpo.data.tokens import TokenExample
 from minordpo.engine.check import in_float32
-from minordpo.engine.logprobs import packed_logps, sequence_logps
+from minordpo.engine.logprobs import Engine, engine_of, packed_logps, sequence_logps
 from minordpo.run_folder.files import replacing, writing
 from minordpo.run_folder.names import CACHE_ADVICE
 
@@ -90,7 +90,8 @@ def row_floor(
         spread = (full - alone).abs().max().item()
         if torch.equal(full, alone):
             return RowFloor(0, 0.0, narrow)
-        least, tokens = None, min(MOST_FILLED, token_budget)
+        filled = engine_of(model) is Engine.PACKED  # other engines have no row
+        least, tokens = None, min(MOST_FILLED, token_budget) if filled else 0
         while tokens > size and torch.equal(full, last_one(1, tokens)):
             least, tokens = tokens, tokens // 2
         return RowFloor(least, spread, narrow)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import nn
+from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from minordpo.data.prepare import prepare_examples
 from minordpo.data.read.examples import load_examples
 from minordpo.data.stored import StoredExamples
 from minordpo.data.tokens import TokenExample, TokenOptions, TokenResponse
-from minordpo.engine.attention import NAME, attention_switched
-from minordpo.engine.check import check_packing, refuse_unknown_tokens
-from minordpo.engine.models import causal_model, load_model, load_tokenizer, switch_off_dropout
+from minordpo.engine.check import check_engine, refuse_unknown_tokens
+from minordpo.engine.logprobs import engine_attention
+from minordpo.engine.models import load_model, load_tokenizer, switch_off_dropout
 from minordpo.engine.reference import reference_logps
 from minordpo.engine.reference_cache import ReferenceCache
 from minordpo.errors import InputError
@@ -156,14 +158,15 @@ def token_logps(
     `loading` are further arguments of `load_model`.
     """
     model = load_model(path, dtype=dtype, **loading)
-    inner = causal_model(model)
     stored = StoredExamples.of(pairs)
     refuse_unknown_tokens(model, stored.largest_id, remedy="Name a reference of the same family")
     switch_off_dropout(model)  # the check runs in training mode too
-    check_packing(model, longest=stored.longest)
+    checked = check_engine(model, longest=stored.longest)
+    if line := checked.line(stored):
+        tqdm.write(f"{path}: {line}", file=sys.stderr)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     cast(nn.Module, model).to(device)
-    with attention_switched(inner, NAME):
+    with engine_attention(model):
         return reference_logps(
             model,
             stored,

@@ -13,7 +13,6 @@ import contextlib
 import functools
 import gc
 import json
-import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -35,10 +34,9 @@ from minordpo.onpolicy.answers import SampledAnswer, SampledAnswers
 from minordpo.onpolicy.pairing import PairingOptions, refuse_unlabelled
 from minordpo.onpolicy.prompts import Prompts, read_prompts
 from minordpo.onpolicy.rows import make_rows, refuse_none
+from minordpo.onpolicy.sample_files import SampleFiles, alone, known_settings, made_by, seconds_before
 from minordpo.onpolicy.summary import Summary
-from minordpo.run_folder import names
-from minordpo.run_folder.files import refuse_existing, write_jsonl, write_text, writing
-from minordpo.run_folder.lock import locked
+from minordpo.run_folder.files import refuse_existing, write_jsonl, write_text
 from minordpo.verify.verdict import Asked
 from minordpo.verify.verifier import Verifier
 
@@ -95,32 +93,6 @@ class SamplingConfig:
         return read if self.limit is None else read.first(self.limit)
 
 
-@dataclass(frozen=True)
-class SampleFiles:
-    """The files of one sampling: the data, and beside it the answers, the settings and the report."""
-
-    out: Path
-
-    def _beside(self, ending: str) -> Path:
-        return self.out.with_name(self.out.name.removesuffix(".jsonl") + ending)
-
-    @property
-    def answers(self) -> Path:
-        return self._beside(names.BESIDE_ANSWERS)
-
-    @property
-    def settings(self) -> Path:
-        return self._beside(names.BESIDE_SETTINGS)
-
-    @property
-    def report(self) -> Path:
-        return self._beside(names.BESIDE_REPORT)
-
-    @property
-    def lock(self) -> Path:
-        return self.out.with_name(f".{self.out.name.removesuffix('.jsonl')}{names.BESIDE_LOCK}")
-
-
 def sample(
     models: Sequence[str],
     config: SamplingConfig,
@@ -159,8 +131,8 @@ def sample(
             f"{out} exists already, and there is no {files.settings} that says of what it was made. Name another "
             "--out, or move the file away"
         )
-    with _alone(files):
-        known = _known(files)
+    with alone(files):
+        known = known_settings(files)
         named = name_models(list(models), known.get("models", {}))
         pair_from = _labels(pairing, named)
         for model in named:
@@ -169,10 +141,10 @@ def sample(
         left = sum(not _scored(named, row.row, config.samples, answers) for row in asked)
         if left and (cost := verifier.cost(left, config.samples * len(named))):
             say(cost)
-        seconds = _seconds_before(files) if known else {"sampling": 0.0, "scoring": 0.0}
+        seconds = seconds_before(files) if known else {"sampling": 0.0, "scoring": 0.0}
         for model in named:
             started = time.perf_counter()
-            _answer(model, prompts, config, answers, batch_size, version=functools.partial(_made_by, files))
+            _answer(model, prompts, config, answers, batch_size, version=functools.partial(made_by, files))
             gc.collect()  # a model hangs in cycles, and the next one may need the room
             seconds["sampling"] += time.perf_counter() - started
         started = time.perf_counter()
@@ -189,55 +161,6 @@ def sample(
             refuse_none(rows, verifier.spec, out)
         write_jsonl(out, rows.rows)
     return summary
-
-
-@contextlib.contextmanager
-def _alone(files: SampleFiles) -> Iterator[None]:
-    """Keep other processes away while the files of `out` are written, by a file that goes at the end."""
-    lock = files.lock
-
-    def busy() -> None:
-        raise InputError(
-            f"another process is sampling to {files.out}. Wait until it has ended, or name another --out"
-        )
-
-    with contextlib.ExitStack() as stack:
-        with writing(lock, "Check the permissions or name another --out"):
-            handle = stack.enter_context(locked(lock, busy=busy, flags=os.O_RDWR | os.O_CREAT))
-        if not lock.exists() or not os.path.samestat(os.fstat(handle), lock.stat()):
-            busy()  # the process that held it has just taken it away
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
-
-
-def _known(files: SampleFiles) -> dict[str, Any]:
-    """The settings and models that the answers were made with before; empty where nothing was."""
-    if not files.settings.exists():
-        if files.answers.exists():
-            raise InputError(
-                f"{files.answers} holds answers, but {files.settings} is gone, which says of which settings they are. "
-                "Put it back, or name another --out"
-            )
-        return {}
-    try:
-        known = json.loads(files.settings.read_text(encoding="utf-8"))
-        dict(known["settings"]), dict(known["models"]), dict(known["verifier"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{files.settings} cannot be read ({error}). Delete it with its answers, or name another --out"
-        ) from error
-    return dict(known) if files.answers.exists() else {}
-
-
-def _seconds_before(files: SampleFiles) -> dict[str, float]:
-    """Seconds of the earlier starts that ended; starts that were stopped are not counted."""
-    try:
-        report = json.loads(files.report.read_text(encoding="utf-8"))
-        return {name: float(report["seconds"][name]) for name in ("sampling", "scoring")}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {"sampling": 0.0, "scoring": 0.0}
 
 
 def _begin(
@@ -285,13 +208,6 @@ def _begin(
     kept |= {name: known[name] for name in ("vllm",) if name in known}
     write_text(files.settings, json.dumps(kept, indent=2, ensure_ascii=False) + "\n")
     return answers
-
-
-def _made_by(files: SampleFiles, version: str) -> None:
-    """Keep a version of vLLM beside the settings, with those that made the earlier answers."""
-    known = json.loads(files.settings.read_text(encoding="utf-8"))
-    known["vllm"] = sorted({*known.get("vllm", []), version})
-    write_text(files.settings, json.dumps(known, indent=2, ensure_ascii=False) + "\n")
 
 
 def _labels(pairing: PairingOptions, named: Sequence[EvaluatedModel]) -> PairingOptions:

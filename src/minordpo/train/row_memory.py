@@ -18,9 +18,9 @@ from transformers import Trainer, TrainingArguments
 
 from minordpo.data.packing import pack, tree_size
 from minordpo.data.tokens import TokenExample
-from minordpo.engine import attention, head
+from minordpo.engine import head
 from minordpo.engine.device import autocast, out_of_memory
-from minordpo.engine.logprobs import packed_logps
+from minordpo.engine.logprobs import engine_attention, packed_logps
 from minordpo.engine.models import causal_model
 
 # Tokens of a packed row: enough to fill the device, small enough that a row's activations stay modest.
@@ -137,7 +137,7 @@ def measure_room(
     try:
         with (
             torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-            attention.attention_switched(causal_model(policy), attention.NAME),
+            engine_attention(policy),
             autocast(args),
         ):
             for copies in (1, 3):

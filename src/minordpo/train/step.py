@@ -20,7 +20,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from minordpo.data.packing import PackedBatch, on_device
-from minordpo.engine.logprobs import Draw, packed_logps, sequence_logps
+from minordpo.engine.logprobs import Draw, Engine, packed_logps, sequence_logps
+from minordpo.engine.plain import computed_tokens
 from minordpo.objectives import Gradient, Objective, ResponseLogps, TokenLogps, gradient
 
 # Token log-probs of each prompt's responses, by its number in the data set (or what else its batch knows it by);
@@ -52,10 +53,11 @@ class StepBatch:
             mismatched=tuple(batch.to(device) for batch in self.mismatched),
         )
 
-    def counts(self, device: torch.device) -> Tensor:
-        """The tokens of its rows, and those that rows padded to their longest sequence would have; float64."""
+    def counts(self, device: torch.device, engine: Engine) -> Tensor:
+        """The tokens that are computed, and those that rows padded to their longest sequence would have; float64."""
         padded = [row.padded_tokens * weight for row, weight in zip(self.batches, self.weights, strict=True)]
-        tokens = [len(row.input_ids) for row in self.batches]
+        packed = engine is Engine.PACKED
+        tokens = [len(row.input_ids) if packed else computed_tokens(row.tree) for row in self.batches]
         return torch.tensor([sum(tokens), sum(padded)], dtype=torch.float64, device=device)
 
 

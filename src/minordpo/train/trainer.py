@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import time
 import warnings
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,10 +27,10 @@ from transformers.trainer_utils import TrainOutput
 from minordpo import objectives
 from minordpo.data.stored import StoredExamples
 from minordpo.data.tokens import TokenOptions
-from minordpo.engine import attention, logprobs
-from minordpo.engine.check import check_packing, refuse_unknown_tokens
+from minordpo.engine.check import check_engine, refuse_unknown_tokens
 from minordpo.engine.device import autocast, casts_kept
-from minordpo.engine.models import causal_model, load_model, switch_off_dropout
+from minordpo.engine.logprobs import engine_attention, engine_of
+from minordpo.engine.models import load_model, switch_off_dropout
 from minordpo.engine.reference_pass import ReferencePass, other_reference
 from minordpo.engine.weights import InitialWeights
 from minordpo.errors import InputError
@@ -120,13 +120,15 @@ class PreferenceTrainer(Written):
             model = add_adapter(model, peft_config)
         refuse_narrow_weights(model)
         dropouts = switch_off_dropout(model)
-        check_packing(model, longest=longest)
-        logprobs.install(causal_model(model))
+        checked = check_engine(model, longest=longest)
+        say: Callable[[str], None] = print if args.process_index == 0 else lambda _: None
+        if line := checked.line(everything):
+            say(line)
         self.dropout = dropout and bool(dropouts)
         for module, name, value in dropouts if dropout else ():
             setattr(module, name, value)
         measured = with_reference(self.objective, measure=measure_reference)
-        other = other_reference(ref_model, largest_id=largest_id, longest=longest) if measured else None
+        other = other_reference(ref_model, everything, say=say) if measured else None
         self._precomputed: dict[str, Mapping[Hashable, np.ndarray]] = {}
         self.last_evaluation: EvaluationRow | None = None
         self._evaluated_at = -1
@@ -247,7 +249,7 @@ class PreferenceTrainer(Written):
         if checkpoint is not None and (self.stopped_by_monitor() or step >= self.total_steps()):
             return self.load_finished(checkpoint)
         with (
-            attention.attention_switched(causal_model(self.model), attention.NAME),
+            engine_attention(self.model),
             autocast_forward(self.model, self.args, self.accelerator),
             warnings.catch_warnings(),
         ):
@@ -282,7 +284,7 @@ class PreferenceTrainer(Written):
             metrics[keys.LARGEST_LOGRATIO] = start.refuse_unlike(records)
         self.gates.look(metrics, self.state.global_step + 1)
         stop_unless_finite("loss", metrics[keys.LOSS], self.state.global_step + 1)
-        tokens, padded = self._sum_over_ranks(step.counts(self.args.device)).tolist()
+        tokens, padded = self._sum_over_ranks(step.counts(self.args.device, engine_of(self.policy))).tolist()
         row = {
             **metrics,
             keys.LEARNING_RATE: self.learning_rate_now,
@@ -339,7 +341,7 @@ class PreferenceTrainer(Written):
         model = self.model_wrapped
         training = model.training
         model.eval()
-        with attention.attention_switched(causal_model(self.policy), attention.NAME), autocast(self.args):
+        with engine_attention(self.policy), autocast(self.args):
             step = self.packer(list(enumerate(self.held_out))).to(self.args.device)
             records = preference_evaluation(model, step, self._context("eval"))
         model.train(training)

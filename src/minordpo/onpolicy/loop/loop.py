@@ -26,7 +26,8 @@ from minordpo.onpolicy.loop.config import LoopConfig, dump_loop, load_loop
 from minordpo.onpolicy.loop.rounds import Round, given_pairs
 from minordpo.onpolicy.loop.table import as_text, table_rows, time_shares, write_table
 from minordpo.onpolicy.prompts import Prompts, prompt_texts, read_prompts
-from minordpo.onpolicy.sampling import SampleFiles, sample
+from minordpo.onpolicy.sample_files import SampleFiles
+from minordpo.onpolicy.sampling import sample
 from minordpo.run_folder import names
 from minordpo.run_folder.files import readable, write_text
 from minordpo.run_folder.lock import only_here

@@ -19,7 +19,8 @@ from minordpo.onpolicy.loop.config import dump_loop
 from minordpo.onpolicy.loop.loop import loop
 from minordpo.onpolicy.loop.rounds import Round, write_prompts
 from minordpo.onpolicy.prompts import read_prompts
-from minordpo.onpolicy.sampling import SampleFiles, sample
+from minordpo.onpolicy.sample_files import SampleFiles
+from minordpo.onpolicy.sampling import sample
 from minordpo.paper.loops.study import Phase, StudyLoop, load_study
 from minordpo.paper.worlds.world import make_world
 from minordpo.run_folder import names

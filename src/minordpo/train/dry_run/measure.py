@@ -13,9 +13,8 @@ from torch import Tensor
 
 from minordpo.data.packing import pack
 from minordpo.data.tokens import TokenExample
-from minordpo.engine.attention import NAME, attention_switched
 from minordpo.engine.device import autocast, out_of_memory
-from minordpo.engine.models import causal_model
+from minordpo.engine.logprobs import engine_attention
 from minordpo.errors import InputError
 from minordpo.train.row_memory import SavedBytes
 from minordpo.train.step import Context, StepBatch, preference_step
@@ -84,7 +83,7 @@ def _train_once(
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
     started = _now(device)
-    with attention_switched(causal_model(model), NAME), saved.counted():
+    with engine_attention(model), saved.counted():
         preference_step(
             model,
             step,
