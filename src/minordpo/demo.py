@@ -17,7 +17,7 @@ from minordpo.config import RunConfig, read_mapping
 from minordpo.config.build import build
 from minordpo.data.make.close_pairs import ClosePair, corrupt_row
 from minordpo.data.make.problems import generate_problems
-from minordpo.engine.models import smollm2_folder
+from minordpo.engine.smollm2 import smollm2_folder
 from minordpo.errors import InputError
 from minordpo.evaluate.evaluation import EvaluationConfig, evaluate
 from minordpo.evaluate.folder import EvaluationFolder

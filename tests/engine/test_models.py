@@ -19,18 +19,18 @@ from transformers import PreTrainedTokenizerFast
 from helpers.quick_gguf import read_once
 from helpers.tiny_models import tiny
 from minordpo.engine import models as engine_models
+from minordpo.engine.export import export_model
 from minordpo.engine.logprobs import install
 from minordpo.engine.models import (
     POLICY_ADAPTER,
     REFERENCE_ADAPTER,
     causal_model,
-    export_model,
     load_model,
     load_tokenizer,
     model_folder,
     save_model,
-    smollm2_folder,
 )
+from minordpo.engine.smollm2 import smollm2_folder
 from minordpo.errors import InputError
 
 # peft 0.21 asks for a property that transformers 5.23 renames.

@@ -12,7 +12,8 @@ from helpers.small_tokenizers import smollm2
 from helpers.tiny_models import ARCHITECTURES, VOCAB, WINDOW
 from helpers.word_models import model_of, prompts_of, tokenizer_of
 from minordpo.engine.attention import attention_switched, stock_implementation
-from minordpo.engine.models import load_model, smollm2_folder
+from minordpo.engine.models import load_model
+from minordpo.engine.smollm2 import smollm2_folder
 from minordpo.generate.decoding import Beginning, can_decode, common_beginning, decode
 from minordpo.generate.generation import (
     Sampling,

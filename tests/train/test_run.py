@@ -24,7 +24,8 @@ from helpers.tiny_runs import (
 )
 from minordpo.cli import main
 from minordpo.config import load_config
-from minordpo.engine.models import export_model, load_model, load_tokenizer, save_model
+from minordpo.engine.export import export_model
+from minordpo.engine.models import load_model, load_tokenizer, save_model
 from minordpo.errors import InputError
 from minordpo.run_folder.files import read_jsonl
 from minordpo.run_folder.lock import only_here

@@ -23,7 +23,8 @@ from helpers.tiny_runs import (
     trainer,
     weights,
 )
-from minordpo.engine.models import POLICY_ADAPTER, REFERENCE_ADAPTER, export_model, load_model, save_model
+from minordpo.engine.export import export_model
+from minordpo.engine.models import POLICY_ADAPTER, REFERENCE_ADAPTER, load_model, save_model
 from minordpo.errors import InputError
 from minordpo.train.trainer import PreferenceTrainer
 

@@ -14,7 +14,7 @@ from minordpo.cli.command import argument, command
 )
 def export(source: str, out: Path) -> None:
     """Write a model folder that any tool loads, in float32; adapters are merged into their base."""
-    from minordpo.engine.models import export_model
+    from minordpo.engine.export import export_model
 
     export_model(source, out)
     print(f"{out}: written")

@@ -38,6 +38,11 @@ class ModelConfig:
         "another model (or run folder) as the reference; null: the model as it is before training",
         default=None,
     )
+    quantization: dict[str, Any] | None = key(
+        "of a base frozen under LoRA: method (bitsandbytes or torchao) and any field of its config in transformers; "
+        "null: the weights are not quantised",
+        default=None,
+    )
     revision: str | None = key("branch, tag or commit of model.path on the hub", default=None)
     trust_remote_code: bool = key("run Python code that comes with the model", default=False)
     dropout: bool = key("keep the model's and LoRA's dropout on in training", default=False)

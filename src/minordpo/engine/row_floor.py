@@ -22,6 +22,7 @@ from minordpo.data.stored import StoredExamples
 from minordpo.data.tokens import TokenExample
 from minordpo.engine.check import in_float32
 from minordpo.engine.logprobs import Engine, engine_of, packed_logps, sequence_logps
+from minordpo.engine.quantized import score_mode
 from minordpo.run_folder.files import replacing, writing
 from minordpo.run_folder.names import CACHE_ADVICE
 
@@ -79,7 +80,7 @@ def row_floor(
         return sequence_logps(packed_logps(model, batch), batch)[-len(of.responses) :]
 
     training = model.training
-    model.eval()
+    score_mode(model)
     try:
         alone, narrow = last_one(1), 0.0
         for each in measured if bf16 else ():

@@ -9,6 +9,7 @@ import xxhash
 from torch import nn
 
 from minordpo.engine.models import POLICY_ADAPTER
+from minordpo.engine.quantized import plain_values
 
 
 class InitialWeights:
@@ -51,7 +52,7 @@ def feed_weights(model: nn.Module, *digests: xxhash.xxh3_128, new_adapter: bool)
     for name, tensor in sorted(model.state_dict().items()):
         if new_adapter and f".{POLICY_ADAPTER}." in name:
             continue
-        values = tensor.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy()
+        values = plain_values(tensor.detach()).contiguous().cpu().view(-1).view(torch.uint8).numpy()
         for digest in digests:
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(values)

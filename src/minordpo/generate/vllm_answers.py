@@ -15,7 +15,8 @@ import xxhash
 from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from minordpo.engine.models import export_model, model_config
+from minordpo.engine.export import export_model
+from minordpo.engine.models import model_config
 from minordpo.errors import InputError
 from minordpo.generate.generation import (
     Answer,

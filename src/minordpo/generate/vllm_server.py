@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minordpo.engine.models import located
+from minordpo.engine.models import base_source, located
 from minordpo.errors import InputError
 from minordpo.generate import vllm_keeper
 from minordpo.run_folder.files import readable
@@ -84,6 +84,8 @@ def servable(path: str) -> ServedModel:
         raise InputError(
             f"{path} is an adapter of type {kind}, but the backend vllm needs LoRA. Leave out --backend vllm"
         )
+    if base_source(Path(folder)).get("quantization"):
+        others.append("the base as it was quantised in training")
     found, below = located(base)
     if below is not None or any(Path(folder).glob("*/adapter_config.json")):
         others.append("an adapter below another")

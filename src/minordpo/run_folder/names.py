@@ -25,6 +25,7 @@ PROBES = "probes.jsonl"
 PEER_METRICS = "monitor.jsonl"  # in place of METRICS where the monitor watches another library's trainer
 PAIR_TOKENS = "pair_tokens.jsonl"
 MODEL = "model"
+ADAPTER_BASE = "minordpo_base.json"  # in an adapter's folder: how its base was loaded
 CHECKPOINTS = "checkpoints"
 FIGURES = "figures"
 REWARDS_FIGURE = "rewards.png"

@@ -18,6 +18,7 @@ from minordpo.data.tokens import TokenExample
 from minordpo.engine.check import in_float32
 from minordpo.engine.device import autocast
 from minordpo.engine.logprobs import packed_logps, sequence_logps
+from minordpo.engine.quantized import rounds_activations
 from minordpo.engine.reference_pass import ReferencePass
 from minordpo.errors import InputError
 from minordpo.train.step import Reference, StepRecord
@@ -51,15 +52,17 @@ class Start:
             worst = sorted(sizes, key=lambda index: -max(sizes[index]))[:_COMPARED]
             self._refuse_other_runs(worst)
             self._refuse_other_cache(worst)
-        if not args.bf16:
+        narrow = args.bf16 or rounds_activations(self.reference.model)
+        if not narrow:
             raise InputError(
                 "before the first step policy and reference are the same weights, but a log-ratio is "
                 f"{largest:.3g} nats (limit {FLOAT32:g}): they do not run alike. Report it with the model's name"
             )
         if args.process_index == 0:
             share = sum(ratio > UNSEEN for ratio in ratios) / len(ratios)
+            kind = "bfloat16" if args.bf16 else "8-bit"
             print(
-                f"bfloat16 rounding: before the first step {share:.0%} of the log-ratios are above {UNSEEN:g} nats "
+                f"{kind} rounding: before the first step {share:.0%} of the log-ratios are above {UNSEEN:g} nats "
                 f"and the largest is {largest:.2g}, where all would be 0 in exact numbers",
                 flush=True,
             )

@@ -28,6 +28,7 @@ from minordpo.data.read.rows import open_rows
 from minordpo.data.stored import StoredExamples
 from minordpo.data.tokens import TokenExample, TokenOptions
 from minordpo.engine.models import causal_model, load_model, load_tokenizer, save_model
+from minordpo.engine.quantized import quantization_config
 from minordpo.engine.reference_pass import ranks
 from minordpo.generate.generation import Answer, generate_answers
 from minordpo.monitor.callback import MonitorCallback
@@ -142,7 +143,15 @@ def validate(config: RunConfig, *, allow_code: bool = False) -> None:
     """Refuse what can be seen in the config alone."""
     objective = objectives.resolve(config.objective.name, config.objective.hyper, allow_code=allow_code)
     with_reference(objective, measure=config.metrics.reference)
-    refuse_first({"bfloat16_weights": config.model.dtype == "bfloat16" and config.lora is None})
+    model = config.model
+    refuse_first(
+        {
+            "bfloat16_weights": model.dtype == "bfloat16" and config.lora is None,
+            "quantized_whole": model.quantization is not None and config.lora is None,
+        }
+    )
+    if model.quantization is not None:
+        quantization_config(model.quantization)
     refuse_out_of_range(config.training.arguments)
     adapter = build_lora_config(config)
     if adapter is not None:
@@ -189,7 +198,9 @@ def reassemble(
     config: RunConfig, trainer: PreferenceTrainer, weights: dict[str, Tensor]
 ) -> PreTrainedModel | PeftModel:
     """The tuned model of a sharded run, whole, on the device: as it was built, with the weights gathered since."""
-    model: Any = load_model(**config.model.source, dtype=config.model.dtype)
+    model: Any = load_model(
+        **config.model.source, dtype=config.model.dtype, quantization=config.model.quantization
+    )
     lora = build_lora_config(config)
     if lora is not None:
         model = add_adapter(model, lora)
@@ -215,7 +226,7 @@ def build_trainer(
     settings = {name: value for name, value in DEFAULTS.items() if name not in given}
     if given.get("save_strategy", "steps") != "steps":
         settings.pop("save_steps", None)
-    policy = load_model(**model.source, dtype=model.dtype)
+    policy = load_model(**model.source, dtype=model.dtype, quantization=model.quantization)
     _refuse_samples(config, policy, data)
     other = None if model.reference is None else load_model(model.reference, dtype=model.dtype)
     return PreferenceTrainer(

@@ -31,6 +31,7 @@ from minordpo.engine.check import check_engine, refuse_unknown_tokens
 from minordpo.engine.device import autocast, casts_kept
 from minordpo.engine.logprobs import engine_attention, engine_of
 from minordpo.engine.models import load_model, switch_off_dropout
+from minordpo.engine.quantized import score_mode
 from minordpo.engine.reference_pass import ReferencePass, other_reference
 from minordpo.engine.weights import InitialWeights
 from minordpo.errors import InputError
@@ -340,7 +341,7 @@ class PreferenceTrainer(Written):
         started = time.perf_counter()
         model = self.model_wrapped
         training = model.training
-        model.eval()
+        score_mode(model)
         with engine_attention(self.policy), autocast(self.args):
             step = self.packer(list(enumerate(self.held_out))).to(self.args.device)
             records = preference_evaluation(model, step, self._context("eval"))
