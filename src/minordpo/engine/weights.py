@@ -55,5 +55,5 @@ def feed_weights(model: nn.Module, *digests: xxhash.xxh3_128, new_adapter: bool)
         values = plain_values(tensor.detach()).contiguous().cpu().view(-1).view(torch.uint8).numpy()
         for digest in digests:
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(values)
+            digest.update(values.data)
     return digests[0]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import re
 from collections.abc import Iterator
+from typing import Any
 
 from peft import PeftConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraConfig
 from transformers import PreTrainedModel
 
 from minordpo.engine.models import POLICY_ADAPTER, REFERENCE_ADAPTER, causal_model, tuner
-from minordpo.errors import InputError, first_line
+from minordpo.errors import InputError, did_you_mean, first_line
 from minordpo.train.refusals import refuse_first
 
 # These write the adapter's start into the base weights, so that "without the adapter" is no longer the model given.
@@ -68,16 +70,62 @@ def refuse_settings(config: PeftConfig) -> None:
 
 
 def _refuse_unmatched(model: PreTrainedModel | PeftModel, config: PeftConfig) -> None:
-    """peft passes over modules and parameters that the model does not have."""
+    """Refuse each name of modules, layers and parameters that the model does not have: peft passes over it."""
     modules, parameters = (
         [name for name, _ in each] for each in (model.named_modules(), model.named_parameters())
     )
+    whose = type(causal_model(model)).__name__
+    for field in ("target_modules", "exclude_modules"):
+        for wanted in _names(getattr(config, field, None)):
+            if not any(name == wanted or name.endswith(f".{wanted}") for name in modules):
+                raise InputError(_no_such(field, wanted, whose, _last_parts(modules)))
+    for field in ("target_modules", "exclude_modules"):
+        pattern = getattr(config, field, None)
+        if (
+            isinstance(pattern, str)
+            and pattern != "all-linear"
+            and not _any_full_match(pattern, modules, field)
+        ):
+            raise InputError(
+                f"lora.{field} is the pattern {pattern!r}, which fits no module of {whose}. Correct it"
+            )
+    for field in ("rank_pattern", "alpha_pattern"):
+        for pattern in getattr(config, field, None) or ():
+            if not _any_full_match(rf"(.*\.)?({pattern})", modules, field):
+                raise InputError(f"lora.{field} has {pattern!r}, which fits no module of {whose}. Correct it")
     for field, there in (("modules_to_save", modules), ("target_parameters", parameters)):
         for wanted in getattr(config, field, None) or ():
             if not any(name.endswith(wanted) for name in there):
-                raise InputError(
-                    f"lora.{field} names {wanted}, which {type(causal_model(model)).__name__} does not have. Correct it"
-                )
+                raise InputError(_no_such(field, wanted, whose, _last_parts(there)))
+    wanted_layers = getattr(config, "layers_to_transform", None)
+    layers = causal_model(model).config.get_text_config().num_hidden_layers
+    for layer in [wanted_layers] if isinstance(wanted_layers, int) else wanted_layers or ():
+        if not 0 <= layer < layers:
+            raise InputError(
+                f"lora.layers_to_transform names layer {layer}, but {whose} has layers 0 to {layers - 1}. Correct it"
+            )
+
+
+def _names(given: Any) -> list[str]:
+    return [] if given is None or isinstance(given, str) else sorted(given)
+
+
+def _last_parts(names: list[str]) -> list[str]:
+    return sorted({name.rpartition(".")[2] for name in names if name})
+
+
+def _no_such(field: str, wanted: str, whose: str, there: list[str]) -> str:
+    near = did_you_mean(wanted, there)
+    return f"lora.{field} names {wanted}, which {whose} does not have{near}. Correct it"
+
+
+def _any_full_match(pattern: str, names: list[str], field: str) -> bool:
+    try:
+        return any(re.fullmatch(pattern, name) for name in names)
+    except re.error as error:
+        raise InputError(
+            f"lora.{field} has {pattern!r}, which is no regular expression: {error}. Correct it"
+        ) from error
 
 
 @contextlib.contextmanager
