@@ -84,7 +84,7 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
         ),
         (
             "lora={{target_modules: [query]}}",
-            r"lora cannot be applied to LlamaForCausalLM: Target modules .*query.*not found",
+            r"lora.target_modules names query, which LlamaForCausalLM does not have",
         ),
         ("output={}/pairs.jsonl", r"pairs\.jsonl exists and is not a run folder\. Name another output"),
         ("output={}/base", r"base exists and is not a run folder\. Name another output"),

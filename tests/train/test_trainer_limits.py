@@ -33,11 +33,24 @@ pytestmark = [pytest.mark.filterwarnings(each) for each in RENAMED]
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"])
 
 
-def test_trainable_bfloat16_weights_are_refused(tmp_path):
-    with pytest.raises(
-        InputError, match=r"trainable weights are torch\.bfloat16, .*load the model in float32"
-    ):
-        trainer(tmp_path, model=tiny_model().bfloat16())
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_narrow_weights_are_trained_in_float32_and_a_line_says_so(tmp_path, capsys, dtype):
+    made = trainer(tmp_path / "narrow", model=tiny_model().to(dtype))
+    assert (
+        f"the weights were {str(dtype).removeprefix('torch.')} and are trained in float32"
+        in capsys.readouterr().out
+    )
+    assert {p.dtype for p in made.model.parameters()} == {torch.float32}
+    made.train()
+    wide = trainer(tmp_path / "wide", model=tiny_model().to(dtype).float())
+    assert "are trained in float32" not in capsys.readouterr().out
+    wide.train()
+    assert metric_rows(tmp_path / "narrow") == metric_rows(tmp_path / "wide")
+
+
+def test_trainable_weights_of_other_kinds_are_refused(tmp_path):
+    with pytest.raises(InputError, match="trainable weights are float64, but float32 is needed"):
+        trainer(tmp_path, model=tiny_model().double())
 
 
 def test_a_frozen_bfloat16_base_trains_under_a_float32_adapter(tmp_path):

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from minordpo.cli import data, demo, evaluate, export, lens, loop, paper, report, score, sweep, train
 from minordpo.cli.command import Parser
+from minordpo.config.build import at_home
 from minordpo.errors import InputError, TrainingStopped
 from minordpo.version import __version__
 
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options["overrides"] += more
     _quiet_libraries()
     try:
-        return command.run(**options) or 0
+        return command.run(**{name: at_home(value) for name, value in options.items()}) or 0
     except InputError as error:
         return _fail(" ".join(str(error).split()))
     except KeyboardInterrupt:

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import functools
 import importlib
+import os
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -61,7 +62,7 @@ def build(cls: Any, values: Any, prefix: str, origin: Origin) -> Any:
 
     Raises: InputError for an unknown or missing key, or a value of the wrong type; `origin` says who set it.
     """
-    values = {} if values is None else values
+    values = at_home({} if values is None else values)
     section = prefix.removesuffix(".")
     if not isinstance(values, dict):
         raise InputError(
@@ -97,6 +98,15 @@ def build(cls: Any, values: Any, prefix: str, origin: Origin) -> Any:
                 f"Give it, on the command line as {key}=…"
             )
     return cls(**built)
+
+
+def at_home(value: Any) -> Any:
+    """The value with the home folder in place of a "~" that begins a path; also inside lists and mappings."""
+    if isinstance(value, str | Path) and str(value).startswith("~/"):
+        return type(value)(os.path.expanduser(value))
+    if isinstance(value, dict):
+        return {name: at_home(each) for name, each in value.items()}
+    return [at_home(each) for each in value] if isinstance(value, list) else value
 
 
 @functools.cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -46,6 +47,7 @@ def model_folder(path: str) -> str:
     Raises:
         InputError: the run has not finished.
     """
+    path = os.path.expanduser(path)
     folder = Path(path)
     if not (folder / names.CONFIG).is_file() or any(
         (folder / name).exists() for name in ("config.json", "adapter_config.json")
@@ -298,6 +300,7 @@ def located(path: str, gguf_file: str | None = None) -> tuple[str, str | None]:
     Raises:
         InputError: the path is no folder and no hub id, or an adapter does not name its base model.
     """
+    path = os.path.expanduser(path)
     path = path if gguf_file else model_folder(path)
     looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1
     if not Path(path).is_dir() and (looks_local or Path(path).exists()):
@@ -350,15 +353,29 @@ def _refuse_other_weights(path: str, name: str, found: dict[str, Any]) -> None:
         )
 
 
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    RuntimeError,
+    ImportError,
+    UserWarning,
+    SafetensorError,
+    AssertionError,
+)
+
+
 @contextlib.contextmanager
 def _readable(path: str, what: str = "causal language model") -> Iterator[None]:
     try:
         yield
     # ImportError: a quantised model whose library is not installed
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, UserWarning, SafetensorError) as error:
-        raise InputError(
-            f"no model can be loaded from {path}: {first_line(error)}. Name a folder or hub id with a whole {what}"
-        ) from error
+    # AssertionError: torch, of a padding token without an embedding
+    except _UNREADABLE as error:
+        remedy = f"Name a folder or hub id with a whole {what}"
+        if isinstance(error, AssertionError):
+            remedy = "Set pad_token_id in its config.json to a token of the vocabulary, or to null"
+        raise InputError(f"no model can be loaded from {path}: {first_line(error)}. {remedy}") from error
 
 
 @contextlib.contextmanager

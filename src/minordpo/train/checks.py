@@ -158,22 +158,34 @@ def refuse_lone_prompts(objective: Objective, prompts: int) -> None:
         )
 
 
-def refuse_narrow_weights(model: nn.Module) -> None:
-    """Trainable weights are float32: one Adam step of 1e-5 moves only 2 % of bfloat16 weights.
+def widen_weights(model: nn.Module) -> str | None:
+    """Make all trainable weights float32, and return a line where some were not.
+
+    One Adam step of 1e-5 moves only 2 % of bfloat16 weights. A base frozen under an adapter stays as it is.
 
     Raises:
-        InputError: some are not, or none are trainable.
+        InputError: no weight is trainable, or trainable weights are neither float32 nor narrower floating point.
     """
-    if not any(p.requires_grad for p in model.parameters()):
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if not trained:
         raise InputError(
             "every weight of the model is frozen; unfreeze some, or pass peft_config (in a config: lora) for an adapter"
         )
-    narrow = next((p.dtype for p in model.parameters() if p.requires_grad and p.dtype != torch.float32), None)
-    if narrow is not None:
+    kinds = sorted({str(p.dtype).removeprefix("torch.") for p in trained} - {"float32"})
+    if not kinds:
+        return None
+    if not {*kinds} <= {"bfloat16", "float16"}:
         raise InputError(
-            f"trainable weights are {narrow}, which loses most of a small update: load the model in float32 "
-            "and set training.bf16=true for speed. Only a frozen base under lora may be bfloat16"
+            f"trainable weights are {' and '.join(kinds)}, but float32 is needed. Load the model in float32"
         )
+    for parameter in trained:
+        parameter.data = parameter.data.float()
+    if len(trained) == sum(1 for _ in model.parameters()):
+        model.float()  # buffers too
+    return (
+        f"the weights were {' and '.join(kinds)} and are trained in float32, which takes twice their memory: in "
+        f"{kinds[0]} most of a small update is lost. For speed set bf16=true (in a config: training.bf16)"
+    )
 
 
 def tell_slow_bfloat16(args: TrainingArguments) -> None:

@@ -44,6 +44,7 @@ from minordpo.train.checks import with_reference
 from minordpo.train.environment import environment
 from minordpo.train.progress import show_progress
 from minordpo.train.refusals import refuse_first
+from minordpo.train.savable import made_savable
 from minordpo.train.sharding import whole_weights
 from minordpo.train.trainer import PreferenceTrainer
 
@@ -209,6 +210,7 @@ def reassemble(
     for each, by in ((new.config, trained.config), (new.generation_config, trained.generation_config)):
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):  # the Trainer made them the tokenizer's
             setattr(each, name, getattr(by, name, None))
+    made_savable(model, None)
     return model.to(trainer.args.device)
 
 

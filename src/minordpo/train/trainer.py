@@ -46,10 +46,10 @@ from minordpo.train.arguments import own_copy
 from minordpo.train.checks import (
     prepare_rows,
     refuse_lone_prompts,
-    refuse_narrow_weights,
     refuse_unmeasured,
     refuse_wrong_types,
     tell_slow_bfloat16,
+    widen_weights,
     with_reference,
 )
 from minordpo.train.gates import GateWarning
@@ -57,6 +57,7 @@ from minordpo.train.loader import EpochOrder, Item, Packer, StepSampler, mismatc
 from minordpo.train.met import Met
 from minordpo.train.row_memory import default_token_budget
 from minordpo.train.row_splitting import stop_unless_finite, within_memory
+from minordpo.train.savable import KnownTokens, made_savable
 from minordpo.train.sharding import autocast_forward, refuse_sharding, set_up_sharding
 from minordpo.train.step import Context, StepBatch, StepRecord, preference_evaluation, preference_step
 from minordpo.train.written import Written
@@ -119,11 +120,11 @@ class PreferenceTrainer(Written):
         if peft_config is not None:
             set_seed(args.seed)  # the Trainer does so only after the adapter has been drawn
             model = add_adapter(model, peft_config)
-        refuse_narrow_weights(model)
+        widened = widen_weights(model)
         dropouts = switch_off_dropout(model)
         checked = check_engine(model, longest=longest)
         say: Callable[[str], None] = print if args.process_index == 0 else lambda _: None
-        if line := checked.line(everything):
+        for line in filter(None, (widened, checked.line(everything), *made_savable(model, processing_class))):
             say(line)
         self.dropout = dropout and bool(dropouts)
         for module, name, value in dropouts if dropout else ():
@@ -182,6 +183,7 @@ class PreferenceTrainer(Written):
         self.metrics_file = MetricsFile(path if main else None)
         self.responses_file = StepLines(path.with_name(names.RESPONSES) if main else None)
         self.add_callback(EpochOrder(self.sampler))
+        self.add_callback(KnownTokens(self.policy))
         self.monitor()
 
     @property
