@@ -26,12 +26,12 @@ from tqdm import tqdm
 
 from minordpo.data.make.close_pairs import PAPER_PROMPT
 from minordpo.engine.models import load_model, load_tokenizer, model_config, model_folder
+from minordpo.engine.vocabulary import refuse_other_vocabulary
 from minordpo.errors import InputError
 from minordpo.evaluate.answer_logps import ReferenceModel
 from minordpo.evaluate.compare import compare_models, summarize_model
 from minordpo.evaluate.folder import Answers, EvaluatedModel, EvaluationFolder, name_models
 from minordpo.evaluate.samples import compare_samples, samples_and_reference, summarize_samples
-from minordpo.evaluate.scoring import refuse_other_vocabulary
 from minordpo.evaluate.tables import markdown
 from minordpo.evaluate.tasks import Question, Task, load_task
 from minordpo.generate.generation import Answer, GenerationOptions, Sampling, refuse_prompts, stream_answers

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase
 
 from minordpo.data.prepare import prepare_examples
 from minordpo.data.read.examples import load_examples
@@ -124,30 +123,6 @@ def split_responses(examples: Sequence[TokenExample], logps: Sequence[np.ndarray
         for example, values in zip(examples, logps, strict=True)
         for part in np.split(values, np.cumsum([int(r.scored.sum()) for r in example.responses])[:-1])
     ]
-
-
-def refuse_other_vocabulary(
-    tokenizer: PreTrainedTokenizerBase, reference: PreTrainedTokenizerBase, *, model: str, name: str
-) -> None:
-    """Check that the reference reads each token of the model's tokenizer as the same text.
-
-    Tokens that were added after training (a padding token, usually) may be missing in the reference.
-
-    Raises:
-        InputError: a token is another text, or missing.
-    """
-    known, added = reference.get_vocab(), tokenizer.get_added_vocab()
-    other = sorted(
-        (i, token)
-        for token, i in tokenizer.get_vocab().items()
-        if known.get(token, None if token in added else -1) not in (i, None)
-    )
-    if other:
-        i, token = other[0]
-        raise InputError(
-            f"the reference {name} has another vocabulary than {model}: token {i} ({token!r}) of the model is "
-            f"{known.get(token, 'unknown')} there. Name the model that it was tuned from."
-        )
 
 
 def token_logps(

@@ -27,9 +27,10 @@ from minordpo.data.read.readers import READERS
 from minordpo.data.read.rows import open_rows
 from minordpo.data.stored import StoredExamples
 from minordpo.data.tokens import TokenExample, TokenOptions
-from minordpo.engine.models import causal_model, load_model, load_tokenizer, save_model
+from minordpo.engine.models import causal_model, load_model, load_tokenizer, model_folder, save_model
 from minordpo.engine.quantized import quantization_config
 from minordpo.engine.reference_pass import ranks
+from minordpo.engine.vocabulary import refuse_other_encoding
 from minordpo.generate.generation import Answer, generate_answers
 from minordpo.monitor.callback import MonitorCallback
 from minordpo.monitor.summary import last_lines
@@ -230,7 +231,11 @@ def build_trainer(
         settings.pop("save_steps", None)
     policy = load_model(**model.source, dtype=model.dtype, quantization=model.quantization)
     _refuse_samples(config, policy, data)
-    other = None if model.reference is None else load_model(model.reference, dtype=model.dtype)
+    other = None
+    if model.reference is not None:
+        theirs = load_tokenizer(model_folder(model.reference))
+        refuse_other_encoding(tokenizer, theirs, data.train, model=model.path, name=model.reference)
+        other = load_model(model.reference, dtype=model.dtype)
     return PreferenceTrainer(
         policy,
         objective=config.objective.name,

@@ -53,6 +53,30 @@ def refuse_sharding(args: TrainingArguments, *, own_optimizer: bool) -> None:
     )
 
 
+def refuse_environment(args: TrainingArguments) -> None:
+    """Refuse what environment variables of accelerate would change behind the arguments' back.
+
+    Raises:
+        InputError: one of them, by its name.
+    """
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    steps = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
+    compiled = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower()
+    refuse_first(
+        {
+            "precision_in_environment": precision != "no" and not (precision == "bf16" and args.bf16),
+            "steps_in_environment": steps not in ("1", "auto", str(args.gradient_accumulation_steps)),
+            "compiled_in_environment": compiled != "no" and not args.torch_compile,
+            "megatron": _flag("ACCELERATE_USE_MEGATRON_LM"),
+        },
+        precision=precision,
+        steps=steps,
+        compiled=compiled,
+        bf16=str(bool(args.bf16)).lower(),
+        asked=args.gradient_accumulation_steps,
+    )
+
+
 def set_up_sharding(args: TrainingArguments, accelerator: Accelerator) -> None:
     """Make sure that weights are sharded where that is asked for, and in no other precision than the reference's.
 

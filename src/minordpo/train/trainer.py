@@ -33,6 +33,7 @@ from minordpo.engine.logprobs import engine_attention, engine_of
 from minordpo.engine.models import load_model, switch_off_dropout
 from minordpo.engine.quantized import score_mode
 from minordpo.engine.reference_pass import ReferencePass, other_reference
+from minordpo.engine.vocabulary import refuse_other_encoding
 from minordpo.engine.weights import InitialWeights
 from minordpo.errors import InputError
 from minordpo.generate.answer_cache import InitialAnswers
@@ -58,7 +59,7 @@ from minordpo.train.met import Met
 from minordpo.train.row_memory import default_token_budget
 from minordpo.train.row_splitting import stop_unless_finite, within_memory
 from minordpo.train.savable import KnownTokens, made_savable
-from minordpo.train.sharding import autocast_forward, refuse_sharding, set_up_sharding
+from minordpo.train.sharding import autocast_forward, refuse_environment, refuse_sharding, set_up_sharding
 from minordpo.train.step import Context, StepBatch, StepRecord, preference_evaluation, preference_step
 from minordpo.train.written import Written
 
@@ -105,7 +106,9 @@ class PreferenceTrainer(Written):
         refuse_wrong_types(model, peft_config, invalid, token_budget)
         if isinstance(model, str):
             model = load_model(model)
-        args, pairs_per_device = own_copy(args or TrainingArguments(output_dir="preference-tuned"))
+        args = args or TrainingArguments(output_dir="preference-tuned")
+        refuse_environment(args)
+        args, pairs_per_device = own_copy(args)
         refuse_sharding(args, own_optimizer=any(each is not None for each in optimizers))
         self.examples, self.held_out = [
             prepare_rows(rows, name, processing_class, token_options, invalid, self.objective, cache)
@@ -130,6 +133,9 @@ class PreferenceTrainer(Written):
         for module, name, value in dropouts if dropout else ():
             setattr(module, name, value)
         measured = with_reference(self.objective, measure=measure_reference)
+        if isinstance(ref_model, str) and processing_class is not None:
+            theirs = load_tokenizer(ref_model)
+            refuse_other_encoding(processing_class, theirs, self.examples, model="the model", name=ref_model)
         other = other_reference(ref_model, everything, say=say) if measured else None
         self._precomputed: dict[str, Mapping[Hashable, np.ndarray]] = {}
         self.last_evaluation: EvaluationRow | None = None
