@@ -6,7 +6,16 @@ import pytest
 from tokenizers import pre_tokenizers
 
 from helpers.small_tokenizers import byte_level
-from helpers.tiny_runs import RENAMED, chat_rows, save_tiny, tiny_model, token_pairs, write_config, write_rows
+from helpers.tiny_runs import (
+    RENAMED,
+    chat_rows,
+    save_tiny,
+    tiny_model,
+    token_pairs,
+    trainer,
+    write_config,
+    write_rows,
+)
 from minordpo.cli import main
 from minordpo.engine.models import save_model
 from minordpo.engine.vocabulary import refuse_other_encoding
@@ -48,3 +57,9 @@ def test_a_run_refuses_such_a_reference_before_anything_is_written(tmp_path, cap
     assert main(["train", str(config), f"model.reference={tmp_path / 'other'}"]) == 2
     assert "it would be asked about tokens that it does not write itself" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_reference_by_its_name_is_compared_in_python_too(tmp_path):
+    save_model(tiny_model(seed=1), other_rules(), tmp_path / "other")
+    with pytest.raises(InputError, match="the reference .*other encodes row"):
+        trainer(tmp_path / "run", ref_model=str(tmp_path / "other"))

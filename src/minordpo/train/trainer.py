@@ -30,7 +30,7 @@ from minordpo.data.tokens import TokenOptions
 from minordpo.engine.check import check_engine, refuse_unknown_tokens
 from minordpo.engine.device import autocast, casts_kept
 from minordpo.engine.logprobs import engine_attention, engine_of
-from minordpo.engine.models import load_model, switch_off_dropout
+from minordpo.engine.models import load_model, load_tokenizer, switch_off_dropout
 from minordpo.engine.quantized import score_mode
 from minordpo.engine.reference_pass import ReferencePass, other_reference
 from minordpo.engine.vocabulary import refuse_other_encoding
