@@ -61,5 +61,5 @@ def test_a_run_refuses_such_a_reference_before_anything_is_written(tmp_path, cap
 
 def test_a_reference_by_its_name_is_compared_in_python_too(tmp_path):
     save_model(tiny_model(seed=1), other_rules(), tmp_path / "other")
-    with pytest.raises(InputError, match="the reference .*other encodes row"):
+    with pytest.raises(InputError, match=r"the reference .*other encodes row"):
         trainer(tmp_path / "run", ref_model=str(tmp_path / "other"))

@@ -70,7 +70,8 @@ def _fail(said: str, status: int = 2) -> int:
 def _quiet_libraries() -> None:
     """Keep libraries' chatter off the terminal; minordpo itself says what the user must know."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    logging.getLogger("transformers").setLevel(logging.ERROR)
+    for library in ("transformers", "torchao", "torch.utils._pytree"):
+        logging.getLogger(library).setLevel(logging.ERROR)
     for category in (UserWarning, FutureWarning):
         warnings.filterwarnings(
             "ignore", category=category, module=r"(transformers|peft|accelerate|torch)\b.*"
