@@ -241,16 +241,6 @@ def test_data_beyond_a_table_of_positions_is_refused():
         check_engine(model, longest=49)
 
 
-def test_an_auxiliary_router_loss_is_refused():
-    model = tiny("Qwen3Moe", output_router_logits=True, router_aux_loss_coef=0.01)
-    with pytest.raises(
-        InputError, match=r"Qwen3Moe.* asks for an auxiliary loss .* Set output_router_logits"
-    ):
-        check_engine(model, longest=64)
-    model.config.router_aux_loss_coef = 0.0
-    assert check_engine(model, longest=64).difference < 5e-5
-
-
 def test_prompt_learning_adapters_are_refused():
     settings = PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=3)
     with pytest.raises(InputError, match=r"'default' \(PromptTuningConfig\) .*virtual tokens.* Use LoRA"):

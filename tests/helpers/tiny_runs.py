@@ -102,8 +102,8 @@ def arguments(folder: Path, **settings: Any) -> TrainingArguments:
 
 
 _OURS = """
-objective beta gate_margin dpop_lambda undesirable_weight eval_dataset ref_model peft_config callbacks optimizers
-token_options invalid token_budget dropout cache metrics_file processing_class
+objective beta gate_margin router_aux_loss dpop_lambda undesirable_weight eval_dataset ref_model peft_config callbacks
+optimizers token_options invalid token_budget dropout cache metrics_file processing_class
 """.split()  # noqa: SIM905
 
 

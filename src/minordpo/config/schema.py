@@ -45,6 +45,11 @@ class ModelConfig:
     )
     revision: str | None = key("branch, tag or commit of model.path on the hub", default=None)
     trust_remote_code: bool = key("run Python code that comes with the model", default=False)
+    router_aux_loss: bool | None = key(
+        "train a mixture of experts on its routers' auxiliary loss too, with the coefficient of its config; null: as "
+        "the config says (output_router_logits)",
+        default=None,
+    )
     dropout: bool = key("keep the model's and LoRA's dropout on in training", default=False)
 
     @property

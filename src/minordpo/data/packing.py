@@ -49,11 +49,12 @@ class Tree:
 
     nodes: tuple[Node, ...]
     subtree_end: Int[Tensor, "tokens"]
+    filled: bool = False  # the last node stands there to fill the row
     cache: dict = field(default_factory=dict)  # what attention makes of the tree, once for all layers
 
     def to(self, device: torch.device | str) -> Tree:
         """The same tree with its tensors on `device`."""
-        return Tree(self.nodes, on_device(self.subtree_end, device))
+        return Tree(self.nodes, on_device(self.subtree_end, device), self.filled)
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,12 +183,13 @@ def pack(
             longest = max(longest, len(full[sequence]))
         groups.extend([group] * len(full))
         scored_tokens.append(tuple(len(places) for places in scored.values()))
+    filled = row.length < at_least
     row.fill(at_least)
 
     # The same hidden state predicting the same token is one scored token, whoever shares it.
     wanted = np.stack([np.concatenate(predictors), np.concatenate(targets)])
     distinct, member_tokens = np.unique(wanted, axis=1, return_inverse=True)
-    tree = Tree(tuple(row.nodes), torch.from_numpy(np.concatenate(row.ends)))
+    tree = Tree(tuple(row.nodes), torch.from_numpy(np.concatenate(row.ends)), filled)
     return PackedBatch(
         input_ids=torch.from_numpy(np.concatenate(row.ids)),
         position_ids=torch.from_numpy(np.concatenate(row.positions)),

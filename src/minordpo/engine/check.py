@@ -296,12 +296,6 @@ def _refuse_unsupported(model: Any, inner: PreTrainedModel, longest: int) -> Non
             f"{name} has positions for {limit} tokens and the data's longest sequence has {longest}. "
             f"Set data.max_length to {limit} or less"
         )
-    if getattr(config, "output_router_logits", False) and getattr(config, "router_aux_loss_coef", 0):
-        raise InputError(
-            f"{name} asks for an auxiliary loss on its routers (output_router_logits is true, "
-            f"router_aux_loss_coef is {config.router_aux_loss_coef}), which the engine does not compute. "
-            "Set output_router_logits to false in the model's config.json"
-        )
 
 
 def _refuse_jitter(inner: PreTrainedModel) -> None:

@@ -26,7 +26,8 @@ from minordpo.engine.attention import NAME, attention_switched, stock_implementa
 from minordpo.engine.head import LogitTransform, draw_others, head_logps
 from minordpo.engine.head_weights import HeadWeights, refuse_head
 from minordpo.engine.models import backbone_of, causal_model
-from minordpo.engine.plain import plain_states
+from minordpo.engine.plain import RowStates, plain_states
+from minordpo.engine.routers import RouterLoss, token_weights
 from minordpo.errors import InputError
 
 _CHOSEN = "minordpo_engine"  # attribute of an installed model
@@ -106,33 +107,41 @@ def install(model: PreTrainedModel, engine: Engine = Engine.PACKED) -> None:
         *args: Any,
         packed: PackedBatch | None = None,
         draw: Draw | None = None,
+        routers: RouterLoss | None = None,
         **kwargs: Any,
     ) -> Any:
         if packed is None:
             return stock_forward(self, *args, **kwargs)
         at = () if draw is None else (packed.member_tokens[draw.members], draw.uniforms, draw.top_k)
-        return self.get_output_embeddings()(_states(self, packed), targets=packed.targets, draw=at)
+        states = _states(self, packed, routers=routers is not None)
+        logps = self.get_output_embeddings()(states.scored, targets=packed.targets, draw=at)
+        if routers is None or states.weights is None:
+            return logps
+        return torch.cat([logps, routers(states.router_logits, states.weights).reshape(1).to(logps.dtype)])
 
-    added = {"packed": "PackedBatch | None", "draw": "Draw | None"}
+    added = {"packed": "PackedBatch | None", "draw": "Draw | None", "routers": "RouterLoss | None"}
     forward.__annotations__ = {**forward.__annotations__, **added}
     head.forward = types.MethodType(head_forward, head)
     model.forward = types.MethodType(forward, model)
 
 
-def _states(model: PreTrainedModel, packed: PackedBatch) -> Tensor:
-    """(scored, hidden) states that predict the scored tokens."""
+def _states(model: PreTrainedModel, packed: PackedBatch, *, routers: bool) -> RowStates:
+    """The states that predict the scored tokens, and with `routers` the routers' logits of all tokens."""
     engine, backbone = engine_of(model), backbone_of(model)
     assert backbone is not None  # `install` refuses such a model
     if engine is not Engine.PACKED:
-        return plain_states(backbone, packed, padded=engine is Engine.PADDED)
+        return plain_states(backbone, packed, padded=engine is Engine.PADDED, routers=routers)
     found = backbone(
         input_ids=packed.input_ids[None],
         position_ids=packed.position_ids[None],
         tree=packed.tree,
         use_cache=False,
+        **({"output_router_logits": True} if routers else {}),
     )
-    states: Tensor = found.last_hidden_state[0, packed.predictors]
-    return states
+    scored = found.last_hidden_state[0, packed.predictors]
+    if not routers:
+        return RowStates(scored)
+    return RowStates(scored, tuple(found.router_logits), token_weights(packed.tree).to(scored.device))
 
 
 def _unbound(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -148,6 +157,16 @@ def packed_logps(
     With `draw`, those of the drawn tokens stand behind them.
     """
     return model(input_ids=batch.input_ids[None], packed=batch, draw=draw)
+
+
+def logps_and_router_loss(
+    model: nn.Module, batch: PackedBatch, draw: Draw | None, routers: RouterLoss | None
+) -> tuple[Float[Tensor, "scored_and_drawn"], Tensor | None]:
+    """What `packed_logps` gives, and the routers' loss of the row, without its coefficient, where it is asked for."""
+    if routers is None:
+        return packed_logps(model, batch, draw), None
+    both = model(input_ids=batch.input_ids[None], packed=batch, draw=draw, routers=routers)
+    return both[:-1], both[-1]
 
 
 def sequence_logps(token_logps: Float[Tensor, "scored"], batch: PackedBatch) -> Float[Tensor, "sequences"]:

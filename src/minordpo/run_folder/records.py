@@ -35,6 +35,7 @@ CHOSEN_BELOW = "chosen_below_reference"
 REJECTED_AT_OR_BELOW = "rejected_at_or_below_reference"
 LARGEST_LOGRATIO = "largest_logratio"
 GATES_WITHIN_ROUNDING = "gates_within_rounding"  # of those that are open
+ROUTER_AUX_LOSS = "router_aux_loss"  # without its coefficient
 LEARNING_RATE = "learning_rate"
 TOKENS, PADDED_TOKENS = "tokens", "padded_tokens"
 SECONDS = "seconds"

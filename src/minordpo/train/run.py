@@ -248,6 +248,7 @@ def build_trainer(
         callbacks=build_monitor(config, tokenizer),
         token_budget=config.training.token_budget,
         dropout=model.dropout,
+        router_aux_loss=model.router_aux_loss,
         measure_reference=config.metrics.reference,
         cache=names.cache_folder() / names.CACHED_REFERENCE,
         metrics_file=folder / names.METRICS,

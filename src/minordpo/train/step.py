@@ -20,8 +20,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from minordpo.data.packing import PackedBatch, on_device
-from minordpo.engine.logprobs import Draw, Engine, packed_logps, sequence_logps
+from minordpo.engine.logprobs import Draw, Engine, logps_and_router_loss, packed_logps, sequence_logps
 from minordpo.engine.plain import computed_tokens
+from minordpo.engine.routers import RouterLoss
 from minordpo.objectives import Gradient, Objective, ResponseLogps, TokenLogps, gradient
 
 # Token log-probs of each prompt's responses, by its number in the data set (or what else its batch knows it by);
@@ -71,6 +72,7 @@ class StepRecord:
     indices: tuple[Hashable, ...]  # of the prompts
     reports: Mapping[str, Tensor]  # the objective's own, of the whole step
     gates: Float[Tensor, "gates"] | None = None  # |log-ratio| where a gate of the objective is open, else 0
+    router_loss: Tensor | None = None  # of the row's routers, without its coefficient
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +83,7 @@ class Context:
     reference: Reference | None
     seed: tuple[int, ...] = (0,)
     reduce: Reduce = lambda sums: sums
+    routers: RouterLoss | None = None  # of a mixture of experts, where its loss is trained on
 
 
 def preference_step(
@@ -95,14 +98,15 @@ def preference_step(
     """Accumulate the gradient of `scale / global_prompts × sum of losses`; return what the responses did.
 
     `around_row(last)` is entered around each row's forward and backward: gradients need to meet other ranks' only
-    after the last. `backward` takes a scalar whose gradient is the wanted one; its value is not the loss.
+    after the last. `backward` takes a scalar whose gradient is the wanted one; its value is not the loss. A loss on
+    routers is the mean over rows, each counted by its prompts.
     """
     records = []
     mismatched = mismatched_logratio(model, step, context)
     for number, (batch, weight) in enumerate(zip(step.batches, step.weights, strict=True)):
         with around_row(number == len(step.batches) - 1):
             draw = draw_places(batch, context)
-            logps = packed_logps(model, batch, draw)
+            logps, router_loss = logps_and_router_loss(model, batch, draw, context.routers)
             record = _record(logps.detach(), batch, draw, mismatched, context)
             found, factor = record.gradient, weight * scale / step.global_prompts
             members = found.sequences[batch.member_sequences] if found.members is None else found.members
@@ -110,7 +114,11 @@ def preference_step(
             coefficients.index_add_(0, batch.member_tokens, members * factor)
             if found.alternatives is not None:
                 coefficients = torch.cat([coefficients, found.alternatives * factor])
-            backward((logps * coefficients).sum())
+            total = (logps * coefficients).sum()
+            if context.routers is not None and router_loss is not None:
+                record = replace(record, router_loss=router_loss.detach())
+                total = total + context.routers.coefficient * factor * len(batch.indices) * router_loss
+            backward(total)
         if weight:
             records.append(record)
     return records

@@ -30,9 +30,10 @@ from minordpo.data.tokens import TokenOptions
 from minordpo.engine.check import check_engine, refuse_unknown_tokens
 from minordpo.engine.device import autocast, casts_kept
 from minordpo.engine.logprobs import engine_attention, engine_of
-from minordpo.engine.models import load_model, load_tokenizer, switch_off_dropout
+from minordpo.engine.models import causal_model, load_model, load_tokenizer, switch_off_dropout
 from minordpo.engine.quantized import score_mode
 from minordpo.engine.reference_pass import ReferencePass, other_reference
+from minordpo.engine.routers import RouterLoss
 from minordpo.engine.vocabulary import refuse_other_encoding
 from minordpo.engine.weights import InitialWeights
 from minordpo.errors import InputError
@@ -73,7 +74,8 @@ class PreferenceTrainer(Written):
     `PairLogps`, as it is or in its `Spec`; `hyperparameters` are its own. "package.module:function" is imported only
     with `allow_code`. With `peft_config` a new adapter is trained and the reference is the model without it; without
     `ref_model` the reference is the model as it is given. Where the objective needs no reference,
-    `measure_reference=False` leaves it out, with its metrics.
+    `measure_reference=False` leaves it out, with its metrics. `router_aux_loss` says whether a mixture of experts is
+    also trained on its routers' loss; None: as the model's config has it.
 
     Raises:
         InputError: arguments, data, model or objective that cannot be used; the message says what to do.
@@ -97,6 +99,7 @@ class PreferenceTrainer(Written):
         token_budget: int | None = None,
         dropout: bool = False,
         measure_reference: bool = True,
+        router_aux_loss: bool | None = None,
         cache: Path | None = None,
         metrics_file: Path | None = None,
         allow_code: bool = False,
@@ -129,6 +132,7 @@ class PreferenceTrainer(Written):
         say: Callable[[str], None] = print if args.process_index == 0 else lambda _: None
         for line in filter(None, (widened, checked.line(everything), *made_savable(model, processing_class))):
             say(line)
+        self.routers = RouterLoss.of(causal_model(model), wanted=router_aux_loss)
         self.dropout = dropout and bool(dropouts)
         for module, name, value in dropouts if dropout else ():
             setattr(module, name, value)
@@ -286,6 +290,8 @@ class PreferenceTrainer(Written):
                 model.zero_grad,
             )
         metrics = self._reduced(records)
+        if self.routers is not None:
+            metrics[keys.ROUTER_AUX_LOSS] = self._mean_router_loss(records, inputs)
         reference, first = self.reference, self.state.global_step == 0 and not self._has_trained
         if reference is not None and reference.is_policy and first and not self.dropout:
             known = self._precomputed["train"]
@@ -315,6 +321,12 @@ class PreferenceTrainer(Written):
             around_row=lambda last: self._around_row(model, last),
         )
 
+    def _mean_router_loss(self, records: list[StepRecord], step: StepBatch) -> float:
+        """The routers' loss of the step without its coefficient: the mean over rows, each counted by its prompts."""
+        rows = [len(each.indices) * each.router_loss for each in records if each.router_loss is not None]
+        own = torch.stack(rows).sum() if rows else torch.zeros((), device=self.args.device)
+        return self._sum_over_ranks(own.double()).item() / step.global_prompts
+
     def _backward(self, loss: Tensor) -> None:
         options = {"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}
         self.accelerator.backward(loss, **options)
@@ -332,6 +344,7 @@ class PreferenceTrainer(Written):
             reference=self._precomputed[split] if self.reference is not None else None,
             seed=(self.args.seed, *moment),
             reduce=self._sum_over_ranks,
+            routers=self.routers if split == "train" else None,
         )
 
     # ---- held-out pairs ----
