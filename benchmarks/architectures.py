@@ -1,6 +1,6 @@
 """Tiny random models of many architectures: which engine each gets, and how far that is from stock transformers.
 
-    python benchmarks/architectures.py [NAME …]        # → benchmarks/architectures.csv, without names all
+    python benchmarks/architectures.py [NAME …]        # → benchmarks/architectures.csv; with names their rows alone
 
 Values (nats a token) and gradients (of a parameter, relative to its largest entry or 1e-3) are compared with the stock
 forward in float64 with transformers' default attention, one sequence at a time. Of what does not run packed both ways
@@ -106,7 +106,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "num_kv_shared_layers": 0,
     },
     "Bart": {},
-    "T5": {},
 }
 
 
@@ -166,6 +165,9 @@ def main(names: list[str]) -> None:
     transformers_logging.set_verbosity_error()
     signal.signal(signal.SIGALRM, _late)
     rows: list[dict[str, Any]] = []
+    if names and OUT.exists():
+        with OUT.open(encoding="utf-8", newline="") as file:
+            rows = [row for row in csv.DictReader(file) if row["architecture"] not in names]
     for name in names or sorted(SETTINGS, key=str.lower):
         signal.alarm(SECONDS)
         try:
@@ -181,7 +183,7 @@ def main(names: list[str]) -> None:
     with OUT.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(sorted(rows, key=lambda row: row["architecture"].lower()))
 
 
 if __name__ == "__main__":

@@ -78,18 +78,12 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "Qwen3Moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "head_dim": 16},
 }
 
-_OTHER_NAMES = {
-    "Gemma3": ("Gemma3TextConfig", "Gemma3ForCausalLM"),
-    "Qwen3_5": ("Qwen3_5TextConfig", "Qwen3_5ForCausalLM"),
-    "GPT2": ("GPT2Config", "GPT2LMHeadModel"),
-}
-
 
 def tiny(architecture: str, *, seed: int = 0, **overrides: Any) -> PreTrainedModel:
     """A random model of the architecture in evaluation mode, float32; a seed gives the same weights."""
-    config_name, model_name = _OTHER_NAMES.get(
-        architecture, (f"{architecture}Config", f"{architecture}ForCausalLM")
-    )
+    names = (f"{architecture}TextConfig", f"{architecture}Config")  # the first of models that also see
+    config_name = next(name for name in names if hasattr(transformers, name))
+    model_name = "GPT2LMHeadModel" if architecture == "GPT2" else f"{architecture}ForCausalLM"
     config = getattr(transformers, config_name)(**_COMMON | ARCHITECTURES.get(architecture, {}) | overrides)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
