@@ -36,7 +36,8 @@ def rows_of(study: Study, phase: Phase) -> list[dict[str, Any]]:
         with table.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
                 facts = {"phase": phase, "arm": this.arm_name, "rate": this.rate, "seed": this.seed}
-                rows.append(facts | row | _styles(this, int(row["round"])))
+                where = {"model": Path(row["model"]).relative_to(study.output).as_posix()}
+                rows.append(facts | row | where | _styles(this, int(row["round"])))
     return rows
 
 
