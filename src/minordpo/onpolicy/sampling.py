@@ -32,12 +32,12 @@ from minordpo.generate.vllm_answers import VLLM_LEAST_TEMPERATURE, stream_vllm_a
 from minordpo.generate.vllm_server import servable
 from minordpo.onpolicy.answers import SampledAnswer, SampledAnswers
 from minordpo.onpolicy.pairing import PairingOptions
-from minordpo.onpolicy.prompts import Prompts, read_prompts
 from minordpo.onpolicy.rows import make_rows, refuse_none
 from minordpo.onpolicy.summary import Summary
 from minordpo.run_folder import names
 from minordpo.run_folder.files import refuse_existing, write_jsonl, write_text, writing
 from minordpo.run_folder.lock import locked
+from minordpo.verify.prompts import Prompts, read_prompts
 from minordpo.verify.verdict import Asked
 from minordpo.verify.verifier import Verifier
 
