@@ -38,6 +38,8 @@ class CommandVerifier:
         InputError: no program is named.
     """
 
+    compares = False
+
     def __init__(self, spec: str, command: str | None, options: VerifierOptions) -> None:
         try:
             words = shlex.split(command or "")

@@ -26,6 +26,8 @@ class FunctionVerifier:
         InputError: it is no function, or cannot be called so.
     """
 
+    compares = False
+
     def __init__(self, spec: str, function: Any) -> None:
         self.spec = spec
         self._function: Callable[..., Any] = function

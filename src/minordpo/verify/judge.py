@@ -69,6 +69,7 @@ class JudgeVerifier:
                 f"{flag('judge_model')}"
             )
         self.spec = spec
+        self.compares = options.judge_mode == "pairwise"
         self._options, self._mode = options, _MODES[options.judge_mode]
         self._client = JudgeClient(
             url, options.judge_model, seconds=float(options.verify_timeout), retries=options.judge_retries

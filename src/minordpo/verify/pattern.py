@@ -27,6 +27,8 @@ class RegexVerifier:
         InputError: no pattern, or one that cannot be read.
     """
 
+    compares = False
+
     def __init__(self, spec: str, pattern: str | None, options: VerifierOptions) -> None:
         if not pattern:
             raise InputError(

@@ -30,6 +30,8 @@ class RewardVerifier:
         InputError: no path is named.
     """
 
+    compares = False
+
     def __init__(self, spec: str, path: str | None, options: VerifierOptions) -> None:
         if not path:
             raise InputError(

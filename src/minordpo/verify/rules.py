@@ -25,6 +25,8 @@ class NumberVerifier:
         InputError: no such reading.
     """
 
+    compares = False
+
     def __init__(self, spec: str, reading: str | None, options: VerifierOptions) -> None:
         reading = "last" if reading is None else reading
         if reading not in _READINGS:
@@ -71,6 +73,8 @@ class ExactVerifier:
     Raises:
         InputError: something stands behind the name.
     """
+
+    compares = False
 
     def __init__(self, spec: str, rest: str | None, options: VerifierOptions) -> None:
         if rest is not None:
