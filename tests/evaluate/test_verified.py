@@ -23,6 +23,7 @@ from minordpo.errors import InputError
 from minordpo.evaluate import evaluation
 from minordpo.evaluate.evaluation import evaluate
 from minordpo.evaluate.statistics import mean_difference_interval, mean_interval, wilson
+from minordpo.evaluate.tables import markdown, table
 from minordpo.evaluate.tasks import load_task
 from minordpo.evaluate.verified_tasks import load_verified_task, usual_prompt
 from minordpo.run_folder import names
@@ -58,7 +59,10 @@ def no_cache_of_before(tmp_path, monkeypatch):
 def verified(world, task, verifier, *models, out=None, **settings):
     config = config_of(world, task=str(world / task), **{"prompt": "{question}"} | settings)
     found = load_verifier(verifier, allow_code=True) if isinstance(verifier, str) else verifier
-    return evaluate([str(world / name) for name in models], config, verifier=found, out=out)
+    results = evaluate([str(world / name) for name in models], config, verifier=found, out=out)
+    for shown in (table(results), markdown(results)):  # whatever was measured can be shown
+        assert f"scored by {found.spec[:8]}" in shown
+    return results
 
 
 def judge_of(judge, mode="score", **options):

@@ -17,6 +17,7 @@ from minordpo.cli import main
 from minordpo.errors import InputError
 from minordpo.evaluate.evaluation import evaluate
 from minordpo.evaluate.kl_plot import kl_figure
+from minordpo.evaluate.tables import markdown, table
 from minordpo.run_folder import names
 from minordpo.verify.verifier import load_verifier
 
@@ -50,7 +51,10 @@ def loaded(tmp_path, monkeypatch):
 def verified(world, verifier, *models, out, task="prompts.jsonl", **settings):
     config = config_of(world, task=str(world / task), **{"prompt": "{question}"} | settings)
     found = load_verifier(verifier, allow_code=True) if isinstance(verifier, str) else verifier
-    return evaluate([str(world / name) for name in models], config, verifier=found, out=out)
+    results = evaluate([str(world / name) for name in models], config, verifier=found, out=out)
+    for shown in (table(results), markdown(results)):  # whatever was measured can be shown
+        assert f"scored by {found.spec[:8]}" in shown
+    return results
 
 
 def judge_of(url, mode="pairwise"):

@@ -254,8 +254,10 @@ def _sample_legend(results: dict[str, Any]) -> str:
     if not settings["samples"]:
         return ""
     parts = [_LEGENDS["samples"], *([_LEGENDS["compared"]] if results["sample_comparisons"] else [])]
-    if not any(model["samples"]["majority"] for model in results["models"].values()):
+    samples = [model["samples"] for model in results["models"].values()]
+    if not any(each["majority"] for each in samples):  # nothing was read as a number
         parts = [_LEGENDS["verified_samples"]]
+        parts += [_LEGENDS["verified_any"]] if any(each["pass_at"] for each in samples) else []
     if settings["reference"] is not None:
         temperature = settings["samples_temperature"]
         kl = _LEGENDS["kl"] if temperature == 1 else _LEGENDS["no_kl"].format(temperature)
