@@ -131,9 +131,9 @@ def test_a_reference_may_be_named_later_and_not_be_exchanged(world, tmp_path):
         (
             "short",
             False,
-            r"short: prompt 1 has \d+ tokens and max_new_tokens is 6, but the model has 64 positions",
+            r"short: question 1 of q.jsonl has \d+ tokens and max_new_tokens is 6, but the model has 64 positions",
         ),
-        ("few-tokens", False, r"few-tokens: prompt 1 has token \d+, but the model knows 40"),
+        ("few-tokens", False, r"few-tokens: question 1 of q.jsonl has token \d+, but the model knows 40"),
         ("no-weights", False, r"no-weights holds a config but no weights"),
         ("no-weights", True, r"no-weights holds a config but no weights"),
         (
@@ -256,7 +256,7 @@ def bad(world, tmp_path_factory):
         (
             ["{bad}/short"],
             {},
-            r"prompt 1 has \d+ tokens and max_new_tokens is 6, but the model has 64 positions",
+            r"question 1 of q.jsonl has \d+ tokens and max_new_tokens is 6, but the model has 64 positions",
         ),
         (["{bad}/unfinished"], {}, r"unfinished is a run without a model/: it is not finished\..*--resume"),
         (

@@ -12,8 +12,11 @@ from minordpo.evaluate.statistics import (
     holm,
     interval_over_questions,
     mean_difference_interval,
+    mean_interval,
     sign_flip,
     sign_flip_of_means,
+    sign_flip_of_scores,
+    student,
     wilson,
 )
 
@@ -199,3 +202,62 @@ def test_the_sign_flip_test_of_means_is_on_whole_numbers_the_one_by_convolution(
     assert sign_flip_of_means([d / 7 for d in differences]) == pytest.approx(
         sign_flip(differences), abs=1e-12
     )
+
+
+def test_students_t_has_its_published_values():
+    # Fisher and Yates, Statistical Tables, table III, of 5 %
+    published = {
+        1: 12.706,
+        2: 4.303,
+        3: 3.182,
+        4: 2.776,
+        5: 2.571,
+        9: 2.262,
+        10: 2.228,
+        30: 2.042,
+        120: 1.980,
+    }
+    assert {freedom: round(student(freedom), 3) for freedom in published} == published
+    assert student(100_000) == pytest.approx(Z, abs=1e-4)
+
+
+def test_the_interval_of_scores_is_students_and_none_where_they_do_not_differ():
+    # 5.1, 4.9, 5.3 and 4.7: mean 5, variance 0.2 / 3
+    half = 3.182446 * math.sqrt(0.2 / 3 / 4)
+    assert mean_interval([5.1, 4.9, 5.3, 4.7]) == pytest.approx((5 - half, 5 + half), abs=1e-6)
+    assert mean_interval([7.0, 7.0]) is None
+    assert mean_interval([7.0]) is None
+
+
+def test_students_interval_holds_the_mean_of_a_normal_distribution_95_times_in_100():
+    dice = np.random.default_rng(0)
+    held = [low <= 3 <= high for low, high in map(mean_interval, dice.normal(3, 2, (4000, 5)).tolist())]
+    assert np.mean(held) == pytest.approx(0.95, abs=0.012)
+
+
+@given(st.lists(st.sampled_from([-1.5, -1.0, -0.5, 0.0, 0.5, 2.5]), max_size=10))
+def test_the_p_of_scores_is_that_of_all_sign_flips(differences):
+    total = abs(sum(differences))
+    sums = [
+        abs(sum(s * d for s, d in zip(signs, differences, strict=True))) for signs in flips(len(differences))
+    ]
+    p = sum(each >= total for each in sums) / len(sums)
+    for parts in (2, 1):  # as whole numbers of halves, and as any numbers
+        found, how = sign_flip_of_scores(differences, parts)
+        assert found == pytest.approx(p)
+        assert how == "exact"
+
+
+def flips(count):
+    return list(itertools.product((1, -1), repeat=count))
+
+
+def test_too_many_differences_of_any_numbers_are_flipped_at_random_which_is_said():
+    dice = np.random.default_rng(1)
+    differences = dice.normal(0.25, 1, 80).round(2).tolist()
+    exact, how = sign_flip_of_scores(differences, 100)
+    assert how == "exact"
+    found, how = sign_flip_of_scores(differences)
+    assert how == "100,000 random sign flips"
+    assert found == pytest.approx(exact, abs=4 * math.sqrt(exact / 100_000))
+    assert sign_flip_of_scores([math.pi + i * math.e for i in range(60)])[0] == 1 / 100_001

@@ -23,3 +23,14 @@ def fails_on_third(prompt: Any, answer: str, *, right: str | None, facts: Any) -
     if str(prompt).startswith("three"):
         raise ValueError("no threes")
     return even(prompt, answer, right=right, facts=facts)
+
+
+def length(prompt: Any, answer: str, *, right: str | None, facts: Any) -> int:
+    """The longer the better."""
+    calls.append(answer)
+    return len(answer)
+
+
+def even_or_unsaid(prompt: Any, answer: str, *, right: str | None, facts: Any) -> bool | float:
+    """As `even`, but of one answer it does not say whether it is right."""
+    return 0.25 if answer == "skip" else even(prompt, answer, right=right, facts=facts)

@@ -22,9 +22,9 @@ from minordpo.onpolicy.loop.config import build_loop, dump_loop, load_loop
 from minordpo.onpolicy.loop.loop import loop
 from minordpo.onpolicy.loop.rounds import Round, prompts_of_round
 from minordpo.onpolicy.loop.section import loop_section
-from minordpo.onpolicy.prompts import read_prompts
 from minordpo.report.find import Found, find
 from minordpo.run_folder import names
+from minordpo.verify.prompts import read_prompts
 
 pytestmark = [pytest.mark.filterwarnings(each) for each in RENAMED]
 WORDS = ("one", "two and two", "three and more of it", "four", "five is odd", "and six")

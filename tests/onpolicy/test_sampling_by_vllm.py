@@ -14,8 +14,8 @@ from helpers.tiny_runs import RENAMED, moved, write_rows
 from minordpo.cli import main
 from minordpo.engine.models import load_model, load_tokenizer, save_model
 from minordpo.generate.generation import generate_answers
-from minordpo.onpolicy.prompts import read_prompts
 from minordpo.onpolicy.sample_files import SampleFiles
+from minordpo.verify.prompts import read_prompts
 
 pytestmark = [
     *(pytest.mark.filterwarnings(each) for each in RENAMED),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from minordpo.cli.command import DTYPE, argument, command, flag
+from minordpo.cli.verifying import ALLOW_VERIFIER_CODE, take_verifier, verifier_options, verify_argument
 
 # Options by what they are called in PairingOptions.
 _PAIRING = {
@@ -22,19 +23,6 @@ _SAMPLING = (
     *("prompts", "split", "limit", "prompt", "plain_text", "samples", "temperature", "seed"),
     *("max_new_tokens", "dtype", "backend"),
 )
-_VERIFIER = {
-    "judge_model": ("the judge's name at its endpoint", str),
-    "judge_mode": (
-        "score (each answer alone, 1 to 10) or pairwise (every two answers, both ways round)",
-        str,
-    ),
-    "judge_concurrency": ("requests at a time (default 8)", int),
-    "judge_retries": ("further tries of a request (default 5)", int),
-    "judge_max_tokens": ("longest reply of a judge (default: as the endpoint has it)", int),
-    "verify_timeout": ("seconds that a judge or a command may take for one answer (default 120)", float),
-    "reward_batch_size": ("sequences that a reward model reads at a time (default 8)", int),
-    "reward_dtype": ("type of a reward model's weights: float32 or bfloat16 (default float32)", str),
-}
 
 
 def _both(text: str) -> tuple[str, str]:
@@ -53,13 +41,7 @@ def _both(text: str) -> tuple[str, str]:
         required=True,
         metavar="FILE",
     ),
-    argument(
-        "--verify",
-        "what scores an answer: number, number:asked, exact, regex:PATTERN, reward:PATH, judge:URL, and with "
-        "--allow-code module:function or command:…",
-        required=True,
-        metavar="V",
-    ),
+    verify_argument(required=True),
     argument("--out", "rows to train on (.jsonl)", type=Path, required=True, metavar="OUT.jsonl"),
     argument("--split", "split of a hub set (default train)", default="train"),
     argument("--limit", "ask only the first N prompts", type=int, metavar="N"),
@@ -107,10 +89,7 @@ def _both(text: str) -> tuple[str, str]:
         choices=("pairs", "ranked", "labelled"),
     ),
     argument("--threshold", "of labelled answers: desirable from this score on", type=float, metavar="X"),
-    *(
-        argument(f"--{name.replace('_', '-')}", help, type=kind, metavar=kind.__name__.upper())
-        for name, (help, kind) in _VERIFIER.items()
-    ),
+    *verifier_options(),
     DTYPE,
     argument(
         "--backend",
@@ -119,7 +98,7 @@ def _both(text: str) -> tuple[str, str]:
         default="transformers",
         choices=("transformers", "vllm"),
     ),
-    flag("--allow-code", "run the module or command that --verify names"),
+    ALLOW_VERIFIER_CODE,
     goes_on=lambda options: "the same command goes on",
 )
 def sample(models: list[str], out: Path, verify: str, allow_code: bool, **options: Any) -> None:
@@ -140,15 +119,14 @@ def sample(models: list[str], out: Path, verify: str, allow_code: bool, **option
     from minordpo.onpolicy.pairing import PairingOptions
     from minordpo.onpolicy.sampling import SamplingConfig
     from minordpo.onpolicy.sampling import sample as draw
-    from minordpo.verify.verifier import load_verifier
 
+    verifier = take_verifier(verify, allow_code, options)
+    assert verifier is not None
     pairing = PairingOptions(
         **{known: options[name] for name, known in _PAIRING.items()},
         pair_from=options["pair_from"],
         seed=options["seed"],
     )
     config = SamplingConfig(**{name: options[name] for name in _SAMPLING})
-    given = {name: options[name] for name in _VERIFIER if options[name] is not None}
-    verifier = load_verifier(verify, allow_code=allow_code, **given)
     summary = draw(models, config, verifier, pairing, out, batch_size=options["batch_size"])
     print(f"{summary}\n{out}: {summary.facts['rows']} rows")

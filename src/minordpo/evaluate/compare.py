@@ -20,31 +20,48 @@ LONG = 7  # computations; above it GSM8K has a few questions each, which say not
 
 
 def summarize_model(questions: Sequence[Question], answers: Sequence[Answer]) -> dict[str, Any]:
-    """What the answers of one model show; shares with 95 % Wilson intervals, lengths in tokens."""
+    """What the answers of one model show; shares with 95 % Wilson intervals, lengths in tokens.
+
+    Where the right answers are no numbers, nothing is read from the answers, and there are no examples.
+    """
     found = {name: [each for (each,) in of] for name, of in judged(questions, [[a] for a in answers]).items()}
-    right = {name: found[name] for name in READERS}
+    right = {name: found[name] for name in READERS if name in found}
     return {
         **{name: share(values) for name, values in found.items()},
         "empty": share([not answer.text.strip() for answer in answers]),
         **repetition_and_length(answers),
         "by_steps": _by_steps(questions, right),
-        "examples": _examples(questions, answers, right, found["looping"]),
+        "examples": _examples(questions, answers, right, found["looping"]) if right else {},
     }
 
 
 def judged(questions: Sequence[Question], samples: Sequence[Sequence[Answer]]) -> dict[str, list[list[bool]]]:
-    """Return for each question whether its answers are right by either parser, and their other yes-or-no measures."""
-    return which_right(questions, samples) | {
-        "asked_format": [[asked_line(a.text) is not None for a in given] for given in samples],
-        "stopped": [[a.stopped for a in given] for given in samples],
-        "looping": [[looping(a.token_ids) for a in given] for given in samples],
-    }
+    """Return for each question whether its answers are right by either parser, and their other yes-or-no measures.
+
+    What is read as a number is left out where the right answers are none.
+    """
+    read = {"asked_format": [[asked_line(a.text) is not None for a in given] for given in samples]}
+    return (
+        which_right(questions, samples)
+        | (read if has_numbers(questions) else {})
+        | {
+            "stopped": [[a.stopped for a in given] for given in samples],
+            "looping": [[looping(a.token_ids) for a in given] for given in samples],
+        }
+    )
+
+
+def has_numbers(questions: Sequence[Question]) -> bool:
+    """Whether every question has a right number."""
+    return all(question.answer is not None for question in questions)
 
 
 def which_right(
     questions: Sequence[Question], samples: Sequence[Sequence[Answer]]
 ) -> dict[str, list[list[bool]]]:
-    """By either parser, which answers to each question are right."""
+    """By either parser, which answers to each question are right; empty where the right answers are no numbers."""
+    if not has_numbers(questions):
+        return {}
     pairs = list(zip(questions, samples, strict=True))
     return {
         name: [[read(a.text) == question.answer for a in given] for question, given in pairs]
@@ -78,7 +95,7 @@ def compare_models(
     """Every other model with the first, by both parsers; p is exact McNemar, adjusted over the models (Holm)."""
     right = {label: which_right(questions, [[a] for a in given]) for label, given in answers.items()}
     rows: list[dict[str, Any]] = []
-    for name in READERS:
+    for name in READERS if has_numbers(questions) else ():
         counts = {label: [sum(of) for of in by[name]] for label, by in right.items()}
         rows += against_first(counts, {"measure": name}, more="gained", fewer="lost")
     return rows
@@ -148,13 +165,15 @@ def _examples(
         "looping": list(loops),
     }
     found = {kind: values.index(True) for kind, values in kinds.items() if True in values}
+    return {kind: example(questions[i], answers[i]) for kind, i in found.items()}
+
+
+def example(question: Question, answer: Answer) -> dict[str, Any]:
+    """An answer as results show it."""
     return {
-        kind: {
-            "row": questions[i].row,
-            "question": questions[i].text,
-            "reference": questions[i].answer,
-            "answer": answers[i].text,
-            "stopped": answers[i].stopped,
-        }
-        for kind, i in found.items()
+        "row": question.row,
+        "question": question.text,
+        "reference": question.reference if question.answer is None else question.answer,
+        "answer": answer.text,
+        "stopped": answer.stopped,
     }

@@ -6,6 +6,7 @@ models ─► prompts                  every config, tokenizer and template is t
        ─► samples.jsonl            several more a question, where they are asked for
        ─► logps.jsonl              of the answers under model and reference, where there is a reference
        ─► sample_logps.jsonl       of the samples
+verifier ─► verdicts.jsonl         a score to each answer, and to each sample, where there is a verifier
 → results.json  results.md
 """
 
@@ -34,11 +35,21 @@ from minordpo.evaluate.folder import Answers, EvaluatedModel, EvaluationFolder, 
 from minordpo.evaluate.samples import compare_samples, samples_and_reference, summarize_samples
 from minordpo.evaluate.tables import markdown
 from minordpo.evaluate.tasks import Question, Task, load_task
+from minordpo.evaluate.verification import PassAnswers, ScoredAnswers, Verification
+from minordpo.evaluate.verified import (
+    compare_verdicts,
+    summarize_passes,
+    summarize_verdicts,
+    verified_examples,
+    which_pass,
+)
+from minordpo.evaluate.verified_tasks import load_verified_task
 from minordpo.generate.generation import Answer, GenerationOptions, Sampling, refuse_prompts, stream_answers
 from minordpo.generate.prompts import question_prompts
 from minordpo.run_folder import names
 from minordpo.run_folder.files import write_text
 from minordpo.run_folder.lock import only_here
+from minordpo.verify.verifier import Verifier
 from minordpo.version import __version__
 
 # Answers at a time, by device: at every token of a small model a GPU waits for Python, with 32 answers as with 128.
@@ -95,6 +106,7 @@ class _Pass:
 
     answers: str
     logps: str
+    verdicts: str
     options: GenerationOptions
     questions: list[Question]
 
@@ -103,28 +115,40 @@ class _Pass:
         return [(question, number) for question in self.questions for number in range(self.options.samples)]
 
     def given(self, kept: Answers) -> list[list[Answer]]:
-        """The answers that are kept, those to each question together."""
+        """The answers that are kept, those to each question together; all of them must be there."""
         samples = range(self.options.samples)
         return [[kept[question.row, number] for number in samples] for question in self.questions]
 
+    def so_far(self, kept: Answers) -> list[list[Answer | None]]:
+        """The answers that are kept, those to each question together; None where one is to be made."""
+        samples = range(self.options.samples)
+        return [[kept.get((question.row, number)) for number in samples] for question in self.questions]
+
 
 def evaluate(
-    models: Sequence[str], config: EvaluationConfig, *, out: Path | None = None, batch_size: int | None = None
+    models: Sequence[str],
+    config: EvaluationConfig,
+    *,
+    verifier: Verifier | None = None,
+    out: Path | None = None,
+    batch_size: int | None = None,
 ) -> dict[str, Any]:
     """The results as in results.json: every model on the same questions, the others compared with the first.
 
-    With `out`, a folder gets evaluation.json, LABEL/answers.jsonl and samples.jsonl as they come, results.json and
-    results.md; the same call goes on where one was stopped. Answers are made `batch_size` at a time, unless told as
-    many as suit the device.
+    With a `verifier` the task may be any file of prompts, and the verifier scores the answers.
+
+    With `out`, a folder gets evaluation.json, LABEL/answers.jsonl, samples.jsonl and verdicts as they come,
+    results.json and results.md; the same call goes on where one was stopped, and another verifier scores the answers
+    anew. Answers are made `batch_size` at a time, unless told as many as suit the device.
 
     Raises:
-        InputError: a task, model, reference or folder that cannot be used. What shows without reading weights is
-            refused before the first model answers.
+        InputError: a task, model, reference, verifier or folder that cannot be used, or a verdict that cannot be had.
+            What shows without reading weights is refused before the first model answers.
     """
     if not models:
         raise InputError("no model is named, but at least one is needed. Name a model folder or a hub id.")
     settings = config.settings()
-    task = load_task(config.task, n=config.n, seed=config.seed)
+    task = _task(config, verifier)
     passes = _passes(config, task.questions, batch_size)
     folder = EvaluationFolder(out)
     with contextlib.nullcontext() if out is None else only_here(out, doing="evaluating"):
@@ -138,15 +162,39 @@ def evaluate(
             "questions_digest": task.digest,
             "reference_identity": None if reference is None else reference.identity,
         }
-        folder.begin(settings, named, defaults=type(config)(task=config.task).settings())
+        folder.refuse_other(settings, defaults=type(config)(task=config.task).settings())
+        verification = None if verifier is None else Verification(verifier, task, named, folder)
+        if verification is not None:
+            verification.check([_so_far(each, named, folder) for each in passes])
+            verification.say_another()
+        folder.begin(settings, named, None if verification is None else verification.record)
         for model in named:
             _answer(model, prompts[model.label], passes, config.dtype, folder, alike=named[0])
             gc.collect()  # a model hangs in cycles, and the next one may need the room
-        results = _results(prompts, passes, settings, named, folder, reference)
+        scored = None
+        if verification is not None:
+            scored = verification.score([_so_far(each, named, folder) for each in passes])
+        results = _results(prompts, passes, settings, named, folder, reference, scored)
+        if verification is not None and scored is not None:
+            answers = {m.label: passes[0].given(folder.answers(m.label, names.ANSWERS)) for m in named}
+            _add_verified(results, scored, verification.record, task.questions, answers)
         if out is not None:
             write_text(out / names.RESULTS, json.dumps(results, indent=2, ensure_ascii=False) + "\n")
             write_text(out / names.RESULTS_PAGE, markdown(results))
     return results
+
+
+def _task(config: EvaluationConfig, verifier: Verifier | None) -> Task:
+    if verifier is None:
+        return load_task(config.task, n=config.n, seed=config.seed)
+    return load_verified_task(
+        config.task, n=config.n, seed=config.seed, prompt=config.prompt, plain_text=config.plain_text
+    )
+
+
+def _so_far(each: _Pass, named: Sequence[EvaluatedModel], folder: EvaluationFolder) -> PassAnswers:
+    kept = {model.label: folder.answers(model.label, each.answers) for model in named}
+    return each.verdicts, {label: each.so_far(answers) for label, answers in kept.items()}
 
 
 def _passes(config: EvaluationConfig, questions: list[Question], batch_size: int | None) -> list[_Pass]:
@@ -158,10 +206,10 @@ def _passes(config: EvaluationConfig, questions: list[Question], batch_size: int
         token_budget=TOKEN_BUDGET,
         sampling=answered,
     )
-    passes = [_Pass(names.ANSWERS, names.ANSWER_LOGPS, options, questions)]
+    passes = [_Pass(names.ANSWERS, names.ANSWER_LOGPS, names.VERDICTS, options, questions)]
     if config.samples:
         several = replace(options, sampling=sampled, samples=config.samples)
-        passes.append(_Pass(names.SAMPLES, names.SAMPLE_LOGPS, several, questions))
+        passes.append(_Pass(names.SAMPLES, names.SAMPLE_LOGPS, names.SAMPLE_VERDICTS, several, questions))
     return passes
 
 
@@ -171,10 +219,14 @@ def _prompts(model: EvaluatedModel, task: Task, config: EvaluationConfig) -> lis
     if config.reference is not None:
         name = config.reference
         refuse_other_vocabulary(tokenizer, load_tokenizer(model_folder(name)), model=model.given, name=name)
-    questions = [question.text for question in task.questions]
-    prompts = question_prompts(tokenizer, questions, prompt=config.prompt, plain_text=config.plain_text)
+    if task.prompts is not None:
+        prompts = task.prompts.tokens(tokenizer)
+    else:
+        questions = [question.text for question in task.questions]
+        prompts = question_prompts(tokenizer, questions, prompt=config.prompt, plain_text=config.plain_text)
     try:
-        refuse_prompts(model_config(model.path), prompts, config.max_new_tokens)
+        where = [f"question {question.row} of {task.source}" for question in task.questions]
+        refuse_prompts(model_config(model.path), prompts, config.max_new_tokens, where=where)
     except InputError as error:
         raise InputError(f"{model.given}: {error}") from error
     return prompts
@@ -219,6 +271,7 @@ def _results(
     named: Sequence[EvaluatedModel],
     folder: EvaluationFolder,
     reference: ReferenceModel | None,
+    scored: Sequence[ScoredAnswers] | None,
 ) -> dict[str, Any]:
     """What the answers are worth, as in results.json."""
     questions = passes[0].questions
@@ -238,8 +291,9 @@ def _results(
             entry["samples"] = summarize_samples(questions, samples[label])
             if logps:
                 temperature = settings["samples_temperature"]
+                passed = None if scored is None else which_pass(scored[1], label)
                 entry["samples"] |= samples_and_reference(
-                    questions, samples[label], logps[1], temperature=temperature
+                    questions, samples[label], logps[1], temperature=temperature, passed=passed
                 )
     results = {
         "minordpo": __version__,
@@ -250,6 +304,28 @@ def _results(
     if samples is not None:
         results["sample_comparisons"] = compare_samples(questions, samples)
     return results
+
+
+def _add_verified(
+    results: dict[str, Any],
+    scored: Sequence[ScoredAnswers],
+    record: Mapping[str, Any],
+    questions: Sequence[Question],
+    answers: Mapping[str, Sequence[Sequence[Answer]]],
+) -> None:
+    """Add what the verifier says to the results; its examples stand in place of those that numbers give."""
+    results["verifier"] = record
+    for label, entry in results["models"].items():
+        entry["verified"] = summarize_verdicts(scored[0], label)
+        entry["examples"] = verified_examples(questions, [a for (a,) in answers[label]], scored[0], label)
+        for each in scored[1:]:
+            samples = entry["samples"]
+            samples["verified"] = summarize_verdicts(each, label)
+            for name, found in summarize_passes(each, label).items():
+                samples[name]["passed"] = found
+    results["verified_comparisons"] = compare_verdicts(scored[0])
+    for each in scored[1:]:
+        results["verified_sample_comparisons"] = compare_verdicts(each, several=True)
 
 
 def _logratios(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

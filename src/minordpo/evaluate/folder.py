@@ -17,7 +17,7 @@ from minordpo.evaluate.tasks import Question
 from minordpo.generate.generation import Answer
 from minordpo.generate.text_measures import asked_line, last_number, looping, repeated_4grams
 from minordpo.run_folder import names
-from minordpo.run_folder.files import read_jsonl, write_text
+from minordpo.run_folder.files import cut_half_line, read_jsonl, write_text
 
 Answers = dict[tuple[int, int], Answer]  # by the question's row and the answer's number, from 0
 
@@ -98,6 +98,7 @@ class EvaluationFolder:
             known = json.loads(file.read_text(encoding="utf-8"))
             settings, models = dict(known["settings"]), dict(known["models"])
             models = {m: {name: str(models[m][name]) for name in ("path", "identity")} for m in models}
+            scored_by = {"verifier": dict(known["verifier"])} if "verifier" in known else {}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{file} cannot be read ({error}). Delete {self.out}, or name another --out."
@@ -105,27 +106,48 @@ class EvaluationFolder:
         # Nothing depends on the settings of a start that was stopped or refused before its first answer.
         kinds = (names.ANSWERS, names.SAMPLES)
         answered = any((self.out / label / name).is_file() for label in models for name in kinds)
-        return {"settings": settings, "models": models} if answered else {}
+        return {"settings": settings, "models": models, **scored_by} if answered else {}
 
-    def begin(
-        self, settings: Mapping[str, Any], models: list[EvaluatedModel], *, defaults: Mapping[str, Any]
-    ) -> None:
-        """Keep the settings, and add the models to those that answered before.
+    def refuse_other(self, settings: Mapping[str, Any], *, defaults: Mapping[str, Any]) -> None:
+        """Nothing, where the answers of the folder are of these settings.
 
         `defaults` are the values of settings that did not exist yet when the folder was begun.
 
         Raises:
-            InputError: other settings were given before, or nothing can be written there.
+            InputError: other settings were given before.
+        """
+        if self.out is not None and (known := self.known()):
+            _refuse_other(self.out, {**defaults, **known["settings"]}, settings)
+
+    def begin(
+        self,
+        settings: Mapping[str, Any],
+        models: list[EvaluatedModel],
+        verifier: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Keep the settings, which `refuse_other` let pass, and add the models to those that answered before.
+
+        `verifier` is what tells the verifier of the verdicts in the folder from others; verdicts of another are taken
+        away first. Without one they stay.
+
+        Raises:
+            InputError: nothing can be written there.
         """
         if self.out is None:
             return
         known = self.known()
-        if known:
-            _refuse_other(self.out, {**defaults, **known["settings"]}, settings)
         kept = known.get("models", {})
         kept |= {model.label: {"path": model.path, "identity": model.identity} for model in models}
-        text = json.dumps({"settings": settings, "models": kept}, indent=2, ensure_ascii=False)
-        write_text(self.out / names.EVALUATION_SETTINGS, text + "\n")
+        now = {"settings": settings, "models": kept}
+        if verifier is None:
+            now |= {"verifier": known["verifier"]} if "verifier" in known else {}
+        else:
+            if not same_verifier(known.get("verifier"), verifier):
+                for name in (names.VERDICTS, names.SAMPLE_VERDICTS):
+                    for file in self.out.glob(f"*/{name}"):
+                        file.unlink()
+            now |= {"verifier": verifier}
+        write_text(self.out / names.EVALUATION_SETTINGS, json.dumps(now, indent=2, ensure_ascii=False) + "\n")
 
     def answers(self, label: str, name: str) -> Answers:
         """What a model has answered so far in the file `name`: ANSWERS, or SAMPLES with several a question."""
@@ -173,23 +195,27 @@ def _refuse_other(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) 
         )
 
 
+def same_verifier(known: Mapping[str, Any] | None, now: Mapping[str, Any]) -> bool:
+    """Whether two verifiers give the same verdicts, by what evaluation.json has of them; how they are spelled aside."""
+    if known is None:
+        return False
+    return {**known, "spec": ""} == {**json.loads(json.dumps(now)), "spec": ""}
+
+
 def numbered(name: str, number: int) -> dict[str, int]:
     """The number of an answer, as rows of the file `name` have it: where a question has several answers."""
     return {"sample": number} if name in (names.SAMPLES, names.SAMPLE_LOGPS) else {}
 
 
 def _row(question: Question, sample: Mapping[str, int], answer: Answer) -> dict[str, Any]:
-    strict, flexible = asked_line(answer.text), last_number(answer.text)
+    reference = question.reference if question.answer is None else question.answer
     return {
         "row": question.row,
         **sample,
         "question": question.text,
-        "reference": question.answer,
+        **({} if reference is None else {"reference": reference}),
         "answer": answer.text,
-        "strict": strict,
-        "flexible": flexible,
-        "strict_right": strict == question.answer,
-        "flexible_right": flexible == question.answer,
+        **({} if question.answer is None else _read_numbers(question.answer, answer)),
         "stopped": answer.stopped,
         "looping": looping(answer.token_ids),
         "repeated_4grams": repeated_4grams(answer.token_ids),
@@ -199,13 +225,20 @@ def _row(question: Question, sample: Mapping[str, int], answer: Answer) -> dict[
     }
 
 
+def _read_numbers(right: str, answer: Answer) -> dict[str, Any]:
+    strict, flexible = asked_line(answer.text), last_number(answer.text)
+    return {
+        "strict": strict,
+        "flexible": flexible,
+        "strict_right": strict == right,
+        "flexible_right": flexible == right,
+    }
+
+
 def _read(file: Path) -> Answers:
     if not file.exists():
         return {}
-    with file.open("rb+") as opened:  # what a killed run had half written is cut off
-        content = opened.read()
-        if not content.endswith(b"\n"):
-            opened.truncate(content.rfind(b"\n") + 1)
+    cut_half_line(file)
     found = {}
     for line, row in read_jsonl(file):
         try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ def kl_figure(results: Mapping[str, Any], out: Path) -> bool:
     """Draw the share of right samples against KL(π‖π_ref), a point a model; False, and no file, where none has both.
 
     Both are means over the same samples, so reward − β · KL of a point is Eq. 1 with the reward 1 for a right sample.
+    What a verifier says of the samples has a panel of its own: the share that passes, or the mean score.
     `results` are those of `minordpo evaluate`, with any models.
 
     Raises:
@@ -28,20 +31,28 @@ def kl_figure(results: Mapping[str, Any], out: Path) -> bool:
     points = {label: samples for label, samples in sampled.items() if samples.get("kl")}
     if not points:
         return False
+    panels = _panels(points)
+    if not panels:
+        return False
     with new_figure() as figure:
-        figure.set_size_inches(10, 4.4 + 0.2 * (len(points) // 3))
-        axes = figure.subplots(1, len(REWARDS), sharex=True, sharey=True)
-        for axis, (measure, title) in zip(axes, REWARDS.items(), strict=True):
-            axis.set_title(title, loc="left")
+        figure.set_size_inches(max(6, 5 * len(panels)), 4.4 + 0.2 * (len(points) // 3))
+        shares = all(panel.is_share for panel in panels)
+        axes = figure.subplots(1, len(panels), sharex=True, sharey=shares, squeeze=False)[0]
+        for axis, panel in zip(axes, panels, strict=True):
+            axis.set_title(panel.title, loc="left")
             for place, (label, samples) in enumerate(points.items()):
+                reward = panel.of(samples)
+                if reward is None:
+                    continue
                 kl = samples["kl"]
                 marker, color = MARKERS[place // len(COLORS) % len(MARKERS)], COLORS[place % len(COLORS)]
                 cut = f" ({kl['cut']:.0%} cut)" if kl["cut"] >= 0.005 else ""
-                _draw_point(axis, samples[measure], kl, marker=marker, color=color, label=f"{label}{cut}")
+                _draw_point(axis, reward, kl, marker=marker, color=color, label=f"{label}{cut}")
             scale_kl(axis)
-            axis.yaxis.set_major_formatter(PercentFormatter(1))
-        axes[0].set_ylabel("samples that are right")
-        labelled = axes[0].get_legend_handles_labels()
+            if panel.is_share:
+                axis.yaxis.set_major_formatter(PercentFormatter(1))
+        axes[0].set_ylabel("samples that are right" if panels[0].title in REWARDS.values() else "")
+        labelled = max((axis.get_legend_handles_labels() for axis in axes), key=lambda each: len(each[0]))
         add_legend(figure, *labelled, loc="outside lower left", ncols=3, fontsize=9)
         figure.suptitle(
             "Reward against KL: 95 % intervals, one standard error", x=0.01, ha="left", fontweight="bold"
@@ -49,6 +60,38 @@ def kl_figure(results: Mapping[str, Any], out: Path) -> bool:
         for suffix in (".png", ".svg"):
             write_figure(figure, out.with_suffix(suffix))
     return True
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """A reward that samples earn."""
+
+    title: str
+    of: Callable[[Mapping[str, Any]], Mapping[str, Any] | None]  # share, low and high; the ends may be None
+    is_share: bool = True
+
+
+def _panels(points: Mapping[str, Mapping[str, Any]]) -> list[_Panel]:
+    """What there is of the models' samples: the verifier's first."""
+    said = [samples.get("verified", {}) for samples in points.values()]
+    found = []
+    if any(each.get("passed") for each in said):
+        found.append(_Panel("Passes the verifier", lambda samples: samples["verified"]["passed"]))
+    elif any("score" in each for each in said):
+        found.append(_Panel("Mean score", _score_of, is_share=False))
+    elif any("win_rate" in each for each in said):
+        found.append(
+            _Panel("Win rate against the first", lambda samples: samples["verified"].get("win_rate"))
+        )
+    for name, title in REWARDS.items():
+        if all(name in samples for samples in points.values()):
+            found.append(_Panel(title, itemgetter(name)))
+    return found
+
+
+def _score_of(samples: Mapping[str, Any]) -> Mapping[str, Any]:
+    score = samples["verified"]["score"]
+    return {**score, "share": score["mean"]}
 
 
 def scale_kl(axis: Axes) -> None:
@@ -76,7 +119,8 @@ def _square(x: Any) -> Any:
 def _draw_point(
     axis: Axes, share: Mapping[str, Any], kl: Mapping[str, Any], *, color: str, **style: Any
 ) -> None:
-    bars = [[share["share"] - share["low"]], [share["high"] - share["share"]]]
+    low, high = (share["share"] if share[end] is None else share[end] for end in ("low", "high"))
+    bars = [[share["share"] - low], [high - share["share"]]]
     error = kl["per_sequence_error"] or 0.0  # one question has none
     x, y = [kl["per_sequence"]], [share["share"]]
     axis.errorbar(x, y, yerr=bars, xerr=[error], linestyle="", color=color, alpha=0.35)

@@ -9,6 +9,7 @@ from typing import Any
 from minordpo.evaluate.compare import (
     READERS,
     against_first,
+    has_numbers,
     judged,
     repetition_and_length,
     share,
@@ -27,20 +28,21 @@ def summarize_samples(questions: Sequence[Question], samples: Samples) -> dict[s
     """What as many samples of every question show; 95 % intervals over questions, lengths in tokens.
 
     `pass_at`: for k = 1, 2, 4 … and all samples, the chance that at least one of k is right; of all of them that is
-    `any_right`. `majority`: whether the number that most samples give is right. Both by either parser.
+    `any_right`. `majority`: whether the number that most samples give is right. Both by either parser,
+    and empty where the right answers are no numbers.
     """
     each = len(samples[0])
     shares = judged(questions, samples)
-    right = {name: shares[name] for name in READERS}
-    votes = {
-        name: [majority([read(a.text) for a in given]) for given in samples] for name, read in READERS.items()
-    }
+    right = {name: shares[name] for name in READERS if name in shares}
+    votes = {name: [majority([READERS[name](a.text) for a in given]) for given in samples] for name in right}
     return {
         "each": each,
-        **{name: _mean([sum(of) / each for of in values], each) for name, values in shares.items()},
+        **{name: mean_share([sum(of) / each for of in values], each) for name, values in shares.items()},
         **repetition_and_length([a for given in samples for a in given]),
         "pass_at": {
-            name: {str(k): _mean([pass_at(each, sum(of), k) for of in values], each) for k in _sizes(each)}
+            name: {
+                str(k): mean_share([pass_at(each, sum(of), k) for of in values], each) for k in sizes(each)
+            }
             for name, values in right.items()
         },
         "any_right": {name: share([any(of) for of in values]) for name, values in right.items()},
@@ -52,10 +54,16 @@ def summarize_samples(questions: Sequence[Question], samples: Samples) -> dict[s
 
 
 def samples_and_reference(
-    questions: Sequence[Question], samples: Samples, logps: Sequence[Mapping[str, Any]], *, temperature: float
+    questions: Sequence[Question],
+    samples: Samples,
+    logps: Sequence[Mapping[str, Any]],
+    *,
+    temperature: float,
+    passed: list[list[bool]] | None = None,
 ) -> dict[str, Any]:
     """KL(π‖π_ref), and how often the sample of the highest log π/π_ref is right; `logps` has a row a sample, in nats.
 
+    `passed` says which samples pass a verifier, where there is one that says so.
     `kl` is None where the temperature was not 1: its samples are not the model's own distribution. `best_of` is None
     where no log-ratio differs from 0: the model is the reference, which ranks nothing.
     """
@@ -66,13 +74,14 @@ def samples_and_reference(
     if temperature == 1:
         tokens = [[a.tokens for a in given] for given in samples]
         kl = estimate_kl(ratios, tokens, [[a.stopped for a in given] for given in samples])
-    if any(flat):
+    right = which_right(questions, samples) | ({} if passed is None else {"passed": passed})
+    if any(flat) and right:
         best = {
             name: {
-                str(k): _mean([best_of(*pair, k) for pair in zip(ratios, of, strict=True)], each)
-                for k in _sizes(each)
+                str(k): mean_share([best_of(*pair, k) for pair in zip(ratios, of, strict=True)], each)
+                for k in sizes(each)
             }
-            for name, of in which_right(questions, samples).items()
+            for name, of in right.items()
         }
     return {"kl": kl, "best_of": best}
 
@@ -86,17 +95,18 @@ def compare_samples(questions: Sequence[Question], samples: Mapping[str, Samples
     right = {label: which_right(questions, given) for label, given in samples.items()}
     rows: list[dict[str, Any]] = []
     for what, of_each, count in (("samples", each, sum), ("any", 1, any)):
-        for name in READERS:
+        for name in READERS if has_numbers(questions) else ():
             counts = {label: [int(count(of)) for of in by[name]] for label, by in right.items()}
             said = {"measure": name, "what": what}
             rows += against_first(counts, said, more="better", fewer="worse", each=of_each)
     return rows
 
 
-def _mean(values: Sequence[float], samples: int) -> dict[str, float]:
+def mean_share(values: Sequence[float], samples: int) -> dict[str, float]:
+    """The mean of one share, or chance, a question with its 95 % interval over questions."""
     return {"share": statistics.fmean(values), **bounds(interval_over_questions(values, samples))}
 
 
-def _sizes(samples: int) -> list[int]:
-    """1, 2, 4 … and all."""
+def sizes(samples: int) -> list[int]:
+    """For how many of the samples a chance is told: 1, 2, 4 … and all."""
     return sorted({2**i for i in range(samples.bit_length())} | {samples})

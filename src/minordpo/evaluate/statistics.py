@@ -10,6 +10,10 @@ from statistics import NormalDist
 import numpy as np
 
 _Z = NormalDist().inv_cdf(0.975)
+EXACT = "exact"
+_FLIPS = 100_000  # random ones, where there are too many to count
+_MOST_COUNTED = 40  # differences of any numbers whose 2^n signed sums are counted from two halves
+_LARGEST_SUM = 200_000  # of whole differences whose sums are counted one by one
 
 
 def bounds(interval: tuple[float, float]) -> dict[str, float]:
@@ -88,6 +92,67 @@ def sign_flip_of_means(differences: Sequence[float]) -> float:
     first, second = _signed_sums(differences[:half]), np.sort(_signed_sums(differences[half:]))
     above = len(second) - np.searchsorted(second, reach - first)
     return min(1.0, 2 * float(above.sum()) / 2 ** len(differences))
+
+
+def sign_flip_of_scores(differences: Sequence[float], parts: int = 1) -> tuple[float, str]:
+    """The two-sided p of `sign_flip`, of one difference of scores a question, and how it was found.
+
+    Differences that are whole numbers of 1/`parts` are counted by `sign_flip`, and up to 40 others by
+    `sign_flip_of_means`: both are "exact". More of others are flipped at random, the given signs counted as one flip:
+    p = (1 + flips that sum as far from 0) / (1 + flips).
+    Source: Phipson and Smyth 2010, "Permutation p-values should never be zero", for the 1.
+    """
+    found = [each for each in differences if each]
+    whole = [round(each * parts) for each in found]
+    if all(abs(a * parts - b) < 1e-9 for a, b in zip(found, whole, strict=True)):
+        whole = [each // math.gcd(*whole) for each in whole]
+        if sum(map(abs, whole)) <= _LARGEST_SUM:
+            return sign_flip(whole), EXACT
+    if len(found) <= _MOST_COUNTED:
+        return sign_flip_of_means(found), EXACT
+    sizes, dice, hits = np.array(found), np.random.default_rng(0), 0
+    reach = abs(sizes.sum()) - 1e-9 * np.abs(sizes).sum()
+    for _ in range(0, _FLIPS, 1000):
+        signs = 2 * dice.integers(0, 2, (1000, len(found)), dtype=np.int8) - 1
+        hits += int((np.abs(signs @ sizes) >= reach).sum())
+    return (1 + hits) / (1 + _FLIPS), f"{_FLIPS:,} random sign flips"
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Student's 95 % interval of the mean of one number a question; None where all are equal, which says nothing of it.
+
+    Source: Student 1908, "The probable error of a mean".
+    """
+    if len(set(values)) < 2:
+        return None
+    mean, error = statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values))
+    half = student(len(values) - 1) * error
+    return mean - half, mean + half
+
+
+def student(freedom: int) -> float:
+    """What Student's t of so many degrees of freedom stays within, ±, 95 times in 100.
+
+    Source: Abramowitz and Stegun 1964, 26.7.3 and 26.7.4, turned round by bisection.
+    """
+    low, high = 1.9, 13.0  # below the normal distribution's, above that of one degree
+    while high - low > 1e-12 * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if _within(middle, freedom) < 0.95 else (low, middle)
+    return high
+
+
+def _within(t: float, freedom: int) -> float:
+    """The chance that Student's t is within ±t."""
+    angle = math.atan(t / math.sqrt(freedom))
+    odd = freedom % 2
+    term = total = math.cos(angle) if odd else 1.0
+    for power in range(2 + odd, freedom - 1, 2):
+        term *= math.cos(angle) ** 2 * (power - 1) / power
+        total += term
+    if odd:
+        return 2 / math.pi * (angle + (math.sin(angle) * total if freedom > 1 else 0.0))
+    return math.sin(angle) * total
 
 
 def _signed_sums(values: Sequence[float]) -> np.ndarray:

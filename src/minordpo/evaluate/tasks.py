@@ -1,4 +1,7 @@
-"""Questions with a right number each: GSM8K, our own problems, gsm_symbolic, any file of such rows."""
+"""Questions with a right number each: GSM8K, our own problems, gsm_symbolic, any file of such rows.
+
+Questions that a verifier scores need no number: `verified_tasks`.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,8 @@ from minordpo.data.read.readers import READERS, read_csv
 from minordpo.errors import InputError, did_you_mean
 from minordpo.evaluate.known_tasks import KNOWN_TASKS
 from minordpo.generate.text_measures import bare_number, normalize_number
+from minordpo.verify.prompts import Prompts
+from minordpo.verify.verdict import Asked
 
 GENERATED = 200  # questions of a generator, unless told
 # Far from seeds that people train on (`data problems` begins at 0), and far apart: gsm_symbolic's question i of seed
@@ -37,8 +42,9 @@ class Question:
 
     row: int  # of the source, as in messages; a generator's are counted from 1
     text: str
-    answer: str  # normalised
+    answer: str | None  # normalised; None in a task whose right answers are not all numbers
     steps: int | None  # computations in the reference solution; None where there is no solution to count in
+    reference: str | None = None  # the right answer where it is no number, as the source has it
 
 
 @dataclass(frozen=True)
@@ -47,10 +53,15 @@ class Task:
 
     source: str  # in words
     questions: list[Question]
+    asked: tuple[Asked, ...] = ()  # with a verifier: what it is given of each question
+    # With a verifier, where a task without one could not be asked so: as messages, or without right numbers.
+    prompts: Prompts | None = None
 
     @property
     def digest(self) -> str:
         """Stands for the questions and their answers."""
+        if self.prompts is not None:
+            return self.prompts.digest
         digest = xxhash.xxh3_128()
         for question in self.questions:
             digest.update(f"{question.row}\0{question.text}\0{question.answer}\0".encode())
@@ -66,35 +77,73 @@ def load_task(name: str, *, n: int | None = None, seed: int = 0) -> Task:
     Raises:
         InputError: no such task or file, a row without a question or a number, or fewer than `n` questions.
     """
+    rows = task_rows(name, n=n, seed=seed)
+    task = Task(rows.title, read_questions(rows.rows, source=rows.source, unit=rows.unit))
+    return task if n is None or rows.generated else draw(task, n, seed)
+
+
+@dataclass(frozen=True)
+class TaskRows:
+    """The rows of a task, read but not looked at: all of a file or hub set, of a generator as many as are wanted."""
+
+    title: str  # what results call the task
+    source: str  # what messages call it
+    rows: Iterable[tuple[int, Any]]
+    unit: str = "row"
+    generated: bool = False
+
+
+def task_rows(name: str, *, n: int | None, seed: int) -> TaskRows:
+    """The numbered rows of a known task or a file.
+
+    Raises:
+        InputError: no such task or file, or a number below 1 or a seed below 0.
+    """
     if n is not None and n < 1:
         raise InputError(f"--n is {n}, but at least 1 question is needed. Raise it.")
     if seed < 0:
         raise InputError(f"--seed is {seed}, but at least 0 is needed. Raise it.")
     known = KNOWN_TASKS.get(name)
     if known is None:
-        task = _file(name)
-    elif known.source is None:
+        path = task_file(name)
+        suffix = path.suffix.lower()
+        unit = "line" if suffix == ".jsonl" else "row"
+        return TaskRows(path.name, name, _READERS[suffix](path, name), unit)
+    if known.source is None:
         seed = HELD_OUT_SEED * (1 + seed)
         rows = enumerate(known.rows(n or GENERATED, seed), 1)
-        return Task(f"{name}, generated with seed {seed}", read_questions(rows, source=name))
-    else:
-        rows = enumerate(known.rows(), 1)
-        task = Task(known.source, read_questions(rows, source=known.source))
-    return task if n is None else _drawn(task, n, seed)
+        return TaskRows(f"{name}, generated with seed {seed}", name, rows, generated=True)
+    return TaskRows(known.source, known.source, enumerate(known.rows(), 1))
 
 
-def _drawn(task: Task, n: int, seed: int) -> Task:
+def draw(task: Task, n: int, seed: int) -> Task:
+    """`n` of the questions in their order; `seed` says which, and fewer of one seed are among the more.
+
+    Raises:
+        InputError: there are fewer.
+    """
     if n > len(task.questions):
         raise InputError(
             f"--n is {n}, but {task.source} has {len(task.questions)} questions. Lower --n, or leave it out."
         )
     rows = list(range(len(task.questions)))
     random.Random(f"questions of seed {seed}").shuffle(rows)
-    drawn = [task.questions[i] for i in sorted(rows[:n])]
-    return replace(task, source=f"{n} of the {len(task.questions)} of {task.source}", questions=drawn)
+    places = sorted(rows[:n])
+    return replace(
+        task,
+        source=f"{n} of the {len(task.questions)} of {task.source}",
+        questions=[task.questions[i] for i in places],
+        asked=tuple(task.asked[i] for i in places if task.asked),
+        prompts=None if task.prompts is None else task.prompts.taken(places),
+    )
 
 
-def _file(name: str) -> Task:
+def task_file(name: str) -> Path:
+    """The file that `--task` names.
+
+    Raises:
+        InputError: it is not there, or of another kind.
+    """
     path = Path(name).expanduser()
     suffix = path.suffix.lower()
     if suffix not in _READERS or not path.is_file():
@@ -102,8 +151,7 @@ def _file(name: str) -> Task:
             f"--task is {name!r}{did_you_mean(name, KNOWN_TASKS)}, which is neither a task "
             f"({', '.join(KNOWN_TASKS)}) nor a file that ends in {', '.join(sorted(_READERS))}. Correct the name."
         )
-    unit = "line" if suffix == ".jsonl" else "row"
-    return Task(path.name, read_questions(_READERS[suffix](path, name), source=name, unit=unit))
+    return path
 
 
 def read_questions(rows: Iterable[tuple[int, Any]], *, source: str, unit: str = "row") -> list[Question]:

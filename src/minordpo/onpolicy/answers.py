@@ -10,7 +10,7 @@ from typing import Any
 
 from minordpo.errors import InputError
 from minordpo.generate.generation import Answer
-from minordpo.run_folder.files import read_jsonl, write_jsonl, writing
+from minordpo.run_folder.files import cut_half_line, read_jsonl, write_jsonl, writing
 from minordpo.verify.verdict import Verdict
 
 _ADVICE = "Free some space; the same command goes on"
@@ -64,10 +64,7 @@ class SampledAnswers:
         self.found: dict[Key, SampledAnswer] = {}
         if not file.exists():
             return
-        with file.open("rb+") as opened:  # what a killed process had half written is cut off
-            content = opened.read()
-            if not content.endswith(b"\n"):
-                opened.truncate(content.rfind(b"\n") + 1)
+        cut_half_line(file)
         for line, row in read_jsonl(file):
             try:
                 self._read(row)

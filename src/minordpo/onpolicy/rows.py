@@ -13,7 +13,7 @@ from minordpo.errors import InputError
 from minordpo.evaluate.folder import EvaluatedModel
 from minordpo.onpolicy.answers import SampledAnswer, SampledAnswers
 from minordpo.onpolicy.pairing import CUT, AnswerPair, PairingOptions, label, make_pairs, rank, usable_answers
-from minordpo.onpolicy.prompts import Prompts, SampledPrompt
+from minordpo.verify.prompts import AskedPrompt, Prompts
 
 
 @dataclass
@@ -57,13 +57,13 @@ def make_rows(
     return made
 
 
-def _response(prompt: SampledPrompt, answer: SampledAnswer) -> Text:
+def _response(prompt: AskedPrompt, answer: SampledAnswer) -> Text:
     """The answer as a response to the prompt: text to text, a turn of the assistant to messages."""
     text = answer.answer.text
     return text if isinstance(prompt.asked.prompt, str) else [{"role": "assistant", "content": text}]
 
 
-def _pair(prompt: SampledPrompt, pair: AnswerPair) -> dict[str, Any]:
+def _pair(prompt: AskedPrompt, pair: AnswerPair) -> dict[str, Any]:
     both = {"chosen": _response(prompt, pair.chosen), "rejected": _response(prompt, pair.rejected)}
     return prompt.columns() | both
 
@@ -77,7 +77,7 @@ def _whole(answers: Sequence[SampledAnswer], left_out: Counter[str]) -> list[Sam
 
 
 def _ranked(
-    prompt: SampledPrompt, whole: Sequence[SampledAnswer], options: PairingOptions, left_out: Counter[str]
+    prompt: AskedPrompt, whole: Sequence[SampledAnswer], options: PairingOptions, left_out: Counter[str]
 ) -> list[dict[str, Any]]:
     ranked = rank(whole, options)
     if len(ranked) < 2:
@@ -89,7 +89,7 @@ def _ranked(
 
 
 def _labelled(
-    prompt: SampledPrompt, answers: Sequence[SampledAnswer], options: PairingOptions, left_out: Counter[str]
+    prompt: AskedPrompt, answers: Sequence[SampledAnswer], options: PairingOptions, left_out: Counter[str]
 ) -> list[dict[str, Any]]:
     """A row an answer; a cut answer is never a desirable one, as it is never a chosen one."""
     labels = [(each, label(each, options)) for each in answers]

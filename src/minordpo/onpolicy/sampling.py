@@ -32,11 +32,11 @@ from minordpo.generate.vllm_answers import VLLM_LEAST_TEMPERATURE, stream_vllm_a
 from minordpo.generate.vllm_server import servable
 from minordpo.onpolicy.answers import SampledAnswer, SampledAnswers
 from minordpo.onpolicy.pairing import PairingOptions, refuse_unlabelled
-from minordpo.onpolicy.prompts import Prompts, read_prompts
 from minordpo.onpolicy.rows import make_rows, refuse_none
 from minordpo.onpolicy.sample_files import SampleFiles, alone, known_settings, made_by, seconds_before
 from minordpo.onpolicy.summary import Summary
 from minordpo.run_folder.files import refuse_existing, write_jsonl, write_text
+from minordpo.verify.prompts import Prompts, read_prompts
 from minordpo.verify.verdict import Asked
 from minordpo.verify.verifier import Verifier
 

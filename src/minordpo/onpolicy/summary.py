@@ -10,8 +10,8 @@ from typing import Any
 
 from minordpo.evaluate.folder import EvaluatedModel
 from minordpo.onpolicy.answers import SampledAnswer, SampledAnswers
-from minordpo.onpolicy.prompts import Prompts
 from minordpo.onpolicy.rows import MadeRows
+from minordpo.verify.prompts import Prompts
 
 LONGER_THROUGHOUT = 0.8  # share of pairs whose chosen answer is longer, from which it is warned of
 _LIKENESS_OF = 500  # pairs whose likeness is measured, at most: it takes milliseconds each

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from minordpo.errors import InputError
+from minordpo.evaluate.verdicts import answer_digest
 from minordpo.report.curves import WORDS, evenly
 from minordpo.report.evaluations import owned, read_results
 from minordpo.report.find import Found
 from minordpo.run_folder import names
-from minordpo.run_folder.files import read_jsonl
+from minordpo.run_folder.files import read_jsonl, readable
 from minordpo.run_folder.metrics_file import StepLines
 
 QUESTIONS = 20  # of each source
@@ -99,10 +100,31 @@ def _probed(found: Found) -> Iterator[Said]:
 
 def _evaluated(found: Found) -> Iterator[Said]:
     for folder in found.evaluations:
-        for owner, _ in owned(found, folder, read_results(folder)):
+        results = read_results(folder)
+        for owner, _ in owned(found, folder, results):
             tuned = owner.run is not None
+            verdicts = _verdicts(folder, owner.label, results)
             for where, row in _rows(folder / owner.label / names.ANSWERS):
-                yield _said(row, where, "question", owner.run, "after" if tuned else "before", int(tuned))
+                said = _said(row, where, "question", owner.run, "after" if tuned else "before", int(tuned))
+                verdict = verdicts.get((row.get("row"), answer_digest(row["answer"])))
+                yield (*said[:2], said[2] | ({} if verdict is None else {"verdict": verdict}))
+
+
+def _verdicts(folder: Path, label: str, results: Mapping[str, Any]) -> dict[tuple[Any, str], str]:
+    """What the verifier of the results says of a model's answers, in words, by row and answer."""
+    found = {}
+    first = next(iter(results["models"]))
+    for where, row in _rows(folder / label / names.VERDICTS) if results["verifier"] else ():
+        with readable(folder / label / names.VERDICTS, f"Drop the line ({where}), or leave the folder out"):
+            against, score, passed = row.get("against"), row["score"], row["passed"]
+            if against is not None:
+                ways = {1.0: "better than", 0.0: "worse than"}
+                said = f"{ways.get(score, 'a tie with')} {against}'s"
+            else:
+                said = f"score {score:g}" if passed is None else "passes" if passed else "fails"
+            if against in (None, first):
+                found[row["row"], row["answer_digest"]] = said
+    return found
 
 
 def _rows(file: Path) -> list[tuple[str, dict[str, Any]]]:

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from minordpo.errors import InputError
+from minordpo.evaluate.verified_tables import verifier_in_words
 from minordpo.report.find import Found
 from minordpo.run_folder import names
 from minordpo.sweep.results import INTERVAL, SHARES, answers_row, readable
 
 SCORES = tuple(name for name in SHARES if name != "empty")
+VERIFIED = ("verified_passed", "verified_win_rate", "verified_score")
 _MEANS = ("repeated_4grams", "mean_tokens")
 _KL = ("per_sequence", "per_sequence_error", "per_token", "per_token_error")
 _FILLED = (
@@ -48,7 +50,7 @@ def gather_evaluations(found: Found, runs: Sequence[dict[str, Any]]) -> list[dic
     """The scores by set of questions, that of most runs first; the runs' empty cells are filled from them, KL too.
 
     Worlds that differ by their seed ask each model other questions of one kind: they are one set, and their untuned
-    models one.
+    models one. What verifiers say is in a set for each of them, and fills the cells of the one that most runs have.
     """
     sets: dict[str, _Asked] = {}
     for folder in own_first(found):
@@ -57,12 +59,14 @@ def gather_evaluations(found: Found, runs: Sequence[dict[str, Any]]) -> list[dic
         owners = list(owned(found, folder, results))
         world = _world_that_asks(found, settings, owners)
         what = settings["questions_digest"] if world is None else [world, settings["questions"]]
-        key = json.dumps([what, *how_asked(settings)], sort_keys=True)
-        asked = sets.setdefault(key, _Asked(str(settings["questions"])))
+        verifier = results["verifier"] and {**results["verifier"], "spec": ""}
+        key = json.dumps([what, *how_asked(settings), verifier], sort_keys=True)
+        scored_by = results["verifier"] and verifier_in_words(results["verifier"])
+        asked = sets.setdefault(key, _Asked(str(settings["questions"]), scored_by))
         asked.digests.add(settings["questions_digest"])
         for owner, model in owners:
             measures = _finite(answers_row(model))
-            scores = _scores(measures)
+            scores = _scores(measures) | verified(model)
             if owner.run is None:
                 asked.bases.setdefault(settings["questions_digest"], {"label": owner.label, **scores})
                 continue
@@ -73,9 +77,31 @@ def gather_evaluations(found: Found, runs: Sequence[dict[str, Any]]) -> list[dic
             cells |= {
                 name: measures[name]
                 for name in _FILLED
-                if measures[name] is not None and cells.get(name) is None
+                if measures.get(name) is not None and cells.get(name) is None
             }
-    return [each.told() for each in sorted(sets.values(), key=lambda each: -len(each.runs))]
+    ordered = sorted(sets.values(), key=lambda each: -len(each.runs))
+    _fill_verified(next((each for each in ordered if each.scored_by and each.runs), None), runs)
+    return [each.told() for each in ordered]
+
+
+def _fill_verified(asked: _Asked | None, runs: Sequence[dict[str, Any]]) -> None:
+    """The cells of what one verifier says; what several say is not comparable."""
+    for place, scores in asked.runs.items() if asked is not None else ():
+        for name in VERIFIED:
+            if scores.get(name):
+                ends = (f"{name}{end}" for end in INTERVAL)
+                runs[int(place)]["cells"] |= dict(zip(ends, scores[name], strict=True))
+
+
+def verified(model: Mapping[str, Any]) -> dict[str, list[float]]:
+    """What a verifier says of a model in results.json: each measure with the ends of its interval."""
+    said = model.get("verified") or {}
+    found = {}
+    for name, mean in (("passed", "share"), ("win_rate", "share"), ("score", "mean")):
+        if each := said.get(name):
+            ends = (each[mean] if each[end] is None else each[end] for end in ("low", "high"))
+            found[f"verified_{name}"] = [each[mean], *ends]
+    return found
 
 
 @dataclass
@@ -83,6 +109,7 @@ class _Asked:
     """Questions of one kind: who answered them, and how."""
 
     title: str
+    scored_by: str | None = None  # the verifier, in words
     digests: set[str] = field(default_factory=set)
     bases: dict[str, dict[str, Any]] = field(default_factory=dict)  # untuned models, by digest of questions
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -90,7 +117,13 @@ class _Asked:
     def told(self) -> dict[str, Any]:
         """As the report shows it."""
         worlds = f" in each of {len(self.digests)} worlds" if len(self.digests) > 1 else ""
-        return {"title": self.title + worlds, "base": _mean(list(self.bases.values())), "runs": self.runs}
+        scored = f", scored by {self.scored_by}" if self.scored_by else ""
+        return {
+            "title": self.title + worlds + scored,
+            "verifier": self.scored_by,
+            "base": _mean(list(self.bases.values())),
+            "runs": self.runs,
+        }
 
 
 def _mean(bases: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
@@ -100,8 +133,10 @@ def _mean(bases: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     mean: dict[str, Any] = {"label": bases[0]["label"], "worlds": len(bases)}
     for name in _MEANS:
         mean[name] = statistics.fmean(each[name] for each in bases)
-    for name in SCORES:
-        shares = [each[name][0] for each in bases]
+    for name in (*SCORES, *VERIFIED):
+        shares = [each[name][0] for each in bases if each.get(name)]
+        if len(shares) < len(bases):
+            continue
         mean[name] = [statistics.fmean(shares), min(shares), max(shares)]
     return mean
 
@@ -139,7 +174,7 @@ def read_results(folder: Path) -> dict[str, Any]:
         needed = ("questions", "questions_digest", "prompt", "max_new_tokens")
         kept = {name: settings[name] for name in needed} | {"task": settings.get("task")}
         kept |= {name: settings.get(name, usual) for name, usual in _HOW.items() if name not in kept}
-        return {"settings": kept, "models": models}
+        return {"settings": kept, "models": models, "verifier": results.get("verifier")}
 
 
 def owned(found: Found, folder: Path, results: Mapping[str, Any]) -> Iterator[tuple[Owner, dict[str, Any]]]:
@@ -180,6 +215,6 @@ def _scores(measures: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "of": measures["questions"],
         **{name: measures[name] for name in _MEANS},
-        **{name: [measures[f"{name}{end}"] for end in INTERVAL] for name in SCORES},
+        **{name: [measures[f"{name}{end}"] for end in INTERVAL] for name in SCORES if name in measures},
         **({"kl": kl} if set(kl.values()) != {None} else {}),
     }

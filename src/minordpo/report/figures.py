@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -23,6 +23,13 @@ from minordpo.figures.training_curves import BANDS, PANELS, band_keys, bands_of
 from minordpo.report.groups import rate_text
 from minordpo.run_folder.records import LOGPS, LOGRATIOS
 
+# What scores are drawn of, by its name in the report: the title, and whether it is a share.
+_MEASURES = {
+    "verified_passed": ("Passes the verifier", True),
+    "verified_win_rate": ("Win rate against the first", True),
+    "verified_score": ("Mean score", False),
+    **{name: (title, True) for name, title in REWARDS.items()},
+}
 _LABELS = {LOGRATIOS: "log-ratio (nats per response)", LOGPS: "log-prob (nats per response)"}
 _MOST_STRIPS = 80  # runs in the figure of health; more are no longer read
 _NARROWEST = 1.6  # points, of lines that are drawn over each other
@@ -57,7 +64,7 @@ def draw_figures(data: Data, folder: Path) -> None:
     Raises:
         InputError: nothing can be written there.
     """
-    scored = _scored_runs(data)
+    scored = [each for each in _scored_runs(data) if _measured([each])]
     figures: list[tuple[str, Any, Sequence[Any]]] = [
         ("coefficient", _coefficient, data["coefficients"]["curves"]),
         *((name, _rewards, runs) for name, runs in _reward_rows(data["runs"]).items()),
@@ -81,6 +88,11 @@ def _scored_runs(data: Data) -> list[_ScoredRun]:
         for place, (run, variant) in enumerate(runs)
         if str(place) in answered
     ]
+
+
+def _measured(shown: Sequence[_ScoredRun]) -> dict[str, tuple[str, bool]]:
+    """The measures of `_MEASURES` that some of the runs have."""
+    return {name: said for name, said in _MEASURES.items() if any(each.scores.get(name) for each in shown)}
 
 
 def _variants(runs: Sequence[Data]) -> list[str]:
@@ -211,10 +223,12 @@ def _scores(figure: Figure, data: Data, shown: Sequence[_ScoredRun]) -> None:
     styles = _styles(_variants(data["runs"]), [each.variant for each in shown])
     across = min(len(rates), _PANELS_ACROSS)
     down = math.ceil(len(rates) / across)
-    height = 3.2 * down * len(REWARDS) + 0.3 * math.ceil(len(styles) / 4)
+    measures = _measured(shown)
+    height = 3.2 * down * len(measures) + 0.3 * math.ceil(len(styles) / 4)
     figure.set_size_inches(max(6.5, 4.5 * across), height)
-    grid = figure.subplots(down * len(REWARDS), across, sharey=True, squeeze=False)
-    for row, (measure, title) in enumerate(REWARDS.items()):
+    shared: Literal["all", "row"] = "all" if all(is_share for _, is_share in measures.values()) else "row"
+    grid = figure.subplots(down * len(measures), across, sharey=shared, squeeze=False)
+    for row, (measure, (title, is_share)) in enumerate(measures.items()):
         axes = grid[row * down : (row + 1) * down].ravel()
         for axis in axes[len(rates) :]:
             axis.set_axis_off()
@@ -224,7 +238,12 @@ def _scores(figure: Figure, data: Data, shown: Sequence[_ScoredRun]) -> None:
                 aside = 0.24 * (number / max(1, len(styles) - 1) - 0.5)  # so that none hides another
                 means = {}
                 for place, beta in enumerate(betas, start=1):
-                    own = [each.scores[measure] for each in shown if each.setting == (name, rate, beta)]
+                    setting = (name, rate, beta)
+                    own = [
+                        each.scores[measure]
+                        for each in shown
+                        if each.setting == setting and each.scores.get(measure)
+                    ]
                     if own:
                         values = _mean_and_range(own)
                         color = style["color"]
@@ -233,7 +252,8 @@ def _scores(figure: Figure, data: Data, shown: Sequence[_ScoredRun]) -> None:
                 axis.plot(list(means), list(means.values()), linewidth=1.2, marker="o", **style)
             _draw_untuned(axis, data, measure)
             axis.set_xticks(range(len(ticks)), ticks)
-            axis.yaxis.set_major_formatter(PercentFormatter(1))
+            if is_share:
+                axis.yaxis.set_major_formatter(PercentFormatter(1))
     for axis in grid[-1]:
         axis.set_xlabel("β (0: the untuned model)")
     handles = [Line2D([], [], marker="o", **style) for style in styles.values()]
@@ -274,24 +294,29 @@ def _names_with_seeds(shown: Sequence[_ScoredRun], names: Iterable[str]) -> list
 
 
 def _draw_untuned(axis: Axes, data: Data, measure: str) -> None:
-    if base := data["evaluations"][0]["base"]:
+    base = data["evaluations"][0]["base"]
+    if base and base.get(measure):
         bars: dict[str, Any] = {"yerr": _bars(base[measure]), "capsize": 2}
         axis.errorbar([0], base[measure][:1], marker="o", color=GREY, markerfacecolor="white", **bars)
 
 
 def _against_kl(figure: Figure, data: Data, shown: Sequence[_ScoredRun]) -> None:
-    figure.set_size_inches(10, 5)
-    axes = figure.subplots(1, len(REWARDS), sharex=True, sharey=True)
+    measures = _measured(shown)
+    figure.set_size_inches(max(6, 5 * len(measures)), 5)
+    shared = all(is_share for _, is_share in measures.values())
+    axes = figure.subplots(1, len(measures), sharex=True, sharey=shared, squeeze=False)[0]
     together = _by_setting(shown)
     rates = sorted({each.run["rate"] for each in shown})
     markers = {rate: MARKERS[place % len(MARKERS)] for place, rate in enumerate(rates)}
     styles = _styles(_variants(data["runs"]), [each.variant for each in shown])
-    for axis, (measure, title) in zip(axes, REWARDS.items(), strict=True):
+    for axis, (measure, (title, is_share)) in zip(axes, measures.items(), strict=True):
         axis.set_title(title, loc="left")
         for (name, rate, _), runs in together.items():
-            _draw_against(axis, runs, measure, {"marker": markers[rate], **styles[name]})
+            if own := [each for each in runs if each.scores.get(measure)]:
+                _draw_against(axis, own, measure, {"marker": markers[rate], **styles[name]})
         _draw_untuned(axis, data, measure)
-        axis.yaxis.set_major_formatter(PercentFormatter(1))
+        if is_share:
+            axis.yaxis.set_major_formatter(PercentFormatter(1))
         scale_kl(axis)
     handles = [Line2D([], [], marker="o", **style | {"linestyle": ""}) for style in styles.values()]
     handles += [Line2D([], [], linestyle="", marker=each, color=GREY) for each in markers.values()]

@@ -11,7 +11,7 @@ import numpy as np
 
 from minordpo.report.answers import gather_answers
 from minordpo.report.curves import POINTS, WORDS, curves_of, thin
-from minordpo.report.evaluations import gather_evaluations, refuse_shared
+from minordpo.report.evaluations import VERIFIED, gather_evaluations, refuse_shared
 from minordpo.report.find import Found, FoundRun
 from minordpo.report.groups import DASHES, RunSetting, group_runs
 from minordpo.report.pairs import gather_pairs, read_pairs
@@ -27,7 +27,7 @@ _REACH = 60.0  # nats that Figure 1 goes each way, if no run went further
 
 # Their heads, units and how they are written, in the table's order.
 COLUMNS: dict[str, list[str]] = WORDS["columns"]
-_INTERVALS = ("strict_accuracy", "flexible_accuracy", "retention_accuracy")
+_INTERVALS = ("strict_accuracy", "flexible_accuracy", "retention_accuracy", *VERIFIED)
 
 
 def gather(found: Found) -> dict[str, Any]:

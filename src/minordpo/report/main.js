@@ -8,7 +8,7 @@ pushSection();
 section(
   "scores",
   "Scores by β",
-  "Share of right answers, with 95 % intervals over questions, or the range over seeds where a setting ran with several; β = 0 is the untuned model.",
+  "What answers are worth, with 95 % intervals over questions, or the range over seeds where a setting ran with several; β = 0 is the untuned model.",
   drawScores,
 );
 section("against", "Reward against KL", "How far a model went from the reference, and what for.", drawAgainst);

@@ -122,6 +122,7 @@ function answerCard(answer, shown) {
     plural(answer.tokens, "token"),
     answer.stopped ? null : "ran into the limit",
     answer.right === null ? null : answer.right ? "right" : "wrong",
+    answer.verdict ? `verifier: ${answer.verdict}` : null,
   ].filter(Boolean);
   return element(
     "article",

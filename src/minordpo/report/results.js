@@ -1,5 +1,8 @@
 // Scores per β (Figure 6 of the paper), reward against KL, and health over time.
 const MEASURES = {
+  verified_passed: "pass the verifier",
+  verified_win_rate: "win against the first model",
+  verified_score: "mean score of the verifier",
   flexible_accuracy: "right by the last number",
   strict_accuracy: "right by the asked line",
   retention_accuracy: "retained off the task",
@@ -7,6 +10,9 @@ const MEASURES = {
   looping: "end in a loop",
   stopped: "end by themselves",
 };
+// All others are shares.
+const isShare = (measure) => measure !== "verified_score";
+const sayMeasure = (measure) => (isShare(measure) ? percent : number);
 const scores = { measure: null, questions: 0 };
 const against = { y: null };
 const looks = { measure: Object.keys(data.looks)[0] };
@@ -26,9 +32,9 @@ const baseScore = (measure) => {
   const base = data.evaluations[scores.questions] && data.evaluations[scores.questions].base;
   return (base && base[measure]) || null;
 };
-const baseSaid = ([, low, high]) => {
+const baseSaid = (measure, [, low, high]) => {
   const { worlds } = data.evaluations[scores.questions].base;
-  const range = `${percent(low)} to ${percent(high)}`;
+  const range = `${sayMeasure(measure)(low)} to ${sayMeasure(measure)(high)}`;
   return worlds ? `mean of ${worlds} worlds, ${range}` : `95 % interval ${range}`;
 };
 // The untuned model's score stands at 0, whatever the axis below it is.
@@ -50,6 +56,7 @@ const evaluateHint = () =>
   );
 
 function scoreChart(shown, rateValue, measure, domain) {
+  const told = sayMeasure(measure);
   const runs = shown.filter((run) => run.rate === rateValue && scoreOf(run, measure, scores.questions));
   const betas = [...new Set(runs.map((run) => run.beta))].sort((a, b) => (a === null) - (b === null) || a - b);
   const base = baseScore(measure);
@@ -64,8 +71,8 @@ function scoreChart(shown, rateValue, measure, domain) {
       const [low, high] = own.length > 1 ? [Math.min(...shares), Math.max(...shares)] : found[0].slice(1);
       const range =
         own.length > 1
-          ? `mean of ${own.length} seeds, ${percent(low)} to ${percent(high)}`
-          : `95 % interval ${percent(low)} to ${percent(high)}`;
+          ? `mean of ${own.length} seeds, ${told(low)} to ${told(high)}`
+          : `95 % interval ${told(low)} to ${told(high)}`;
       return {
         label: data.groups[group].label,
         color: `var(--group-${group})`,
@@ -77,7 +84,7 @@ function scoreChart(shown, rateValue, measure, domain) {
             y: mean,
             low,
             high,
-            text: `${own.length > 1 ? data.groups[group].label : own[0].label}\n${percent(mean)} (${range})`,
+            text: `${own.length > 1 ? data.groups[group].label : own[0].label}\n${told(mean)} (${range})`,
           },
         ],
       };
@@ -94,14 +101,14 @@ function scoreChart(shown, rateValue, measure, domain) {
     }));
   const all = [...trends, ...lines.flat()];
   if (base)
-    all.push(untuned(base, `${percent(base[0])} (${baseSaid(base)})`));
+    all.push(untuned(base, `${told(base[0])} (${baseSaid(measure, base)})`));
   return chart({
     title: `learning rate ${rate(rateValue)}`,
     series: all,
     x: { label: "β (0: the untuned model)", domain: [-0.4, betas.length + 0.6], ticks },
     y: {
-      label: `${MEASURES[measure]} (%)`,
-      format: (value) => number(100 * value),
+      label: isShare(measure) ? `${MEASURES[measure]} (%)` : MEASURES[measure],
+      format: isShare(measure) ? (value) => number(100 * value) : number,
       domain,
     },
   });
@@ -115,18 +122,20 @@ function drawScores(room, shown) {
   }
   if (!measures.includes(scores.measure)) [scores.measure] = measures;
   const { measure } = scores;
+  const asked = data.evaluations[scores.questions];
   const scored = shown.filter((run) => scoreOf(run, measure, scores.questions));
   const rates = [...new Set(scored.map((run) => run.rate))].sort((a, b) => a - b);
   const groups = byGroup(scored).map(([group]) => group);
   // One scale for all rates, so that their panels can be compared.
   const ends = [...scored.map((run) => scoreOf(run, measure, scores.questions)), baseScore(measure) || []].flat();
-  const domain = extent(ends, false).map((each, at) => (at ? Math.min(1, each) : Math.max(0, each)));
+  const whole = extent(ends, false);
+  const domain = isShare(measure) ? whole.map((each, at) => (at ? Math.min(1, each) : Math.max(0, each))) : whole;
   room.replaceChildren(
     element(
       "p",
       { class: "controls" },
       chooser(
-        "Share of answers",
+        "Measure of answers",
         measures.map((each) => [each, MEASURES[each]]),
         measure,
         (value) => {
@@ -146,6 +155,7 @@ function drawScores(room, shown) {
           )
         : null,
     ),
+    asked && asked.verifier ? element("p", { class: "soft" }, asked.title) : "",
     keys(groups),
     element("div", { class: "panels" }, ...rates.map((each) => scoreChart(scored, each, measure, domain))),
     baseScore(measure) || measure === "retention_accuracy"
@@ -166,7 +176,7 @@ function drawScores(room, shown) {
   const best = means.reduce((top, each) => (top && top.share >= each.share ? top : each), null);
   const [base] = baseScore(measure) || [null];
   return best
-    ? `Highest measured: ${best.said}, ${percent(best.share)}${best.seeds}${base === null ? "" : `; the untuned model ${percent(base)}`}.`
+    ? `Highest measured: ${best.said}, ${sayMeasure(measure)(best.share)}${best.seeds}${base === null ? "" : `; the untuned model ${sayMeasure(measure)(base)}`}.`
     : "";
 }
 
@@ -196,7 +206,12 @@ const REWARDS = {
   },
 };
 for (const [measure, label] of Object.entries(MEASURES))
-  REWARDS[measure] = { label: `${label} (%)`, share: true, of: (run) => scoreOf(run, measure, scores.questions) };
+  REWARDS[measure] = {
+    label: isShare(measure) ? `${label} (%)` : label,
+    share: isShare(measure),
+    measure,
+    of: (run) => scoreOf(run, measure, scores.questions),
+  };
 
 // One run with its interval and standard error; runs that differ by their seed alone as means and ranges.
 function againstPoint(group, own, reward, format) {
@@ -247,13 +262,13 @@ function drawAgainst(room, shown) {
     return "";
   }
   const there = Object.keys(REWARDS).filter((name) => data.runs.some((run) => has(run) && REWARDS[name].of(run)));
-  if (!there.includes(against.y)) against.y = there.find((name) => name.endsWith("accuracy")) || there[0];
+  if (!there.includes(against.y)) against.y = there.find((name) => REWARDS[name].measure) || there[0];
   const reward = REWARDS[against.y];
   const format = reward.share ? (value) => number(100 * value) : number;
   const all = byGroup(shown.filter((run) => has(run) && reward.of(run))).map(([group, own]) =>
     againstPoint(group, own, reward, format),
   );
-  const base = REWARDS[against.y].share && baseScore(against.y);
+  const base = reward.measure ? baseScore(reward.measure) : null;
   if (base)
     all.push(untuned(base, `KL 0\n${reward.label}: ${format(base[0])}`));
   room.replaceChildren(
@@ -282,7 +297,7 @@ function drawAgainst(room, shown) {
   const settings = all.length - (base ? 1 : 0);
   return shown.filter((run) => has(run) && reward.of(run)).length > settings
     ? `${plural(settings, "setting")}; points are means over seeds, whiskers their range.`
-    : `${plural(all.length, "model")}; whiskers are 95 % intervals of shares and one standard error of KL.`;
+    : `${plural(all.length, "model")}; whiskers are 95 % intervals of ${reward.measure && !reward.share ? "scores" : "shares"} and one standard error of KL.`;
 }
 
 // ---- health over time ----

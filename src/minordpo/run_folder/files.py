@@ -186,6 +186,14 @@ def read_jsonl(path: Path, source: str = "") -> Iterator[tuple[int, dict[str, An
         yield number, decode_line(line, f"line {number} of {source}")
 
 
+def cut_half_line(path: Path) -> None:
+    """Take away what a killed process had half written at the end of a file of lines."""
+    with path.open("rb+") as opened:
+        content = opened.read()
+        if not content.endswith(b"\n"):
+            opened.truncate(content.rfind(b"\n") + 1)
+
+
 def read_lines(path: Path, source: str) -> Iterator[tuple[int, bytes]]:
     """The number (from 1) and the bytes of every line that is not blank; `source` is the file's name in messages.
 

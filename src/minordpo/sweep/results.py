@@ -196,16 +196,17 @@ def _health(metrics: Sequence[Row]) -> dict[str, Any]:
 
 def answers_row(model: Mapping[str, Any]) -> dict[str, Any]:
     """Of a model in an evaluation's results.json the measures under their names in `COLUMNS`, each share with its
-    interval."""
+    interval; without those that are read from numbers, where the right answers are none."""
     kl = (model.get("samples") or {}).get("kl") or {}
     found = {
-        "questions": model["strict_accuracy"]["of"],
+        "questions": model["stopped"]["of"],
         "repeated_4grams": model["repeated_4grams"],
         "mean_tokens": float(model["tokens"]["mean"]),
         **{f"kl_{name}": kl.get(name) for name in _KL},
     }
     for name in SHARES:
-        found |= _with_interval(name, model[name])
+        if name in model:
+            found |= _with_interval(name, model[name])
     return found
 
 

@@ -39,6 +39,7 @@ class CommandVerifier:
     """
 
     passes = None
+    compares = False
 
     def __init__(self, spec: str, command: str | None, options: VerifierOptions) -> None:
         try:

@@ -27,6 +27,7 @@ class FunctionVerifier:
     """
 
     passes = None
+    compares = False
 
     def __init__(self, spec: str, function: Any) -> None:
         self.spec = spec

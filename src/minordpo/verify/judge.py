@@ -71,6 +71,7 @@ class JudgeVerifier:
                 f"{flag('judge_model')}"
             )
         self.spec = spec
+        self.compares = options.judge_mode == "pairwise"
         self._options, self._mode = options, _MODES[options.judge_mode]
         self._client = JudgeClient(
             url,

@@ -28,6 +28,7 @@ class RegexVerifier:
     """
 
     passes = True
+    compares = False
 
     def __init__(self, spec: str, pattern: str | None, options: VerifierOptions) -> None:
         if not pattern:

@@ -31,6 +31,7 @@ class RewardVerifier:
     """
 
     passes = False
+    compares = False
 
     def __init__(self, spec: str, path: str | None, options: VerifierOptions) -> None:
         if not path:

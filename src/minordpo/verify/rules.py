@@ -26,6 +26,7 @@ class NumberVerifier:
     """
 
     passes = True
+    compares = False
 
     def __init__(self, spec: str, reading: str | None, options: VerifierOptions) -> None:
         reading = "last" if reading is None else reading
@@ -75,6 +76,7 @@ class ExactVerifier:
     """
 
     passes = True
+    compares = False
 
     def __init__(self, spec: str, rest: str | None, options: VerifierOptions) -> None:
         if rest is not None:

@@ -18,6 +18,7 @@ class Asked:
     """One row of the prompts: what a model was asked, and what the row says of the right answer."""
 
     row: int  # of the prompts' file, as messages name it
+    source: str = "the prompts"  # the file, as messages name it
     prompt: str | list[dict[str, Any]]  # text, or chat messages of role and content
     answer: str | None = None  # the right answer as the file gives it; None where there is none
     facts: Mapping[str, Any] = field(default_factory=dict)  # the row's other columns, for own code
@@ -25,7 +26,7 @@ class Asked:
     @property
     def where(self) -> str:
         """The row, as messages name it."""
-        return f"row {self.row} of the prompts"
+        return f"row {self.row} of {self.source}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +66,14 @@ def one_by_one(groups: Groups, judge: Callable[[Asked, str], Verdict]) -> Verdic
 
 def refuse_rows(asked: Iterable[Asked], wrong: Callable[[Asked], bool], what: str, advice: str) -> None:
     """Raise InputError if rows are wrong: their numbers, that they have `what`, and the advice."""
-    rows = [each.row for each in asked if wrong(each)]
-    if not rows:
+    found = [each for each in asked if wrong(each)]
+    if not found:
         return
+    rows, source = [each.row for each in found], found[0].source
     shown = ", ".join(map(str, rows[:_ROWS_SHOWN]))
     more = f" and {len(rows) - _ROWS_SHOWN:,} more" if len(rows) > _ROWS_SHOWN else ""
     subject, verb = ("row", "has") if len(rows) == 1 else ("rows", "have")
-    raise InputError(f"{subject} {shown}{more} of the prompts {verb} {what}. {advice}")
+    raise InputError(f"{subject} {shown}{more} of {source} {verb} {what}. {advice}")
 
 
 def in_words(prompt: str | list[dict[str, Any]]) -> str:

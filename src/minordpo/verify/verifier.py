@@ -38,6 +38,8 @@ class Verifier(Protocol):
 
     spec: str  # as the user wrote it
     passes: bool | None  # whether its verdicts tell right from wrong; None: its verdicts alone show it
+    # Whether a verdict depends on the other answers of its group. Then the scores of two answers are 1 and 0, or 1/2.
+    compares: bool
 
     def check(self, asked: Sequence[Asked]) -> None:
         """Refuse, before anything slow, what would be refused later.

@@ -19,12 +19,12 @@ from minordpo.generate.generation import Answer, GenerationOptions, Sampling, ge
 from minordpo.onpolicy.loop.config import LoopConfig
 from minordpo.onpolicy.loop.loop import check
 from minordpo.onpolicy.loop.rounds import Round, prompts_of_round
-from minordpo.onpolicy.prompts import Prompts, SampledPrompt
 from minordpo.run_folder.files import write_jsonl
 from minordpo.run_folder.ownership import refuse_unwritable
 from minordpo.train.dry_run.estimate import missing_references, plan_steps, run_seconds
 from minordpo.train.dry_run.measure import duration, measure_row
 from minordpo.train.run import build_trainer, load_data, load_run_tokenizer
+from minordpo.verify.prompts import AskedPrompt, Prompts
 
 _HEAD = "Dry run: nothing was trained, and nothing written but tokens to the cache."
 
@@ -77,7 +77,7 @@ def estimate(config: LoopConfig, *, allow_code: bool) -> str:
 
 
 def _answered(
-    config: LoopConfig, asked: Sequence[SampledPrompt], prompts: Prompts
+    config: LoopConfig, asked: Sequence[AskedPrompt], prompts: Prompts
 ) -> tuple[list[Answer], float]:
     """The first batch of answers, and what it took."""
     tokenizer, model = load_tokenizer(config.model), load_model(config.model, dtype=config.sampling.dtype)
@@ -102,7 +102,7 @@ def _answered(
 
 def _training_seconds(
     config: LoopConfig,
-    asked: Sequence[SampledPrompt],
+    asked: Sequence[AskedPrompt],
     answers: Sequence[Answer],
     pairs: int,
     *,
@@ -126,7 +126,7 @@ def _training_seconds(
         return sum(run_seconds(trainer, plan, row, missing_references(trainer)))
 
 
-def _pair(prompt: SampledPrompt, chosen: str, rejected: str) -> dict[str, Any]:
+def _pair(prompt: AskedPrompt, chosen: str, rejected: str) -> dict[str, Any]:
     if isinstance(prompt.asked.prompt, str):
         return prompt.columns() | {"chosen": chosen, "rejected": rejected}
     turns = ([{"role": "assistant", "content": text}] for text in (chosen, rejected))

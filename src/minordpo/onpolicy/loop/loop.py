@@ -25,7 +25,6 @@ from minordpo.generate.vllm_server import servable, vllm_program
 from minordpo.onpolicy.loop.config import LoopConfig, dump_loop, load_loop
 from minordpo.onpolicy.loop.rounds import Round, given_pairs
 from minordpo.onpolicy.loop.table import as_text, table_rows, time_shares, write_table
-from minordpo.onpolicy.prompts import Prompts, prompt_texts, read_prompts
 from minordpo.onpolicy.sample_files import SampleFiles
 from minordpo.onpolicy.sampling import sample
 from minordpo.run_folder import names
@@ -35,6 +34,7 @@ from minordpo.run_folder.metrics_file import MetricsFile
 from minordpo.run_folder.ownership import finished, refuse_unwritable
 from minordpo.run_folder.records import HealthRow, of_kind
 from minordpo.train.run import load_data, load_run_tokenizer, run, validate
+from minordpo.verify.prompts import Prompts, prompt_texts, read_prompts
 from minordpo.verify.verifier import Verifier, load_verifier
 
 # What may change between two starts of one loop: how long it goes on, and where it stands.

@@ -13,8 +13,8 @@ from minordpo.config import RunConfig
 from minordpo.data.read.examples import LoadedExamples, load_examples
 from minordpo.errors import InputError
 from minordpo.onpolicy.loop.config import LoopConfig
-from minordpo.onpolicy.prompts import Prompts, SampledPrompt
 from minordpo.run_folder.files import read_jsonl, write_jsonl
+from minordpo.verify.prompts import AskedPrompt, Prompts
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,7 @@ class Round:
         return len(drawn)
 
 
-def prompts_of_round(
-    prompts: Sequence[SampledPrompt], config: LoopConfig, number: int
-) -> list[SampledPrompt]:
+def prompts_of_round(prompts: Sequence[AskedPrompt], config: LoopConfig, number: int) -> list[AskedPrompt]:
     """The prompts of round `number`: all, or so many in an order of their own, from the beginning again at the end.
 
     Rounds share no prompt as long as there are others.
@@ -118,7 +116,7 @@ def _shuffled(values: Sequence[Any], seed: int, what: str) -> list[Any]:
     return shuffled
 
 
-def _prompt_row(prompt: SampledPrompt) -> dict[str, Any]:
+def _prompt_row(prompt: AskedPrompt) -> dict[str, Any]:
     """A row that `read_prompts` reads as this prompt."""
     answer = {} if prompt.asked.answer is None else {"answer": prompt.asked.answer}
     return {**prompt.asked.facts, **prompt.columns(), **answer}

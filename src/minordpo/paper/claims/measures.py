@@ -116,6 +116,8 @@ def evaluated_answers(found: Found) -> list[tuple[dict[str, float], str]]:
         settings = results["settings"]
         asked = json.dumps([settings["questions_digest"], *how_asked(settings)])
         for owner, model in owned(found, folder, results):
+            if "flexible_accuracy" not in model:  # of questions without right numbers no claim is decided
+                continue
             if owner.run is None:
                 of_bases.setdefault((str(model_named(str(model["path"]))), asked), model)
                 continue

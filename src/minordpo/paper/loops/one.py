@@ -18,7 +18,6 @@ from minordpo.generate.text_measures import last_number
 from minordpo.onpolicy.loop.config import dump_loop
 from minordpo.onpolicy.loop.loop import loop
 from minordpo.onpolicy.loop.rounds import Round, write_prompts
-from minordpo.onpolicy.prompts import read_prompts
 from minordpo.onpolicy.sample_files import SampleFiles
 from minordpo.onpolicy.sampling import sample
 from minordpo.paper.loops.study import Phase, StudyLoop, load_study
@@ -26,6 +25,7 @@ from minordpo.paper.worlds.world import make_world
 from minordpo.run_folder import names
 from minordpo.run_folder.files import read_jsonl, write_jsonl, write_text
 from minordpo.run_folder.lock import locked
+from minordpo.verify.prompts import read_prompts
 from minordpo.verify.verifier import load_verifier
 
 

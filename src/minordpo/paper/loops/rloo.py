@@ -16,8 +16,8 @@ import torch
 from minordpo.engine.models import load_model, load_tokenizer, model_folder
 from minordpo.errors import InputError
 from minordpo.onpolicy.loop.rounds import Round
-from minordpo.onpolicy.prompts import Prompts, SampledPrompt, read_prompts
 from minordpo.run_folder.files import written_folder
+from minordpo.verify.prompts import AskedPrompt, Prompts, read_prompts
 from minordpo.verify.verifier import Verifier
 
 # What RLOOConfig has by other names or other defaults than we want of every arm.
@@ -69,7 +69,7 @@ def rloo_round(
 class _Rewards:
     """The verifier as a reward function of TRL, and a count of what was generated."""
 
-    def __init__(self, prompts: list[SampledPrompt], verifier: Verifier) -> None:
+    def __init__(self, prompts: list[AskedPrompt], verifier: Verifier) -> None:
         self.asked = {each.asked.row: each.asked for each in prompts}
         self.verifier = verifier
         self.answers = self.tokens = 0
@@ -91,7 +91,7 @@ class _Rewards:
         return list(scores)
 
 
-def _trainer(this: Round, asked: list[SampledPrompt], rewards: _Rewards, beta: float) -> Any:
+def _trainer(this: Round, asked: list[AskedPrompt], rewards: _Rewards, beta: float) -> Any:
     try:
         from trl import RLOOConfig, RLOOTrainer
     except ImportError as error:

@@ -40,10 +40,11 @@ _OF_TEMPLATE = ("tools", "chat_template_kwargs")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampledPrompt:
+class AskedPrompt:
     """One prompt, and what a chat template writes beside its messages."""
 
     asked: Asked
+    question: str | None = None  # where the prompt was made of a question; the question without the template
     tools: list[dict[str, Any]] | None = None
     template_kwargs: dict[str, Any] = field(default_factory=dict)
 
@@ -60,19 +61,25 @@ class SampledPrompt:
 
 @dataclass(frozen=True, kw_only=True)
 class Prompts:
-    """All prompts of a source, none twice."""
+    """The prompts of a source."""
 
     source: str
-    prompts: list[SampledPrompt]
+    prompts: list[AskedPrompt]
     digest: str  # of all prompts and right answers of the source
     facts_digest: str = ""  # of the columns that a verifier of one's own is given beside
-    repeated: int = 0  # rows left out because their prompt stood before
-    contradicted: int = 0  # of these rows, those with another right answer than the row that was kept
+    repeated: int = (
+        0  # rows whose prompt stood in a row before; they are left out where prompts are asked once
+    )
+    contradicted: int = 0  # of these rows, those with another right answer than the first row of the prompt
     unread: Mapping[str, int] = field(default_factory=dict)  # column → rows in which something stands there
 
     def first(self, count: int) -> Prompts:
         """The first prompts."""
         return replace(self, prompts=self.prompts[:count])
+
+    def taken(self, places: Sequence[int]) -> Prompts:
+        """The prompts at these places, from 0, as if the source held no others."""
+        return _prompts(self.source, [self.prompts[place] for place in places])
 
     def tokens(self, tokenizer: PreTrainedTokenizerBase) -> list[np.ndarray]:
         """(tokens,) int32 of each prompt, as training reads it.
@@ -88,46 +95,72 @@ class Prompts:
 
 
 def read_prompts(
-    source: str, *, split: str = "train", template: str = "{question}", plain_text: bool = False
+    source: str,
+    *,
+    split: str = "train",
+    template: str = "{question}",
+    plain_text: bool = False,
+    once: bool = True,
 ) -> Prompts:
     """The prompts of a .jsonl, .json, .parquet or .csv file, or of a hub set.
 
     A row has a `prompt` (text, or chat messages), or `messages` whose last turn, if it is the assistant's, is the right
     answer, or a question in a column named as `QUESTION_COLUMNS`; then the prompt is `template` with the question in
     it, a user turn unless `plain_text`. A right answer stands in `answer`, or in another of `ANSWER_COLUMNS`.
+    `once` leaves out rows whose prompt stood in a row before.
 
     Raises:
         InputError: it cannot be read, holds no rows, or a row has no prompt.
+    """
+    return prompts_of(
+        _numbered(source, split), source=source, template=template, plain_text=plain_text, once=once
+    )
+
+
+def prompts_of(
+    numbered: Iterable[tuple[int, Row, str]],
+    *,
+    source: str,
+    template: str = "{question}",
+    plain_text: bool = False,
+    once: bool = True,
+) -> Prompts:
+    """The prompts of rows that were read already, each given with its number and where it stands; see `read_prompts`.
+
+    Raises:
+        InputError: there is no row, or a row has no prompt.
     """
     if "{question}" not in template:
         raise InputError(
             f"the prompt is {template!r}, which has no {{question}} in it. Write {{question}} where it belongs"
         )
-    found: dict[str, SampledPrompt] = {}
+    found: list[AskedPrompt] = []
+    firsts: dict[str, AskedPrompt] = {}
     unread, rows, contradicted = Counter[str](), 0, 0
-    for number, row, where in _numbered(source, split):
+    for number, row, where in numbered:
         rows += 1
         prompt, read = _prompt(row, number, where, template, plain_text)
-        first = found.setdefault(prompt.content, prompt)
+        prompt = replace(prompt, asked=replace(prompt.asked, source=source))
+        first = firsts.setdefault(prompt.content, prompt)
         contradicted += first.asked.answer != prompt.asked.answer
+        if first is prompt or not once:
+            found.append(prompt)
         unread.update(
             column for column in row if column not in read and row[column] not in (None, "", [], {})
         )
     if not rows:
         raise InputError(f"{source} holds no rows, but prompts are needed. Name another file")
-    prompts = [*found.values()]
+    made = _prompts(source, found)
+    return replace(made, repeated=rows - len(firsts), contradicted=contradicted, unread=unread)
+
+
+def _prompts(source: str, prompts: list[AskedPrompt]) -> Prompts:
     return Prompts(
-        source=source,
-        prompts=prompts,
-        digest=_digest(prompts),
-        facts_digest=_facts_digest(prompts),
-        repeated=rows - len(found),
-        contradicted=contradicted,
-        unread=unread,
+        source=source, prompts=prompts, digest=_digest(prompts), facts_digest=_facts_digest(prompts)
     )
 
 
-def _digest(prompts: Sequence[SampledPrompt]) -> str:
+def _digest(prompts: Sequence[AskedPrompt]) -> str:
     digest = xxhash.xxh3_128()
     for each in prompts:
         part = f"{each.asked.row}\0{each.content}\0{each.asked.answer}\0"
@@ -135,7 +168,7 @@ def _digest(prompts: Sequence[SampledPrompt]) -> str:
     return digest.hexdigest()
 
 
-def _facts_digest(prompts: Sequence[SampledPrompt]) -> str:
+def _facts_digest(prompts: Sequence[AskedPrompt]) -> str:
     digest = xxhash.xxh3_128()
     for each in prompts:
         facts = json.dumps(dict(each.asked.facts), sort_keys=True, default=str)
@@ -162,7 +195,7 @@ def _numbered(source: str, split: str) -> Iterator[tuple[int, Row, str]]:
 
 def _prompt(
     row: Row, number: int, where: str, template: str, plain_text: bool
-) -> tuple[SampledPrompt, set[str]]:
+) -> tuple[AskedPrompt, set[str]]:
     """The prompt of a row, and the columns that were read."""
     column = next((name for name in PROMPT_COLUMNS if row.get(name) is not None), None)
     if column is None:
@@ -172,6 +205,7 @@ def _prompt(
         )
     answer, answered = _answer(row, where, column)
     content: Text
+    question = None
     if column == "prompt":
         content = read_content(row[column], column, where)
     elif column == "messages":
@@ -191,8 +225,9 @@ def _prompt(
         if given is not None:
             raise wrong(where, given, say(row[given]), f"a prompt of chat messages beside {given}")
     return (
-        SampledPrompt(
+        AskedPrompt(
             asked=Asked(row=number, prompt=content, answer=answer, facts=facts),
+            question=question,
             tools=read_tools(row, False, where),
             template_kwargs=read_template_kwargs(row, where),
         ),
@@ -223,7 +258,7 @@ def _turns(row: Row, where: str) -> tuple[list[Message], str | None]:
     return messages, None
 
 
-def prompt_texts(prompts: Sequence[SampledPrompt]) -> set[str]:
+def prompt_texts(prompts: Sequence[AskedPrompt]) -> set[str]:
     """The texts of the prompts' turns, each run of white space as one space, to compare with held-out questions."""
     texts = set()
     for each in prompts:

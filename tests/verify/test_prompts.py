@@ -11,7 +11,7 @@ from helpers.tiny_runs import tokenizer, write_rows
 from minordpo.data.read.examples import Example
 from minordpo.data.tokens import TokenOptions, tokenize_examples
 from minordpo.errors import InputError
-from minordpo.onpolicy.prompts import prompt_texts, read_prompts
+from minordpo.verify.prompts import prompt_texts, read_prompts
 
 CHAT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Two and two?"}]
 
@@ -141,3 +141,20 @@ def test_a_right_answer_that_is_not_a_number_is_refused(tmp_path):
     file.write_text('{"prompt": "one", "answer": NaN}\n', encoding="utf-8")
     with pytest.raises(InputError, match="a right answer, text or a number,"):
         read_prompts(str(file))
+
+
+def test_a_prompt_that_stands_there_again_is_asked_once_or_as_often_as_told(tmp_path):
+    rows = [{"question": "Q", "answer": "1"}, {"question": "R"}, {"question": "Q", "answer": "2"}]
+    once, often = read(tmp_path, *rows), read(tmp_path, *rows, once=False)
+    assert [each.asked.row for each in once.prompts] == [1, 2]
+    assert [(each.asked.row, each.question) for each in often.prompts] == [(1, "Q"), (2, "R"), (3, "Q")]
+    assert (once.repeated, once.contradicted) == (often.repeated, often.contradicted) == (1, 1)
+    assert once.digest != often.digest
+    assert often.taken([1, 2]).prompts == often.prompts[1:]
+    assert often.taken([1, 2]).digest != often.digest == often.taken([0, 1, 2]).digest
+
+
+def test_a_refused_row_is_named_with_its_file(tmp_path):
+    found = read(tmp_path, {"prompt": "P"}).prompts
+    assert found[0].asked.where == f"row 1 of {tmp_path / 'prompts.jsonl'}"
+    assert found[0].question is None
