@@ -61,6 +61,17 @@ class DataConfig:
     )
     split: str = key("split of data.train where that is a hub set", default="train")
     eval_split: str = key("split of data.eval where that is a hub set", default="test")
+    columns: dict[str, str | None] | None = key(
+        "which column of the rows is which: prompt: instruction_text; null: there is no such column",
+        default=None,
+    )
+    text_as: Literal["text", "chat"] = key(
+        "rows of plain text: trained on as they are, or as turns by the chat template", default="text"
+    )
+    text_system: Literal["unread", "before"] = key(
+        "a system column beside plain text: told as not read, or put before the prompt with an empty line",
+        default="unread",
+    )
     max_length: int | None = key(
         "most tokens of a prompt with one response; null: no limit", default=1024, minimum=2
     )

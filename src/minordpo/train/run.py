@@ -24,6 +24,7 @@ from minordpo import objectives
 from minordpo.config import RunConfig, build_lora_config, build_training_arguments
 from minordpo.data.cache import cached_examples
 from minordpo.data.read.readers import READERS
+from minordpo.data.read.reading import ReadOptions
 from minordpo.data.read.rows import open_rows
 from minordpo.data.stored import StoredExamples
 from minordpo.data.tokens import TokenExample, TokenOptions
@@ -164,7 +165,12 @@ def load_data(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> RunData:
         options=options,
         cache=names.cache_folder(),
         invalid=data.invalid,
-        strip_few_shot=data.strip_few_shot,
+        reading=ReadOptions.of(
+            data.columns,
+            text_as=data.text_as,
+            text_system=data.text_system,
+            strip_few_shot=data.strip_few_shot,
+        ),
         progress=True,
     )
     prepared = prepare(open_rows(data.train, split=data.split), limit=data.limit)

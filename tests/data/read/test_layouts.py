@@ -97,12 +97,6 @@ def test_empty_tools_are_no_tools(nothing):
     assert only({**CHAT, "tools": nothing}).tools is None
 
 
-def test_tools_beside_plain_text_are_noted_as_unused():
-    assert (
-        "1 of 1 rows: tools and chat_template_kwargs were not used" in load({**TEXT, "tools": [{}]}).notes[0]
-    )
-
-
 def test_the_common_messages_are_the_implicit_prompt():
     shared = [{"role": "system", "content": "Short."}, user("Hi"), assistant("Hello"), user("Sky?")]
     loaded = load({"chosen": [*shared, assistant("blue")], "rejected": [*shared, assistant("green")]})
