@@ -53,7 +53,10 @@ class ModelConfig:
 class DataConfig:
     """The preference pairs, and what happens to rows that do not fit."""
 
-    train: str = key("pairs to train on: a .jsonl, .json, .parquet or .csv file, or a hub set")
+    train: str = key(
+        "pairs to train on: a .jsonl, .json, .parquet, .csv or .tsv file, packed (.jsonl.gz) or not, a pattern of such "
+        "(part-*.jsonl), or a hub set"
+    )
     eval: int | str | None = key(
         "a number of pairs held out of data.train, or another file or hub set; 0 or null: none",
         default=None,

@@ -24,7 +24,7 @@ from minordpo.data.pool import cores, in_order
 from minordpo.data.read.accounting import RowProblem, Tally, unread_of
 from minordpo.data.read.examples import Example, ExampleReader, LoadedExamples
 from minordpo.data.read.reading import ReadOptions
-from minordpo.data.read.rows import Rows
+from minordpo.data.read.rows import Place, Rows
 from minordpo.data.stored import NOTES, ROWS_A_BATCH, SCHEMA, StoredExamples, batch_of
 from minordpo.data.template import TemplateWriter
 from minordpo.data.tokens import TokenExample, TokenOptions, tokenize_examples
@@ -71,7 +71,8 @@ class _Work:
                 try:
                     examples.append(self.reader.read(number, row, tally))
                 except RowProblem as problem:
-                    problems.append((number, problem.kind, str(problem), problem.tokens))
+                    words = f"{problem} ({number.where})" if isinstance(number, Place) else str(problem)
+                    problems.append((number, problem.kind, words, problem.tokens))
         found = tokenize_examples(
             examples, self.tokenizer, options=self.options, template=self.template, tally=tally
         )

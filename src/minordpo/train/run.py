@@ -23,9 +23,8 @@ from transformers.utils import logging as transformers_logging
 from minordpo import objectives
 from minordpo.config import RunConfig, build_lora_config, build_training_arguments
 from minordpo.data.cache import cached_examples
-from minordpo.data.read.readers import READERS
 from minordpo.data.read.reading import ReadOptions
-from minordpo.data.read.rows import open_rows
+from minordpo.data.read.rows import is_file, open_rows
 from minordpo.data.stored import StoredExamples
 from minordpo.data.tokens import TokenExample, TokenOptions
 from minordpo.engine.models import causal_model, load_model, load_tokenizer, save_model
@@ -175,7 +174,7 @@ def load_data(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> RunData:
     )
     prepared = prepare(open_rows(data.train, split=data.split), limit=data.limit)
     if isinstance(data.eval, str):
-        split = "train" if Path(data.eval).suffix.lower() in READERS else data.eval_split
+        split = "train" if is_file(data.eval) else data.eval_split
         held_out = prepare(open_rows(data.eval, split=split))
         return RunData(
             prepared.examples, held_out.examples, f"{prepared.report}\n\nheld out:\n{held_out.report}"

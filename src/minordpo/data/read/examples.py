@@ -32,7 +32,7 @@ from minordpo.data.read.pairs import IMPLICIT_TEXT, TRL_TEXT
 from minordpo.data.read.reading import ReadOptions, as_chat, renamed
 from minordpo.data.read.recognise import recognise, refuse_unknown_prompt, usual_names
 from minordpo.data.read.remedy import different_layout, unknown_layout
-from minordpo.data.read.rows import Rows, open_rows, rows_of
+from minordpo.data.read.rows import Place, Rows, open_rows, rows_of
 from minordpo.errors import InputError
 from minordpo.run_folder.files import decode_line
 
@@ -91,7 +91,9 @@ def load_examples(
 
     Raises: InputError for what cannot be read, by file and by row (by line in .jsonl).
     """
-    return _read_all(open_rows(source, split=split, revision=revision), reading or ReadOptions(), invalid)
+    reading = reading or ReadOptions()
+    rows = open_rows(source, split=split, revision=revision, columns=reading.given_names)
+    return _read_all(rows, reading, invalid)
 
 
 def examples_from_rows(
@@ -175,6 +177,8 @@ class ExampleReader:
             raise different_layout(row, where, layout, self.layout, self.first_where)
         found = self._found
         found.clear()
+        if isinstance(number, Place):
+            found[f"they stand in {number.source}"] += 1
         self._count_unread(row, where, found)
         example = self._example(row, number, where, found)
         if found:
@@ -187,7 +191,7 @@ class ExampleReader:
 
     def place(self, number: int) -> str:
         """Where a row stands, for messages."""
-        return f"{self.unit} {number} of {self.source}"
+        return number.where if isinstance(number, Place) else f"{self.unit} {number} of {self.source}"
 
     @property
     def is_chat(self) -> bool:

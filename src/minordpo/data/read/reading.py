@@ -35,6 +35,11 @@ class ReadOptions:
         """The options with `columns` as a config has them."""
         return cls(columns=tuple(sorted((columns or {}).items())), **options)  # type: ignore[arg-type]
 
+    @property
+    def given_names(self) -> list[str]:
+        """The file's columns that are named."""
+        return [theirs for _, theirs in self.columns if theirs is not None]
+
     def __post_init__(self) -> None:
         for ours, theirs in self.columns:
             if ours not in READ_COLUMNS:
