@@ -25,6 +25,7 @@ from transformers import (
 from transformers.trainer_utils import TrainOutput
 
 from minordpo import objectives
+from minordpo.data.mixture import Mixture, SourceOf
 from minordpo.data.stored import StoredExamples
 from minordpo.data.tokens import TokenOptions
 from minordpo.engine import attention, logprobs
@@ -54,6 +55,7 @@ from minordpo.train.checks import (
 from minordpo.train.gates import GateWarning
 from minordpo.train.loader import EpochOrder, Item, Packer, StepSampler, mismatched, step_loader
 from minordpo.train.met import Met
+from minordpo.train.mixed_steps import MixedSteps
 from minordpo.train.row_memory import default_token_budget
 from minordpo.train.row_splitting import stop_unless_finite, within_memory
 from minordpo.train.sharding import autocast_forward, refuse_sharding, set_up_sharding
@@ -70,7 +72,8 @@ class PreferenceTrainer(Written):
     `PairLogps`, as it is or in its `Spec`; `hyperparameters` are its own. "package.module:function" is imported only
     with `allow_code`. With `peft_config` a new adapter is trained and the reference is the model without it; without
     `ref_model` the reference is the model as it is given. Where the objective needs no reference,
-    `measure_reference=False` leaves it out, with its metrics.
+    `measure_reference=False` leaves it out, with its metrics. `mixture` says of which source each training example is
+    and how often it is met, `held_out_sources` of which each held-out one is: metrics are then told by source too.
 
     Raises:
         InputError: arguments, data, model or objective that cannot be used; the message says what to do.
@@ -92,6 +95,8 @@ class PreferenceTrainer(Written):
         token_options: TokenOptions | None = None,
         invalid: Literal["refuse", "drop"] = "refuse",
         token_budget: int | None = None,
+        mixture: Mixture | None = None,
+        held_out_sources: SourceOf | None = None,
         dropout: bool = False,
         measure_reference: bool = True,
         cache: Path | None = None,
@@ -166,13 +171,17 @@ class PreferenceTrainer(Written):
             mismatch=self.objective.mismatched,
             longest=longest,
         )
-        self.sampler = StepSampler(
-            len(self.examples),
-            pairs_per_device * args.world_size,
-            seed=args.seed if args.data_seed is None else args.data_seed,
-            shuffle=getattr(args, "train_sampling_strategy", "random") == "random",
-            drop_last=args.dataloader_drop_last,
-        )
+        drawing: dict[str, Any] = {
+            "seed": args.seed if args.data_seed is None else args.data_seed,
+            "shuffle": getattr(args, "train_sampling_strategy", "random") == "random",
+            "drop_last": args.dataloader_drop_last,
+        }
+        per_step = pairs_per_device * args.world_size
+        if mixture is None:
+            self.sampler = StepSampler(len(self.examples), per_step, **drawing)
+        else:
+            self.sampler = MixedSteps(mixture, per_step, **drawing)
+        self.sources = {"train": None if mixture is None else mixture.sources, "eval": held_out_sources}
         path = metrics_file or Path(str(args.output_dir)) / names.METRICS
         main = self.is_world_process_zero()
         self.gates = GateWarning(said=not main)
@@ -274,7 +283,7 @@ class PreferenceTrainer(Written):
                 self.examples,
                 model.zero_grad,
             )
-        metrics = self._reduced(records)
+        metrics = self._reduced(records, "train")
         reference, first = self.reference, self.state.global_step == 0 and not self._has_trained
         if reference is not None and reference.is_policy and first and not self.dropout:
             known = self._precomputed["train"]
@@ -343,7 +352,7 @@ class PreferenceTrainer(Written):
             step = self.packer(list(enumerate(self.held_out))).to(self.args.device)
             records = preference_evaluation(model, step, self._context("eval"))
         model.train(training)
-        reduced = self._reduced(records)
+        reduced = self._reduced(records, "eval")
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in reduced.items()}
         self._evaluated_at = now = self.state.global_step
         self.last_evaluation = EvaluationRow(now, reduced)
