@@ -124,7 +124,7 @@ def evaluate(
     if not models:
         raise InputError("no model is named, but at least one is needed. Name a model folder or a hub id.")
     settings = config.settings()
-    task = load_task(config.task, n=config.n, seed=config.seed)
+    task = load_task(config.task, n=config.n, seed=config.seed).asked_by(config.prompt)
     passes = _passes(config, task.questions, batch_size)
     folder = EvaluationFolder(out)
     with contextlib.nullcontext() if out is None else only_here(out, doing="evaluating"):

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from minordpo.data.read.accounting import told
 from minordpo.data.read.examples import load_examples
 from minordpo.engine.models import model_config, model_folder
 from minordpo.errors import InputError
@@ -124,7 +125,10 @@ def check(config: LoopConfig, *, allow_code: bool) -> tuple[Prompts, Verifier]:
     config.drawn(1, first.prompts)
     if config.mix.path is not None:
         chat = isinstance(prompts.prompts[0].asked.prompt, list)
-        given_pairs(load_examples(config.mix.path), chat=chat)
+        loaded = load_examples(config.mix.path)
+        given_pairs(loaded, chat=chat)
+        for line in told(loaded.unread, len(loaded.examples)):
+            print(f"{config.mix.path}: {line}", flush=True)
     validate(first.training(), allow_code=allow_code)
     model_config(model_folder(config.model))
     if section.backend == "vllm":
