@@ -1,5 +1,6 @@
 """The run config: what a YAML file and overrides become, and what is said where they are wrong."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ from minordpo.config import (
     dump_config,
     load_config,
 )
+from minordpo.config.schema import SourceConfig
 from minordpo.errors import InputError
 
 LEAST = ["model.path=m", "data.train=pairs.jsonl", "objective.name=dpo", "output=runs/a"]
@@ -31,7 +33,8 @@ EVERY_KEY = """
 model: {path: org/model, gguf_file: w.gguf, dtype: bfloat16, reference: org/ref, revision: v1,
         trust_remote_code: true, dropout: true}
 data: {train: pairs.jsonl, eval: 200, split: train_prefs, eval_split: test_prefs, max_length: null,
-       overlong: truncate, invalid: drop, score_end: end_of_turn, strip_few_shot: true, limit: 10}
+       overlong: truncate, invalid: drop, score_end: end_of_turn, strip_few_shot: true, limit: 10,
+       columns: {prompt: ask, chosen: null}, text_as: chat, text_system: before, weight_by: steps}
 objective: {name: dpop, beta: 0.05, dpop_lambda: 50}
 training: {token_budget: 4096, learning_rate: 1e-5, bf16: true, lr_scheduler_kwargs: {num_cycles: 2}}
 lora: {r: 16, target_modules: all-linear}
@@ -75,6 +78,10 @@ def test_every_key_of_a_file_reaches_its_field(written):
             score_end="end_of_turn",
             strip_few_shot=True,
             limit=10,
+            columns={"prompt": "ask", "chosen": None},
+            text_as="chat",
+            text_system="before",
+            weight_by="steps",
         ),
         objective=ObjectiveConfig(name="dpop", hyper={"beta": 0.05, "dpop_lambda": 50}),
         training=TrainingConfig(
@@ -268,10 +275,20 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path):
         ("data.max_length=true", r"data\.max_length is true, but a whole number"),
         ("data.max_length=1", r"data\.max_length is 1, but 2 or more is needed"),
         ("data.eval=-1", r"data\.eval is -1, but 0 or more"),
-        ("data.eval=false", r"data\.eval is false, but a whole number or text or null"),
+        ("data.eval=false", r"data\.eval is false, but a whole number or text or a list of .* or null"),
         ("data.limit=0", r"data\.limit is 0, but 1 or more"),
         ("data.overlong=cut", r"data\.overlong is \"cut\", but refuse or drop or truncate"),
-        ("data.train=[a.jsonl]", r"data\.train is a list of 1, but text"),
+        ("data.train=[7]", r"data\.train is a list of 1, but text or a list of a mapping or text is needed"),
+        ("data.train=[]", r"data\.train is an empty list, but one source at least is needed"),
+        ('data.train=["a.jsonl", " "]', r"item 2 of data\.train is blank, but a name is needed"),
+        (
+            "data.train=[{path: a.jsonl, weigth: 2}]",
+            r"data\.train\[1\]\.weigth is .* mean data\.train\[1\]\.weight",
+        ),
+        (
+            "data.columns={prompt: 3}",
+            r"data\.columns is a mapping \(prompt\), but a mapping or null is needed",
+        ),
         ("data.train=" + "x" * 99 + ": 1", r"data\.train is a mapping \(x+\), but text"),
         ("data.limit=" + "x" * 99, r"data\.limit is \"x{56}…, but"),
         ("model.path=7", r"model\.path is 7, but text"),
@@ -413,6 +430,7 @@ def test_the_reference_describes_every_key_once(written):
     expected = []
     for section, keys in yaml.safe_load(dump_config(load_config(None, LEAST))).items():
         expected += [f"{section}.{key}" for key in keys] if isinstance(keys, dict) else [section]
+    expected += [f"data.train[].{item.name}" for item in dataclasses.fields(SourceConfig)]
     assert sorted(described) == sorted([*expected, "objective.*", "training.*"])
     assert "data.max_length  (a whole number or null; default 1024)" in describe_keys()
     assert "output  (text; required)" in describe_keys()

@@ -24,6 +24,7 @@ from minordpo.data.cache import cached_examples, tokenizer_digest
 from minordpo.data.checks import PreparedExamples
 from minordpo.data.prepare import prepare_examples
 from minordpo.data.read.examples import load_examples
+from minordpo.data.read.reading import ReadOptions
 from minordpo.data.read.rows import open_rows, rows_of
 from minordpo.data.tokens import TokenExample, TokenOptions
 from minordpo.errors import InputError
@@ -52,7 +53,7 @@ def plain(example: TokenExample) -> tuple[Any, ...]:
 
 
 def same(one: PreparedExamples, other: PreparedExamples) -> bool:
-    findings = [(each.dropped, each.kept, each.report) for each in (one, other)]
+    findings = [(each.dropped, each.kept, each.report, each.unread) for each in (one, other)]
     return findings[0] == findings[1] and [*map(plain, one.examples)] == [*map(plain, other.examples)]
 
 
@@ -159,7 +160,7 @@ KINDS: dict[str, Callable[[list[Any]], dict[str, Any]]] = {
     "overlong": lambda rows: {"options": TokenOptions(max_length=None, overlong="drop")},
     "score_end": lambda rows: {"options": TokenOptions(max_length=None, score_end="end_of_turn")},
     "invalid": lambda rows: {"invalid": "drop"},
-    "strip_few_shot": lambda rows: {"strip_few_shot": True},
+    "reading": lambda rows: {"reading": ReadOptions(strip_few_shot=True)},
     "limit": lambda rows: {"limit": len(rows) - 1},
 }
 

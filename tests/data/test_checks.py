@@ -14,7 +14,7 @@ from minordpo.data.read.examples import Example, LoadedExamples
 from minordpo.data.tokens import TokenOptions
 from minordpo.errors import InputError
 
-TOKENIZER = byte_level()  # "Answer", ":", " Yes", " No" are one token each
+TOKENIZER = byte_level(None)  # "Answer", ":", " Yes", " No" are one token each
 NO_LIMIT = TokenOptions(max_length=None)
 
 

@@ -12,6 +12,7 @@ from helpers.small_tokenizers import byte_level
 from helpers.tiny_runs import token_pairs
 from minordpo.data.packing import tree_size
 from minordpo.data.read.examples import examples_from_rows
+from minordpo.data.read.reading import ReadOptions
 from minordpo.data.show import common_beginning
 from minordpo.data.stored import StoredExamples, example_key
 from minordpo.data.tokens import (
@@ -112,7 +113,13 @@ def test_another_process_maps_the_same_file(tmp_path: Path):
     from minordpo.data.read.rows import rows_of
 
     rows = [{"prompt": f"{i}?", "chosen": " Yes", "rejected": " No"} for i in range(50)]
-    options = {"invalid": "refuse", "strip_few_shot": False, "limit": None, "expected": 50, "progress": False}
+    options = {
+        "invalid": "refuse",
+        "reading": ReadOptions(),
+        "limit": None,
+        "expected": 50,
+        "progress": False,
+    }
     file = tmp_path / "examples.arrow"
     made = prepare_rows(
         rows_of(rows, source="rows"),

@@ -22,8 +22,8 @@ from helpers.small_tokenizers import (
     tokenize_example,
     words,
 )
+from minordpo.data.read.accounting import RowProblem
 from minordpo.data.read.examples import Example
-from minordpo.data.rendering import RowProblem
 from minordpo.data.tokens import (
     TokenExample,
     TokenOptions,
@@ -272,7 +272,7 @@ def test_a_token_across_an_inner_turns_beginning_is_taken_apart_too():
         (chat(rejected=[]), CHATML, "empty_response", "the rejected response is empty"),
         (text(rejected="  "), CHATML, "empty_response", "the rejected response is empty"),
         (text(rejected="</s>"), CHATML, "empty_response", "the rejected response is empty"),
-        (chat(), "{{ messages[0].content }}", "empty_response", "the chosen response has no tokens"),
+        (chat(), "{{ messages[0].content }}", "unprinted", "the chosen response is only content, which the"),
         (text(rejected=" Yes"), CHATML, "identical", "chosen and rejected are the same"),
         (text(rejected=" Yes</s>"), CHATML, "identical", "chosen and rejected are the same"),
         (chat(prompt=[]), CHATML, "empty_prompt", "the prompt has no messages"),

@@ -6,8 +6,8 @@ import pytest
 
 from helpers.example_pairs import text_pair
 from helpers.small_tokenizers import byte_level, smollm2, tokenize_example
+from minordpo.data.read.accounting import RowProblem
 from minordpo.data.read.examples import Example
-from minordpo.data.rendering import RowProblem
 from minordpo.data.tokens import TokenOptions, TokenResponse
 
 NO_LIMIT = TokenOptions(max_length=None)

@@ -7,13 +7,17 @@ import datasets
 import pytest
 
 from helpers.places import ROOT, SHARED
+from helpers.small_tokenizers import byte_level
 from helpers.tiny_runs import write_rows
 from minordpo.cli import main
 from minordpo.data.make.close_pairs import corrupt_file
 from minordpo.data.make.problems import generate_problems, write_problems
+from minordpo.data.read.examples import examples_from_rows
+from minordpo.data.tokens import TokenOptions, tokenize_examples
 from minordpo.errors import InputError
 from minordpo.evaluate.known_tasks import KNOWN_TASKS, known_task
 from minordpo.evaluate.tasks import Question, load_task
+from minordpo.generate.prompts import question_prompts
 
 GSM8K = SHARED / "data" / "gsm8k" / "test.jsonl"
 WORKED = "She sold 48/2 = <<48/2=24>>24 in May.\nIn all she sold 48+24 = <<48+24=72>>72.\n#### 72"
@@ -250,3 +254,22 @@ def test_every_row_of_gsm8k_is_a_question():
     questions = load_task(str(GSM8K)).questions
     assert len(questions) == len(GSM8K.read_text(encoding="utf-8").splitlines())
     assert sum(q.steps is None for q in questions) < len(questions) / 50
+
+
+@pytest.mark.parametrize(
+    "row", [{"question": " 12+3?\n", "answer": 15}, {"problem": " 12+3?\n", "solution": "#### 15"}]
+)
+def test_a_question_that_is_all_of_the_prompt_is_asked_as_training_has_it(tmp_path, row):
+    file = tmp_path / "task.jsonl"
+    file.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    task = load_task(str(file))
+    assert [each.text for each in task.asked_by("{question}").questions] == [" 12+3?\n"]
+    assert [each.text for each in task.asked_by("Q: {question}\n").questions] == ["12+3?"]
+    assert task.asked_by("Q: {question}").digest == task.digest != task.asked_by("{question}").digest
+    words = byte_level(None)
+    text = task.asked_by("{question}").questions[0].text
+    (asked,) = question_prompts(words, [text], prompt="{question}", plain_text=True)
+    pair = {"prompt": row.get("question") or row["problem"], "chosen": "15", "rejected": "16"}
+    examples = examples_from_rows([pair], source="pairs").examples
+    (trained,) = tokenize_examples(examples, words, options=TokenOptions(max_length=None))
+    assert asked.tolist() == trained.prompt_ids.tolist()

@@ -12,8 +12,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from helpers.quick_gguf import read_once
+from minordpo.data.read.accounting import RowProblem
 from minordpo.data.read.examples import Example
-from minordpo.data.rendering import RowProblem
 from minordpo.data.tokens import TokenExample, TokenOptions, tokenize_examples
 
 CHATML = (

@@ -66,6 +66,7 @@ def test_a_run_folder_is_complete(finished_run):
     names = {each.name for each in (finished_run / "run").iterdir()}
     assert names == {
         "config.yaml",
+        "data.json",
         "environment.json",
         "metrics.jsonl",
         "responses.jsonl",

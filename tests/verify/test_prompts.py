@@ -29,7 +29,7 @@ def read(tmp_path, *rows, **options):
         ({"messages": [*CHAT, {"role": "assistant", "content": "4"}]}, CHAT, "4"),
         ({"messages": CHAT}, CHAT, None),
         ({"messages": [*CHAT, {"role": "assistant", "content": "no"}], "answer": "4"}, CHAT, "4"),
-        ({"question": " Q ", "answer": "work\n#### 4"}, [{"role": "user", "content": "Q"}], "work\n#### 4"),
+        ({"question": " Q ", "answer": "work\n#### 4"}, [{"role": "user", "content": " Q "}], "work\n#### 4"),
         ({"problem": "Q", "solution": "s", "answer": "4"}, [{"role": "user", "content": "Q"}], "4"),
         ({"instruction": "Q", "input": "more", "output": "4"}, [{"role": "user", "content": "Q\nmore"}], "4"),
         ({"prompt": "P", "chosen": "c", "rejected": "r"}, "P", None),

@@ -89,7 +89,9 @@ def build(cls: Any, values: Any, prefix: str, origin: Origin) -> Any:
         elif name in values:
             _check(values[name], hints[name], key, origin, item.metadata)
             _refuse_blank(values[name], key, origin, item)
-            built[name] = _in_tuple(values[name], hints[name])
+            items = item.metadata.get("items")
+            value = values[name] if items is None else _built_items(items, values[name], key, origin)
+            built[name] = _in_tuple(value, hints[name])
             if "verbatim" in item.metadata and values[name] is not None:
                 _check_verbatim(values[name], item.metadata["verbatim"], f"{key}.", origin, [])
         elif item.default is dataclasses.MISSING:
@@ -107,6 +109,23 @@ def at_home(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: at_home(each) for name, each in value.items()}
     return [at_home(each) for each in value] if isinstance(value, list) else value
+
+
+def _built_items(cls: Any, value: Any, key: str, origin: Origin) -> Any:
+    """A list with its mappings built as `cls`; another value as it is."""
+    if not isinstance(value, list):
+        return value
+    if not value:
+        raise InputError(
+            f"{origin(key)}: {key} is an empty list, but one source at least is needed. Name one."
+        )
+    blank = next((i for i, each in enumerate(value, 1) if isinstance(each, str) and not each.strip()), None)
+    if blank is not None:
+        raise InputError(f"{origin(key)}: item {blank} of {key} is blank, but a name is needed. Give one.")
+    return [
+        build(cls, each, f"{key}[{i}].", origin) if isinstance(each, dict) else each
+        for i, each in enumerate(value, 1)
+    ]
 
 
 @functools.cache
@@ -220,6 +239,8 @@ def as_mapping(section: Any) -> dict[str, Any]:
         value = getattr(section, item.name)
         if dataclasses.is_dataclass(value):
             mapping[item.name] = as_mapping(value)
+        elif "items" in item.metadata and isinstance(value, tuple):
+            mapping[item.name] = [each if isinstance(each, str) else as_mapping(each) for each in value]
         elif item.metadata.get("rest"):
             mapping |= value
         else:

@@ -14,8 +14,8 @@ from minordpo.config.types import needed, shown
 def key(meaning: str, *, default: Any = dataclasses.MISSING, **facts: Any) -> Any:
     """A field and what its key means; without a default the key is required.
 
-    Facts: `minimum` of a number; `rest` (the field takes every other key of its section); `verbatim`, the library
-    class that names and types the keys of a free mapping.
+    Facts: `minimum` of a number; `items`, the class of the mappings in a list; `rest` (the field takes every other key
+    of its section); `verbatim`, the library class that names and types the keys of a free mapping.
     """
     metadata = {"meaning": meaning, **facts}
     if facts.get("rest"):
@@ -60,17 +60,64 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """One of several sources of data.train or data.eval; a path alone stands for one of which nothing else is said."""
+
+    path: str = key("file, pattern of files or hub set, as data.train alone would name it")
+    name: str | None = key(
+        "what metrics and reports call it; null: the name of its file without endings", default=None
+    )
+    weight: float | int = key(
+        "what counts its rows for, against those of the others (data.weight_by); above 0", default=1.0
+    )
+    limit: int | None = key("use only its first rows", default=None, minimum=1)
+    split: str | None = key(
+        "its split, where it is a hub set; null: data.split or data.eval_split", default=None
+    )
+    columns: dict[str, str | None] | None = key(
+        "which of its columns is which; null: as data.columns says", default=None
+    )
+    text_as: Literal["text", "chat"] | None = key("as data.text_as, for it alone", default=None)
+
+    @property
+    def called(self) -> str:
+        """Its name."""
+        last = self.path.rstrip("/").rpartition("/")[2]
+        return self.name or last.partition(".")[0].strip("*?[]-_") or last
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """The preference pairs, and what happens to rows that do not fit."""
 
-    train: str = key("pairs to train on: a .jsonl, .json, .parquet or .csv file, or a hub set")
-    eval: int | str | None = key(
-        "a number of pairs held out of data.train, or another file or hub set; 0 or null: none",
+    train: str | tuple[SourceConfig | str, ...] = key(
+        "pairs to train on: a .jsonl, .json, .parquet, .csv or .tsv file, packed (.jsonl.gz) or not, a pattern of such "
+        "(part-*.jsonl), or a hub set; or a list of several such sources, each a name or a mapping",
+        items=SourceConfig,
+    )
+    eval: int | str | tuple[SourceConfig | str, ...] | None = key(
+        "a number of pairs held out of data.train, or another file or hub set, or a list of these; 0 or null: none",
         default=None,
         minimum=0,
+        items=SourceConfig,
+    )
+    weight_by: Literal["rows", "steps"] = key(
+        "of several sources: a pass has weight times the rows of each, or every step has a share of weight of each",
+        default="rows",
     )
     split: str = key("split of data.train where that is a hub set", default="train")
     eval_split: str = key("split of data.eval where that is a hub set", default="test")
+    columns: dict[str, str | None] | None = key(
+        "which column of the rows is which: prompt: instruction_text; null: there is no such column",
+        default=None,
+    )
+    text_as: Literal["text", "chat"] = key(
+        "rows of plain text: trained on as they are, or as turns by the chat template", default="text"
+    )
+    text_system: Literal["unread", "before"] = key(
+        "a system column beside plain text: told as not read, or put before the prompt with an empty line",
+        default="unread",
+    )
     max_length: int | None = key(
         "most tokens of a prompt with one response; null: no limit", default=1024, minimum=2
     )
@@ -88,6 +135,32 @@ class DataConfig:
         "take worked examples out of the prompts, leaving the question (zero-shot)", default=False
     )
     limit: int | None = key("use only the first rows of data.train", default=None, minimum=1)
+
+    @property
+    def train_name(self) -> str:
+        """What is trained on, for people: one source or several."""
+        return _named(self.train)
+
+    @property
+    def eval_name(self) -> str | None:
+        """What is held out, where it is a source of its own."""
+        return None if self.eval is None or isinstance(self.eval, int) else _named(self.eval)
+
+    @property
+    def paths(self) -> list[str]:
+        """Every source of its own, to train on and held out."""
+        given = [each for each in (self.train, self.eval) if isinstance(each, str | tuple)]
+        return [source.path for each in given for source in sources_of(each)]
+
+
+def sources_of(given: str | tuple[SourceConfig | str, ...]) -> tuple[SourceConfig, ...]:
+    """What data.train or data.eval names, one or several, as sources."""
+    several = (given,) if isinstance(given, str) else given
+    return tuple(SourceConfig(path=each) if isinstance(each, str) else each for each in several)
+
+
+def _named(given: str | tuple[SourceConfig | str, ...]) -> str:
+    return ", ".join(source.path for source in sources_of(given))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,3 +258,5 @@ def _describe(cls: Any, prefix: str) -> Iterator[str]:
         else:
             default = "required" if item.default is dataclasses.MISSING else f"default {shown(item.default)}"
             yield f"{prefix}{item.name}  ({needed(hint)}; {default})\n    {item.metadata['meaning']}"
+            if "items" in item.metadata and item.default is dataclasses.MISSING:  # said once
+                yield from _describe(item.metadata["items"], f"{prefix}{item.name}[].")

@@ -47,6 +47,8 @@ def needed(hint: Any) -> str:
             said.append("null")
         elif (outer or part) in (list, tuple):
             said.append("a list" + (f" of {needed(inner[0])}" if outer is list or Ellipsis in inner else ""))
+        elif part is int and float in _alternatives(hint):
+            continue  # "a number" says it
         elif part in words:
             said.append(words[part])
         elif isinstance(part, type) and issubclass(part, enum.Enum):

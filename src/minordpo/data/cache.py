@@ -26,6 +26,8 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from minordpo.data.checks import PreparedExamples, RowFinding
 from minordpo.data.prepare import Invalid, prepare_rows
+from minordpo.data.read.accounting import Unread
+from minordpo.data.read.reading import ReadOptions
 from minordpo.data.read.rows import Rows
 from minordpo.data.stored import StoredExamples
 from minordpo.data.tokens import TokenOptions
@@ -33,7 +35,7 @@ from minordpo.run_folder import names
 from minordpo.run_folder.files import is_left_over, replacing, writing
 from minordpo.run_folder.lock import locked
 
-TOKENS_VERSION = 1  # raise it when the same rows become other tokens, other masks or another report
+TOKENS_VERSION = 2  # raise it when the same rows become other tokens, other masks or another report
 _BLOCK = 1 << 20  # bytes that are hashed at a time
 
 
@@ -48,7 +50,7 @@ def cached_examples(
     *,
     cache: Path,
     invalid: Invalid = "refuse",
-    strip_few_shot: bool = False,
+    reading: ReadOptions | None = None,
     limit: int | None = None,
     progress: bool = False,
 ) -> PreparedExamples:
@@ -60,7 +62,8 @@ def cached_examples(
         InputError: rows that cannot be read or used, or a cache that cannot be written.
     """
     content, expected = rows.digest()
-    how = (invalid, strip_few_shot, limit)
+    reading = reading or ReadOptions()
+    how = (invalid, dataclasses.astuple(reading), limit)
     folder = cache / names.CACHED_TOKENS / _key(content, tokenizer, options, how)
     found = _opened(folder, rows.source)
     if found is not None:
@@ -80,7 +83,7 @@ def cached_examples(
                 tokenizer,
                 options,
                 invalid=invalid,
-                strip_few_shot=strip_few_shot,
+                reading=reading,
                 limit=limit,
                 expected=expected,
                 progress=progress,
@@ -111,6 +114,7 @@ def _record(made: PreparedExamples, folder: Path, source: str) -> dict[str, Any]
         "report": made.report.removeprefix(source),  # which may go by another name next time
         "dropped": {kind: dataclasses.astuple(each) for kind, each in made.dropped.items()},
         "kept": {kind: dataclasses.astuple(each) for kind, each in made.kept.items()},
+        "unread": [[*each, count] for each, count in made.unread.items()],
     }
     return {"digest": xxhash.xxh3_128_hexdigest(json.dumps(facts).encode()), **facts}
 
@@ -134,7 +138,8 @@ def _opened(folder: Path, source: str, *, tell: bool = False) -> PreparedExample
             }
             for each in (facts["dropped"], facts["kept"])
         )
-        return PreparedExamples(examples, dropped, kept, source + facts["report"])
+        unread = {Unread(what, advice): count for what, advice, count in facts["unread"]}
+        return PreparedExamples(examples, dropped, kept, source + facts["report"], unread)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, pa.ArrowException) as error:
         if tell:
             said = str(error) if isinstance(error, _Damaged) else f"{type(error).__name__}: {error}"

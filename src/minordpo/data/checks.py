@@ -12,12 +12,16 @@ import numpy as np
 import yaml
 from transformers import PreTrainedTokenizerBase
 
+from minordpo.data.read.accounting import Unread, told
 from minordpo.data.read.layout import Kind
 from minordpo.data.show import show_example
 from minordpo.data.stored import StoredExamples
 from minordpo.data.tokens import TokenOptions
 from minordpo.errors import InputError
 
+NO_TEMPLATE_NOTE = (
+    "the rows are plain text, so the tokenizer's chat template is not applied; data.text_as=chat applies it"
+)
 _OVERLONG = ("prompt_too_long", "too_long")
 
 _WORDS = yaml.safe_load(files(__package__).joinpath("findings.yaml").read_text(encoding="utf-8"))
@@ -40,13 +44,15 @@ class RowFinding:
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """The source of examples: its name, layout, kind of data, notes and number of rows."""
+    """The source of examples: its name, layout, kind of data, notes, number of rows, and what of them is not read."""
 
     name: str  # as the user named it
     layout: str
     kind: Kind
     notes: list[str]
     rows: int
+    unread: dict[Unread, int] = field(default_factory=dict)
+    is_text: bool = False  # the examples are plain text
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +64,7 @@ class PreparedExamples:
     # Rows in use that are odd or were changed: "cut", "boundary", "duplicate", "contradiction".
     kept: dict[str, RowFinding]
     report: str  # all of it in words: the block printed before a run
+    unread: dict[Unread, int] = field(default_factory=dict)  # with the number of rows where it is not empty
 
 
 def finish(
@@ -81,6 +88,8 @@ def finish(
             f"{source.name}: of {_count(source.rows, 'row/rows')} none can be used: "
             f"{', '.join(_describe(problems, source.kind))}. Fix the rows or name another file."
         )
+    if source.is_text and tokenizer.chat_template:
+        source.notes.append(NO_TEMPLATE_NOTE)
     first = examples[0]
     what = "pair" if source.kind == "pairs" else "example"
     shown = show_example(first, tokenizer, kind=source.kind, color=False)
@@ -88,7 +97,7 @@ def finish(
         *_report(source, examples, problems, kept),
         f"\nthe first {what} (row {first.row}) as the model sees it:\n{shown}",
     ]
-    return PreparedExamples(examples, problems, kept, "\n".join(report))
+    return PreparedExamples(examples, problems, kept, "\n".join(report), source.unread)
 
 
 def _report(
@@ -98,6 +107,7 @@ def _report(
     used, kind = len(examples), source.kind
     yield f"{source.name}: {_count(source.rows, 'row/rows')} read as {source.layout}, {used:,} used"
     yield from (f"  note: {note}" for note in source.notes)
+    yield from (f"  {line}" for line in told(source.unread, source.rows))
     yield from (f"  dropped: {found}" for found in _describe(dropped, kind))
     yield from (f"  {found}" for found in _describe(kept, kind, kept=True))
     if not dropped and not kept:

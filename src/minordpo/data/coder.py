@@ -11,7 +11,8 @@ from typing import Any
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from minordpo.data.rendering import Response, RowProblem
+from minordpo.data.read.accounting import RowProblem
+from minordpo.data.rendering import Response
 from minordpo.errors import InputError
 
 

@@ -6,8 +6,8 @@ rows ─► chunks ─► by one process or several: Example ─► TokenExample
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,10 +21,12 @@ from transformers import PreTrainedTokenizerBase
 
 from minordpo.data.checks import PreparedExamples, RowFinding, Source, finish
 from minordpo.data.pool import cores, in_order
+from minordpo.data.read.accounting import RowProblem, Tally, unread_of
 from minordpo.data.read.examples import Example, ExampleReader, LoadedExamples
-from minordpo.data.read.rows import Rows
-from minordpo.data.rendering import RowProblem
+from minordpo.data.read.reading import ReadOptions
+from minordpo.data.read.rows import Place, Rows
 from minordpo.data.stored import NOTES, ROWS_A_BATCH, SCHEMA, StoredExamples, batch_of
+from minordpo.data.template import TemplateWriter
 from minordpo.data.tokens import TokenExample, TokenOptions, tokenize_examples
 from minordpo.errors import InputError
 
@@ -43,7 +45,7 @@ class _Done:
     contents: np.ndarray  # of the usable: 16 bytes for a prompt with its responses, whatever their order, …
     judgements: np.ndarray  # … and for these with their order and grades
     problems: list[tuple[int, str, str, int]]  # of the others: row, kind, words, tokens
-    tally: Counter[str]  # notes of the layout
+    tally: Tally  # notes of the layout, and what is not read
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,25 +56,41 @@ class _Work:
     tokenizer: PreTrainedTokenizerBase
     options: TokenOptions
 
+    @functools.cached_property
+    def template(self) -> TemplateWriter:
+        """The tokenizer's, which remembers what it has written."""
+        return TemplateWriter(self.tokenizer)
+
     def __call__(self, chunk: list[Any]) -> _Done:
-        tally = Counter[str]()
-        reader = self.reader
-        examples: list[Example] = (
-            chunk if reader is None else [reader.read(number, row, tally) for number, row in chunk]
+        tally = Tally()
+        problems: list[tuple[int, str, str, int]] = []
+        examples: list[Example] = chunk
+        if self.reader is not None:
+            examples = []
+            for number, row in chunk:
+                try:
+                    examples.append(self.reader.read(number, row, tally))
+                except RowProblem as problem:
+                    words = f"{problem} ({number.where})" if isinstance(number, Place) else str(problem)
+                    problems.append((number, problem.kind, words, problem.tokens))
+        found = tokenize_examples(
+            examples, self.tokenizer, options=self.options, template=self.template, tally=tally
         )
-        found = tokenize_examples(examples, self.tokenizer, options=self.options)
         usable = [each for each in found if isinstance(each, TokenExample)]
         contents, judgements = zip(*map(_digests, usable), strict=True) if usable else ((), ())
         return _Done(
-            len(examples),
+            len(chunk),
             batch_of(usable),
             np.frombuffer(b"".join(contents), "V16"),
             np.frombuffer(b"".join(judgements), "V16"),
-            [
-                (example.row, each.kind, str(each), each.tokens)
-                for example, each in zip(examples, found, strict=True)
-                if isinstance(each, RowProblem)
-            ],
+            sorted(
+                problems
+                + [
+                    (example.row, each.kind, str(each), each.tokens)
+                    for example, each in zip(examples, found, strict=True)
+                    if isinstance(each, RowProblem)
+                ]
+            ),
             tally,
         )
 
@@ -92,14 +110,22 @@ def prepare_examples(
 
     Raises: InputError for rows that cannot be used, all of them counted, or a source in which none can.
     """
-    if not loaded.examples:
+    if not loaded.examples and not loaded.problems:
         raise InputError(f"{loaded.source} has no rows, but at least one is needed. Name another file.")
     collected = _Collected()
     with _bar(len(loaded.examples), progress) as bar:
         for done in _each(_Work(None, tokenizer, options), loaded.examples, len(loaded.examples)):
             collected.add(done)
             bar.update(done.rows)
-    source = Source(loaded.source, loaded.layout, loaded.kind, loaded.notes, collected.rows)
+    for row, problem in loaded.problems:
+        collected.refuse(row, problem.kind, str(problem), problem.tokens)
+    is_text = any(isinstance(each.prompt, str) for each in loaded.examples[:1])
+    tally = Tally(loaded.unread)
+    tally.update(collected.tally)
+    rows = collected.rows + len(loaded.problems)
+    source = Source(
+        loaded.source, loaded.layout, loaded.kind, [*loaded.notes], rows, unread_of(tally), is_text
+    )
     examples = StoredExamples(pa.Table.from_batches(collected.batches, SCHEMA))
     return finish(source, examples, *collected.findings(examples), tokenizer, options, invalid)
 
@@ -111,7 +137,7 @@ def prepare_rows(
     options: TokenOptions,
     *,
     invalid: Invalid,
-    strip_few_shot: bool,
+    reading: ReadOptions,
     limit: int | None,
     expected: int,
     progress: bool,
@@ -125,7 +151,7 @@ def prepare_rows(
     """
     numbered = rows.numbered()
     first = next(numbered, None)
-    reader = ExampleReader(rows, first, strip_few_shot=strip_few_shot)
+    reader = ExampleReader(rows, first, reading)
     every = itertools.islice(itertools.chain([first], numbered), limit)
     expected = expected if limit is None else min(limit, expected)
     collected = _Collected()
@@ -142,6 +168,8 @@ def prepare_rows(
         reader.layout.kind,
         reader.notes(collected.tally, collected.rows),
         collected.rows,
+        unread_of(collected.tally),
+        not reader.is_chat,
     )
     examples = StoredExamples.opened(file)
     return finish(source, examples, *collected.findings(examples), tokenizer, options, invalid)
@@ -185,7 +213,7 @@ class _Collected:
     contents: list[np.ndarray] = field(default_factory=list)
     judgements: list[np.ndarray] = field(default_factory=list)
     problems: dict[str, RowFinding] = field(default_factory=dict)
-    tally: Counter[str] = field(default_factory=Counter)
+    tally: Tally = field(default_factory=Tally)
 
     def add(self, done: _Done, write: Callable[[list[pa.RecordBatch]], None] | None = None) -> None:
         """Take a chunk in; batches are kept, or written once they are enough."""
@@ -194,10 +222,14 @@ class _Collected:
         self.contents.append(done.contents)
         self.judgements.append(done.judgements)
         for row, kind, words, tokens in done.problems:
-            self.problems.setdefault(kind, RowFinding()).add(row, words, tokens)
+            self.refuse(row, kind, words, tokens)
         self.tally.update(done.tally)
         if write is not None and sum(map(len, self.batches)) >= ROWS_A_BATCH:
             self.write(write)
+
+    def refuse(self, row: int, kind: str, words: str, tokens: int) -> None:
+        """Count a row that cannot be used."""
+        self.problems.setdefault(kind, RowFinding()).add(row, words, tokens)
 
     def write(self, write: Callable[[list[pa.RecordBatch]], None]) -> None:
         """Write the batches that are left."""

@@ -9,19 +9,12 @@ from functools import partial
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
+from minordpo.data.read.accounting import RowProblem, Unread, is_empty
 from minordpo.data.read.examples import Example
-from minordpo.data.read.fields import Message, Text, half_character, shared_beginning
+from minordpo.data.read.fields import Message, half_character, shared_beginning
 from minordpo.data.template import TemplateWriter
+from minordpo.data.unprinted import unread_keys
 from minordpo.errors import InputError
-
-
-class RowProblem(InputError):
-    """Why one row cannot be used; `minordpo.data.checks` collects these over a whole source."""
-
-    def __init__(self, kind: str, message: str, *, tokens: int = 0):
-        super().__init__(message)
-        self.kind = kind  # for counting: "empty_response", "identical", "too_long", …
-        self.tokens = tokens  # of the prompt with the longer response, where the length is the problem
 
 
 @dataclass(frozen=True)
@@ -58,6 +51,7 @@ class Rendered:
     prompt: str
     responses: tuple[Response, ...]
     is_chat: bool
+    unprinted: frozenset[Unread] = frozenset()  # what the chat template leaves out
 
     @property
     def texts(self) -> Iterable[str]:
@@ -110,16 +104,43 @@ def _render_chat(
         )
     write = partial(_apply_template, example, template)
     head = write(prompt, asks=True)
-    named = zip(example.names, example.responses, strict=True)
-    responses = tuple(_render_response(prompt, head, name, response, write) for name, response in named)
-    return Rendered(head, responses, is_chat=True)
+    responses, unprinted = [], set[Unread]()
+    for name, response in zip(example.names, example.responses, strict=True):
+        assert isinstance(response, list)
+        responses.append(_render_response(prompt, head, name, response, write))
+        messages = prompt + response[: _last_turn(response)]
+        left_out = template.left_out(example, messages, responses[-1].text)
+        if left_out:
+            _refuse_unprinted(response, [(i - len(prompt), key) for i, key in left_out], name)
+            unprinted.update(unread_keys(left_out, messages))
+    return Rendered(head, tuple(responses), is_chat=True, unprinted=frozenset(unprinted))
+
+
+def _last_turn(response: list[Message]) -> int:
+    """How many messages a response has up to the assistant's last."""
+    return max(i for i, message in enumerate(response, 1) if message["role"] == "assistant")
+
+
+def _refuse_unprinted(response: list[Message], left_out: list[tuple[int, str]], name: str) -> None:
+    """Refuse a response of which the template prints nothing that the assistant says."""
+    missing = set(left_out)
+    for i, message in enumerate(response):
+        if message["role"] == "assistant" and any(
+            not is_empty(value) and (i, key) not in missing
+            for key, value in message.items()
+            if key not in ("role", "name")
+        ):
+            return
+    keys = sorted({key for i, key in missing if i >= 0})
+    raise RowProblem(
+        "unprinted", f"the {name} is only {' and '.join(keys)}, which the chat template does not print"
+    )
 
 
 def _render_response(
-    prompt: list[Message], head: str, name: str, response: Text, write: Callable[..., str]
+    prompt: list[Message], head: str, name: str, response: list[Message], write: Callable[..., str]
 ) -> Response:
     """The rendering up to the end of the last assistant turn, cut where assistant turns begin and end."""
-    assert isinstance(response, list)
     turns = [i for i, message in enumerate(response) if message["role"] == "assistant"]
     if not any(_says_something(response[i]) for i in turns):
         raise RowProblem("empty_response", f"the {name} is empty")

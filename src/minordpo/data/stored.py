@@ -10,6 +10,7 @@ from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import xxhash
 
 from minordpo.data.packing import tree_size
@@ -110,6 +111,13 @@ class StoredExamples(Sequence[TokenExample]):
         if isinstance(examples, cls):
             return examples
         return cls(pa.Table.from_batches([batch_of(list(examples))]))
+
+    def numbered_from(self, first: int) -> StoredExamples:
+        """The same with `first` added to the rows' numbers, so that those of several sources differ."""
+        if not first:
+            return self
+        rows = pa.chunked_array([pa.compute.add(each, first) for each in self.table.column("row").chunks])
+        return StoredExamples(self.table.set_column(0, SCHEMA.field(0), rows), order=self.order)
 
     @classmethod
     def joined(cls, parts: Sequence[StoredExamples]) -> StoredExamples:

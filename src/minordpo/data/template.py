@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from minordpo.data.read.examples import Example
 from minordpo.data.read.fields import Message
+from minordpo.data.unprinted import Unprinted
 
 _PLACE = "\x02message {}\x02"  # stands for a content
 _PLACES = re.compile("\x02message ([0-9]+)\x02")
@@ -32,6 +33,7 @@ class TemplateWriter:
         template = tokenizer.chat_template
         self._copies = isinstance(template, str) and copies_contents(template)
         self._known: dict[tuple[Any, ...], list[str]] = {}
+        self._unprinted = Unprinted(tokenizer)
 
     def write(self, example: Example, messages: list[Message], *, asks: bool = False) -> str:
         """The messages as text, with the generation prompt behind them if `asks`.
@@ -48,6 +50,10 @@ class TemplateWriter:
             pieces = self._known[roles] = _PLACES.split(self._render(places, asks))
         # Every other piece is the number of a message.
         return "".join(messages[int(each)]["content"] if i % 2 else each for i, each in enumerate(pieces))
+
+    def left_out(self, example: Example, messages: list[Message], text: str) -> list[tuple[int, str]]:
+        """Place and key of what does not stand in `text`, which `write` made of the messages (`Unprinted.keys`)."""
+        return self._unprinted.keys(example, messages, text, self.write)
 
     def _render(self, messages: list[Message], asks: bool, **variables: Any) -> str:
         text = self._tokenizer.apply_chat_template(

@@ -10,8 +10,9 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from minordpo.data.coder import Coder
+from minordpo.data.read.accounting import RowProblem, Tally
 from minordpo.data.read.examples import Example
-from minordpo.data.rendering import Rendered, Response, RowProblem, render
+from minordpo.data.rendering import Rendered, Response, render
 from minordpo.data.template import TemplateWriter
 from minordpo.errors import InputError
 
@@ -54,7 +55,12 @@ class TokenOptions:
 
 
 def tokenize_examples(
-    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, *, options: TokenOptions
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    options: TokenOptions,
+    template: TemplateWriter | None = None,
+    tally: Tally | None = None,
 ) -> list[TokenExample | RowProblem]:
     """The tokens of each example and which of them are scored, or why the row cannot be used.
 
@@ -63,12 +69,17 @@ def tokenize_examples(
     The ids are those of the whole text in one go; where a token would straddle the end of the prompt (or of a
     turn), the parts are tokenised apart, as they are at inference, and `notes["boundary"]` says so. Tokens
     after the last scored one are left out. The tokenizer is called once for all, so that a fast one uses every core.
+    `template` is the tokenizer's, kept from call to call; `tally` counts what it leaves out of messages.
 
     Raises: InputError where the tokenizer lacks what the rows need (a chat template, an end-of-text token).
     """
-    template = TemplateWriter(tokenizer)
+    template = template or TemplateWriter(tokenizer)
     rendered = [_or_problem(render, example, tokenizer, template) for example in examples]
     usable = [item for item in rendered if isinstance(item, Rendered)]
+    if tally is not None:
+        for item in usable:
+            if item.unprinted:
+                tally.update(item.unprinted)
     # Without its EOS: tokenizers that append one themselves warn of a text that has it.
     plain = [item.responses[0].text.removesuffix(tokenizer.eos_token) for item in usable if not item.is_chat]
     coder = Coder(tokenizer, plain)
@@ -111,7 +122,7 @@ def _assemble(
             raise RowProblem("empty_response", f"the {name} has no tokens")
     same = _same(responses, example.names)
     if same:
-        raise RowProblem("identical", f"{same} are the same")
+        raise _identical(same, example, item)
     fitting = _fit(len(prompt_ids), responses, example.names, notes, options)
     return TokenExample(np.array(prompt_ids, np.int32), tuple(fitting), example.grades, example.row, notes)
 
@@ -166,6 +177,19 @@ def _same(responses: Sequence[TokenResponse], names: Sequence[str]) -> str:
         if first != name:
             return f"{first.removesuffix(' response')} and {name.removesuffix(' response')}"
     return ""
+
+
+def _identical(same: str, example: Example, item: Rendered) -> RowProblem:
+    """The problem of two responses with the same tokens, of which the row may have told more than is printed."""
+    keys = {each.what.removeprefix("message key ") for each in item.unprinted}
+    chats = [text for text in example.responses if isinstance(text, list)]
+    differ = {key for key in keys if len({repr([turn.get(key) for turn in chat]) for chat in chats}) > 1}
+    if differ:
+        found = (
+            f"{same} differ only in {' and '.join(sorted(differ))}, which the chat template does not print"
+        )
+        return RowProblem("unprinted", found)
+    return RowProblem("identical", f"{same} are the same")
 
 
 def _fit(

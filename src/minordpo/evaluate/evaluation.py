@@ -186,7 +186,7 @@ def evaluate(
 
 def _task(config: EvaluationConfig, verifier: Verifier | None) -> Task:
     if verifier is None:
-        return load_task(config.task, n=config.n, seed=config.seed)
+        return load_task(config.task, n=config.n, seed=config.seed).asked_by(config.prompt)
     return load_verified_task(
         config.task, n=config.n, seed=config.seed, prompt=config.prompt, plain_text=config.plain_text
     )

@@ -46,7 +46,7 @@ def score_pairs(
         InputError: pairs or models that cannot be used, or a reference with another vocabulary.
     """
     tokenizer = load_tokenizer(model)
-    loaded = load_examples(pairs, split=split)
+    loaded = load_examples(pairs, split=split, invalid="drop")
     if loaded.kind != "pairs":
         raise InputError(
             f"{pairs} holds {loaded.kind} responses ({loaded.layout}), but score needs pairs: prompt, chosen, "

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ class Question:
     answer: str | None  # normalised; None in a task whose right answers are not all numbers
     steps: int | None  # computations in the reference solution; None where there is no solution to count in
     reference: str | None = None  # the right answer where it is no number, as the source has it
+    written: str = field(default="", compare=False)  # as the row has it, with its outer white space
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,17 @@ class Task:
         for question in self.questions:
             digest.update(f"{question.row}\0{question.text}\0{question.answer}\0".encode())
         return digest.hexdigest()
+
+    def asked_by(self, prompt: str) -> Task:
+        """The task as `prompt` asks it: a question that is all of the prompt is asked as written, as it is trained.
+
+        In another prompt it stands without outer white space, as in the pairs of `minordpo data corrupt`.
+        """
+        if prompt != "{question}":
+            return self
+        return replace(
+            self, questions=[replace(each, text=each.written or each.text) for each in self.questions]
+        )
 
 
 def load_task(name: str, *, n: int | None = None, seed: int = 0) -> Task:
@@ -183,6 +195,7 @@ def _question(row: Any, number: int, where: str) -> Question:
             f"solution is needed in a column named {', '.join(ANSWER_COLUMNS)}. Add it, or name another file."
         )
     bare = bare_number(str(row.get("answer", "")))
+    written = whole_question(row, str(next(row[name] for name in QUESTION_COLUMNS if name in row)))
     solution = read_solution(row, where)
     if isinstance(solution, Unusable):
         question = next(row[name] for name in QUESTION_COLUMNS if name in row)
@@ -193,10 +206,10 @@ def _question(row: Any, number: int, where: str) -> Question:
                 f"{where} cannot be used: {solution.reason}{f' ({solution.example})' if solution.example else ''}. "
                 "A question and a number that answers it are needed. Correct or drop the row."
             )
-        return Question(number, question.strip(), bare, None)
+        return Question(number, question.strip(), bare, None, written=written)
     answer = bare or normalize_number(solution.answer)
     if answer is None:
         raise InputError(
             f"{where} has the answer {shorten(solution.answer)!r}, but a number is needed. Correct or drop the row."
         )
-    return Question(number, solution.question, answer, len(solution.steps) or None)
+    return Question(number, solution.question, answer, len(solution.steps) or None, written=written)

@@ -28,7 +28,7 @@ _Key = tuple[int, str, str]  # row, digest of the answer, and of what it is comp
 
 
 @dataclass(frozen=True)
-class Place:
+class AnswerPlace:
     """An answer whose verdict is wanted; in a comparison also what it is compared with."""
 
     label: str  # of the model
@@ -79,11 +79,11 @@ class KeptVerdicts:
             for name in (names.VERDICTS, names.SAMPLE_VERDICTS):
                 self._read(label, name)
 
-    def of(self, place: Place) -> Verdict | None:
+    def of(self, place: AnswerPlace) -> Verdict | None:
         """The verdict on an answer; None where there is none yet."""
         return SAME if place.is_tie else self._found.get(place.key)
 
-    def keep(self, place: Place, verdict: Verdict | None = None) -> None:
+    def keep(self, place: AnswerPlace, verdict: Verdict | None = None) -> None:
         """Keep a verdict, or the one that an equal answer has; once this returns, a killed process does not lose it.
 
         Raises:
@@ -127,18 +127,18 @@ def _line_of(label: str, name: str, row: Mapping[str, Any]) -> tuple[str, str, i
     return label, name, row.get("sample", 0), row.get("against", ""), key
 
 
-def score(places: Sequence[Place], verifier: Verifier, kept: KeptVerdicts) -> None:
+def score(places: Sequence[AnswerPlace], verifier: Verifier, kept: KeptVerdicts) -> None:
     """Have the verifier score what has no verdict yet, all answers to a question together, and keep each verdict.
 
     Raises:
         InputError: a verdict cannot be had; those that came before are kept.
     """
-    waiting: dict[tuple[int, frozenset[str]], list[Place]] = {}
+    waiting: dict[tuple[int, frozenset[str]], list[AnswerPlace]] = {}
     for place in places:
         if not place.is_tie:
             waiting.setdefault(place.group, []).append(place)
     left: list[
-        tuple[list[Place], list[Place]]
+        tuple[list[AnswerPlace], list[AnswerPlace]]
     ] = []  # of a group all, and one for each text that has no verdict
     for group in waiting.values():
         unknown = {place.key: place for place in group if kept.of(place) is None}

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from minordpo.errors import InputError
 from minordpo.evaluate.folder import EvaluatedModel, EvaluationFolder, same_verifier
 from minordpo.evaluate.tasks import Task
-from minordpo.evaluate.verdicts import KeptVerdicts, Place, clean, score
+from minordpo.evaluate.verdicts import AnswerPlace, KeptVerdicts, clean, score
 from minordpo.generate.generation import Answer
 from minordpo.verify.verdict import Asked, Verdict
 from minordpo.verify.verifier import Verifier
@@ -108,7 +108,9 @@ class Verification:
         for place, one in enumerate(self._asked):
             yield one, *(answer for label in self._labels for answer in given[label][place])
 
-    def _places(self, file: str, given: Mapping[str, Sequence[Sequence[Answer | None]]]) -> Iterator[Place]:
+    def _places(
+        self, file: str, given: Mapping[str, Sequence[Sequence[Answer | None]]]
+    ) -> Iterator[AnswerPlace]:
         """Every answer that is there; in a comparison the first model's once for each further model."""
         first, *others = self._labels
         for place, one in enumerate(self._asked):
@@ -120,13 +122,13 @@ class Verification:
                 if not self.verifier.compares:
                     for label in self._labels:
                         if (text := texts[label][number]) is not None:
-                            yield Place(label, file, one, number, text)
+                            yield AnswerPlace(label, file, one, number, text)
                     continue
                 for label in others:
                     ours, theirs = texts[label][number], texts[first][number]
                     if ours is not None and theirs is not None:
-                        yield Place(label, file, one, number, ours, (first, theirs))
-                        yield Place(first, file, one, number, theirs, (label, ours))
+                        yield AnswerPlace(label, file, one, number, ours, (first, theirs))
+                        yield AnswerPlace(first, file, one, number, theirs, (label, ours))
 
     def _scored(self, file: str, given: Mapping[str, Sequence[Sequence[Answer | None]]]) -> ScoredAnswers:
         first, *others = self._labels

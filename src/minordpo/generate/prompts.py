@@ -10,8 +10,9 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from minordpo.data.coder import Coder
+from minordpo.data.read.accounting import RowProblem
 from minordpo.data.read.examples import Example
-from minordpo.data.rendering import RowProblem, render
+from minordpo.data.rendering import render
 from minordpo.data.template import TemplateWriter
 from minordpo.errors import InputError
 

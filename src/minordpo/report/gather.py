@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -48,6 +49,7 @@ def gather(found: Found) -> dict[str, Any]:
     if any(len(curve["x"]) >= POINTS for run in runs for curve in run["curves"]["train"].values()):
         said.append(f"Curves are thinned to {POINTS} points.")
     probed = {name for run in runs for name in run["curves"]["looks"]}
+    said += unread_lines(found.runs)
     return {
         "minordpo": __version__,
         "title": _title(found),
@@ -62,6 +64,22 @@ def gather(found: Found) -> dict[str, Any]:
         "pairs": gather_pairs(pairs),
         "said": said,
     }
+
+
+def unread_lines(runs: Sequence[FoundRun]) -> list[str]:
+    """What of their rows no run read, each said once with the runs that it is of."""
+    of_runs: dict[str, list[str]] = {}
+    for run in runs:
+        file = run.folder / names.DATA_REPORT
+        with in_our_form(run.folder):
+            told = json.loads(file.read_text(encoding="utf-8"))["unread"] if file.exists() else []
+            lines = [f"{each['what']} of {each['source']} ({each['rows']} rows)" for each in told]
+        for line in lines:
+            of_runs.setdefault(line, []).append(run.label)
+    return [
+        f"Not read by {'any run' if len(labels) == len(runs) > 1 else ', '.join(labels)}: {line}."
+        for line, labels in of_runs.items()
+    ]
 
 
 def _title(found: Found) -> str:

@@ -39,7 +39,7 @@ def add_pair_tokens(runs: Sequence[FoundRun], count: int, *, say: Callable[[str]
     if count < 1:
         raise InputError(f"--pairs is {count}, but at least 1 is needed. Raise it, or leave it out")
     # Runs share the pairs that they hold out, and what their reference says of them.
-    held_out, reference = functools.cache(_held_out_pairs), functools.cache(_reference)
+    held_out, reference = _once(_held_out_pairs), functools.cache(_reference)
     for run in runs:
         file = run.folder / names.PAIR_TOKENS
         if file.exists() and sum(1 for _ in read_jsonl(file)) >= count:
@@ -60,6 +60,19 @@ def add_pair_tokens(runs: Sequence[FoundRun], count: int, *, say: Callable[[str]
         rows = (_with_texts(row, pair, tokenizer) for row, pair in zip(scored, pairs, strict=True))
         write_jsonl(file, rows)
         say(f"{file}: {len(pairs)} pairs")
+
+
+def _once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, called once for equal arguments, which may hold mappings."""
+    known: dict[str, Any] = {}
+
+    def called(*arguments: Any) -> Any:
+        key = repr(arguments)
+        if key not in known:
+            known[key] = function(*arguments)
+        return known[key]
+
+    return called
 
 
 def _held_out_pairs(model: ModelConfig, data: DataConfig, count: int) -> tuple[TokenExample, ...]:

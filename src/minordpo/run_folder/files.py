@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from safetensors import SafetensorError
 
@@ -197,17 +199,38 @@ def cut_half_line(path: Path) -> None:
 def read_lines(path: Path, source: str) -> Iterator[tuple[int, bytes]]:
     """The number (from 1) and the bytes of every line that is not blank; `source` is the file's name in messages.
 
+    A file whose name ends in .gz is unpacked as it is read.
+
     Raises: InputError where the file cannot be read.
+    """
+    with opened(path, source) as file:
+        for number, line in enumerate(file, 1):
+            if line.strip(b" \t\r\n\xef\xbb\xbf"):
+                yield number, line
+
+
+@contextlib.contextmanager
+def opened(path: Path, source: str) -> Iterator[BinaryIO]:
+    """The file, open for reading bytes; unpacked where its name ends in .gz. `source` is its name in messages.
+
+    Raises: InputError where the file cannot be read or unpacked.
     """
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip(b" \t\r\n\xef\xbb\xbf"):
-                    yield number, line
+            if path.suffix.lower() != ".gz":
+                yield file
+                return
+            with gzip.open(file, "rb") as unpacked:
+                yield cast(BinaryIO, unpacked)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(
+            f"{source} cannot be unpacked ({error}), but a whole gzip file is needed. Write or download it again, or "
+            "name it by what it is."
+        ) from error
     except OSError as error:
         raise InputError(
             f"{source} cannot be read ({error.strerror or error}), but a readable file is needed. Check its "
-            "permissions, or name another."
+            "permissions and that it is a file, or name another."
         ) from error
 
 

@@ -3,6 +3,7 @@
 A run folder, as `minordpo train` leaves it:
 
     config.yaml  environment.json       what the run is, and what it ran on
+    data.json                           the report on its rows, and what of them is not read
     metrics.jsonl  responses.jsonl      a line a step (`records`), and what each response did
     samples.jsonl  probes.jsonl         answers before and after training, and the monitor's
     model/  checkpoints/  figures/      weights, and the run's figure
@@ -17,6 +18,7 @@ from pathlib import Path
 
 # ---- a run ----
 CONFIG = "config.yaml"
+DATA_REPORT = "data.json"
 ENVIRONMENT = "environment.json"
 METRICS = "metrics.jsonl"
 RESPONSES = "responses.jsonl"

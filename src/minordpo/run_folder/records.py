@@ -39,6 +39,7 @@ ROUTER_AUX_LOSS = "router_aux_loss"  # without its coefficient
 LEARNING_RATE = "learning_rate"
 TOKENS, PADDED_TOKENS = "tokens", "padded_tokens"
 SECONDS = "seconds"
+SOURCES, PROMPTS = "sources", "prompts"
 GRAD_NORM = "grad_norm"
 
 # ---- keys of a probe, after `probe/` ----
@@ -99,6 +100,11 @@ class EvaluationRow(Row):
 def held_out(name: str) -> str:
     """The key that a measure of a step has for held-out examples, and its column in results.csv."""
     return f"{EvaluationRow.PREFIX}{name}"
+
+
+def of_source(source: str, name: str) -> str:
+    """The key of a measure over the prompts of one source, where several are trained on."""
+    return f"{SOURCES}/{source}/{name}"
 
 
 class ProbeRow(Row):

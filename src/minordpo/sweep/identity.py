@@ -7,6 +7,7 @@ default there, leaves a begun sweep valid.
 from __future__ import annotations
 
 import copy
+import glob
 import hashlib
 import json
 from collections.abc import Callable, Mapping
@@ -36,7 +37,7 @@ def identity_of(run: RunPlan, content_of: Callable[[str], str | None]) -> dict[s
     identity: dict[str, Any] = {"config": config, "files": {}}
     if foundation is None:
         data, model = run.config.data, run.config.model
-        paths = [p for p in (data.train, data.eval, model.path, model.reference) if isinstance(p, str)]
+        paths = [*data.paths, *(path for path in (model.path, model.reference) if path is not None)]
         identity["files"] = {path: found for path in paths if (found := content_of(path)) is not None}
     else:
         for key, value in [*dotted({name: config[name] for name in ("model", "data")})]:
@@ -79,11 +80,14 @@ def digest_of(identity: Mapping[str, Any]) -> str:
 
 
 def content_of(path: str) -> str | None:
-    """Stands for the content of a file or model folder; None for what is neither, a hub id."""
+    """Stands for the content of a file, of all files of a pattern or of a model folder; None for a hub id."""
     file = Path(path).expanduser()
     if file.is_file():
         with file.open("rb") as opened:
             return hashlib.file_digest(opened, xxhash.xxh3_128).hexdigest()
+    if any(sign in path for sign in "*?["):
+        matched = [each for each in sorted(glob.glob(str(file), recursive=True)) if Path(each).is_file()]
+        return xxhash.xxh3_128_hexdigest("".join(f"{each} {content_of(each)}\n" for each in matched).encode())
     if not file.is_dir():
         return None
     digest = xxhash.xxh3_128()

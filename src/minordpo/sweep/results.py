@@ -161,8 +161,15 @@ def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
         "learning_rate": training.get("learning_rate", 5e-5),
         "seed": training.get("seed", _DEFAULT_SEED),
         "model": config["model"]["path"],
-        "data": config["data"]["train"],
+        "data": _data_name(config["data"]["train"]),
     }
+
+
+def _data_name(train: Any) -> str:
+    """What a run trains on, in words: its source or its sources."""
+    if not isinstance(train, list):
+        return str(train)
+    return ", ".join(str(each["path"] if isinstance(each, dict) else each) for each in train)
 
 
 def _measured(metrics: Sequence[Row]) -> dict[str, Any]:

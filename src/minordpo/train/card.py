@@ -11,6 +11,7 @@ import jinja2
 
 from minordpo.config import RunConfig, dump_config
 from minordpo.config.yaml import write_yaml
+from minordpo.data.read.accounting import Unread
 from minordpo.engine.models import REFERENCE_ADAPTER
 from minordpo.generate.generation import Answer
 from minordpo.generate.text_measures import asked_line, fenced, means, measure
@@ -33,9 +34,12 @@ _WORDS = {
 
 
 def model_card(
-    config: RunConfig, trainer: PreferenceTrainer, samples: Sequence[Mapping[str, Any]] = ()
+    config: RunConfig,
+    trainer: PreferenceTrainer,
+    samples: Sequence[Mapping[str, Any]] = (),
+    unread: Mapping[str, Mapping[Unread, int]] | None = None,
 ) -> str:
-    """README.md of the model folder; `samples` are the rows of the run's samples.jsonl.
+    """README.md of the model folder; `samples` are the rows of the run's samples.jsonl, `unread` what nothing read.
 
     Whatever a model wrote stands in fenced blocks that it cannot end.
     """
@@ -72,6 +76,8 @@ def model_card(
         adapters=getattr(trainer.policy, "peft_config", {}),
         reference_adapter=REFERENCE_ADAPTER,
         whole_config=dump_config(config),
+        unread=unread or {},
+        sources=_sources(trainer),
     )
 
 
@@ -98,6 +104,12 @@ def _front_matter(config: RunConfig, trainer: PreferenceTrainer) -> dict[str, An
         "pipeline_tag": "text-generation",
         "tags": list(dict.fromkeys(["preference-tuning", *terms, "minordpo"])),
     }
+
+
+def _sources(trainer: PreferenceTrainer) -> list[tuple[str, int]]:
+    """Each source that was trained on and the number of its examples; nothing where there is one."""
+    sources = trainer.sources["train"]
+    return [] if sources is None else list(zip(sources.names, sources.counts.tolist(), strict=True))
 
 
 def _words(trainer: PreferenceTrainer) -> tuple[str, str, str]:

@@ -56,7 +56,9 @@ def prepare_rows(
     how: dict[str, Any] = {"invalid": invalid, "progress": True}
     options = options or TokenOptions()
     if cache is None:
-        prepared = prepare_examples(examples_from_rows(rows, source=name), tokenizer, options, **how)
+        prepared = prepare_examples(
+            examples_from_rows(rows, source=name, invalid=invalid), tokenizer, options, **how
+        )
     else:
         prepared = cached_examples(rows_of(rows, source=name), tokenizer, options, cache=cache, **how)
     refuse_unsuited(objective, prepared.examples, name)

@@ -8,13 +8,11 @@ answers before ─► train ─► held-out pairs ─► answers after
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
@@ -22,11 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from minordpo import objectives
 from minordpo.config import RunConfig, build_lora_config, build_training_arguments
-from minordpo.data.cache import cached_examples
-from minordpo.data.read.readers import READERS
-from minordpo.data.read.rows import open_rows
-from minordpo.data.stored import StoredExamples
-from minordpo.data.tokens import TokenExample, TokenOptions
+from minordpo.data.tokens import TokenExample
 from minordpo.engine.models import causal_model, load_model, load_tokenizer, model_folder, save_model
 from minordpo.engine.quantized import quantization_config
 from minordpo.engine.reference_pass import ranks
@@ -35,7 +29,7 @@ from minordpo.generate.generation import Answer, generate_answers
 from minordpo.monitor.callback import MonitorCallback
 from minordpo.monitor.summary import last_lines
 from minordpo.run_folder import names
-from minordpo.run_folder.files import read_jsonl, write_jsonl
+from minordpo.run_folder.files import read_jsonl, write_jsonl, write_text
 from minordpo.run_folder.lock import only_here
 from minordpo.run_folder.ownership import claim, finished, refuse_changed, refuse_foreign
 from minordpo.train.adapters import add_adapter, refuse_settings
@@ -45,6 +39,7 @@ from minordpo.train.checks import with_reference
 from minordpo.train.environment import environment
 from minordpo.train.progress import show_progress
 from minordpo.train.refusals import refuse_first
+from minordpo.train.run_data import RunData, load_data
 from minordpo.train.savable import made_savable
 from minordpo.train.sharding import whole_weights
 from minordpo.train.trainer import PreferenceTrainer
@@ -52,15 +47,6 @@ from minordpo.train.trainer import PreferenceTrainer
 # Where a run's config leaves TrainingArguments alone and their own default would not serve: a line of metrics each
 # step, checkpoints at quarters of the run.
 DEFAULTS = {"logging_steps": 1, "save_steps": 0.25, "save_total_limit": 2, "report_to": "none"}
-
-
-@dataclass(frozen=True, eq=False)
-class RunData:
-    """What a run trains on and what it holds out."""
-
-    train: StoredExamples
-    held_out: StoredExamples | None
-    report: str
 
 
 def run(
@@ -111,6 +97,7 @@ def _run(
             if going_on:
                 refuse_changed(folder, facts)
             claim(folder, config, facts)
+            write_text(folder / names.DATA_REPORT, data.as_json())
         if main and not quiet:
             print(data.report, flush=True)
         if main and not (going_on and any(row["when"] == "before" for row in samples.rows())):
@@ -131,7 +118,12 @@ def _run(
     if main:  # alone: nothing below waits for the other processes, which may end before
         tuned = trainer.policy if weights is None else reassemble(config, trainer, weights)
         samples.answer(tuned, "after")
-        save_model(tuned, tokenizer, folder / names.MODEL, card=model_card(config, trainer, samples.rows()))
+        save_model(
+            tuned,
+            tokenizer,
+            folder / names.MODEL,
+            card=model_card(config, trainer, samples.rows(), data.unread),
+        )
         draw(folder, config)
     if main and not quiet:
         monitor = trainer.monitor()
@@ -163,37 +155,6 @@ def validate(config: RunConfig, *, allow_code: bool = False) -> None:
 def load_run_tokenizer(config: RunConfig) -> PreTrainedTokenizerBase:
     """The tokenizer of the model that is tuned."""
     return load_tokenizer(**config.model.source)
-
-
-def load_data(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> RunData:
-    """Training and held-out pairs, and the report on their rows."""
-    data = config.data
-    options = TokenOptions(max_length=data.max_length, overlong=data.overlong, score_end=data.score_end)
-    prepare = functools.partial(
-        cached_examples,
-        tokenizer=tokenizer,
-        options=options,
-        cache=names.cache_folder(),
-        invalid=data.invalid,
-        strip_few_shot=data.strip_few_shot,
-        progress=True,
-    )
-    prepared = prepare(open_rows(data.train, split=data.split), limit=data.limit)
-    if isinstance(data.eval, str):
-        split = "train" if Path(data.eval).suffix.lower() in READERS else data.eval_split
-        held_out = prepare(open_rows(data.eval, split=split))
-        return RunData(
-            prepared.examples, held_out.examples, f"{prepared.report}\n\nheld out:\n{held_out.report}"
-        )
-    if not data.eval:
-        return RunData(prepared.examples, None, prepared.report)
-    usable = len(prepared.examples)
-    refuse_first({"all_held_out": data.eval >= usable}, wanted=data.eval, source=data.train, usable=usable)
-    # The same pairs whatever the run's seed, so that runs of a sweep are measured on equal terms.
-    order = np.random.default_rng(0).permutation(usable)
-    out, kept = np.sort(order[: data.eval]), np.sort(order[data.eval :])
-    report = f"{prepared.report}\nheld out: {data.eval} of these rows"
-    return RunData(prepared.examples.take(kept), prepared.examples.take(out), report)
 
 
 def reassemble(
@@ -247,6 +208,8 @@ def build_trainer(
         peft_config=build_lora_config(config),
         callbacks=build_monitor(config, tokenizer),
         token_budget=config.training.token_budget,
+        mixture=data.mixture,
+        held_out_sources=data.held_out_sources,
         dropout=model.dropout,
         router_aux_loss=model.router_aux_loss,
         measure_reference=config.metrics.reference,

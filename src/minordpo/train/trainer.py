@@ -25,6 +25,7 @@ from transformers import (
 from transformers.trainer_utils import TrainOutput
 
 from minordpo import objectives
+from minordpo.data.mixture import Mixture, SourceOf
 from minordpo.data.stored import StoredExamples
 from minordpo.data.tokens import TokenOptions
 from minordpo.engine.check import check_engine, refuse_unknown_tokens
@@ -57,6 +58,7 @@ from minordpo.train.checks import (
 from minordpo.train.gates import GateWarning
 from minordpo.train.loader import EpochOrder, Item, Packer, StepSampler, mismatched, step_loader
 from minordpo.train.met import Met
+from minordpo.train.mixed_steps import MixedSteps
 from minordpo.train.row_memory import default_token_budget
 from minordpo.train.row_splitting import stop_unless_finite, within_memory
 from minordpo.train.savable import KnownTokens, made_savable
@@ -76,6 +78,8 @@ class PreferenceTrainer(Written):
     `ref_model` the reference is the model as it is given. Where the objective needs no reference,
     `measure_reference=False` leaves it out, with its metrics. `router_aux_loss` says whether a mixture of experts is
     also trained on its routers' loss; None: as the model's config has it.
+    `mixture` says of which source each training example is and how often it is met, `held_out_sources` of which each
+    held-out one is: metrics are then told by source too.
 
     Raises:
         InputError: arguments, data, model or objective that cannot be used; the message says what to do.
@@ -97,6 +101,8 @@ class PreferenceTrainer(Written):
         token_options: TokenOptions | None = None,
         invalid: Literal["refuse", "drop"] = "refuse",
         token_budget: int | None = None,
+        mixture: Mixture | None = None,
+        held_out_sources: SourceOf | None = None,
         dropout: bool = False,
         measure_reference: bool = True,
         router_aux_loss: bool | None = None,
@@ -180,13 +186,17 @@ class PreferenceTrainer(Written):
             mismatch=self.objective.mismatched,
             longest=longest,
         )
-        self.sampler = StepSampler(
-            len(self.examples),
-            pairs_per_device * args.world_size,
-            seed=args.seed if args.data_seed is None else args.data_seed,
-            shuffle=getattr(args, "train_sampling_strategy", "random") == "random",
-            drop_last=args.dataloader_drop_last,
-        )
+        drawing: dict[str, Any] = {
+            "seed": args.seed if args.data_seed is None else args.data_seed,
+            "shuffle": getattr(args, "train_sampling_strategy", "random") == "random",
+            "drop_last": args.dataloader_drop_last,
+        }
+        per_step = pairs_per_device * args.world_size
+        if mixture is None:
+            self.sampler = StepSampler(len(self.examples), per_step, **drawing)
+        else:
+            self.sampler = MixedSteps(mixture, per_step, **drawing)
+        self.sources = {"train": None if mixture is None else mixture.sources, "eval": held_out_sources}
         path = metrics_file or Path(str(args.output_dir)) / names.METRICS
         main = self.is_world_process_zero()
         self.gates = GateWarning(said=not main)
@@ -289,7 +299,7 @@ class PreferenceTrainer(Written):
                 self.examples,
                 model.zero_grad,
             )
-        metrics = self._reduced(records)
+        metrics = self._reduced(records, "train")
         if self.routers is not None:
             metrics[keys.ROUTER_AUX_LOSS] = self._mean_router_loss(records, inputs)
         reference, first = self.reference, self.state.global_step == 0 and not self._has_trained
@@ -367,7 +377,7 @@ class PreferenceTrainer(Written):
             step = self.packer(list(enumerate(self.held_out))).to(self.args.device)
             records = preference_evaluation(model, step, self._context("eval"))
         model.train(training)
-        reduced = self._reduced(records)
+        reduced = self._reduced(records, "eval")
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in reduced.items()}
         self._evaluated_at = now = self.state.global_step
         self.last_evaluation = EvaluationRow(now, reduced)

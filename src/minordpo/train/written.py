@@ -8,6 +8,7 @@ import numpy as np
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from minordpo.data.mixture import SourceOf
 from minordpo.data.stored import StoredExamples
 from minordpo.run_folder import records as keys
 from minordpo.run_folder.metrics_file import MetricsFile, StepLines
@@ -16,6 +17,7 @@ from minordpo.train.gates import GateWarning
 from minordpo.train.metrics import response_metrics, response_rows
 from minordpo.train.monitored import Monitored
 from minordpo.train.row_splitting import stop_unless_finite
+from minordpo.train.source_metrics import source_metrics
 from minordpo.train.step import StepRecord
 
 
@@ -26,6 +28,7 @@ class Written(Monitored):
     responses_file: StepLines
     last_step: StepRow | None = None
     gates: GateWarning
+    sources: dict[str, SourceOf | None]  # of the examples of each split, where there are several
     _pending: tuple[dict[str, Any], dict[str, Any]] | None = None
     _since_log: tuple[dict[str, float], ...] = ()
 
@@ -50,8 +53,8 @@ class Written(Monitored):
             self._since_log = ()
         super().log(logs, *args, **kwargs)
 
-    def _reduced(self, records: list[StepRecord]) -> dict[str, float]:
-        return response_metrics(
+    def _reduced(self, records: list[StepRecord], split: str) -> dict[str, float]:
+        found = response_metrics(
             records,
             beta=self.objective.beta,
             reduce=self._sum_over_ranks,
@@ -59,6 +62,11 @@ class Written(Monitored):
             reports=self.objective.report_names,
             rounding=self.gates.rounding,
         )
+        sources = self.sources[split]
+        if sources is None:
+            return found
+        device, beta = self.args.device, self.objective.beta
+        return found | source_metrics(records, sources, beta=beta, reduce=self._sum_over_ranks, device=device)
 
     def _sum_over_ranks(self, sums: Tensor) -> Tensor:
         return self.accelerator.reduce(sums, reduction="sum") if self.args.world_size > 1 else sums

@@ -212,7 +212,11 @@ def _prompt(
         content, last = _turns(row, where)
         answer, answered = (last, set()) if answer is None else (answer, answered)
     else:
-        question = whole_question(row, read_text(row[column], column, where)).strip()
+        question = whole_question(row, read_text(row[column], column, where))
+        if (
+            template != "{question}"
+        ):  # a question that is all of the prompt is asked as it is written, and trained
+            question = question.strip()
         answered |= {"input"} if "instruction" in row and column == "instruction" else set()
         text = template.replace("{question}", question)
         content = text if plain_text else [{"role": "user", "content": text}]

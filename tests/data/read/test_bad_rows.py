@@ -1,11 +1,14 @@
 """A row that is no example is refused by its place, what is wrong with it and the remedy."""
 
 import json
+import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from minordpo.data.read.examples import examples_from_rows, load_examples
-from minordpo.data.read.recognise import describe_layouts
+from minordpo.data.read.recognise import LAYOUTS
 from minordpo.errors import InputError
 
 
@@ -113,26 +116,98 @@ def test_a_field_of_the_wrong_kind_is_refused_by_row_and_name(row, message):
 @pytest.mark.parametrize(
     ("columns", "remedy"),
     [
-        (("promt", "chosen", "rejected"), "TRL text, .*: rename 'promt' to 'prompt'"),
-        (("question", "chosen", "rejected"), "TRL text, .*: rename 'question' to 'prompt'"),
         (
-            ("prompt", "chosen_response", "rejected_response"),
-            "rename 'chosen_response' to 'chosen', rename 'rejected_",
+            ("Prompt", "chosen_response", "rejectd"),
+            r"TRL text, .*: rename .* \(or say data.columns.prompt=Prompt data.columns.chosen=chosen_response data",
         ),
         (("prompt", "chosen"), "TRL text, .*: add rejected"),
-        (("instruction", "output"), r"LLaMA-Factory Alpaca, older, .*make output a list of two"),
+        (("instruction", "output"), "LLaMA-Factory Alpaca for KTO, .*: add kto_tag or label"),
         (
             ("Prompt", "Chosen", "Rejected"),
             "rename 'Prompt' to 'prompt', rename 'Chosen' to 'chosen', rename 'R",
         ),
-        (("text",), "has the columns text, which are no known layout"),
     ],
 )
-def test_an_unknown_layout_is_refused_with_the_nearest_and_all_layouts(columns, remedy):
+def test_an_unknown_layout_is_refused_with_the_nearest_and_no_other(columns, remedy):
     with pytest.raises(InputError, match=remedy) as refused:
         load(dict.fromkeys(columns, "The same words"))
-    assert describe_layouts() in str(refused.value)
+    others = [layout.shape for layout in LAYOUTS if layout.shape in str(refused.value)]
+    assert len(others) == 1
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"text": "Sky? blue"},
+        {"prompt": "Sky?", "responses": "blue", "scores": 1, "ranks": 2},
+        {"chosen_text": 1, "rejected_text": 2},
+        {},
+    ],
+)
+def test_a_row_that_no_remedy_leads_on_from_gets_no_nearest_layout(row):
+    with pytest.raises(InputError) as refused:
+        load(row)
+    assert "The nearest" not in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+NAMES = (
+    *(
+        "promt",
+        "prompt",
+        "question",
+        "query",
+        "chosen",
+        "choosen",
+        "accepted",
+        "rejected",
+        "reject",
+        "responses",
+    ),
+    *(
+        "scores",
+        "score",
+        "rank",
+        "completion",
+        "response",
+        "label",
+        "kto_tag",
+        "instruction",
+        "output",
+        "messages",
+    ),
+    *("conversations", "answers", "generations", "ratings", "input", "context", "winner"),
+)
+
+
+@given(
+    st.lists(
+        st.sampled_from(NAMES),
+        unique=True,
+    ),
+    st.sampled_from(["Sky?", ["blue", "green"], [3, 1], True, [user("Sky?"), assistant("blue")]]),
+)
+def test_what_a_hint_proposes_is_accepted(columns, value):
+    row = dict.fromkeys(columns, value)
+    try:
+        load(row)
+    except InputError as error:
+        hint = str(error).partition("The nearest is ")[2]
+    else:
+        return
+    if not hint:
+        return
+    layout = next(each for each in LAYOUTS if hint.startswith(f"{each.name}, {each.shape}"))
+    renames = re.findall(r"rename '(\w+)' to '(\w+)'", hint)
+    assert renames or ": add " in hint
+    for old, new in renames:
+        row[new] = row.pop(old)
+    added = re.search(r": (?:rename.*, )?add (.*)\.$", hint)
+    for column in re.split(" and ", added[1]) if added else ():
+        name = next(each for each in column.split(" or ") if each in layout.example)
+        row[name] = layout.example[name]
+    assert load(row).layout == layout.name
 
 
 @pytest.mark.parametrize(
@@ -266,27 +341,31 @@ def test_the_row_of_a_tie_is_named_as_its_owner_counts_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("columns", "remedy"),
+    ("row", "remedy"),
     [
-        (("question", "completion", "label"), "TRL unpaired text, .*: rename 'question' to 'prompt'"),
-        (("prompt", "response", "label"), "TRL unpaired text, .*: rename 'response' to 'completion'"),
-        (("completion", "label"), "TRL unpaired text, .*: add prompt"),
-        (("question", "responses", "scores"), "ranked text, .*: rename 'question' to 'prompt'"),
         (
-            ("prompt", "answers", "rewards"),
+            {"question": "Sky?", "completion": "blue", "label": True},
+            "TRL unpaired text, .*: rename 'question' to 'prompt'",
+        ),
+        (
+            {"prompt": "Sky?", "response": "blue", "label": True},
+            "TRL unpaired text, .*: rename 'response' to 'completion'",
+        ),
+        ({"completion": "blue", "label": True}, "TRL unpaired text, .*: add prompt"),
+        (
+            {"question": "Sky?", "responses": ["blue", "red"], "scores": [2, 1]},
+            "ranked text, .*: rename 'question' to 'prompt'",
+        ),
+        (
+            {"prompt": "Sky?", "answers": ["blue", "red"], "rewards": [2, 1]},
             "ranked text, .*: rename 'answers' to 'responses', rename 'rewards' to",
         ),
-        (
-            ("query", "response", "score"),
-            "ranked text, .*: rename 'response' to 'responses', rename 'score' to",
-        ),
-        (("instruction", "response", "kto_tag"), "Alpaca for KTO, .*: add output"),
+        ({"instruction": "Sky?", "response": "blue", "kto_tag": True}, "Alpaca for KTO, .*: add output"),
     ],
 )
-def test_unknown_graded_columns_are_refused_with_the_nearest_layout(columns, remedy):
-    with pytest.raises(InputError, match=rf"The nearest is (LLaMA-Factory )?{remedy}") as refused:
-        load(dict.fromkeys(columns, "The same words"))
-    assert describe_layouts() in str(refused.value)
+def test_unknown_graded_columns_are_refused_with_the_nearest_layout(row, remedy):
+    with pytest.raises(InputError, match=rf"The nearest is (LLaMA-Factory )?{remedy}"):
+        load(row)
 
 
 @pytest.mark.parametrize(

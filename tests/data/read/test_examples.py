@@ -201,7 +201,7 @@ def test_a_directory_is_refused_with_a_file_in_it(tmp_path):
         load_examples(str(tmp_path))
 
 
-@pytest.mark.parametrize("name", ["pairs.txt", "data/pairs.txt", "pairs", "a/b/c", "data/pairs.jsonl.gz"])
+@pytest.mark.parametrize("name", ["pairs.txt", "data/pairs.txt", "pairs", "a/b/c", "data/pairs.txt.gz"])
 def test_a_name_that_is_neither_a_known_file_nor_a_hub_set_is_refused(name):
     with pytest.raises(
         InputError, match=rf"{name} is neither a hub set .* ends in \.jsonl, \.json, \.parquet, \.csv"

@@ -3,6 +3,7 @@
 import pytest
 
 from minordpo.data.read.examples import examples_from_rows
+from minordpo.data.read.reading import ReadOptions
 from minordpo.errors import InputError
 
 LAST = "How many apples are left?"
@@ -10,7 +11,7 @@ LAST = "How many apples are left?"
 
 def strip(*prompts):
     rows = [{"prompt": prompt, "chosen": "3", "rejected": "4"} for prompt in prompts]
-    return examples_from_rows(rows, source="pairs", strip_few_shot=True)
+    return examples_from_rows(rows, source="pairs", reading=ReadOptions(strip_few_shot=True))
 
 
 @pytest.mark.parametrize(
@@ -78,4 +79,4 @@ def test_examples_that_cannot_be_told_apart_are_refused_by_row(prompt, reason):
 def test_stripping_needs_text_with_a_prompt_column():
     rows = [{"chosen": "Sky? blue", "rejected": "Sky? green"}]
     with pytest.raises(InputError, match="pairs is TRL implicit text, strip_few_shot needs TRL text"):
-        examples_from_rows(rows, source="pairs", strip_few_shot=True)
+        examples_from_rows(rows, source="pairs", reading=ReadOptions(strip_few_shot=True))

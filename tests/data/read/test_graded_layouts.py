@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minordpo.data.read.examples import Example, examples_from_rows, load_examples
+from minordpo.data.read.reading import ReadOptions
 from minordpo.data.read.recognise import describe_layouts
 from minordpo.errors import InputError
 
@@ -238,7 +239,7 @@ def test_pairs_stay_pairs_beside_a_label_or_scores():
 
 def test_examples_are_stripped_from_pairs_alone():
     with pytest.raises(InputError, match="memory is TRL unpaired text, strip_few_shot needs TRL text"):
-        examples_from_rows([LABELLED], source="memory", strip_few_shot=True)
+        examples_from_rows([LABELLED], source="memory", reading=ReadOptions(strip_few_shot=True))
 
 
 def test_the_description_names_labelled_and_ranked_layouts():

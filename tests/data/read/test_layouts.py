@@ -1,15 +1,16 @@
 """Each layout in use gives the same kind of pair, and rows that fit none are refused by row and remedy."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.places import SHARED
+from helpers.places import ROOT, SHARED
 from minordpo.data.read.examples import Example, examples_from_rows, load_examples
-from minordpo.data.read.recognise import describe_layouts
+from minordpo.data.read.recognise import LAYOUTS, describe_layouts
 from minordpo.errors import InputError
 
 SHAREGPT_FILE = SHARED / "data" / "chat" / "dpo_en_demo.json"
@@ -95,12 +96,6 @@ def test_tools_and_template_kwargs_are_read_as_values_and_as_json_text(wrap):
 @pytest.mark.parametrize("nothing", [None, "", [], "[]"])
 def test_empty_tools_are_no_tools(nothing):
     assert only({**CHAT, "tools": nothing}).tools is None
-
-
-def test_tools_beside_plain_text_are_noted_as_unused():
-    assert (
-        "1 of 1 rows: tools and chat_template_kwargs were not used" in load({**TEXT, "tools": [{}]}).notes[0]
-    )
 
 
 def test_the_common_messages_are_the_implicit_prompt():
@@ -341,3 +336,12 @@ def test_the_description_names_every_layout_on_one_line():
     for name in ("TRL text", "TRL chat", "TRL implicit", "UltraFeedback", "ShareGPT", "Alpaca"):
         assert name in description
     assert "\n" not in description
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+def test_the_table_of_the_docs_has_every_layout(layout):
+    table = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    form = "chat" if layout.is_chat else "text"
+    assert re.search(
+        rf"\n\| {re.escape(layout.name)} \| [a-z ]+ \| {form} \| {re.escape(layout.shape)} \|\n", table
+    )

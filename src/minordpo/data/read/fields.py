@@ -7,11 +7,13 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from minordpo.data.read.accounting import RowProblem, Tally, count_others, is_media
 from minordpo.errors import InputError
 
 Message = dict[str, Any]
 Text = str | list[Message]
 Row = dict[str, Any]
+_HALVES = re.compile("[\ud800-\udfff]")
 
 
 def wrong(where: str, field: str, found: str, needed: str) -> InputError:
@@ -33,13 +35,15 @@ def half_character(text: str) -> tuple[str, int] | None:
 
     JSON can spell one as \\ud800, and tokenizers panic on it.
     """
-    half = re.search("[\ud800-\udfff]", text)
+    half = None if text.isascii() else _HALVES.search(text)
     return (f"half a character (\\u{ord(half[0]):04x})", half.start()) if half else None
 
 
-def read_content(value: Any, field: str, where: str) -> Text:
+def read_content(value: Any, field: str, where: str, tally: Tally | None = None) -> Text:
     """The messages of a list, else the text that `value` is."""
-    return read_messages(value, field, where) if isinstance(value, list) else read_text(value, field, where)
+    if isinstance(value, list):
+        return read_messages(value, field, where, tally)
+    return read_text(value, field, where)
 
 
 def read_optional_text(row: Row, field: str, where: str) -> str:
@@ -56,12 +60,12 @@ def kind_of(value: Any, field: str, where: str) -> str:
     raise wrong(where, field, say(value), "text or a list of messages")
 
 
-def read_messages(value: list[Any], field: str, where: str) -> list[Message]:
-    """The chat messages of what is known to be a list."""
-    return [_message(raw, f"message {i} of {field}", where) for i, raw in enumerate(value, 1)]
+def read_messages(value: list[Any], field: str, where: str, tally: Tally | None = None) -> list[Message]:
+    """The chat messages of what is known to be a list; keys of their content's parts that are not read are counted."""
+    return [_message(raw, f"message {i} of {field}", where, tally) for i, raw in enumerate(value, 1)]
 
 
-def _message(raw: Any, field: str, where: str) -> Message:
+def _message(raw: Any, field: str, where: str, tally: Tally | None) -> Message:
     """A message as it stands, less the keys that Arrow filled with null; content in text parts is joined."""
     if not isinstance(raw, dict) or not isinstance(raw.get("role"), str):
         hint = " (from/value turns have their own layout, with the column conversations)"
@@ -72,13 +76,25 @@ def _message(raw: Any, field: str, where: str) -> Message:
         return message
     content = message.get("content")
     if isinstance(content, list):
-        # Templates of text models concatenate content as a string, so text parts are joined for them.
-        kinds = {str(part.get("type")) if isinstance(part, dict) else say(part) for part in content}
-        if kinds - {"text"}:
-            found = f"a list with parts of type {', '.join(sorted(kinds - {'text'}))}"
-            raise wrong(where, f"the content of {field}", found, "text, or a list of text parts,")
-        content = "".join(read_text(part.get("text"), f"the content of {field}", where) for part in content)
+        content = _joined_parts(content, field, where, tally)
     return {**message, "content": read_text(content, f"the content of {field}", where)}
+
+
+def _joined_parts(parts: list[Any], field: str, where: str, tally: Tally | None) -> str:
+    """The text of text parts in one: templates of text models concatenate content as a string.
+
+    Raises:
+        RowProblem: a part is no text.
+    """
+    kinds = {str(part.get("type")) if isinstance(part, dict) else say(part) for part in parts} - {"text"}
+    if kinds:
+        found = f"the content of {field} is a list with parts of type {', '.join(sorted(kinds))}"
+        kind = "media" if any(is_media(each.removeprefix("input_")) for each in kinds) else "content"
+        raise RowProblem(kind, f"{found}, but text, or a list of text parts, is needed")
+    if tally is not None:
+        for part in parts:
+            count_others(tally, "text parts", part, ("type", "text"))
+    return "".join(read_text(part.get("text"), f"the content of {field}", where) for part in parts)
 
 
 def read_json(value: Any, field: str, where: str) -> Any:

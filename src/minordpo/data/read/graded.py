@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from itertools import pairwise
 from typing import Any
 
+from minordpo.data.read.accounting import RowProblem, Tally
 from minordpo.data.read.fields import Row, Text, read_content, say, wrong
 from minordpo.data.read.layout import Parts, layout, without_repetition
 from minordpo.errors import InputError
@@ -15,7 +15,7 @@ NUMBER_LABEL_NOTE = "the label is a number; 1 was read as true (desirable) and 0
 _ORDERS = {"ranks": "rank", "scores": "score"}  # column and what one of its numbers is called
 
 
-def read_label(row: Row, names: tuple[str, ...], where: str, tally: Counter[str]) -> float:
+def read_label(row: Row, names: tuple[str, ...], where: str, tally: Tally) -> float:
     """The grade that the row's label gives, under one of these names: 1 for true (desirable), 0 for false."""
     given = [name for name in names if name in row]
     field = next((name for name in given if row[name] is not None), given[0])
@@ -48,28 +48,37 @@ def responses_of(row: Row, where: str) -> list[Any]:
     return responses
 
 
-def _labelled(row: Row, where: str, tally: Counter[str]) -> Parts:
-    prompt, completion = (read_content(row[field], field, where) for field in ("prompt", "completion"))
+def _labelled(row: Row, where: str, tally: Tally) -> Parts:
+    prompt, completion = (read_content(row[field], field, where, tally) for field in ("prompt", "completion"))
     responses = without_repetition(prompt, [completion], tally)
     return Parts(prompt, tuple(responses), (read_label(row, ("label",), where, tally),))
 
 
-def _ranked(row: Row, where: str, tally: Counter[str]) -> Parts:
+def _ranked(row: Row, where: str, tally: Tally) -> Parts:
     field = prompt_column(row)
-    prompt = read_content(row[field], field, where)
-    responses = [read_content(each, f"response {i}", where) for i, each in enumerate(row["responses"], 1)]
-    return _best_first(prompt, without_repetition(prompt, responses, tally), row, where)
+    prompt = read_content(row[field], field, where, tally)
+    responses = [
+        read_content(each, f"response {i}", where, tally) for i, each in enumerate(row["responses"], 1)
+    ]
+    return best_first(prompt, without_repetition(prompt, responses, tally), row, where)
 
 
-def _best_first(prompt: Text, responses: list[Text], row: Row, where: str) -> Parts:
-    """The responses in the order that ranks or scores give; their grades count down to 0."""
+def best_first(prompt: Text, responses: list[Text], row: Row, where: str) -> Parts:
+    """The responses in the order that the row's ranks or scores give; their grades count down to 0.
+
+    Raises:
+        InputError: there are no such numbers.
+        RowProblem: two of them are the same.
+    """
     column, numbers = _read_order(row, len(responses), where)
     order = sorted(range(len(numbers)), key=numbers.__getitem__, reverse=column == "scores")
     for best, next_best in pairwise(order):
         if numbers[best] == numbers[next_best]:
-            raise InputError(
-                f"{where}: responses {best + 1} and {next_best + 1} both have the {_ORDERS[column]} "
-                f"{numbers[best]}, but ranked responses need an order. Break the tie or drop one of them."
+            raise RowProblem(
+                "tie",
+                f"responses {best + 1} and {next_best + 1} both have the {_ORDERS[column]} "
+                f"{numbers[best]}, but ranked responses need an order",
+                remedy="Break the tie or drop one of them",
             )
     grades = tuple(float(grade) for grade in reversed(range(len(responses))))
     return Parts(prompt, tuple(responses[i] for i in order), grades)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
+from minordpo.data.read.accounting import Tally
 from minordpo.data.read.fields import Row, read_content, read_messages, read_text, shared_beginning, shorten
 from minordpo.data.read.layout import Parts, layout, pair_parts, without_repetition
 from minordpo.errors import InputError
@@ -24,14 +23,14 @@ RESPONSES = ("chosen", "rejected")
 _ASSISTANT_TURN = "\n\nAssistant:"
 
 
-def _prompt_and_responses(row: Row, where: str, tally: Counter[str]) -> Parts:
-    prompt, *responses = (read_content(row[field], field, where) for field in ("prompt", *RESPONSES))
+def _prompt_and_responses(row: Row, where: str, tally: Tally) -> Parts:
+    prompt, *responses = (read_content(row[field], field, where, tally) for field in ("prompt", *RESPONSES))
     return pair_parts(prompt, *without_repetition(prompt, responses, tally))
 
 
-def _implicit_chat(row: Row, where: str, tally: Counter[str]) -> Parts:
+def implicit_chat(row: Row, where: str, tally: Tally) -> Parts:
     """The longest common beginning is the prompt, cut back until both responses begin with the assistant."""
-    chosen, rejected = (read_messages(row[field], field, where) for field in RESPONSES)
+    chosen, rejected = (read_messages(row[field], field, where, tally) for field in RESPONSES)
     shortest = min(len(chosen), len(rejected))
     parted = shared_beginning(chosen, rejected)
     end = min(parted, shortest - 1)
@@ -48,7 +47,7 @@ def _implicit_chat(row: Row, where: str, tally: Counter[str]) -> Parts:
     return pair_parts(chosen[:end], chosen[end:], rejected[end:])
 
 
-def _implicit_text(row: Row, where: str, tally: Counter[str]) -> Parts:
+def _implicit_text(row: Row, where: str, tally: Tally) -> Parts:
     """The common beginning is the prompt.
 
     TRL 1.16's `extract_prompt` cuts at the first character that differs, or before the space in front of it.
@@ -78,15 +77,15 @@ def _implicit_text(row: Row, where: str, tally: Counter[str]) -> Parts:
     return pair_parts(chosen[:end], chosen[end:], rejected[end:])
 
 
-def _prompt_and_conversations(row: Row, where: str, tally: Counter[str]) -> Parts:
+def _prompt_and_conversations(row: Row, where: str, tally: Tally) -> Parts:
     """UltraFeedback's rows: the prompt is text, and also the first turn of both conversations."""
     prompt = read_text(row["prompt"], "prompt", where)
     if all(
         row[f] and isinstance(row[f][0], dict) and row[f][0].get("role") == "assistant" for f in RESPONSES
     ):
         asked = [{"role": "user", "content": prompt}]
-        return pair_parts(asked, *(read_messages(row[field], field, where) for field in RESPONSES))
-    parts = _implicit_chat(row, where, tally)
+        return pair_parts(asked, *(read_messages(row[field], field, where, tally) for field in RESPONSES))
+    parts = implicit_chat(row, where, tally)
     shared = [message.get("content", "").strip() for message in parts.prompt if isinstance(message, dict)]
     if prompt.strip() not in shared:
         tally[UNUSED_PROMPT_NOTE] += 1
@@ -97,4 +96,4 @@ TRL_TEXT = layout("TRL text", _prompt_and_responses)
 TRL_CHAT = layout("TRL chat", _prompt_and_responses)
 ULTRAFEEDBACK = layout("UltraFeedback chat", _prompt_and_conversations)
 IMPLICIT_TEXT = layout("TRL implicit text", _implicit_text)
-IMPLICIT_CHAT = layout("TRL implicit chat", _implicit_chat)
+IMPLICIT_CHAT = layout("TRL implicit chat", implicit_chat)

@@ -2,27 +2,47 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import functools
 import json
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from minordpo.data.read.fields import listed, say, shorten
+from minordpo.data.read.layout import OTHER_NAMES
 from minordpo.data.read.llama_factory import LABEL_NAMES
 from minordpo.data.read.recognise import LAYOUTS
 from minordpo.errors import InputError
-from minordpo.run_folder.files import json_fault, read_jsonl
+from minordpo.run_folder.files import json_fault, opened, read_jsonl
 
 NumberedRows = Iterator[tuple[int, Any]]
 _BOM = b"\xef\xbb\xbf"
-PAIR_COLUMNS = tuple(sorted({column for layout in LAYOUTS for column in layout.columns}))
-# CSV knows text alone, so the labels of labelled responses have to be read out of it.
+PAIR_COLUMNS = tuple(
+    sorted(
+        {column for layout in LAYOUTS for column in layout.columns}
+        | {other for others in OTHER_NAMES.values() for other in others}
+    )
+)
+# CSV knows text alone, so the labels of labelled responses have to be read out of it, …
 _TRUTH: dict[str, Any] = {"true": True, "false": False, "1": 1, "0": 0}
+# … and the numbers that say which response is better.
+_NUMBERS = frozenset(
+    [
+        "better_response_id",
+        "labels",
+        "overall_preference",
+        "preference_strength",
+        "score_0",
+        "score_1",
+        "choice",
+    ]
+)
 
 
 def plain_row(row: Any, *, drop_null: bool) -> Any:
@@ -53,7 +73,7 @@ def _plain_values(value: Any, *, drop_null: bool) -> Any:
 
 def read_json(path: Path, source: str) -> NumberedRows:
     """The objects of a list, which is the whole file or its "data"."""
-    with _open(path, source) as file:
+    with opened(path, source) as file:
         text = "".join(_decode(raw, number, source) for number, raw in enumerate(file, 1))
     if not text.strip():
         return
@@ -81,7 +101,7 @@ def read_parquet(path: Path, source: str) -> NumberedRows:
     import pyarrow as pa  # slow to import, and the other files do not need it
     import pyarrow.parquet as pq
 
-    with _open(path, source) as file:
+    with opened(path, source) as file:
         number = 0
         try:
             if not file.read(1):
@@ -99,10 +119,14 @@ def read_parquet(path: Path, source: str) -> NumberedRows:
             ) from None
 
 
-def read_csv(path: Path, source: str, *, columns: Collection[str] = PAIR_COLUMNS) -> NumberedRows:
+def read_csv(
+    path: Path, source: str, *, columns: Collection[str] = PAIR_COLUMNS, between: str = ","
+) -> NumberedRows:
     """The records below the header, which has one of these columns; a record may span lines."""
-    with _open(path, source) as file, _fields_of_any_length():
-        records = csv.reader((_decode(raw, n, source) for n, raw in enumerate(file, 1)), strict=True)
+    with opened(path, source) as file, _fields_of_any_length():
+        records = csv.reader(
+            (_decode(raw, n, source) for n, raw in enumerate(file, 1)), delimiter=between, strict=True
+        )
         try:
             header = next((record for record in records if record), None)
             if header is None:
@@ -116,28 +140,43 @@ def read_csv(path: Path, source: str, *, columns: Collection[str] = PAIR_COLUMNS
                 if len(record) != len(header):
                     raise InputError(
                         f"row {number} of {source} (line {records.line_num}) has {len(record)} fields, but "
-                        f'the header has {len(header)}. Put fields that hold commas or line ends in "quotes".'
+                        f"the header has {len(header)}. Put fields that hold {_BETWEEN[between]} or line ends in "
+                        '"quotes".'
                     )
-                yield (
-                    number,
-                    {
-                        column: _TRUTH.get(value.lower(), value) if column in LABEL_NAMES else value
-                        for column, value in zip(header, record, strict=True)
-                    },
-                )
+                yield number, {name: _value(name, text) for name, text in zip(header, record, strict=True)}
         except csv.Error as error:
             raise InputError(
-                f"line {records.line_num} of {source} is not CSV ({error}), but fields between commas, in "
+                f"line {records.line_num} of {source} is not CSV ({error}), but fields between {_BETWEEN[between]}, in "
                 "double quotes if need be, are needed. Fix the line, or save the file as .jsonl."
             ) from None
 
 
+_BETWEEN = {",": "commas", "\t": "tabs"}
 READERS: dict[str, Callable[[Path, str], NumberedRows]] = {
     ".jsonl": read_jsonl,
     ".json": read_json,
     ".parquet": read_parquet,
     ".csv": read_csv,
+    ".tsv": functools.partial(read_csv, between="\t"),
 }
+READ_FILES = f"{', '.join(READERS)} or .jsonl.gz"
+
+
+def file_kind(path: Path) -> str:
+    """The key of `READERS` that a file's name ends in, .gz behind it or not; empty if there is none."""
+    name = path.name.lower().removesuffix(".gz")
+    kind = Path(name).suffix
+    return kind if kind in READERS else ""
+
+
+def _value(column: str, text: str) -> Any:
+    if column in LABEL_NAMES:
+        return _TRUTH.get(text.lower(), text)
+    if column in _NUMBERS:
+        with contextlib.suppress(ValueError):
+            number = float(text)
+            return int(number) if number == int(number) else number
+    return text
 
 
 def _check_header(header: list[str], source: str, columns: Collection[str]) -> None:
@@ -163,19 +202,6 @@ def _fields_of_any_length() -> Iterator[None]:
         yield
     finally:
         csv.field_size_limit(before)
-
-
-@contextmanager
-def _open(path: Path, source: str) -> Iterator[BinaryIO]:
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise InputError(
-            f"{source} cannot be read ({error.strerror or error}), but a readable file is needed. "
-            "Check its permissions and that it is a file."
-        ) from None
-    with file:
-        yield file
 
 
 def _decode(raw: bytes, number: int, source: str) -> str:

@@ -1,20 +1,43 @@
-"""Which layout a row is in, and what to say if it is in none."""
+"""Which layout a row is in."""
 
 from __future__ import annotations
 
-import difflib
+import functools
 import re
 from collections.abc import Collection
 from typing import Any
 
-from minordpo.data.read import graded, llama_factory, pairs
-from minordpo.data.read.fields import Row, kind_of, listed
+from minordpo.data.read import graded, llama_factory, other_tools, pairs, published
+from minordpo.data.read.accounting import is_empty
+from minordpo.data.read.fields import Row, kind_of
 from minordpo.data.read.graded import prompt_column, responses_of
-from minordpo.data.read.layout import OTHER_NAMES, Layout, names_of
+from minordpo.data.read.layout import OTHER_NAMES, Layout
 from minordpo.data.read.llama_factory import LABEL_NAMES
 from minordpo.data.read.pairs import RESPONSES
 from minordpo.errors import InputError
 
+# Known by their columns alone. Of two that fit a row the one with more columns is meant, then the first.
+BY_COLUMNS = (
+    published.STEP_DPO,
+    published.STACK_EXCHANGE,
+    published.SAFE_RLHF,
+    published.SHP,
+    published.HELPSTEER2,
+    published.HELPSTEER3,
+    published.WEBGPT,
+    published.SUMMARIES,
+    published.ARENA,
+    other_tools.OPENAI,
+    other_tools.SWIFT_RESPONSE,
+    other_tools.SWIFT_CONVERSATIONS,
+    other_tools.SWIFT_QUERY,
+    other_tools.LLAMA_FACTORY_V1,
+    published.NECTAR,
+    published.ULTRAFEEDBACK_RATED,
+    published.DISTILABEL,
+)
+# Columns of these names also mean something else, unless they hold lists of objects.
+_OF_OBJECTS = {published.NECTAR.name: "answers", published.ULTRAFEEDBACK_RATED.name: "completions"}
 LAYOUTS = (
     pairs.TRL_TEXT,
     pairs.TRL_CHAT,
@@ -30,20 +53,38 @@ LAYOUTS = (
     llama_factory.ALPACA_LABELLED,
     graded.RANKED_TEXT,
     graded.RANKED_CHAT,
+    other_tools.MESSAGES_AND_ANSWERS,
+    *BY_COLUMNS,
 )
 _PAIRS_BY_KINDS = {
     ("text", "text", "text"): pairs.TRL_TEXT,
     ("messages", "messages", "messages"): pairs.TRL_CHAT,
     ("text", "messages", "messages"): pairs.ULTRAFEEDBACK,
+    ("messages", "text", "text"): other_tools.MESSAGES_AND_ANSWERS,
+    ("messages", "message", "message"): other_tools.MESSAGES_AND_ANSWERS,
     ("text", "text"): pairs.IMPLICIT_TEXT,
     ("messages", "messages"): pairs.IMPLICIT_CHAT,
 }
 _MESSAGES_AS_TEXT = re.compile(r"""\s*\[\s*\{\s*["'](role|content|from|value)["']\s*:""")
+# Columns beside a pair without a prompt column that say where the pair comes from, not what was asked.
+_ABOUT_ROWS = re.compile(
+    r"(?:.*_)?(?:ids?|source|sources|models?|dataset|datasets|split|subset|categor(?:y|ies)|domain|task|topic|type|"
+    r"lang|language|license|url|uuid|hash|date|time|timestamp|created_at|version|tags?|labels?|meta|metadata|name|"
+    r"author|annotator|scores?|ratings?|reasons?|rationales?|strength|status|difficulty|level|kind)"
+    r"|(?:chosen|rejected)_.*|index|__.*__"
+)
 
 
 def describe_layouts() -> str:
     """The layouts that are read, by name and columns, as one line."""
     return "; ".join(f"{layout.name} ({layout.shape})" for layout in LAYOUTS)
+
+
+@functools.lru_cache(maxsize=256)
+def _known_by(columns: frozenset[str]) -> tuple[Layout, ...]:
+    """The layouts that a row with these columns may be in by these alone, the one with most columns first."""
+    found = [layout for layout in BY_COLUMNS if set(layout.required) <= columns]
+    return tuple(sorted(found, key=lambda layout: -len(layout.required)))
 
 
 def recognise(row: Row, where: str) -> Layout | None:
@@ -52,6 +93,10 @@ def recognise(row: Row, where: str) -> Layout | None:
     Raises: InputError if the columns are known but their values are not text or messages, or do not agree.
     """
     columns = row.keys()
+    for layout in _known_by(frozenset(columns)):
+        objects = row[_OF_OBJECTS[layout.name]] if layout.name in _OF_OBJECTS else []
+        if isinstance(objects, list) and all(isinstance(each, dict) for each in objects):
+            return layout
     if set(RESPONSES) <= columns:
         return _recognise_pair(row, where)
     if {"prompt", "completion"} <= columns:
@@ -76,21 +121,84 @@ def _recognise_pair(row: Row, where: str) -> Layout | None:
     if "instruction" in columns and "prompt" not in columns:
         return llama_factory.ALPACA
     values = {field: row[field] for field in ("prompt", *RESPONSES) if field in columns}
-    kinds = {field: kind_of(value, field, where) for field, value in values.items()}
+    kinds = {field: _kind_of_part(value, field, where) for field, value in values.items()}
     layout = _PAIRS_BY_KINDS.get(tuple(kinds.values()))
+    if layout is None and "prompt" not in columns and isinstance(row.get("messages"), list):
+        kinds = {"messages": "messages", **kinds}
+        layout = _PAIRS_BY_KINDS.get(tuple(kinds.values()))
     if layout is None:
         raise _disagreement(kinds, where)
-    if layout is pairs.IMPLICIT_TEXT and _nearest_column("prompt", columns, set(RESPONSES), cutoff=0.85):
-        return None
     if not layout.is_chat:
         _refuse_messages_as_text({field: row[field] for field in RESPONSES}, where)
     return layout
 
 
+def _kind_of_part(value: Any, field: str, where: str) -> str:
+    """Whether a part of a pair is "text", "messages" or, of a response, one "message"."""
+    if field != "prompt" and isinstance(value, dict) and "role" in value:
+        return "message"
+    return kind_of(value, field, where)
+
+
+# ---- names that data sets have for prompt, chosen and rejected ----
+def usual_names(row: Row) -> dict[str, str]:
+    """Our name → the row's, for parts of a pair that go by another usual name; nothing where that is not certain."""
+    columns = row.keys()
+    if _known_by(frozenset(columns)):
+        return {}
+    found: dict[str, str] = {}
+    for ours in RESPONSES:
+        if ours not in columns:
+            there = [name for name in OTHER_NAMES[ours] if name in columns]
+            if len(there) != 1:
+                return {}
+            found[ours] = there[0]
+    if columns & {"prompt", "conversations", "instruction"}:
+        return found
+    answers = [row[found.get(ours, ours)] for ours in RESPONSES]
+    asked = [name for name in OTHER_NAMES["prompt"] if name in columns and not is_empty(row[name])]
+    if len(asked) == 1 and not all(_carries_prompt(each, row[asked[0]]) for each in answers):
+        found["prompt"] = asked[0]
+    return found
+
+
+def _carries_prompt(answer: Any, asked: Any) -> bool:
+    """Whether an answer repeats what was asked: it is a conversation of which an assistant's turn is not the first."""
+    if isinstance(answer, list):
+        return bool(answer) and isinstance(answer[0], dict) and answer[0].get("role") != "assistant"
+    return isinstance(answer, str) and isinstance(asked, str) and asked.strip() in answer
+
+
+def unknown_prompt(row: Row, columns: Collection[str]) -> str | None:
+    """A column that may be the prompt of a pair of texts without one: none of it stands in both of them."""
+    for name in columns:
+        value = row[name]
+        if is_empty(value) or isinstance(value, bool | int | float) or _ABOUT_ROWS.fullmatch(name.lower()):
+            continue
+        if not all(_carries_prompt(row[ours], value) for ours in RESPONSES):
+            return name
+    return None
+
+
+def refuse_unknown_prompt(row: Row, columns: Collection[str], where: str) -> None:
+    """Refuse a pair of texts whose prompt may stand in a column of its own that is not read.
+
+    Raises:
+        InputError: there is such a column.
+    """
+    name = unknown_prompt(row, columns)
+    if name is not None:
+        raise InputError(
+            f"{where} has no prompt column, but {name!r} may be the prompt, and what both answers begin with would "
+            f"pass for it. Say data.columns.prompt={name}, or data.columns.prompt=null if both answers begin with "
+            "their prompt."
+        )
+
+
 def _recognise_labelled(row: Row, where: str) -> Layout:
     if "label" not in row:
-        renamed = _nearest_column("label", row.keys(), {"prompt", "completion"})
-        add = f"Rename {renamed!r} to 'label'" if renamed else "Add label"
+        other = next((name for name in OTHER_NAMES["label"] if name in row), None)
+        add = f"Rename {other!r} to 'label'" if other else "Add label"
         raise InputError(
             f"{where} has a completion without label, but a label (true if the completion is desirable, else "
             f"false) is needed by all that learns from single responses. {add}; for pairs, name the responses "
@@ -137,59 +245,3 @@ def _refuse_messages_as_text(responses: dict[str, Any], where: str) -> None:
         f"{where}: {names} {'are lists' if several else 'is a list'} of messages written out as text, but real "
         "lists are needed. Save the rows as .jsonl or .parquet with the lists as they are."
     )
-
-
-def unknown_layout(row: Row, where: str) -> InputError:
-    """The error for a row that no layout fits: its columns, the nearest layout and all the layouts."""
-    columns = [str(column) for column in row]
-    explicit = [layout for layout in LAYOUTS if layout.required != RESPONSES]
-    nearest = max(explicit, key=lambda layout: _overlap(layout, columns))
-    steps, missing = [], []
-    for column in nearest.missing(columns):
-        old = _nearest_column(column, columns, nearest.columns)
-        if old:
-            steps.append(f"rename {old!r} to {names_of(column)[0]!r}")
-        else:
-            missing.append(column)
-    steps += [f"add {' and '.join(missing)}"] if missing else []
-    return InputError(
-        f"{where} has the columns {listed(columns)}, which are no known layout. "
-        f"The nearest is {nearest.name}, {nearest.shape}: {', '.join(steps) or 'make output a list of two'}. "
-        f"Known layouts: {describe_layouts()}."
-    )
-
-
-def different_layout(
-    row: Row, where: str, found: Layout | None, first: Layout, first_where: str
-) -> InputError:
-    """The error for a row that is laid out unlike the first one."""
-    missing = first.missing(row)
-    lacks = f"lacks {' and '.join(missing)}" if missing else "has the columns " + listed(list(row))
-    this = f"{where} is laid out as {found.name}" if found else f"{where} {lacks}"
-    return InputError(
-        f"{this}, but {first_where} is {first.name} ({first.shape}). "
-        "One source has one layout: fix the row, drop it, or split the source."
-    )
-
-
-def _overlap(layout: Layout, columns: list[str]) -> float:
-    missing = layout.missing(columns)
-    near = sum(bool(_nearest_column(column, columns, layout.columns)) for column in missing)
-    hits = len(layout.required) - len(missing) + 0.9 * near
-    return hits / len(layout.required) + 0.01 * hits
-
-
-def _nearest_column(
-    wanted: str, columns: Collection[str], taken: set[str], cutoff: float = 0.6
-) -> str | None:
-    """The column that is probably meant by the required one `wanted`; not one that is `taken` by a required name."""
-    free = {str(column).lower(): str(column) for column in columns if column not in taken}
-    # A column that some layout requires is not misspelt, but it may still be another name of the wanted one.
-    odd = [name for name, column in free.items() if not any(column in layout.columns for layout in LAYOUTS)]
-    for wanted_name in names_of(wanted):
-        names = OTHER_NAMES.get(wanted_name, ())
-        other = next((column for name, column in free.items() if name in names), None)
-        near = difflib.get_close_matches(wanted_name, odd, 1, cutoff)
-        if other or near:
-            return other or free[near[0]]
-    return None

@@ -23,7 +23,8 @@ from minordpo.run_folder.files import write_jsonl
 from minordpo.run_folder.ownership import refuse_unwritable
 from minordpo.train.dry_run.estimate import missing_references, plan_steps, run_seconds
 from minordpo.train.dry_run.measure import duration, measure_row
-from minordpo.train.run import build_trainer, load_data, load_run_tokenizer
+from minordpo.train.run import build_trainer, load_run_tokenizer
+from minordpo.train.run_data import load_data
 from minordpo.verify.prompts import AskedPrompt, Prompts
 
 _HEAD = "Dry run: nothing was trained, and nothing written but tokens to the cache."

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from minordpo.data.read.accounting import told
 from minordpo.data.read.examples import load_examples
 from minordpo.engine.models import model_config, model_folder
 from minordpo.errors import InputError
@@ -33,7 +34,8 @@ from minordpo.run_folder.lock import only_here
 from minordpo.run_folder.metrics_file import MetricsFile
 from minordpo.run_folder.ownership import finished, refuse_unwritable
 from minordpo.run_folder.records import HealthRow, of_kind
-from minordpo.train.run import load_data, load_run_tokenizer, run, validate
+from minordpo.train.run import load_run_tokenizer, run, validate
+from minordpo.train.run_data import load_data
 from minordpo.verify.prompts import Prompts, prompt_texts, read_prompts
 from minordpo.verify.verifier import Verifier, load_verifier
 
@@ -128,7 +130,10 @@ def check(config: LoopConfig, *, allow_code: bool) -> tuple[Prompts, Verifier]:
     config.drawn(1, first.prompts)
     if config.mix.path is not None:
         chat = isinstance(prompts.prompts[0].asked.prompt, list)
-        given_pairs(load_examples(config.mix.path), chat=chat)
+        loaded = load_examples(config.mix.path)
+        given_pairs(loaded, chat=chat)
+        for line in told(loaded.unread, len(loaded.examples)):
+            print(f"{config.mix.path}: {line}", flush=True)
     validate(first.training(), allow_code=allow_code)
     if config.mix.path is not None:  # every row of it, as the round that draws it would read it
         given = config.training(config.model, Path(config.mix.path), first.run)
