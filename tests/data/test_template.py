@@ -64,7 +64,7 @@ LOOK = {
     "a list": "{% for m in messages %}{{ ([m.content] + ['a']) | last }}{{ [m.content] | first | upper }}{% endfor %}",
     "product": "{% for m in messages %}{{ m.content * 2 }}{% endfor %}",
     "a key in a variable": "{% for m in messages %}{% set k = 'content' %}{{ m[k] | upper }}{% endfor %}",
-    "the time": "{% for m in messages %}{{ m.content }}{% endfor %}{{ strftime_now('%S') }}",
+    "the time": "{% for m in messages %}{{ m.content }}{% endfor %}{{ strftime_now('%Y') }}",
 }
 CONTENTS = ["", " ", "a", "Abc \n", "{{ x }}", "\x02message 0\x02", "</think>b", "é" * 3, "0"]
 
