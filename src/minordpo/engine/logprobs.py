@@ -160,11 +160,9 @@ def packed_logps(
 
 
 def logps_and_router_loss(
-    model: nn.Module, batch: PackedBatch, draw: Draw | None, routers: RouterLoss | None
-) -> tuple[Float[Tensor, "scored_and_drawn"], Tensor | None]:
-    """What `packed_logps` gives, and the routers' loss of the row, without its coefficient, where it is asked for."""
-    if routers is None:
-        return packed_logps(model, batch, draw), None
+    model: nn.Module, batch: PackedBatch, draw: Draw | None, routers: RouterLoss
+) -> tuple[Float[Tensor, "scored_and_drawn"], Tensor]:
+    """What `packed_logps` gives, and the routers' loss of the row, without its coefficient."""
     both = model(input_ids=batch.input_ids[None], packed=batch, draw=draw, routers=routers)
     return both[:-1], both[-1]
 

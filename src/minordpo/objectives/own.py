@@ -24,6 +24,7 @@ RESERVED = {
     *("name", "self", "model", "objective", "args", "train_dataset", "eval_dataset", "processing_class"),
     *("ref_model", "peft_config", "callbacks", "optimizers", "token_options", "invalid", "token_budget"),
     *("dropout", "measure_reference", "cache", "metrics_file", "allow_code"),
+    *("router_aux_loss", "mixture", "held_out_sources"),
 }
 _FORM = "def my_loss(logps, *, beta: float = 0.1)"
 

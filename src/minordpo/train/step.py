@@ -106,7 +106,10 @@ def preference_step(
     for number, (batch, weight) in enumerate(zip(step.batches, step.weights, strict=True)):
         with around_row(number == len(step.batches) - 1):
             draw = draw_places(batch, context)
-            logps, router_loss = logps_and_router_loss(model, batch, draw, context.routers)
+            if context.routers is None:
+                logps, router_loss = packed_logps(model, batch, draw), None
+            else:
+                logps, router_loss = logps_and_router_loss(model, batch, draw, context.routers)
             record = _record(logps.detach(), batch, draw, mismatched, context)
             found, factor = record.gradient, weight * scale / step.global_prompts
             members = found.sequences[batch.member_sequences] if found.members is None else found.members
