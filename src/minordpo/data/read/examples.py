@@ -176,10 +176,11 @@ class ExampleReader:
         if layout != self.layout:
             raise different_layout(row, where, layout, self.layout, self.first_where)
         found = self._found
-        found.clear()
+        if found:
+            found.clear()
         if isinstance(number, Place):
             found[f"they stand in {number.source}"] += 1
-        self._count_unread(row, where, found)
+        self._count_unread(row, where, tally)
         example = self._example(row, number, where, found)
         if found:
             once(tally, found)
@@ -217,7 +218,7 @@ class ExampleReader:
             ]
         for name, unread in others:
             value = row[name]
-            if is_empty(value):
+            if value.isspace() or not value if type(value) is str else is_empty(value):
                 continue
             if unread is None:
                 raise refuse_media(name, say(value))
