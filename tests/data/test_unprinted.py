@@ -160,3 +160,8 @@ def test_a_call_without_content_is_read_by_templates_that_add_text_to_it(content
         InputError, match=r"the chosen response is only tool_calls, which the chat template does not"
     ):
         prepare({**CHAT, "chosen": [call]}, template=adds.replace("m.tool_calls or []", "[]"))
+
+
+def test_turns_after_the_last_answer_are_told():
+    row = {**CHAT, "chosen": [assistant("blue"), user("Thanks!")]}
+    assert unread(CHAT, row) == {"turns after a response's last answer": 1}
