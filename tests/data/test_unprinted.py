@@ -147,3 +147,21 @@ def test_a_form_of_conversation_is_tried_once(monkeypatch):
     rendered.clear()
     prepare(*rows)
     assert len(rendered) < 20 * once - 15
+
+
+@pytest.mark.parametrize("content", [{}, {"content": None}, {"content": ""}], ids=["none", "null", "empty"])
+def test_a_call_without_content_is_read_by_templates_that_add_text_to_it(content):
+    adds = CALLS.replace("{% if m.content %}{{ m.content }}{% endif %}", "{{ m.content + '' }}")
+    call = {"role": "assistant", "tool_calls": calling("look")["tool_calls"], **content}
+    (example,) = prepare({**CHAT, "chosen": [call]}, template=adds).examples
+    text = byte_level(adds).decode(example.responses[0].ids)
+    assert text.startswith('{"name": "look"}')
+    with pytest.raises(
+        InputError, match=r"the chosen response is only tool_calls, which the chat template does not"
+    ):
+        prepare({**CHAT, "chosen": [call]}, template=adds.replace("m.tool_calls or []", "[]"))
+
+
+def test_turns_after_the_last_answer_are_told():
+    row = {**CHAT, "chosen": [assistant("blue"), user("Thanks!")]}
+    assert unread(CHAT, row) == {"turns after a response's last answer": 1}

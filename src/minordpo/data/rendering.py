@@ -16,6 +16,8 @@ from minordpo.data.template import TemplateWriter
 from minordpo.data.unprinted import unread_keys
 from minordpo.errors import InputError
 
+AFTER_THE_LAST = Unread("turns after a response's last answer", "nothing of them is scored or seen")
+
 
 @dataclass(frozen=True)
 class Response:
@@ -109,6 +111,8 @@ def _render_chat(
         assert isinstance(response, list)
         responses.append(_render_response(prompt, head, name, response, write))
         messages = prompt + response[: _last_turn(response)]
+        if len(messages) < len(prompt) + len(response):
+            unprinted.add(AFTER_THE_LAST)
         left_out = template.left_out(example, messages, responses[-1].text)
         if left_out:
             _refuse_unprinted(response, [(i - len(prompt), key) for i, key in left_out], name)

@@ -56,9 +56,18 @@ class TemplateWriter:
         return self._unprinted.keys(example, messages, text, self.write)
 
     def _render(self, messages: list[Message], asks: bool, **variables: Any) -> str:
-        text = self._tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=asks, **variables
-        )
+        def write(given: list[Message]) -> Any:
+            return self._tokenizer.apply_chat_template(
+                given, tokenize=False, add_generation_prompt=asks, **variables
+            )
+
+        try:
+            text = write(messages)
+        except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError):
+            # A call of a tool comes without content, or with null; some templates add text to it all the same.
+            if all("content" in message for message in messages):
+                raise
+            text = write([{"content": "", **message} for message in messages])
         assert isinstance(text, str)
         return text
 

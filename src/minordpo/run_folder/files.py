@@ -222,6 +222,10 @@ def opened(path: Path, source: str) -> Iterator[BinaryIO]:
                 return
             with gzip.open(file, "rb") as unpacked:
                 yield cast(BinaryIO, unpacked)
+    except (
+        GeneratorExit
+    ):  # whoever read it has stopped, perhaps as Python ends and what is named below is gone
+        raise
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(
             f"{source} cannot be unpacked ({error}), but a whole gzip file is needed. Write or download it again, or "

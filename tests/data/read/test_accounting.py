@@ -242,6 +242,14 @@ def test_a_tag_that_stands_for_a_file_is_refused(place, make, where):
 
 
 @pytest.mark.parametrize(
+    "place", ["<|image_1|>", "<start_of_image>", "<|vision_start|>", "<speech>", "<image_pad>"]
+)
+def test_other_spellings_of_such_tags_are_refused(place):
+    with pytest.raises(InputError, match=r"the prompt has <.*>, which stands for a file"):
+        load({**TEXT, "prompt": f"What is on {place}?"})
+
+
+@pytest.mark.parametrize(
     "text", ["Write <video></video>.", "What does `<audio>` do?", "'<image>'", "<images>", "a < image >"]
 )
 def test_a_tag_that_the_text_is_about_is_read(text):
@@ -303,3 +311,19 @@ def test_a_reader_is_told_what_is_unread_of_lines_too():
 def test_a_problem_names_its_row_and_a_remedy():
     problem = RowProblem("media", "images is a list of 1", remedy="Drop it")
     assert str(problem.at("row 3 of pairs.jsonl")) == "row 3 of pairs.jsonl: images is a list of 1. Drop it."
+
+
+@pytest.mark.parametrize("value", ["Explain to a child why the sky is blue", "Sky?"])
+def test_a_task_may_be_what_is_asked(value):
+    pair = {"chosen": "It is blue", "rejected": "It is green"}
+    with pytest.raises(InputError, match="'task' may be the prompt"):
+        load({**pair, "task": value})
+    assert load({**pair, "task": "open questions"}).layout == "TRL implicit text"
+
+
+def test_options_for_text_that_change_nothing_of_chats_say_so():
+    notes = load(CHAT, reading=ReadOptions(text_as="chat", text_system="before")).notes
+    assert [note.partition(": ")[2] or note for note in notes] == [
+        "the rows are chats already, so data.text_as=chat changed nothing",
+        "data.text_system changed nothing",
+    ]

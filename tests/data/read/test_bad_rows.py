@@ -360,7 +360,11 @@ def test_the_row_of_a_tie_is_named_as_its_owner_counts_it(tmp_path):
             {"prompt": "Sky?", "answers": ["blue", "red"], "rewards": [2, 1]},
             "ranked text, .*: rename 'answers' to 'responses', rename 'rewards' to",
         ),
-        ({"instruction": "Sky?", "response": "blue", "kto_tag": True}, "Alpaca for KTO, .*: add output"),
+        (
+            {"instruction": "Sky?", "response": "blue", "kto_tag": True},
+            "TRL unpaired text, .*: rename 'instruction' to 'prompt', rename 'response' to 'completion', rename",
+        ),
+        ({"instruction": "Sky?", "kto_tag": True}, "Alpaca for KTO, .*: add output"),
     ],
 )
 def test_unknown_graded_columns_are_refused_with_the_nearest_layout(row, remedy):

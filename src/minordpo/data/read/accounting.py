@@ -37,10 +37,16 @@ class Tally(Counter[str | Unread]):
 
 # What would be lost with these is what the row is about. `image_path`, `rejected_images` and the like are meant too.
 _MEDIA = re.compile(
-    r"(?:.*_)?(?:image|picture|photo|video|audio|speech)s?(?:_(?:path|file|url|bytes|data|base64)s?)?", re.I
+    r"(?:.*_)?(?:image|img|picture|photo|video|audio|speech)s?(?:_(?:path|file|url|bytes|data|base64)s?)?"
+    r"|pixel_values",
+    re.I,
 )
-# A tag that is closed, or stands in quotes, is what the text is about; alone it stands for a file.
-_PLACE = re.compile(r"(?<![`'\"])<(image|video|audio)>(?![`'\"])")
+# As models of images and sound spell it: <image>, <|image_1|>, <start_of_image>, <|vision_start|>. A tag that is
+# closed, or stands in quotes, is what the text is about; alone it stands for a file.
+_PLACE = re.compile(
+    r"(?<![`'\"])<(\|?)(?:(?:start_of_)?(image|video|audio|speech)(?:_?(?:pad|token|placeholder|\d+))?|vision_start)\1>"
+    r"(?![`'\"])"
+)
 
 
 def is_empty(value: Any) -> bool:
@@ -71,7 +77,7 @@ def refuse_places(text: str, field: str) -> None:
         RowProblem: it has such a tag, which is neither closed in it nor in quotes.
     """
     for place in _PLACE.finditer(text):
-        if f"</{place[1]}>" not in text:
+        if f"</{place[2]}>" not in text:
             found = f"{field} has {place[0]}, which stands for a file"
             raise RowProblem("media", f"{found}, but only text is trained on", remedy=_WITHOUT_MEDIA)
 

@@ -176,10 +176,11 @@ class ExampleReader:
         if layout != self.layout:
             raise different_layout(row, where, layout, self.layout, self.first_where)
         found = self._found
-        found.clear()
+        if found:
+            found.clear()
         if isinstance(number, Place):
             found[f"they stand in {number.source}"] += 1
-        self._count_unread(row, where, found)
+        self._count_unread(row, where, tally)
         example = self._example(row, number, where, found)
         if found:
             once(tally, found)
@@ -187,7 +188,17 @@ class ExampleReader:
 
     def notes(self, tally: Tally, rows: int) -> list[str]:
         """What was done to rows that the user should know, of that many rows; what is unread is told apart."""
-        return [*_renamed_notes(self._usual), *_notes(tally, rows, self.reading.strip_few_shot)]
+        return [*self._notes_of_columns(), *_notes(tally, rows, self.reading.strip_few_shot)]
+
+    def _notes_of_columns(self) -> list[str]:
+        notes = [f"the column {theirs} was read as {ours}" for ours, theirs in self._usual.items()]
+        if self.layout.is_chat and self.reading.text_as == "chat":
+            notes.append("the rows are chats already, so data.text_as=chat changed nothing")
+        if self.is_chat and self.reading.text_system == "before":
+            notes.append(
+                "the rows are chats, whose system column is a turn: data.text_system changed nothing"
+            )
+        return notes
 
     def place(self, number: int) -> str:
         """Where a row stands, for messages."""
@@ -217,7 +228,7 @@ class ExampleReader:
             ]
         for name, unread in others:
             value = row[name]
-            if is_empty(value):
+            if value.isspace() or not value if type(value) is str else is_empty(value):
                 continue
             if unread is None:
                 raise refuse_media(name, say(value))
@@ -282,10 +293,6 @@ def _refuse_places(parts: Parts) -> None:
 
 _STRIPPED = "few-shot examples stripped"
 _SYSTEMS = ("system_prompt", "system_message", "system_instruction", "sys")
-
-
-def _renamed_notes(usual: dict[str, str]) -> list[str]:
-    return [f"the column {theirs} was read as {ours}" for ours, theirs in usual.items()]
 
 
 def _notes(tally: Tally, rows: int, strip_few_shot: bool) -> list[str]:

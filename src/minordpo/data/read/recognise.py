@@ -66,13 +66,15 @@ _PAIRS_BY_KINDS = {
     ("messages", "messages"): pairs.IMPLICIT_CHAT,
 }
 _MESSAGES_AS_TEXT = re.compile(r"""\s*\[\s*\{\s*["'](role|content|from|value)["']\s*:""")
-# Columns beside a pair without a prompt column that say where the pair comes from, not what was asked.
+# Columns beside a pair without a prompt column that say where the pair comes from, not what was asked …
 _ABOUT_ROWS = re.compile(
-    r"(?:.*_)?(?:ids?|source|sources|models?|dataset|datasets|split|subset|categor(?:y|ies)|domain|task|topic|type|"
-    r"lang|language|license|url|uuid|hash|date|time|timestamp|created_at|version|tags?|labels?|meta|metadata|name|"
-    r"author|annotator|scores?|ratings?|reasons?|rationales?|strength|status|difficulty|level|kind)"
+    r"(?:.*_)?(?:ids?|source|sources|models?|dataset|datasets|split|lang|language|license|url|uuid|hash|date|time|"
+    r"timestamp|created_at|version|labels?|meta|metadata|author|annotator|scores?|ratings?|reasons?|rationales?|strength|"
+    r"status|difficulty)"
     r"|(?:chosen|rejected)_.*|index|__.*__"
 )
+# … and such that do so in a word or three, but may be the prompt.
+_IN_WORDS = re.compile(r"(?:.*_)?(?:subset|categor(?:y|ies)|domain|task|topic|type|tags?|name|level|kind)")
 
 
 def describe_layouts() -> str:
@@ -174,6 +176,9 @@ def unknown_prompt(row: Row, columns: Collection[str]) -> str | None:
     for name in columns:
         value = row[name]
         if is_empty(value) or isinstance(value, bool | int | float) or _ABOUT_ROWS.fullmatch(name.lower()):
+            continue
+        short = str(value) if isinstance(value, str | list) else ""
+        if _IN_WORDS.fullmatch(name.lower()) and "?" not in short and 0 < len(short.split()) <= 3:
             continue
         if not all(_carries_prompt(row[ours], value) for ours in RESPONSES):
             return name
